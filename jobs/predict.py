@@ -1,0 +1,11 @@
+"""Score a dataset as a Ray job: ray job submit -- python jobs/predict.py BUNDLE DATASET --out DIR
+
+Does what `raymc predict` does, on the cluster that it is submitted to.
+"""
+
+import sys
+
+from raymc.cli import main
+
+if __name__ == "__main__":
+    main(["predict", *sys.argv[1:]])

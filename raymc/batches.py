@@ -1,0 +1,346 @@
+"""Rows of shards as padded batches: decoded blocks in memory, and one copy into a batch.
+
+Blocks come from wherever the caller has them, an object store or a file; nothing here knows
+Ray.
+
+Axes: N rows of a block, B rows of one worker's share of a batch, T tokens, C classes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from raymc.errors import DataError
+from raymc.order import (
+    PADDING_ROW,
+    BatchConfig,
+    batches_by_length,
+    ordered_windows,
+    shard_order,
+    share_of,
+    windows_of,
+)
+from raymc.shards import Manifest, Modality, Ragged, ragged
+
+TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a global batch.
+
+    Attributes:
+        tokens: per modality [B, T, dim] as stored (float16, float32, uint8), zero-padded;
+            T ≥ 1 is the longest row's length.
+        lengths: per modality [B], int64; 0 where the modality is missing.
+        labels: [B, C] bool.
+        observed: [B, C] bool, false where nobody looked for the class.
+        rows: [B] int64, each row's index in the split; `PADDING_ROW` for rows that only make
+            all workers' shares equally long and count nowhere.
+    """
+
+    tokens: dict[str, Tensor]
+    lengths: dict[str, Tensor]
+    labels: Tensor
+    observed: Tensor
+    rows: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        return Batch(
+            tokens={name: x.to(device, non_blocking=True) for name, x in self.tokens.items()},
+            lengths={name: x.to(device, non_blocking=True) for name, x in self.lengths.items()},
+            labels=self.labels.to(device, non_blocking=True),
+            observed=self.observed.to(device, non_blocking=True),
+            rows=self.rows.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one shard, decoded but not copied."""
+
+    ids: pa.Array | pa.ChunkedArray
+    tokens: Mapping[str, Ragged]
+    labels: np.ndarray
+    observed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def block_from_table(table: pa.Table, manifest: Manifest) -> Block:
+    """Decode an Arrow table of rows; token values stay where they are.
+
+    Raises:
+        DataError: a column is missing, or a label isn't in the vocabulary.
+    """
+    _require(table, ("id", "labels"))
+    labels = manifest.vocabulary.encode([names or [] for names in table["labels"].to_pylist()])
+    if "observed" in table.column_names:
+        observed = manifest.vocabulary.encode_observed(table["observed"].to_pylist())
+    else:
+        observed = np.ones_like(labels)
+    tokens = decode_tokens(table, manifest.modalities)
+    return Block(ids=table["id"], tokens=tokens, labels=labels, observed=observed)
+
+
+def decode_tokens(table: pa.Table, modalities: Sequence[Modality]) -> dict[str, Ragged]:
+    """Return the token arrays of an Arrow table by modality.
+
+    Raises:
+        DataError: a modality's column is missing or not what its metadata says.
+    """
+    _require(table, [modality.name for modality in modalities])
+    return {modality.name: ragged(table[modality.name], modality) for modality in modalities}
+
+
+def _require(table: pa.Table, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in table.column_names:
+            raise DataError(
+                f"the shards have no column {name!r}, which is expected here; they have: "
+                f"{', '.join(table.column_names)}"
+            )
+
+
+def cut_at_shards(
+    tables: Iterable[pa.Table], shards: Sequence[int], shard_rows: Sequence[int]
+) -> Iterator[tuple[int, pa.Table]]:
+    """Cut a stream of tables into single-chunk pieces that lie within one shard each.
+
+    Args:
+        tables: the rows of `shards`, in that order, in tables of any length.
+        shards: the shards' indices, in the order of the stream.
+        shard_rows: rows of every shard of the split.
+
+    Yields:
+        The index in the split of a piece's first row, and the piece (no copy is made).
+
+    Raises:
+        DataError: the stream holds fewer or more rows than the shards have.
+    """
+    starts = np.concatenate([[0], np.cumsum(shard_rows)])
+    expected = ((int(starts[s]), int(shard_rows[s])) for s in shards if shard_rows[s])
+    first, left = next(expected, (0, 0))
+    for table in tables:
+        for piece in single_chunks(table):
+            while len(piece):
+                if left == 0:
+                    first, left = next(expected, (0, 0))
+                    if left == 0:
+                        raise DataError(_CHANGED.format("more"))
+                taken = piece.slice(0, left)
+                yield first, taken
+                piece = piece.slice(len(taken))
+                first, left = first + len(taken), left - len(taken)
+    if left or next(expected, None):
+        raise DataError(_CHANGED.format("fewer"))
+
+
+_CHANGED = (
+    "the shards hold {} rows than dataset.json says: they changed since they were written; "
+    "`raymc data check` names them"
+)
+
+
+def single_chunks(table: pa.Table) -> Iterator[pa.Table]:
+    """Split a table where its columns' chunks end."""
+    for batch in table.to_batches():
+        yield pa.Table.from_batches([batch])
+
+
+class RowStore:
+    """Decoded blocks in memory, and rows of them as padded batches."""
+
+    def __init__(self, modalities: Sequence[Modality], classes: int) -> None:
+        self.modalities = tuple(modalities)
+        self.classes = classes
+        self._firsts: list[int] = []
+        self._blocks: list[Block] = []
+        self._left: list[int] = []
+
+    def add(self, first_row: int, block: Block) -> None:
+        """Keep a block whose first row has the index `first_row` in the split."""
+        at = int(np.searchsorted(self._firsts, first_row))
+        self._firsts.insert(at, first_row)
+        self._blocks.insert(at, block)
+        self._left.insert(at, len(block))
+
+    def release(self, rows: np.ndarray) -> None:
+        """Count `rows` as used up, and forget the blocks of which no row is left."""
+        for at, where, _ in reversed(list(self._by_block(rows))):
+            self._left[at] -= len(where)
+            if not self._left[at]:
+                del self._firsts[at], self._blocks[at], self._left[at]
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """Return the tokens of each row, summed over modalities; [len(rows)] int64."""
+        result = np.zeros(len(rows), dtype=np.int64)
+        for at, where, local in self._by_block(rows):
+            for tokens in self._blocks[at].tokens.values():
+                result[where] += tokens.lengths[local]
+        return result
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        """Return the rows' ids."""
+        found = np.empty(len(rows), dtype=object)
+        for at, where, local in self._by_block(rows):
+            found[where] = self._blocks[at].ids.take(pa.array(local)).to_pylist()
+        return found.tolist()
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Copy rows into padded buffers; `PADDING_ROW` gives a row in which all is missing."""
+        real = np.flatnonzero(rows != PADDING_ROW)
+        labels = np.zeros((len(rows), self.classes), dtype=bool)
+        observed = np.zeros((len(rows), self.classes), dtype=bool)
+        views: list[list[np.ndarray]] = [[] for _ in self.modalities]
+        places: list[int] = []
+        for at, where, local in self._by_block(rows[real]):
+            block = self._blocks[at]
+            labels[real[where]] = block.labels[local]
+            observed[real[where]] = block.observed[local]
+            places.extend(real[where].tolist())
+            for found, modality in zip(views, self.modalities):
+                tokens = block.tokens[modality.name]
+                found.extend(tokens.row(index) for index in local.tolist())
+        padded = {
+            modality.name: _pad(found, places, len(rows), modality)
+            for found, modality in zip(views, self.modalities)
+        }
+        return Batch(
+            tokens={name: tokens for name, (tokens, _) in padded.items()},
+            lengths={name: lengths for name, (_, lengths) in padded.items()},
+            labels=torch.from_numpy(labels),
+            observed=torch.from_numpy(observed),
+            rows=torch.from_numpy(rows.astype(np.int64)),
+        )
+
+    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each row's block and its index in the block."""
+        firsts = np.asarray(self._firsts, dtype=np.int64)
+        at = np.searchsorted(firsts, rows, side="right") - 1
+        return at, rows - firsts[at]
+
+    def _by_block(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yield per block: its index, the places in `rows` it fills, the rows' local indices."""
+        if not len(rows):
+            return
+        blocks, local = self._locate(rows)
+        for at in np.unique(blocks):
+            where = np.flatnonzero(blocks == at)
+            yield int(at), where, local[where]
+
+
+def _pad(
+    views: Sequence[np.ndarray], places: Sequence[int], rows: int, modality: Modality
+) -> tuple[Tensor, Tensor]:
+    """Copy token arrays [t, dim] to rows `places` of a zero-padded [rows, T, dim] tensor."""
+    lengths = np.zeros(rows, dtype=np.int64)
+    for place, view in zip(places, views):
+        lengths[place] = len(view)
+    longest = max(1, int(lengths.max(initial=0)))
+    padded = torch.zeros((rows, longest, modality.dim), dtype=TORCH_DTYPES[modality.dtype])
+    buffer = padded.numpy()
+    for place, view in zip(places, views):
+        buffer[place, : len(view)] = view
+    return padded, torch.from_numpy(lengths)
+
+
+ReadShards = Callable[[Sequence[int]], Iterable[pa.Table]]
+
+
+class Feed:
+    """One worker's view of a split: its share of every global batch, in order.
+
+    Args:
+        read: gives the rows of the shards it is asked for, in that order, in tables of any
+            length; called once in all if `keep`, else once an epoch.
+        manifest: of the dataset.
+        split: which split this is.
+        config: how rows become batches.
+        seed: of the order.
+        keep: hold all rows in memory rather than a window at a time.
+        share: this worker's rank, and the number of workers.
+    """
+
+    def __init__(
+        self,
+        read: ReadShards,
+        manifest: Manifest,
+        split: str,
+        *,
+        config: BatchConfig,
+        seed: int,
+        keep: bool,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.manifest, self.config, self.seed, self.keep = manifest, config, seed, keep
+        self.shard_rows = [shard.rows for shard in manifest.splits[split]]
+        self.rows = sum(self.shard_rows)
+        self.steps = -(-self.rows // config.size)
+        self._read, (self._rank, self._workers) = read, share
+        self._store: RowStore | None = None
+
+    def training(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
+        """Yield the epoch's batches from number `skip` on, in shuffled order."""
+        order = shard_order(len(self.shard_rows), seed=self.seed, epoch=epoch)
+        windows = windows_of(
+            order, self.shard_rows, seed=self.seed, epoch=epoch, rows=self.config.window_rows
+        )
+        generator = np.random.default_rng([self.seed, epoch, 2])
+        yield from self._batches(order, windows, generator, skip)
+
+    def evaluation(self) -> Iterator[Batch]:
+        """Yield every row once, in the order of the shards but for sorting by length."""
+        order = list(range(len(self.shard_rows)))
+        yield from self._batches(order, ordered_windows(self.shard_rows), None, 0)
+
+    def _batches(
+        self,
+        order: Sequence[int],
+        windows: Iterable[np.ndarray],
+        generator: np.random.Generator | None,
+        skip: int,
+    ) -> Iterator[Batch]:
+        store = self._kept_store() if self.keep else self._new_store()
+        loaded = windows if self.keep else self._load_ahead(store, order, windows)
+        batches = batches_by_length(loaded, store.lengths, config=self.config, generator=generator)
+        for number, rows in enumerate(batches):
+            if number >= skip:
+                yield store.batch(share_of(rows, self._rank, self._workers))
+            if not self.keep:
+                store.release(rows)
+
+    def _new_store(self) -> RowStore:
+        return RowStore(self.manifest.modalities, len(self.manifest.vocabulary.names))
+
+    def _kept_store(self) -> RowStore:
+        if self._store is None:
+            store = self._new_store()
+            for first, block in self._blocks(range(len(self.shard_rows))):
+                store.add(first, block)
+            self._store = store
+        return self._store
+
+    def _load_ahead(
+        self, store: RowStore, order: Sequence[int], windows: Iterable[np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Yield the windows, each once its blocks are in the store."""
+        blocks = self._blocks(order)
+        for window in windows:
+            missing = len(window)
+            while missing > 0:
+                first, block = next(blocks)
+                store.add(first, block)
+                missing -= len(block)
+            yield window
+        next(blocks, None)  # nothing is left, else the shards have changed
+
+    def _blocks(self, shards: Sequence[int]) -> Iterator[tuple[int, Block]]:
+        for first, piece in cut_at_shards(self._read(shards), shards, self.shard_rows):
+            yield first, block_from_table(piece, self.manifest)

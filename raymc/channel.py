@@ -1,0 +1,41 @@
+"""Events from workers to the driver: Ray's queue in between, a thread at this end. Ray layer."""
+
+from collections.abc import Callable, Sequence
+from threading import Thread
+
+from ray.util.queue import Queue
+
+from raymc.events import Event
+
+Listener = Callable[[Event], None]
+
+
+class Channel:
+    """Hands every event that workers send to the listeners, in order, while it is open."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = tuple(listeners)
+        self.queue = Queue(actor_options={"num_cpus": 0})
+        self._thread = Thread(target=self._listen, name="raymc-events", daemon=True)
+
+    def __enter__(self) -> "Channel":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.queue.put(None)
+        self._thread.join()
+        self.queue.shutdown(force=True)
+
+    def _listen(self) -> None:
+        while (event := self.queue.get()) is not None:
+            for listener in self._listeners:
+                listener(event)
+
+
+def sender(queue: Queue | None) -> Callable[[Event], None]:
+    """Return a function that sends an event without waiting; into nowhere if there is no queue."""
+    if queue is None:
+        return lambda event: None
+    actor = queue.actor
+    return lambda event: actor.put_nowait.remote(event)

@@ -1,0 +1,222 @@
+"""The command `raymc`. Parses, calls one function of `commands.py`, turns errors into one line.
+
+Everything heavy is imported inside the command that needs it, so that `raymc --help` answers
+at once.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from raymc import __version__
+from raymc.errors import RaymcError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Errors(click.Group):
+    """A group of commands whose errors are one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; print raymc's own errors without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except RaymcError as error:
+            click.echo(f"raymc: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("raymc: interrupted; the same command goes on from here", err=True)
+            ctx.exit(130)
+
+
+def configured(command: Command) -> Command:
+    """Add the arguments of every command that takes a configuration."""
+    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
+    return click.argument("config", required=False, metavar="[CONFIG]")(command)
+
+
+@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="raymc")
+def main() -> None:
+    """Train and tune classifiers of multi-label, fine-grained educational videos.
+
+    CONFIG is a YAML file; without one the embedded example is used. KEY=VALUE overrides a
+    setting, such as loss.margin=0.2; `raymc config` prints all of them.
+    """
+
+
+@main.command()
+@configured
+@click.option("--workers", type=int, help="Training workers that share each batch.")
+@click.option("--name", help="Name of the run.")
+def train(
+    config: str | None, overrides: tuple[str, ...], workers: int | None, name: str | None
+) -> None:
+    """Train one model. The same command again goes on where it stopped."""
+    from raymc.commands import run_train
+
+    given = {"train.workers": workers, "run.name": name}
+    run_train(_load(config, overrides, given), _console())
+
+
+@main.command()
+@configured
+@click.option("--trials", type=int, help="Trials of the sweep, restarts included.")
+@click.option("--workers", type=int, help="Training workers of each trial.")
+@click.option("--gpus-per-trial", type=float, help="GPUs of a worker; 0.25 packs four on one.")
+@click.option("--name", help="Name of the sweep.")
+def tune(
+    config: str | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    workers: int | None,
+    gpus_per_trial: float | None,
+    name: str | None,
+) -> None:
+    """Search settings. The same command again goes on where it stopped."""
+    from raymc.commands import run_tune
+
+    given = {
+        "search.trials": trials,
+        "train.workers": workers,
+        "search.gpus_per_trial": gpus_per_trial,
+        "run.name": name,
+    }
+    run_tune(_load(config, overrides, given), _console())
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("dataset")
+@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto")
+@click.option("--json", "json_file", type=click.Path(), help="Write the metrics to a file, too.")
+def evaluate(bundle: str, dataset: str, split: str, device: str, json_file: str | None) -> None:
+    """Measure BUNDLE on a split of DATASET."""
+    from raymc.commands import run_evaluate
+
+    target = Path(json_file) if json_file else None
+    run_evaluate(bundle, dataset, _console(), split=split, device=device, json_file=target)
+
+
+@main.command()
+@click.argument("bundle")
+@click.argument("dataset")
+@click.option("--out", required=True, type=click.Path(), help="Folder for the predictions.")
+@click.option("--split", default="test", show_default=True, help="Split to predict.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto")
+def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> None:
+    """Write scores and labels of a split of DATASET as Parquet."""
+    from raymc.commands import run_predict
+
+    run_predict(bundle, dataset, Path(out), _console(), split=split, device=device)
+
+
+@main.command()
+@click.argument("sweep", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
+    """Compare the trials of SWEEP, or list the sweeps there are."""
+    from raymc.commands import show_runs
+
+    if sweep is not None and "=" in sweep:
+        sweep, overrides = None, (sweep, *overrides)
+    show_runs(sweep, _load(None, overrides, {}), _console())
+
+
+@main.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--port", default=5000, show_default=True, help="Port on this machine.")
+def ui(overrides: tuple[str, ...], port: int) -> None:
+    """Open MLflow's page on the runs."""
+    from raymc.commands import run_ui
+
+    run_ui(_load(None, overrides, {}), port, _console())
+
+
+@main.command()
+@click.option("--folder", default="raymc-demo", show_default=True, help="Where to put all of it.")
+def demo(folder: str) -> None:
+    """Do the whole job on the embedded example: data, search, winner, test, predictions."""
+    from raymc.demo import run_demo
+
+    run_demo(Path(folder), _console())
+
+
+@main.command("config")
+@configured
+@click.option("--reference", is_flag=True, help="Print every setting, explained, as Markdown.")
+def show_config(config: str | None, overrides: tuple[str, ...], reference: bool) -> None:
+    """Print the whole configuration as YAML, overrides applied and checked."""
+    import yaml
+
+    from raymc.config import to_dict
+    from raymc.reference import config_reference
+
+    loaded = _load(config, overrides, {})
+    click.echo(
+        config_reference() if reference else yaml.safe_dump(to_dict(loaded), sort_keys=False)
+    )
+
+
+@main.group()
+def data() -> None:
+    """Make, check and describe datasets of shards."""
+
+
+@data.command("make")
+@configured
+def data_make(config: str | None, overrides: tuple[str, ...]) -> None:
+    """Write the dataset that CONFIG's data.make describes."""
+    from raymc.prepare import prepare_dataset
+
+    loaded = _load(config, overrides, {})
+    dataset = prepare_dataset(loaded)
+    rows = {split: dataset.manifest.rows(split) for split in dataset.manifest.splits}
+    click.echo(f"{loaded.data.path}: " + ", ".join(f"{n} {split}" for split, n in rows.items()))
+
+
+@data.command("check")
+@click.argument("path")
+def data_check(path: str) -> None:
+    """Look at every row of the dataset at PATH; exit code 1 if anything is wrong."""
+    from raymc.check import check_dataset
+
+    findings = check_dataset(path)
+    for finding in findings:
+        click.echo(str(finding))
+    click.echo(f"{path}: {len(findings)} findings" if findings else f"{path}: no findings")
+    sys.exit(1 if findings else 0)
+
+
+@data.command("info")
+@click.argument("path")
+@click.option("--plot", type=click.Path(), help="Draw it into a PNG file, too.")
+def data_info(path: str, plot: str | None) -> None:
+    """Describe the dataset at PATH: rows, tokens, labels and which go together."""
+    from raymc.info import describe, plot_info, print_info
+    from raymc.shards import open_dataset
+
+    info = describe(open_dataset(path))
+    print_info(info, _console())
+    if plot:
+        plot_info(info, plot)
+
+
+def _load(config: str | None, overrides: tuple[str, ...], given: dict[str, Any]) -> Any:
+    """Load a configuration; a first argument of the form KEY=VALUE is an override."""
+    from raymc.config import load, override
+
+    if config is not None and "=" in config:
+        config, overrides = None, (config, *overrides)
+    loaded = load(config, overrides)
+    return override(loaded, {key: value for key, value in given.items() if value is not None})
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()

@@ -1,0 +1,84 @@
+"""The way into Ray: join the cluster there is, or start one on this machine, quietly.
+
+Ray layer. Every command that needs Ray calls `connect` first and nothing else starts Ray.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+
+from raymc.errors import ResourceError
+
+# Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
+# starve behind workers that wait for their rows.
+SPARE_CPUS = 1
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default adds 2 s to every report
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+
+
+def connect(log_file: Path | None = None) -> str:
+    """Join Ray, or start it on this machine if no cluster is named by RAY_ADDRESS.
+
+    Args:
+        log_file: where Ray's messages go instead of the terminal.
+
+    Returns:
+        The folder of Ray's own logs.
+
+    Raises:
+        ResourceError: RAY_ADDRESS names a cluster that doesn't answer.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    if log_file is not None:
+        log_to(log_file)
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        own = {} if address else {"num_cpus": (os.cpu_count() or 1) + SPARE_CPUS}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+        except (ConnectionError, OSError) as error:
+            raise ResourceError(
+                f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}); "
+                "check RAY_ADDRESS, or unset it to start Ray here"
+            ) from error
+    node = ray.get_runtime_context()
+    return str(Path(node.worker.node.get_session_dir_path()) / "logs")
+
+
+def log_to(log_file: Path) -> None:
+    """Send the messages of Ray and its libraries to a file rather than the terminal."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log_file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    for name in ("ray", "ray.data", "ray.train", "ray.tune", "optuna"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def gpus_to_use(device: str, *, needed: float = 1) -> bool:
+    """Say whether workers are to get GPUs.
+
+    Args:
+        device: `auto`, `cpu` or `gpu`, as configured.
+        needed: GPUs that a run can't do without.
+
+    Raises:
+        ResourceError: GPUs are asked for and the cluster has too few.
+    """
+    there = ray.cluster_resources().get("GPU", 0)
+    if device == "gpu" and there < needed:
+        raise ResourceError(
+            f"train.device is gpu and the run needs {needed:g} GPU, but this Ray cluster has "
+            f"{there:g}: use train.device=cpu, or a cluster with GPUs (RAY_ADDRESS)"
+        )
+    return device == "gpu" or (device == "auto" and there >= needed)

@@ -1,0 +1,56 @@
+"""The errors a user can meet; every one is a single clear line.
+
+RaymcError                 anything raymc itself reports
+├── ConfigError            a key, value or file of the configuration
+├── DataError              a dataset, shard, row or column
+├── BundleError            a trained model that can't be used (here, or with this dataset)
+├── CheckpointError        a checkpoint that is torn, foreign or of another run
+├── ResourceError          hardware or a server that was asked for and isn't there
+└── TrainingError          training itself went wrong
+    ├── DivergedError      the loss became NaN or infinite
+    └── SweepError         no trial of a sweep succeeded
+
+A message says what was found, where (file, row, column, key), what was expected and what
+to do. The command line prints it without a traceback and exits with `exit_code`.
+Imports nothing.
+"""
+
+
+class RaymcError(Exception):
+    """Base of every error that raymc reports to its user."""
+
+    exit_code = 2
+
+
+class ConfigError(RaymcError):
+    """A configuration file, key or value that can't be used."""
+
+
+class DataError(RaymcError):
+    """A dataset, shard, row or column that can't be used."""
+
+
+class BundleError(RaymcError):
+    """A bundle that can't be loaded or doesn't match the dataset."""
+
+
+class CheckpointError(RaymcError):
+    """A checkpoint that is torn, foreign or belongs to another run."""
+
+
+class ResourceError(RaymcError):
+    """Hardware or a service that was asked for and isn't available."""
+
+
+class TrainingError(RaymcError):
+    """Training went wrong for a reason other than its input."""
+
+    exit_code = 1
+
+
+class DivergedError(TrainingError):
+    """The training loss became NaN or infinite."""
+
+
+class SweepError(TrainingError):
+    """A sweep in which no trial succeeded."""

@@ -1,0 +1,65 @@
+"""How good a bundle is on a split it was not trained on. Ray layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from raymc.bundle import Bundle, load_bundle
+from raymc.metrics import Scores, evaluate_scores
+from raymc.predict import score_split, scored_rows, scores_of
+from raymc.shards import Dataset
+
+CLASSES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A bundle's scores on a split; `rows` were counted, each once."""
+
+    bundle: Bundle
+    split: str
+    rows: int
+    scores: Scores
+
+
+def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto") -> Evaluation:
+    """Score a split with a bundle and measure it against the split's labels.
+
+    Raises:
+        BundleError: the bundle can't be read or doesn't match the dataset.
+        DataError: there is no such split, or a shard can't be read.
+    """
+    loaded = load_bundle(bundle)
+    loaded.check_labels(dataset.manifest)
+    scores, labels, observed = [], [], []
+    for table in scored_rows(score_split(bundle, dataset, split, device=device)):
+        scores.append(scores_of(table))
+        labels.append(loaded.vocabulary.encode(table["labels"].to_pylist()))
+        groups = table["observed"].to_pylist() if "observed" in table.column_names else None
+        observed.append(loaded.vocabulary.encode_observed(groups or [None] * len(table)))
+    measured = evaluate_scores(*(np.concatenate(part) for part in (scores, labels, observed)))
+    return Evaluation(loaded, split, sum(len(part) for part in scores), measured)
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """Return the split's metrics, and its weakest and strongest classes, as a table."""
+    table = Table(title=f"{evaluation.split}: {evaluation.rows:,} rows")
+    table.add_column("metric or class")
+    table.add_column("value", justify="right")
+    table.add_column("rows with it", justify="right")
+    for name, value in evaluation.scores.to_dict().items():
+        table.add_row(name, f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %", "")
+    table.add_section()
+    names, per_class = evaluation.bundle.vocabulary.names, evaluation.scores.per_class_AP
+    order = np.argsort(-np.nan_to_num(per_class, nan=-1.0), kind="stable")
+    order = [c for c in order if not np.isnan(per_class[c])]
+    half = CLASSES_SHOWN // 2
+    shown = order if len(order) <= CLASSES_SHOWN else [*order[:half], *order[-half:]]
+    for place, c in enumerate(shown):
+        if place == half and len(order) > CLASSES_SHOWN:
+            table.add_row(f"… {len(order) - CLASSES_SHOWN} more", "", "")
+        table.add_row(
+            f"AP {names[c]}", f"{100 * per_class[c]:.1f} %", str(evaluation.scores.support[c])
+        )
+    return table

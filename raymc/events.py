@@ -1,0 +1,93 @@
+"""What a run tells the world while it works: small, plain records, each sent once.
+
+The loop emits them, Ray carries them, displays and MLflow read them. Pure: imports nothing
+of raymc, so that every layer may speak it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+TrialStateName = Literal["complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run begins, or goes on from a checkpoint (`first_epoch` > 1)."""
+
+    epochs: int
+    steps_per_epoch: int
+    rows: int
+    parameters: int
+    first_epoch: int = 1
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Some optimizer steps were taken; sent a few times a second at most."""
+
+    epoch: int
+    step: int
+    loss: float
+    samples_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """One epoch is trained and evaluated.
+
+    `metrics` holds finished numbers by their MLflow names: `train/loss`, `train/lr`,
+    `train/samples_per_second`, `val/loss`, `val/mAP`, `val/R80`, …
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    is_best: bool
+    seconds: float
+    is_last: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run is over: `reason` is `finished` or `early stop`."""
+
+    reason: str
+    best_epoch: int
+    best: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial of a sweep begins or, after a restart of the sweep, goes on."""
+
+    number: int
+    params: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class TrialEpochEnded:
+    """A trial has finished an epoch."""
+
+    number: int
+    epoch: int
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """A trial is over.
+
+    `best` holds the metrics of its best epoch; `message` says why it failed, if it did;
+    `seconds` is the time it had a worker.
+    """
+
+    number: int
+    state: TrialStateName
+    best: Mapping[str, float]
+    seconds: float
+    message: str = ""
+
+
+SweepEvent = TrialStarted | TrialEpochEnded | TrialEnded
+Event = Started | Stepped | EpochEnded | Ended

@@ -1,0 +1,161 @@
+"""Ray Data's part of the feed: shards into the object store once, or streamed every epoch.
+
+Ray layer. What comes out are Arrow tables in the order of the shards; `batches.py` makes
+batches of them in either case, so cached and streamed epochs are the same to the last row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from pyarrow import fs
+
+from raymc.batches import Feed
+from raymc.config import Config, DataConfig
+from raymc.errors import DataError
+from raymc.labels import label_counts
+from raymc.loop import Feeds
+from raymc.shards import Dataset, Manifest, read_shard
+
+# Up to this size the driver reads a split itself: Ray's read tasks need seconds to start, which
+# is longer than the reading takes, and nodes fetch each block once from wherever it lies.
+DIRECT_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class SharedSplit:
+    """A split that any process of the cluster can read; small enough to send to all of them.
+
+    `blocks` are the split's Arrow tables in the object store, or None if it is streamed.
+    """
+
+    manifest: Manifest
+    split: str
+    paths: tuple[str, ...]
+    filesystem: fs.FileSystem
+    blocks: tuple[ray.ObjectRef, ...] | None
+
+    def read(self, shards: Sequence[int]) -> Iterable[pa.Table]:
+        """Return the rows of `shards`, in that order; cached blocks are not copied."""
+        if self.blocks is not None:
+            return ray.get(list(self.blocks))
+        stream = _read_parquet([self.paths[shard] for shard in shards], self)
+        return stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+    def feed(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feed:
+        """Return one worker's feed of this split."""
+        return Feed(
+            self.read,
+            self.manifest,
+            self.split,
+            config=config.batch,
+            seed=config.train.seed,
+            keep=self.blocks is not None,
+            share=share,
+        )
+
+
+@dataclass(frozen=True)
+class SharedData:
+    """What every worker and every trial of a run reads."""
+
+    manifest: Manifest
+    train: SharedSplit
+    val: SharedSplit
+    class_counts: np.ndarray
+
+    def feeds(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
+        """Return one worker's feeds."""
+        return Feeds(
+            train=self.train.feed(config, share=share),
+            val=self.val.feed(config, share=share),
+            class_counts=self.class_counts,
+        )
+
+
+def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
+    """Make a dataset's training and validation splits available to the whole cluster.
+
+    Raises:
+        DataError: a split or modality is not in the dataset.
+    """
+    train = share_split(dataset, config.train, config)
+    return SharedData(
+        manifest=train.manifest,
+        train=train,
+        val=share_split(dataset, config.val, config),
+        class_counts=count_classes(dataset, config.train),
+    )
+
+
+def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit:
+    """Read a split into the object store if it is to be cached, else only say where it is.
+
+    Raises:
+        DataError: the split or a modality is not in the dataset.
+    """
+    shared = SharedSplit(
+        manifest=with_modalities(dataset.manifest, config.modalities),
+        split=split,
+        paths=tuple(dataset.shard_paths(split)),
+        filesystem=dataset.filesystem,
+        blocks=None,
+    )
+    size = sum(shard.bytes for shard in dataset.split(split))
+    if config.cache == "off" or (config.cache == "auto" and not _fits(size, config.cache_share)):
+        return shared
+    if size <= DIRECT_BYTES:
+        columns = _columns(shared)
+        tables = (read_shard(dataset, shard, columns) for shard in dataset.split(split))
+        return replace(shared, blocks=tuple(ray.put(table) for table in tables))
+    materialised = _read_parquet(shared.paths, shared).materialize()
+    return replace(shared, blocks=tuple(materialised.to_arrow_refs()))
+
+
+def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
+    """Return the manifest with these modalities alone; with all if none is named.
+
+    Raises:
+        DataError: the dataset lacks one of them.
+    """
+    if not names:
+        return manifest
+    return replace(manifest, modalities=tuple(manifest.modality(name) for name in names))
+
+
+def _read_parquet(paths: Sequence[str], split: SharedSplit) -> ray.data.Dataset:
+    """Return the rows of the files in their order, with the columns that a feed needs."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    return ray.data.read_parquet(list(paths), filesystem=split.filesystem, columns=_columns(split))
+
+
+def _columns(split: SharedSplit) -> list[str]:
+    """Return the columns a feed needs of those that the split's first shard has."""
+    try:
+        there = pq.read_schema(split.paths[0], filesystem=split.filesystem).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"shard {split.paths[0]} can't be read ({error}); `raymc data check` looks at them all"
+        ) from error
+    modalities = [modality.name for modality in split.manifest.modalities]
+    return [name for name in ("id", "labels", "observed", *modalities) if name in there]
+
+
+def count_classes(dataset: Dataset, split: str) -> np.ndarray:
+    """Count each class in a split, [C] int64, from its labels column alone."""
+    vocabulary = dataset.manifest.vocabulary
+    counts = np.zeros(len(vocabulary.names), dtype=np.int64)
+    for shard in dataset.split(split):
+        labels = read_shard(dataset, shard, columns=["labels"])["labels"]
+        counts += label_counts(vocabulary.encode(labels.to_pylist()))
+    return counts
+
+
+def _fits(size: int, share: float) -> bool:
+    return size <= share * ray.cluster_resources().get("object_store_memory", 0)

@@ -1,0 +1,157 @@
+"""The label vocabulary: names to multi-hot rows, label groups to what was observed, statistics.
+
+Pure: imports NumPy only, so that every layer may use it. Rows keep their labels by name and
+are encoded against the vocabulary when they are read.
+Axes: N rows, C classes.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from raymc.errors import DataError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The labels of a dataset, in the order of the classes.
+
+    Attributes:
+        names: Label names; their order is the order of the classes everywhere.
+        groups: Labels that were annotated together, by the group's name, e.g. all of math.
+            A label may be in no group, or in several.
+        background: The label that stands for "none of the others", if there is one.
+
+    Raises:
+        DataError: No name, an empty or repeated one, or a group or background that names a
+            label which isn't there.
+    """
+
+    names: tuple[str, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    background: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.names or not all(self.names):
+            raise DataError("the vocabulary needs at least one label, and no name may be empty")
+        repeated = [name for name, count in Counter(self.names).items() if count > 1]
+        if repeated:
+            raise DataError(f"the vocabulary repeats the label '{repeated[0]}'; list each one once")
+        for group, members in self.groups.items():
+            for name in members:
+                if name not in self.names:
+                    raise DataError(f"group '{group}': {_unknown('label', name, self.names)}")
+        if self.background is not None and self.background not in self.names:
+            raise DataError(f"background: {_unknown('label', self.background, self.names)}")
+
+    def __len__(self) -> int:
+        """Return the number of classes C."""
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """Return the class number of a label.
+
+        Raises:
+            DataError: The label is not in the vocabulary.
+        """
+        if name not in self.names:
+            raise DataError(_unknown("label", name, self.names))
+        return self.names.index(name)
+
+    def encode(
+        self, labels: Sequence[Sequence[str]], *, first_row: int = 0
+    ) -> Bool[np.ndarray, "N C"]:
+        """Turn each row's label names into a multi-hot row.
+
+        Args:
+            labels: One sequence of names per row; it may be empty.
+            first_row: The number that messages give to the first of these rows.
+
+        Raises:
+            DataError: A name that is not in the vocabulary, with its row and the nearest name.
+        """
+        classes = {name: k for k, name in enumerate(self.names)}
+        encoded = np.zeros((len(labels), len(self.names)), dtype=bool)
+        for i, row in enumerate(labels):
+            for name in row:
+                if name not in classes:
+                    raise DataError(f"row {first_row + i}: {_unknown('label', name, self.names)}")
+                encoded[i, classes[name]] = True
+        return encoded
+
+    def encode_observed(
+        self, observed: Sequence[Sequence[str] | None], *, first_row: int = 0
+    ) -> Bool[np.ndarray, "N C"]:
+        """Tell which classes were annotated in each row.
+
+        A label of no group is always observed; one of several groups is observed as soon as
+        one of them was annotated.
+
+        Args:
+            observed: Per row the names of the groups that were annotated; None means all.
+            first_row: The number that messages give to the first of these rows.
+
+        Raises:
+            DataError: A group that is not in the vocabulary, with its row and the nearest name.
+        """
+        members = self._group_members()
+        grouped = np.any(list(members.values()), axis=0) if members else False
+        encoded = np.empty((len(observed), len(self.names)), dtype=bool)
+        for i, row in enumerate(observed):
+            encoded[i] = True if row is None else ~np.broadcast_to(grouped, len(self.names))
+            for name in row or ():
+                if name not in members:
+                    raise DataError(f"row {first_row + i}: {_unknown('group', name, members)}")
+                encoded[i] |= members[name]
+        return encoded
+
+    def _group_members(self) -> dict[str, Bool[np.ndarray, " C"]]:
+        names = np.array(self.names)
+        return {group: np.isin(names, members) for group, members in self.groups.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the vocabulary as plain JSON values; `from_json` is the way back."""
+        return {
+            "names": list(self.names),
+            "groups": {group: list(members) for group, members in self.groups.items()},
+            "background": self.background,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Vocabulary":
+        """Build a vocabulary from the values of `to_json`.
+
+        Raises:
+            DataError: A key is missing or the labels contradict each other.
+        """
+        if "names" not in values:
+            raise DataError("the vocabulary lacks its key 'names', the list of labels")
+        groups = {group: tuple(members) for group, members in values.get("groups", {}).items()}
+        return cls(tuple(values["names"]), groups, values.get("background"))
+
+
+def label_counts(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, " C"]:
+    """Count the rows that carry each label."""
+    return multi_hot.sum(axis=0, dtype=np.int64)
+
+
+def cooccurrence(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, "C C"]:
+    """Count the rows that carry both labels of each pair; the diagonal holds `label_counts`."""
+    # float64 takes the fast matrix product and is exact up to 2**53 rows
+    values = multi_hot.astype(np.float64)
+    return (values.T @ values).astype(np.int64)
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    if not names:
+        return f"unknown {kind} '{name}'; the vocabulary defines no {kind}s"
+    nearest = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'" if nearest else f"known are {', '.join(names[:5])}"
+    more = ", …" if not nearest and len(names) > 5 else ""
+    return f"unknown {kind} '{name}' ({len(names)} {kind}s in the vocabulary); {hint}{more}?"

@@ -1,0 +1,410 @@
+"""Training as such: one step, one epoch, one evaluation, one run.
+
+The same `fit` serves a bare process, a Ray Train worker and a Tune trial; what differs between
+them is passed in: feeds, a device, and two callables that carry news out. Pure: no Ray, no
+MLflow.
+
+Axes: B rows of a global batch, N rows of a split, C classes.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raymc import checkpoint
+from raymc.batches import Batch, Feed
+from raymc.checkpoint import Progress
+from raymc.config import Config, TrainConfig, to_dict
+from raymc.errors import CheckpointError, DivergedError
+from raymc.events import Ended, EpochEnded, Event, Started, Stepped
+from raymc.losses import LossConfig, class_weights, compute_loss, head_of
+from raymc.metrics import evaluate_scores, thresholds_at_precision
+from raymc.model import MultimodalTransformer
+from raymc.optimizer import lr_at, make_optimizer
+from raymc.shards import Manifest
+from raymc.workers import Workers
+
+SECONDS_BETWEEN_STEP_EVENTS = 0.25
+
+Emit = Callable[[Event], None]
+Report = Callable[[EpochEnded, Path | None], None]
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """The two splits a run sees, and how often each class occurs in the first ([C])."""
+
+    train: Feed
+    val: Feed
+    class_counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of a split's rows, each row once, sorted by row.
+
+    `scores` is [N, C] float32, `labels` and `observed` are [N, C] bool, `rows` is [N].
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    observed: np.ndarray
+    rows: np.ndarray
+
+
+class Objective(nn.Module):
+    """Model and loss as one module, so that DistributedDataParallel sees the whole step."""
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        model: MultimodalTransformer,
+        config: LossConfig,
+        *,
+        weights: Tensor | None,
+        workers: Workers,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.workers = model, config, workers
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss of the global batch; every worker computes the same number."""
+        fused = self.model(batch.tokens, batch.lengths).fused.float()
+        fused = self.workers.gather_with_gradients(fused)
+        labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
+        real = self.workers.gather(batch.rows) >= 0
+        scores = self.model.scores(fused[real])
+        return compute_loss(self.config, scores, labels[real], observed[real], self.weights)
+
+
+@dataclass
+class Learner:
+    """What changes while a run trains, and where it does so."""
+
+    model: MultimodalTransformer
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    workers: Workers
+    autocast: bool
+
+
+def fit(
+    config: Config,
+    manifest: Manifest,
+    feeds: Feeds,
+    *,
+    device: torch.device,
+    emit: Emit,
+    report: Report,
+    resume: Path | None = None,
+) -> Progress:
+    """Train to the end, or until the monitored metric stops improving.
+
+    Args:
+        config: all settings.
+        manifest: of the dataset.
+        feeds: this worker's feeds.
+        device: where this worker computes.
+        emit: is told of starts, steps and the end, by worker 0 alone.
+        report: is called after every epoch by every worker, with a checkpoint's folder on
+            worker 0 and None elsewhere; the folder is gone once it returns.
+        resume: checkpoint to go on from.
+
+    Returns:
+        The progress at the end.
+
+    Raises:
+        DivergedError: the loss or the scores are no longer finite.
+        CheckpointError: `resume` is torn or belongs to other settings.
+    """
+    learner = make_learner(config, manifest, feeds, device=device)
+    progress = _restore(learner, config, manifest, resume) if resume else None
+    first_epoch = progress.epoch + 1 if progress else 1
+    tell = emit if learner.workers.rank == 0 else _silent
+    tell(
+        Started(
+            epochs=config.train.epochs,
+            steps_per_epoch=feeds.train.steps,
+            rows=feeds.train.rows,
+            parameters=sum(p.numel() for p in learner.model.parameters()),
+            first_epoch=first_epoch,
+        )
+    )
+    if progress and progress.is_over:
+        _report(learner, progress, report, seconds=0.0)
+    for epoch in range(first_epoch, config.train.epochs + 1):
+        if progress and progress.is_over:
+            break
+        started = time.perf_counter()
+        trained = train_epoch(learner, config, feeds.train, epoch, emit=tell)
+        judged, thresholds = _validate(learner, config, feeds.val, epoch)
+        metrics = {**trained, **judged, "train/lr": learner.optimizer.param_groups[0]["lr"]}
+        progress = _advance(progress, epoch, metrics, config.train)
+        progress = replace(
+            progress,
+            thresholds=thresholds,
+            config=to_dict(config),
+            dataset=describe_dataset(manifest),
+        )
+        _report(learner, progress, report, seconds=time.perf_counter() - started)
+    assert progress is not None
+    tell(Ended(reason=progress.reason, best_epoch=progress.best_epoch, best=progress.best))
+    return progress
+
+
+def make_learner(
+    config: Config, manifest: Manifest, feeds: Feeds, *, device: torch.device
+) -> Learner:
+    """Initialise model and optimizer, the same on every worker."""
+    workers = Workers.current()
+    torch.manual_seed(config.train.seed)
+    model = make_model(config, manifest).to(device)
+    weights = None
+    if config.loss.balance:
+        weights = class_weights(torch.from_numpy(feeds.class_counts), config.loss.balance)
+        weights = weights.to(device)
+    objective: nn.Module = Objective(model, config.loss, weights=weights, workers=workers)
+    if config.train.compile:
+        model.compile(dynamic=True)
+    if workers.count > 1:
+        objective = DistributedDataParallel(objective)
+    return Learner(
+        model=model,
+        objective=objective,
+        optimizer=make_optimizer(model, config.optimizer, device),
+        device=device,
+        workers=workers,
+        autocast=wants_bfloat16(config.train, device),
+    )
+
+
+def make_model(config: Config, manifest: Manifest) -> MultimodalTransformer:
+    """Return the freshly initialised model that a configuration and a dataset ask for."""
+    return MultimodalTransformer(
+        config.model,
+        manifest.modalities,
+        classes=len(manifest.vocabulary.names),
+        head=head_of(config.loss.name),
+    )
+
+
+def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Say whether to compute in bfloat16: where asked, or by default where a GPU has it."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
+
+
+def train_epoch(
+    learner: Learner, config: Config, feed: Feed, epoch: int, *, emit: Emit
+) -> dict[str, float]:
+    """Train on every row once; returns the epoch's `train/` metrics.
+
+    Raises:
+        DivergedError: the mean loss of the epoch is not finite.
+    """
+    learner.model.train()
+    total, rows = torch.zeros((), device=learner.device), 0
+    started = told = time.perf_counter()
+    for step, batch in enumerate(feed.training(epoch)):
+        loss = train_step(
+            learner, config, batch.to(learner.device), epoch=epoch, step=step, feed=feed
+        )
+        total += loss
+        rows += min(feed.config.size, feed.rows - rows)
+        now = time.perf_counter()
+        if now - told > SECONDS_BETWEEN_STEP_EVENTS:
+            told = now
+            emit(Stepped(epoch, step + 1, loss.item(), rows / (now - started)))
+    mean = total.item() / feed.steps
+    if not np.isfinite(mean):
+        raise _diverged(f"the loss became {mean}", epoch, config)
+    seconds = time.perf_counter() - started
+    return {"train/loss": mean, "train/samples_per_second": rows / seconds}
+
+
+def train_step(
+    learner: Learner, config: Config, batch: Batch, *, epoch: int, step: int, feed: Feed
+) -> Tensor:
+    """Take one optimizer step; returns the loss, still on its device.
+
+    The random numbers of dropout depend on seed, epoch, step and worker alone, so a resumed
+    run draws what the uninterrupted one would have.
+    """
+    seed = [config.train.seed, epoch, step, learner.workers.rank]
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    number = (epoch - 1) * feed.steps + step
+    for group in learner.optimizer.param_groups:
+        group["lr"] = lr_at(
+            number, config.optimizer, steps_per_epoch=feed.steps, epochs=config.train.epochs
+        )
+    learner.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.autocast):
+        loss = learner.objective(batch)
+    loss.backward()
+    if config.optimizer.clip_norm:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
+    learner.optimizer.step()
+    return loss.detach()
+
+
+@torch.inference_mode()
+def predict(
+    model: MultimodalTransformer,
+    feed: Feed,
+    *,
+    device: torch.device,
+    workers: Workers | None = None,
+    autocast: bool = False,
+) -> Predictions:
+    """Score every row of a feed once; all workers return the same."""
+    workers = workers or Workers()
+    model.eval()
+    parts = []
+    for batch in feed.evaluation():
+        batch = batch.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            fused = model(batch.tokens, batch.lengths).fused
+        parts.append((batch.rows, model.scores(fused), batch.labels, batch.observed))
+    rows, scores, labels, observed = (
+        workers.gather(torch.cat(column)).cpu().numpy() for column in zip(*parts)
+    )
+    order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
+    return Predictions(scores[order], labels[order], observed[order], rows[order])
+
+
+def split_loss(config: Config, predictions: Predictions) -> float:
+    """Return the loss of a split, its rows taken in order in batches of the configured size."""
+    losses, sizes = [], []
+    for at in range(0, len(predictions.rows), config.batch.size):
+        part = slice(at, at + config.batch.size)
+        scores, labels, observed = (
+            torch.from_numpy(x[part])
+            for x in (predictions.scores, predictions.labels, predictions.observed)
+        )
+        losses.append(compute_loss(config.loss, scores, labels, observed).item())
+        sizes.append(len(scores))
+    return float(np.average(losses, weights=sizes))
+
+
+def describe_dataset(manifest: Manifest) -> dict[str, Any]:
+    """Return what a model must remember of the dataset it was trained on."""
+    return {
+        "vocabulary": manifest.vocabulary.to_json(),
+        "modalities": [asdict(modality) for modality in manifest.modalities],
+        "digest": manifest.digest(),
+    }
+
+
+def _validate(
+    learner: Learner, config: Config, feed: Feed, epoch: int
+) -> tuple[dict[str, float], list[float | None]]:
+    """Return the `val/` metrics, and per class the threshold for the target precision.
+
+    Raises:
+        DivergedError: a score is not finite.
+    """
+    predictions = predict(
+        learner.model,
+        feed,
+        device=learner.device,
+        workers=learner.workers,
+        autocast=learner.autocast,
+    )
+    if not np.isfinite(predictions.scores).all():
+        raise _diverged("scores of the validation split became NaN or infinite", epoch, config)
+    judged = (predictions.scores, predictions.labels, predictions.observed)
+    scores = evaluate_scores(*judged)
+    metrics = {f"val/{name}": value for name, value in scores.to_dict().items()}
+    metrics["val/loss"] = split_loss(config, predictions)
+    thresholds = thresholds_at_precision(*judged, precision=config.train.target_precision)
+    return metrics, [float(t) if np.isfinite(t) else None for t in thresholds]
+
+
+def _advance(
+    before: Progress | None, epoch: int, metrics: Mapping[str, float], config: TrainConfig
+) -> Progress:
+    """Return the progress after an epoch with these metrics.
+
+    Where the split can't tell, because no row of it has a label, the latest epoch is the best.
+    """
+    monitored = metrics[config.monitor]
+    is_best = before is None or not monitored <= before.best[config.monitor]
+    best_epoch = epoch if is_best or before is None else before.best_epoch
+    gave_up = config.patience > 0 and epoch - best_epoch >= config.patience
+    is_last = epoch == config.epochs
+    return Progress(
+        epoch=epoch,
+        best_epoch=best_epoch,
+        metrics=dict(metrics),
+        best=dict(metrics) if is_best or before is None else before.best,
+        thresholds=[],
+        is_over=is_last or gave_up,
+        reason="finished" if is_last else "early stop" if gave_up else "",
+    )
+
+
+def _report(learner: Learner, progress: Progress, report: Report, *, seconds: float) -> None:
+    """Pass an epoch on, with a checkpoint on worker 0."""
+    event = EpochEnded(
+        epoch=progress.epoch,
+        metrics=progress.metrics,
+        is_best=progress.epoch == progress.best_epoch,
+        seconds=seconds,
+        is_last=progress.is_over,
+    )
+    if learner.workers.rank:
+        report(event, None)
+        return
+    with tempfile.TemporaryDirectory(prefix="raymc-") as folder:
+        target = Path(folder) / "checkpoint"
+        checkpoint.save(
+            target, learner.model.state_dict(), learner.optimizer.state_dict(), progress
+        )
+        report(event, target)
+
+
+def _restore(learner: Learner, config: Config, manifest: Manifest, folder: Path) -> Progress:
+    """Load a checkpoint into the learner.
+
+    Raises:
+        CheckpointError: it was made with another dataset or model.
+    """
+    loaded = checkpoint.load(folder, device=str(learner.device))
+    if loaded.progress.dataset.get("digest") != manifest.digest():
+        raise CheckpointError(
+            f"checkpoint {folder} was trained on another dataset than {config.data.path}: "
+            "give the run another name (run.name=…)"
+        )
+    try:
+        learner.model.load_state_dict(loaded.weights)
+        learner.optimizer.load_state_dict(loaded.optimizer)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {folder} has another model than this configuration: "
+            "give the run another name (run.name=…)"
+        ) from error
+    return loaded.progress
+
+
+def _diverged(what: str, epoch: int, config: Config) -> DivergedError:
+    return DivergedError(
+        f"{what} in epoch {epoch}: try a smaller optimizer.lr ({config.optimizer.lr:g}) or a "
+        f"larger loss.temperature ({config.loss.temperature:g}); `raymc data check "
+        f"{config.data.path}` tells whether tokens hold NaN"
+    )
+
+
+def _silent(event: Event) -> None:
+    """Hear nothing: only worker 0 speaks."""

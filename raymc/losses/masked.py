@@ -1,0 +1,55 @@
+"""Reductions over the observed part of a batch: the arithmetic that every loss shares.
+
+Pure torch. It exists so that no loss meets a NaN of its own making: what is masked out is
+replaced before it is computed with, and an empty mean is 0 with a graph and zero gradients.
+Axes: B batch (global), C classes, A anchors, K candidates of an anchor.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def observed_scores(
+    scores: Float[Tensor, "B C"], observed: Bool[Tensor, "B C"]
+) -> Float[Tensor, "B C"]:
+    """Return the scores in float32 (float64 stays) with every unobserved one set to 0."""
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return torch.where(observed, scores, 0.0)
+
+
+def weights_like(
+    scores: Float[Tensor, "B C"], class_weights: Float[Tensor, " C"] | None
+) -> Float[Tensor, " C"]:
+    """Return the class weights in the scores' precision and place; ones where there are none."""
+    if class_weights is None:
+        return scores.new_ones(scores.shape[1])
+    return class_weights.to(scores)
+
+
+def weighted_mean(
+    values: Float[Tensor, "A K"], weights: Float[Tensor, "A K"] | Bool[Tensor, "A K"]
+) -> Float[Tensor, " A"]:
+    """Mean of each anchor's finite `values` by `weights` ≥ 0; 0 where all weights are 0."""
+    weights = weights.to(values)
+    total = weights.sum(dim=1)
+    return (values * weights).sum(dim=1) / torch.where(total > 0, total, 1.0)
+
+
+def weighted_mean_of_all(
+    values: Float[Tensor, "..."], weights: Float[Tensor, "..."] | Bool[Tensor, "..."]
+) -> Float[Tensor, ""]:
+    """Mean of all finite `values` by `weights` ≥ 0; 0 where all weights are 0."""
+    return weighted_mean(values.reshape(1, -1), weights.reshape(1, -1))[0]
+
+
+def masked_logsumexp(
+    values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"]
+) -> Float[Tensor, " A"]:
+    """Log of the sum of e^value over each anchor's masked-in candidates.
+
+    Where nothing is masked in it is a huge negative finite number, not −∞, whose gradient
+    would be NaN.
+    """
+    lowest = torch.finfo(values.dtype).min / 2
+    return torch.logsumexp(torch.where(mask, values, lowest), dim=1)

@@ -1,0 +1,234 @@
+"""The multimodal transformer: tokens of several modalities in, one embedding a clip out.
+
+Below the fusion point each modality attends to itself; above it they see each other, all
+tokens at once or through a few bottleneck tokens. Every modality keeps its own weights at
+every layer, so that `fusion_depth` changes who attends to whom and nothing else: not the
+number of parameters, and none of their shapes. Pure torch: no Ray, no MLflow.
+
+Axes: B batch, T tokens, d values of a token, D width, E embedding dim, C classes, M modalities.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass as plain_dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raymc.errors import DataError
+from raymc.fusion import Block, Context, Layer
+from raymc.positions import Rotation, added_positions, time_rotation
+from raymc.shards import Modality
+
+# What added positions are scaled by at first; at 1 they drown the tokens.
+POSITION_SCALE = 0.3
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class ModelConfig:
+    """The shape of the transformer."""
+
+    width: int = Field(default=96, ge=8, description="Token width D; a multiple of 2 × `heads`.")
+    depth: int = Field(default=4, ge=1, description="Transformer layers, fused ones included.")
+    fusion_depth: int = Field(
+        default=2,
+        ge=0,
+        description="Layers, counted from the top, in which modalities attend to each other: "
+        "0 is late fusion, `depth` early fusion; through a bottleneck they exchange from 2 on.",
+    )
+    fusion: Literal["joint", "bottleneck"] = Field(
+        default="joint",
+        description="All tokens attend to all, or through a few shared bottleneck tokens.",
+    )
+    bottleneck_tokens: int = Field(
+        default=4, ge=1, description="Shared tokens of `fusion: bottleneck`."
+    )
+    heads: int = Field(default=4, ge=1, description="Attention heads.")
+    mlp_ratio: float = Field(default=2.0, gt=0, le=32, description="Width of the MLP over D.")
+    embedding_dim: int = Field(default=128, ge=2, description="Dimension E of the prototypes.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of residual branches.")
+    modality_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Chance that a training row loses one of its modalities, never the last.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.fusion_depth > self.depth:
+            raise ValueError(f"fusion_depth {self.fusion_depth} is above depth {self.depth}")
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is no multiple of 2 × heads ({self.heads})")
+        return self
+
+
+@plain_dataclass(frozen=True)
+class Embeddings:
+    """What the transformer says about a batch of clips, before normalisation.
+
+    `fused` is [B, E]; `by_modality` has one [B, E] a modality, of which `fused` is the mean
+    over the modalities that the clip has.
+    """
+
+    fused: Tensor
+    by_modality: dict[str, Tensor]
+
+
+class TokenEmbedding(nn.Module):
+    """Tokens of one modality to the model's width, with positions in time and a readout token."""
+
+    def __init__(self, modality: Modality, width: int) -> None:
+        super().__init__()
+        self.scale, self.offset = modality.scale, modality.offset
+        self.rate_hz = modality.rate_hz
+        self.norm = nn.LayerNorm(modality.dim)
+        self.project = nn.Linear(modality.dim, width)
+        self.kind = nn.Parameter(torch.randn(width) * 0.02)
+        self.position_scale = nn.Parameter(torch.tensor(POSITION_SCALE))
+        self.readout = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, tokens: Num[Tensor, "B T d"]) -> Float[Tensor, "B T+1 D"]:
+        """Return the readout token followed by the embedded tokens."""
+        values = tokens.to(self.kind.dtype) * self.scale + self.offset
+        x = self.project(self.norm(values))
+        positions = added_positions(x.shape[1], self.rate_hz, like=x)
+        x = x + self.kind + self.position_scale * positions
+        return torch.cat([self.readout.expand(x.shape[0], 1, -1).to(x.dtype), x], dim=1)
+
+
+class MultimodalTransformer(nn.Module):
+    """Clips as bags of modality tokens to embeddings, and embeddings to class scores.
+
+    Args:
+        config: the shape.
+        modalities: what each modality's tokens are; their order fixes the initialisation.
+        classes: the number C of prototypes.
+        head: `cosine` scores by similarity to unit prototypes, `linear` by a plain linear layer
+            (the head of binary cross-entropy).
+
+    Raises:
+        DataError: A modality has a name that torch's modules can't have.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        modalities: Sequence[Modality],
+        *,
+        classes: int,
+        head: Literal["cosine", "linear"] = "cosine",
+    ) -> None:
+        super().__init__()
+        names = [_checked(modality.name) for modality in modalities]
+        self.names, self.head = names, head
+        self.heads, self.head_size = config.heads, config.width // config.heads
+        self.modality_dropout = config.modality_dropout
+        self.embed = nn.ModuleDict({m.name: TokenEmbedding(m, config.width) for m in modalities})
+        unfused = config.depth - config.fusion_depth
+        self.layers = nn.ModuleList(
+            Layer(
+                {name: _block(config) for name in names},
+                "self" if index < unfused else config.fusion,
+            )
+            for index in range(config.depth)
+        )
+        self.bottleneck = nn.Parameter(torch.randn(config.bottleneck_tokens, config.width) * 0.02)
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in names})
+        self.to_embedding = nn.ModuleDict(
+            {name: nn.Linear(config.width, config.embedding_dim) for name in names}
+        )
+        self.prototypes = nn.Parameter(torch.empty(classes, config.embedding_dim))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        nn.init.orthogonal_(self.prototypes)
+        self.bottleneck.requires_grad_(config.fusion == "bottleneck" and config.fusion_depth > 0)
+        self.bias.requires_grad_(head == "linear")
+
+    def forward(
+        self, tokens: Mapping[str, Num[Tensor, "B _ _"]], lengths: Mapping[str, Int[Tensor, " B"]]
+    ) -> Embeddings:
+        """Embed a batch.
+
+        Args:
+            tokens: per modality [B, T, dim] as stored, padded; T may differ between modalities.
+            lengths: per modality [B], the real tokens of each row; 0 where it is missing.
+        """
+        counts = torch.stack([lengths[name] for name in self.names], dim=1)
+        if self.training and self.modality_dropout:
+            counts = drop_modalities(counts, self.modality_dropout)
+        presence = presence_weights(counts)
+        streams = {name: self.embed[name](tokens[name]) for name in self.names}
+        context = Context(
+            masks={
+                name: readout_mask(counts[:, index], streams[name].shape[1])
+                for index, name in enumerate(self.names)
+            },
+            turns={name: self._turns(name, tokens[name].shape[1]) for name in self.names},
+            presence=presence,
+        )
+        bottleneck = self.bottleneck.expand(len(counts), -1, -1)
+        for layer in self.layers:
+            streams, bottleneck = layer(streams, context, bottleneck)
+        by_modality = {
+            name: self.to_embedding[name](self.norms[name](streams[name][:, 0]))
+            for name in self.names
+        }
+        # no einsum, which autocast would round
+        weighted = torch.stack(list(by_modality.values()), dim=1) * presence[:, :, None]
+        return Embeddings(fused=weighted.sum(dim=1), by_modality=by_modality)
+
+    def _turns(self, name: str, length: int) -> Rotation:
+        embed = self.embed[name]
+        assert isinstance(embed, TokenEmbedding)
+        return time_rotation(
+            length, embed.rate_hz, heads=self.heads, size=self.head_size, like=self.prototypes
+        )
+
+    def scores(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
+        """Return cosine similarities in [-1, 1], or logits if the head is linear; in float32."""
+        with torch.autocast(embedding.device.type, enabled=False):  # it would round the products
+            embedding, prototypes = embedding.float(), self.prototypes.float()
+            if self.head == "linear":
+                return functional.linear(embedding, prototypes, self.bias.float())
+            unit = functional.normalize(embedding, dim=-1)
+            return unit @ functional.normalize(prototypes, dim=-1).T
+
+
+def _checked(name: str) -> str:
+    if "." in name or hasattr(nn.ModuleDict(), name):
+        raise DataError(
+            f"modality '{name}': a part of a model can't have this name; give the column one "
+            "without dots that is no word of PyTorch's, or choose others in data.modalities"
+        )
+    return name
+
+
+def _block(config: ModelConfig) -> Block:
+    hidden = round(config.width * config.mlp_ratio)
+    return Block(config.width, heads=config.heads, hidden=hidden, dropout=config.dropout)
+
+
+def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:
+    """True where a token is real; the readout token at position 0 always is."""
+    return torch.arange(size, device=lengths.device) <= lengths[:, None]
+
+
+def presence_weights(lengths: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+    """Equal weights over the modalities a row has; over all where it has none."""
+    present = (lengths > 0).float()
+    present = torch.where(present.any(dim=1, keepdim=True), present, torch.ones_like(present))
+    return present / present.sum(dim=1, keepdim=True)
+
+
+def drop_modalities(lengths: Int[Tensor, "B M"], probability: float) -> Int[Tensor, "B M"]:
+    """Set one present modality's length to 0 in a share of the rows that have more than one."""
+    present = lengths > 0
+    draw = torch.rand(lengths.shape, device=lengths.device).masked_fill(~present, -1.0)
+    chosen = functional.one_hot(draw.argmax(dim=1), lengths.shape[1]).bool()
+    hit = torch.rand(len(lengths), device=lengths.device) < probability
+    lose = hit & (present.sum(dim=1) > 1)
+    return lengths.masked_fill(chosen & lose[:, None], 0)

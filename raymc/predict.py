@@ -1,0 +1,108 @@
+"""Scoring datasets with a bundle: Ray Data streams the shards through a pool of models.
+
+Ray layer.
+
+Axes: N rows, C classes.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from raymc.bundle import Bundle, load_bundle
+from raymc.cluster import gpus_to_use
+from raymc.errors import DataError
+from raymc.shards import Dataset
+
+ROWS_PER_BLOCK = 256
+SCORES = "scores"
+
+
+class Scorer:
+    """One process's model; called with Arrow tables by Ray Data."""
+
+    def __init__(self, bundle: str, device: str) -> None:
+        self.bundle: Bundle = load_bundle(bundle, device=device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Return the rows' ids, labels and scores."""
+        scores = self.bundle.score(table)
+        kept = [name for name in ("id", "labels", "observed") if name in table.column_names]
+        flat = pa.array(scores.ravel(), pa.float32())
+        column = pa.FixedSizeListArray.from_arrays(flat, scores.shape[1])
+        return table.select(kept).append_column(SCORES, column)
+
+
+def score_split(bundle: str, dataset: Dataset, split: str, *, device: str = "auto") -> ray.data.Dataset:
+    """Return ids, labels and scores of a split's rows, in their order, computed as they are read.
+
+    Raises:
+        BundleError: the bundle can't be read, or reads other tokens than the dataset has.
+        DataError: there is no such split.
+    """
+    load_bundle(bundle).check_dataset(dataset.manifest)
+    gpus = 1 if gpus_to_use(device) else 0
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    rows = ray.data.read_parquet(dataset.shard_paths(split), filesystem=dataset.filesystem)
+    there = rows.schema().names
+    modalities = [modality.name for modality in dataset.manifest.modalities]
+    wanted = [name for name in ("id", "labels", "observed", *modalities) if name in there]
+    return rows.select_columns(wanted).map_batches(
+        Scorer,
+        fn_constructor_args=(str(Path(bundle).absolute()), "cuda" if gpus else "cpu"),
+        batch_size=ROWS_PER_BLOCK,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=1,
+        num_gpus=gpus,
+    )
+
+
+def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str = "auto") -> int:
+    """Write a split's predictions as Parquet files under `out`; returns the number of rows.
+
+    A file has the columns `id`, `score.LABEL` for every class, and `labels`, those whose score
+    reaches their threshold. `out` appears whole or not at all.
+
+    Raises:
+        DataError: `out` exists already, or can't be written.
+    """
+    if out.exists():
+        raise DataError(f"{out} exists already: choose another --out, or delete it")
+    loaded = load_bundle(bundle)
+    scored = score_split(bundle, dataset, split, device=device)
+    partial = out.absolute().with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tables = scored.map_batches(
+        _spread, fn_args=(loaded.vocabulary.names, loaded.thresholds), batch_format="pyarrow"
+    )
+    tables.write_parquet(str(partial))
+    partial.rename(out)
+    return sum(shard.rows for shard in dataset.split(split))
+
+
+def scored_rows(scored: ray.data.Dataset) -> Iterator[pa.Table]:
+    """Yield a scored split's tables in order."""
+    yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _spread(table: pa.Table, names: tuple[str, ...], thresholds: np.ndarray) -> pa.Table:
+    """Turn the list of scores into a column a class, and add the labels above threshold."""
+    scores = scores_of(table)
+    above = [[names[c] for c in np.flatnonzero(row >= thresholds)] for row in scores]
+    columns = {"id": table["id"], "labels": pa.array(above, pa.list_(pa.string()))}
+    columns |= {f"score.{name}": pa.array(scores[:, c]) for c, name in enumerate(names)}
+    return pa.table(columns)
+
+
+def scores_of(table: pa.Table) -> np.ndarray:
+    """Return the scores of a scored table, [N, C] float32."""
+    column = table[SCORES].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(table), -1)

@@ -1,0 +1,230 @@
+"""A sweep on Ray Tune: many trials of the same training, each with settings Optuna suggests.
+
+Ray layer. A one-worker trial trains inside the trial's own process, which the next trial uses
+again; several workers are a Ray Train run within the trial. Both run `loop.fit` on the same
+shared data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+import torch
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from raymc import loop
+from raymc.cluster import gpus_to_use
+from raymc.config import Config, check_space, from_dict, override, run_name, to_dict
+from raymc.errors import DivergedError, RaymcError, ResourceError, SweepError
+from raymc.events import EpochEnded, SweepEvent
+from raymc.feed import SharedData, share_data
+from raymc.prepare import prepare_dataset
+from raymc.runs import open_run
+from raymc.study import EPOCH, FAILURE, IS_LAST, StudySearcher, make_scheduler, open_study
+from raymc.study import trial_folder as folder_of
+from raymc.train import limit_threads, make_trainer
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep: its study, and the best checkpoint of its best trial."""
+
+    name: str
+    folder: Path
+    study: optuna.Study
+    checkpoint: Path
+
+    @property
+    def best(self) -> optuna.trial.FrozenTrial:
+        """The trial whose best epoch was best of all."""
+        return best_trial(self.study)
+
+
+def sweep(config: Config, *, listener: Callable[[SweepEvent], None]) -> SweepResult:
+    """Search as configured; goes on where an interrupted sweep of the same settings stopped.
+
+    Args:
+        config: all settings.
+        listener: is told of every trial's start, epochs and end.
+
+    Raises:
+        ConfigError: the space names an unknown setting or leaves its range.
+        DataError: the dataset can't be used.
+        ResourceError: trials ask for more than the cluster has.
+        SweepError: no trial succeeded.
+    """
+    check_space(config)
+    folder = open_run(config, sweep=True)
+    dataset = prepare_dataset(config)
+    use_gpu = gpus_to_use(config.train.device, needed=_gpus(config) or 1) and _gpus(config) > 0
+    study = open_study(config, run_name(config, sweep=True), folder)
+    session = folder / "trials" / f"session-{sum(1 for _ in folder.glob('trials/*')):03d}"
+    scheduler = make_scheduler(config)
+    searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
+    if searcher.due:
+        data = share_data(dataset, config.data)
+        tuner = make_tuner(config, data, searcher, scheduler, session=session, use_gpu=use_gpu)
+        tuner.fit()
+    best = best_trial(study)
+    return SweepResult(folder.name, folder, study, Path(best.user_attrs["checkpoint"]))
+
+
+def make_tuner(
+    config: Config,
+    data: SharedData,
+    searcher: StudySearcher,
+    scheduler: Any,
+    *,
+    session: Path,
+    use_gpu: bool,
+) -> tune.Tuner:
+    """Return the tuner of a driver's share of a sweep."""
+    alone = config.train.workers == 1
+    resources = {"cpu": 0.01}  # the workers that a trial starts ask for their own
+    if alone:
+        resources = {"cpu": config.search.cpus_per_trial, "gpu": _gpus(config) if use_gpu else 0}
+    trainable = tune.with_parameters(
+        run_trial, base=to_dict(config), data=data, use_gpu=use_gpu, session=str(session)
+    )
+    return tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=searcher.due,
+            max_concurrent_trials=concurrent_trials(config),
+            reuse_actors=alone,
+            trial_name_creator=lambda trial: folder_of(trial.config["number"]),
+            trial_dirname_creator=lambda trial: folder_of(trial.config["number"]),
+        ),
+        run_config=tune.RunConfig(
+            name=session.name,
+            storage_path=str(session.parent),
+            failure_config=tune.FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute=config.train.monitor,
+                checkpoint_score_order="max",
+            )
+            if alone
+            else None,
+            verbose=0,
+        ),
+    )
+
+
+def run_trial(
+    settings: dict[str, Any],
+    *,
+    base: dict[str, Any],
+    data: SharedData,
+    use_gpu: bool,
+    session: str,
+) -> None:
+    """Train one trial in its own process, or through Ray Train if it has several workers.
+
+    What Python raises here would be raised again by another attempt, so it is reported as the
+    trial's failure; only lost processes are tried again.
+    """
+    last = tune.get_checkpoint()
+    resume = last.path if last else settings["resume"]
+    try:
+        config = override(from_dict(base), settings["params"])
+        if config.train.workers == 1:
+            train_alone(config, data, resume, use_gpu=use_gpu)
+        else:
+            train_in_group(config, data, folder_of(settings["number"]), session, use_gpu=use_gpu)
+    except RaymcError as error:
+        tune.report({FAILURE: str(error)})
+    except Exception as error:
+        tune.report({FAILURE: f"{type(error).__name__}: {error}"})
+
+
+def train_alone(config: Config, data: SharedData, resume: str | None, *, use_gpu: bool) -> None:
+    """Train in this process and report each epoch to Tune."""
+    limit_threads(config)
+    loop.fit(
+        config,
+        data.manifest,
+        data.feeds(config),
+        device=torch.device("cuda" if use_gpu else "cpu"),
+        emit=lambda event: None,
+        report=report_to_tune,
+        resume=Path(resume) if resume else None,
+    )
+
+
+def report_to_tune(event: EpochEnded, folder: Path | None) -> None:
+    """Report an epoch and its checkpoint to Tune."""
+    assert folder is not None
+    metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
+    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+
+
+def train_in_group(
+    config: Config, data: SharedData, name: str, session: str, *, use_gpu: bool
+) -> None:
+    """Train on several workers; Ray Train reports each epoch to Tune.
+
+    The run's name and storage are the trial's own, the same for every driver of the sweep, so
+    that Ray Train itself finds the checkpoint to go on from.
+    """
+    storage = str(Path(session).parent / "groups")
+    trainer = make_trainer(
+        config, data, name=name, storage=storage, use_gpu=use_gpu, callbacks=[TuneReportCallback()]
+    )
+    result = trainer.fit()
+    if isinstance(result.return_value, DivergedError):
+        raise result.return_value
+
+
+def concurrent_trials(config: Config) -> int:
+    """Return how many trials run at a time: as asked, or as the cluster's resources allow.
+
+    Raises:
+        ResourceError: not even one trial fits.
+    """
+    there = ray.cluster_resources()
+    workers, search = config.train.workers, config.search
+    fits = int((there.get("CPU", 0) - 1) / (workers * search.cpus_per_trial))
+    if search.gpus_per_trial:
+        fits = min(fits, int(there.get("GPU", 0) / (workers * search.gpus_per_trial)))
+    if fits < 1:
+        raise ResourceError(
+            f"a trial of {workers} workers with {search.cpus_per_trial:g} CPUs and "
+            f"{search.gpus_per_trial:g} GPUs each doesn't fit this cluster "
+            f"({there.get('CPU', 0):g} CPUs, one of them kept free, {there.get('GPU', 0):g} GPUs): "
+            "ask for less per trial"
+        )
+    return min(search.concurrent, fits) if search.concurrent else fits
+
+
+def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
+    """Return the trial with the best epoch, stopped early or not.
+
+    Raises:
+        SweepError: no trial finished an epoch; with the first one's error.
+    """
+    trials = study.get_trials(deepcopy=False)
+    scored = [trial for trial in trials if trial.user_attrs.get("best")]
+    good = [trial for trial in scored if trial.state != optuna.trial.TrialState.FAIL]
+    if not good:
+        messages = [
+            trial.user_attrs["message"] for trial in trials if "message" in trial.user_attrs
+        ]
+        first = messages[0] if messages else "no trial was started"
+        raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
+    return max(good, key=lambda trial: _value(trial))
+
+
+def _value(trial: optuna.trial.FrozenTrial) -> float:
+    return max(trial.intermediate_values.values(), default=float("-inf"))
+
+
+def _gpus(config: Config) -> float:
+    """Return the GPUs of a trial's one worker: what was asked for, or one on a device gpu."""
+    return config.search.gpus_per_trial or float(config.train.device == "gpu")

@@ -1,0 +1,129 @@
+"""A bundle as an MLflow model: logged with its run, registered under a name, found by an alias.
+
+Top layer; imports mlflow inside functions only. Works with a client of its own, and leaves
+MLflow's global address and active run alone.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import raymc
+from raymc.bundle import load_bundle
+from raymc.errors import ResourceError
+from raymc.shards import Modality
+from raymc.tracking.connect import open_client
+from raymc.tracking.records import reason, without_password
+
+if TYPE_CHECKING:
+    import mlflow.entities
+    import mlflow.models
+    import pandas as pd
+
+MODEL_NAME = "bundle"
+LOADER = "raymc.pyfunc_model"
+_VERSIONS_TAG = "mlflow.modelVersions"  # what a model's page reads its registered versions from
+
+
+def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: str) -> str:
+    """Log a bundle with a run, and register it if a name is given.
+
+    Args:
+        folder: The bundle.
+        run_id: The MLflow run it belongs to.
+        uri: MLflow's tracking address.
+        register_as: Name of the registered model; empty for none.
+        alias: What then points at the new version, and no longer at an older one.
+
+    Returns:
+        The address that `mlflow.pyfunc.load_model` takes.
+
+    Raises:
+        BundleError: `folder` holds no readable bundle.
+        ResourceError: MLflow is away or refuses; the bundle itself is untouched.
+    """
+    modalities = load_bundle(folder).modalities
+    client = open_client(uri, create=False)
+    try:
+        model = _log(client, folder, run_id, modalities)
+        if not register_as:
+            return model.model_uri
+        _register(client, model, register_as, alias)
+    except Exception as error:  # whatever a store raises must not hide that training succeeded
+        raise ResourceError(
+            f"MLflow at {without_password(uri)} did not take the model ({reason(error)}): the "
+            f"bundle {folder} is complete and can be used without it; repair MLflow, or correct "
+            "tracking.register_as and tracking.alias"
+        ) from error
+    return f"models:/{register_as}@{alias}"
+
+
+def _log(
+    client: "mlflow.MlflowClient", folder: Path, run_id: str, modalities: Sequence[Modality]
+) -> "mlflow.entities.LoggedModel":
+    """Make the model of a run, and store its files."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, MODEL_NAME, source_run_id=run_id)
+    with TemporaryDirectory(prefix="raymc-") as temporary:
+        files = Path(temporary) / "model"
+        mlflow.pyfunc.save_model(
+            files,
+            loader_module=LOADER,
+            data_path=str(folder),
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
+            ),
+            signature=_signature(modalities),
+            input_example=_example(modalities),
+            pip_requirements=[f"raymc=={raymc.__version__}"],
+        )
+        client.log_model_artifacts(logged.model_id, str(files))
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _register(
+    client: "mlflow.MlflowClient", model: "mlflow.entities.LoggedModel", name: str, alias: str
+) -> None:
+    """Make the model the newest version of a registered one, and point the alias at it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # By its location: of a model's address MLflow would make sense with its global address only.
+    made = client.create_model_version(
+        name, model.artifact_location, run_id=model.source_run_id, model_id=model.model_id
+    )
+    versions = [{"name": name, "version": made.version}]
+    client.set_logged_model_tags(model.model_id, {_VERSIONS_TAG: json.dumps(versions)})
+    client.set_registered_model_alias(name, alias, made.version)
+
+
+def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature":
+    """Return what the model reads: per modality a list of tokens, or nothing.
+
+    MLflow would refuse 2 where it expects 2.0, which JSON doesn't tell apart; so the bundle
+    itself checks what the lists hold.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, Schema
+
+    tokens = Array(AnyType())
+    schema = Schema([ColSpec(tokens, name=one.name, required=False) for one in modalities])
+    return ModelSignature(inputs=schema)
+
+
+def _example(modalities: Sequence[Modality]) -> "pd.DataFrame":
+    """Return one clip of one silent token a modality, which MLflow's pages show."""
+    import pandas as pd
+
+    return pd.DataFrame({modality.name: [[[0.0] * modality.dim]] for modality in modalities})

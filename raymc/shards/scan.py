@@ -1,0 +1,140 @@
+"""Understands folders of Parquet that others wrote: no `dataset.json`, modalities by columns.
+
+Pure: pyarrow only. It reads the footers and labels of all files, and tokens only where the
+type of a column doesn't tell their dim.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from raymc.errors import DataError
+from raymc.labels import Vocabulary
+from raymc.shards import storage
+from raymc.shards.manifest import Manifest, Shard
+from raymc.shards.ragged import is_list, is_token_value, unnest
+from raymc.shards.tokens import RESERVED_COLUMNS, Modality
+
+_STORED_AS = {"halffloat": "float16", "int8": "float16", "uint8": "uint8"}
+
+
+def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
+    """Describe a folder of `SPLIT/*.parquet` files.
+
+    Modalities are the columns with raymc's metadata, tensors, and lists of floating, int8 or
+    uint8 numbers; other columns are extras. Checksums stay empty.
+
+    Raises:
+        DataError: There is no Parquet in split folders, or it lacks the columns `id` and
+            `labels`, any modality, or any label.
+    """
+    files = list(storage.parquet_files(filesystem, root))
+    if not files:
+        raise DataError(f"{root} holds neither dataset.json nor Parquet files; is it a dataset?")
+    splits: dict[str, tuple[Shard, ...]] = {}
+    labels: set[str] = set()
+    modalities: tuple[Modality, ...] = ()
+    for file in files:
+        split, *rest = file.split("/")
+        if len(rest) != 1:
+            raise DataError(
+                f"{root}/{file}: expected Parquet files in split folders, {root}/train/*.parquet"
+            )
+        with filesystem.open_input_file(f"{root}/{file}") as source:
+            try:
+                parquet = pq.ParquetFile(source, pre_buffer=True)
+                modalities = modalities or _modalities(parquet)
+                required = ["id", "labels", *(modality.name for modality in modalities)]
+                for fault in column_faults(parquet.schema_arrow, required):
+                    raise DataError(fault)
+                labels |= _labels(parquet)
+            except DataError as error:
+                raise DataError(f"{root}/{file}: {error}") from error
+            except pa.ArrowException as error:
+                raise DataError(
+                    f"{root}/{file} can't be read as Parquet ({str(error).splitlines()[0]}); "
+                    "copy it again or delete it"
+                ) from error
+            shard = Shard(file, parquet.metadata.num_rows, source.size(), sha256="")
+        splits[split] = (*splits.get(split, ()), shard)
+    if not labels:
+        raise DataError(f"{root}: no row has a label; expected names in the column 'labels'")
+    return Manifest(Vocabulary(tuple(sorted(labels))), modalities, splits)
+
+
+def column_faults(schema: pa.Schema, required: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with a shard's columns: one is missing, or names are not text."""
+    for name in required:
+        if name not in schema.names:
+            yield f"no column '{name}'; there are {', '.join(schema.names)}"
+    for name, nested in (("id", False), ("labels", True), ("observed", True)):
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is None:
+            continue
+        item = cast(Any, kind).value_type if nested and is_list(kind) else kind
+        if is_list(kind) != nested or not _is_text(item):
+            yield f"column '{name}' is of {kind}; expected {'list<string>' if nested else 'string'}"
+
+
+def _labels(parquet: pq.ParquetFile) -> set[str]:
+    names: set[str | None] = set()
+    for chunk in parquet.read(columns=["labels"])["labels"].chunks:
+        names.update(unnest(chunk)[1].unique().to_pylist())
+    return {name for name in names if name}
+
+
+def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
+    """Find the columns that hold tokens, and the dim of each.
+
+    Raises:
+        DataError: There is none.
+    """
+    fields = [field for field in parquet.schema_arrow if field.name not in RESERVED_COLUMNS]
+    found = (Modality.from_field(field) or _infer(field, parquet) for field in fields)
+    modalities = tuple(modality for modality in found if modality)
+    if modalities:
+        return modalities
+    bare = [field.name for field in fields if "binary" in str(field.type)]
+    hint = f"; bytes of '{bare[0]}' lack raymc.dtype and raymc.dim in its metadata" if bare else ""
+    raise DataError(f"no column of tokens (bytes, tensors or lists of floats){hint}")
+
+
+def _infer(field: pa.Field, parquet: pq.ParquetFile) -> Modality | None:
+    kind = field.type
+    if isinstance(kind, pa.FixedShapeTensorType):
+        known = is_token_value(kind.value_type)
+        return _modality(field.name, kind.shape[-1], kind.value_type) if known else None
+    if not is_list(kind):
+        return None
+    item = cast(Any, kind).value_type
+    inner = item if is_list(item) else kind
+    value = cast(Any, inner).value_type
+    if not is_token_value(value):
+        return None
+    dim = cast(Any, inner).list_size if pa.types.is_fixed_size_list(inner) else 0
+    return _modality(field.name, dim or _first_dim(parquet, field.name), value)
+
+
+def _modality(name: str, dim: int, value: pa.DataType) -> Modality:
+    return Modality(name, dim, cast(Any, _STORED_AS.get(str(value), "float32")))
+
+
+def _first_dim(parquet: pq.ParquetFile, name: str) -> int:
+    """Return the number of values of the first token that isn't empty."""
+    for batch in parquet.iter_batches(columns=[name], batch_size=64):
+        column = batch.column(0)
+        if is_list(cast(Any, column.type).value_type):
+            _, column = unnest(column)
+        lengths, _ = unnest(column)
+        for length in lengths[np.flatnonzero(lengths)][:1]:
+            return int(length)
+    raise DataError(f"column '{name}' is empty in every row of the first file; can't tell its dim")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return text or pa.types.is_null(kind)  # null: a file in which all are empty

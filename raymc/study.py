@@ -1,0 +1,247 @@
+"""Optuna's study as Tune's searcher: the study's database is the one truth about a sweep.
+
+A trial is known by its number in the study. Whatever a driver that died left running is handed
+out again under the same number, from its last checkpoint; so a restart needs nothing else, and
+Tune's own snapshots are never read. Ray layer.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raymc import checkpoint
+from raymc.config import Config, flatten
+from raymc.errors import CheckpointError, ConfigError
+from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
+
+# Keys of a trial's report besides its metrics.
+EPOCH, IS_LAST, FAILURE, CHECKPOINT_PATH = "epoch", "is_last", "failure", "checkpoint_path"
+
+STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
+
+
+@dataclass
+class OpenTrial:
+    """A trial that Tune is running: its Optuna trial and the best it has reported."""
+
+    trial: optuna.Trial
+    best: dict[str, float]
+    last_epoch: int
+    started: float = field(default_factory=time.monotonic)
+
+
+def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
+    """Open the sweep's study, or make it with the configuration itself as its first trial.
+
+    Raises:
+        ConfigError: `search.storage` can't be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = config.search.storage or f"sqlite:///{folder / 'study.db'}"
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+    except (ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
+        line = str(error).splitlines()[0]
+        raise ConfigError(f"search.storage: the study {storage} can't be opened: {line}") from error
+    study.sampler = _sampler(config, known=len(study.trials))
+    defaults = _defaults(config)
+    if config.search.try_default and not study.trials and defaults:
+        study.enqueue_trial(defaults)
+    return study
+
+
+def distributions(config: Config) -> dict[str, optuna.distributions.BaseDistribution]:
+    """Return Optuna's distributions of the space; settings that are integers stay so."""
+    settings = flatten(config)
+    return {
+        path: values.distribution(integer=isinstance(settings.get(path), int))
+        for path, values in config.search.space.items()
+    }
+
+
+def make_scheduler(config: Config) -> ASHAScheduler | None:
+    """Return ASHA on our own epochs, or None if every trial may finish."""
+    if config.search.scheduler == "none":
+        return None
+    return ASHAScheduler(
+        time_attr=EPOCH,
+        metric=config.train.monitor,
+        mode="max",
+        max_t=max(config.train.epochs, config.search.grace_epochs),
+        grace_period=config.search.grace_epochs,
+        reduction_factor=config.search.reduction_factor,
+        stop_last_trials=False,
+    )
+
+
+class StudySearcher(Searcher):
+    """Tune asks what to try and tells what came of it; the study answers and remembers.
+
+    Args:
+        study: the sweep's study.
+        config: the settings that trials vary.
+        session: where this driver's trials keep their checkpoints, beside those of earlier ones.
+        scheduler: learns what earlier drivers' trials had reached.
+        listener: is told of every trial's start, epochs and end.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        config: Config,
+        *,
+        session: Path,
+        scheduler: TrialScheduler | None,
+        listener: Callable[[SweepEvent], None],
+    ) -> None:
+        super().__init__(metric=config.train.monitor, mode="max")
+        self.study, self.config = study, config
+        self._space = distributions(config)
+        self._session, self._scheduler = session, scheduler
+        self._listener = listener
+        trials = study.get_trials(deepcopy=False)
+        self._orphans = [t for t in trials if t.state == TrialState.RUNNING]
+        ended = [t for t in trials if t.state.is_finished()]
+        self.due = max(0, config.search.trials - len(ended) - len(self._orphans))
+        self.due += len(self._orphans)
+        self._open: dict[str, OpenTrial] = {}
+        for trial in ended:
+            self._replay(trial, f"earlier-{trial.number}")
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return a trial's number, settings and the checkpoint to go on from, if it has one."""
+        resume = None
+        if self._orphans:
+            left = self._orphans.pop(0)
+            trial = optuna.Trial(self.study, left._trial_id)
+            resume = last_checkpoint(self._session.parent, trial.number)
+            self._replay(left, trial_id)
+        else:
+            trial = self.study.ask(self._space)
+        steps = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        self._open[trial_id] = OpenTrial(
+            trial, best=dict(trial.user_attrs.get("best", {})), last_epoch=max(steps, default=0)
+        )
+        self._listener(TrialStarted(trial.number, dict(trial.params)))
+        return {"number": trial.number, "params": dict(trial.params), "resume": resume}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Note an epoch of a trial."""
+        self._note(self._open[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Close a trial in the study: complete, pruned by the scheduler, or failed."""
+        opened, result = self._open.pop(trial_id), result or {}
+        self._note(opened, result)
+        message = result.get(FAILURE, "")
+        if error and not message:
+            message = "its process was lost more often than train.max_failures allows"
+        state: TrialStateName = "complete" if result.get(IS_LAST) else "pruned"
+        if message or not opened.best:
+            state, message = "failed", message or "it ended before its first epoch did"
+        trial, seconds = opened.trial, time.monotonic() - opened.started
+        trial.set_user_attr("seconds", seconds + trial.user_attrs.get("seconds", 0.0))
+        trial.set_user_attr("message", message)
+        if state == "complete":
+            self.study.tell(trial, opened.best[self.config.train.monitor])
+        else:
+            pruned = state == "pruned"
+            self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        self._listener(TrialEnded(trial.number, state, opened.best, seconds, message))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Put nothing into Tune's snapshots, which raymc never reads: the study is the state."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write nothing: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read nothing: the study is the state."""
+
+    def _note(self, opened: OpenTrial, result: Mapping[str, Any]) -> None:
+        """Store an epoch in the study, once."""
+        epoch, value = result.get(EPOCH), result.get(self.config.train.monitor)
+        if epoch is None or value is None or epoch <= opened.last_epoch:
+            return
+        opened.last_epoch = epoch
+        metrics = {key: float(x) for key, x in result.items() if key.startswith(("train/", "val/"))}
+        if not math.isnan(value):
+            opened.trial.report(value, epoch)
+        if value > opened.best.get(self.config.train.monitor, -math.inf):
+            opened.best = {**metrics, EPOCH: epoch}
+            opened.trial.set_user_attr("best", opened.best)
+            opened.trial.set_user_attr("checkpoint", self._checkpoint(opened.trial.number, result))
+        seconds = time.monotonic() - opened.started
+        self._listener(TrialEpochEnded(opened.trial.number, epoch, metrics, seconds))
+
+    def _checkpoint(self, number: int, result: Mapping[str, Any]) -> str:
+        """Return where a result's checkpoint lies: Ray Train says so itself, Tune names a folder."""
+        if CHECKPOINT_PATH in result:
+            return str(result[CHECKPOINT_PATH])
+        return str(self._session / trial_folder(number) / result["checkpoint_dir_name"])
+
+    def _replay(self, trial: FrozenTrial, name: str) -> None:
+        """Show the scheduler what a trial reported to an earlier driver."""
+        if self._scheduler is None or not trial.intermediate_values:
+            return
+        stand_in: Any = SimpleNamespace(trial_id=name)
+        controller: Any = None
+        self._scheduler.on_trial_add(controller, stand_in)
+        for epoch, value in sorted(trial.intermediate_values.items()):
+            result = {EPOCH: epoch, self.config.train.monitor: value}
+            self._scheduler.on_trial_result(controller, stand_in, result)
+
+
+def trial_folder(number: int) -> str:
+    """Return the name of a trial's folder."""
+    return f"trial-{number:04d}"
+
+
+def last_checkpoint(trials_folder: Path, number: int) -> str | None:
+    """Return the newest intact checkpoint that any driver's run of a trial has left."""
+    found = []
+    for folder in trials_folder.glob(f"*/{trial_folder(number)}/**/{checkpoint.PROGRESS}"):
+        try:
+            checkpoint.verify(folder.parent)
+            found.append((checkpoint.load_progress(folder.parent).epoch, str(folder.parent)))
+        except CheckpointError:
+            continue  # torn by the crash that made it the last one; the one before will do
+    return max(found)[1] if found else None
+
+
+def _sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler, seeded so that a restarted sweep doesn't draw its first trials again."""
+    seed = int(np.random.SeedSequence([config.train.seed, known]).generate_state(1)[0])
+    if config.search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=config.search.startup_trials, constant_liar=True
+    )
+
+
+def _defaults(config: Config) -> dict[str, Any]:
+    """Return the configuration's own values of the space, or nothing if one lies outside it."""
+    settings, space = flatten(config), distributions(config)
+    inside = all(d._contains(d.to_internal_repr(settings[path])) for path, d in space.items())
+    return {path: settings[path] for path in space} if inside else {}

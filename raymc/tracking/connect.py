@@ -1,0 +1,172 @@
+"""The way to MLflow: which address is in force, whether it answers, and its experiment.
+
+Imports mlflow inside functions only, after a sign of life: MLflow itself would try for minutes.
+"""
+
+import os
+import socket
+import sqlite3
+import sys
+import urllib.error
+import urllib.request
+from contextlib import closing
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from raymc.config import TrackingConfig
+from raymc.errors import ConfigError, ResourceError
+from raymc.tracking.records import reason, without_password
+
+if TYPE_CHECKING:
+    import mlflow
+
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_ANSWER_SECONDS = 5.0
+_SWITCHES = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the writer tries again itself
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # a model would take along files of the working directory
+}
+
+
+def tracking_uri(config: TrackingConfig, runs_folder: str) -> str:
+    """Return the MLflow address in force: the config's, MLFLOW_TRACKING_URI, or a local file.
+
+    Raises:
+        ConfigError: Neither is set and the runs folder isn't local, so no file can be there.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri:
+        return uri
+    if "://" in runs_folder:
+        raise ConfigError(
+            f"runs folder {runs_folder}: MLflow's default database can't be in remote storage; "
+            "set tracking.uri or MLFLOW_TRACKING_URI to a server or a database"
+        )
+    return f"sqlite:///{(Path(runs_folder).resolve() / 'mlflow.db').as_posix()}"
+
+
+def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
+    """Return a client of a store that answers; with `create` a missing local file is made.
+
+    Raises:
+        ConfigError: The address isn't one that MLflow can write to.
+        ResourceError: The server or database does not answer.
+    """
+    if urlsplit(uri).scheme in ("", "file"):
+        raise ConfigError(
+            f"tracking.uri {uri}: MLflow writes to no folders; expected sqlite:///FILE.db, "
+            "another database, or http(s)://HOST:PORT of a server"
+        )
+    check_reachable(uri, create=create)
+    _set_switches()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        raise unusable(uri, error) from error
+
+
+def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) -> str:
+    """Return the id of an experiment, made if need be; a database's files go to the runs folder.
+
+    Raises:
+        ResourceError: MLflow refuses, or the experiment was deleted.
+    """
+    from mlflow.exceptions import MlflowException
+
+    artifacts = None if _is_server(client.tracking_uri) else _artifacts(runs_folder)
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return client.create_experiment(name, artifact_location=artifacts)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS":  # another process was faster
+            return open_experiment(client, name, runs_folder)
+        raise unusable(client.tracking_uri, error) from error
+    if experiment.lifecycle_stage == "deleted":
+        raise ResourceError(
+            f"experiment {name!r} was deleted in MLflow: restore it there, or set "
+            "tracking.experiment to another name"
+        )
+    return experiment.experiment_id
+
+
+def ui_command(uri: str, port: int = 5000) -> list[str]:
+    """Return the command that shows the records on http://127.0.0.1:PORT, on this machine only.
+
+    Run it with this process's environment, in which telemetry is switched off. Empty where
+    `uri` is a server's own address: its page is there already.
+
+    Raises:
+        ResourceError: There are no records at `uri`.
+    """
+    if _is_server(uri):
+        return []
+    check_reachable(uri, create=False)
+    _set_switches()
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    return [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+
+def check_reachable(uri: str, *, create: bool) -> None:
+    """Ask for a sign of life, for some seconds at most; with `create` make a local file's folder.
+
+    Raises:
+        ResourceError: There is none.
+    """
+    address = urlsplit(uri)
+    kind = address.scheme.partition("+")[0]
+    try:
+        if kind == "sqlite":
+            _check_file(Path(uri.partition(":///")[2].partition("?")[0]), create=create)
+        elif kind in ("http", "https"):
+            host = address.netloc.rpartition("@")[2]
+            health = f"{kind}://{host}{address.path.rstrip('/')}/health"
+            urllib.request.urlopen(health, timeout=_ANSWER_SECONDS).close()
+        elif kind in _PORTS and address.hostname:
+            server = (address.hostname, address.port or _PORTS[kind])
+            socket.create_connection(server, timeout=_ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers; a proxy or login in front of it is MLflow's matter
+    except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
+        raise unusable(uri, error) from error
+
+
+def unusable(uri: str, error: BaseException) -> ResourceError:
+    """Return the error that says in one line why an address can't be used, and what to do."""
+    return ResourceError(
+        f"MLflow at {without_password(uri)} can't be used ({reason(error)}): start or repair it, "
+        "correct tracking.uri or MLFLOW_TRACKING_URI, or leave both empty for a local file"
+    )
+
+
+def _check_file(file: Path, *, create: bool) -> None:
+    if create:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    elif not file.exists():
+        raise FileNotFoundError("there is no such file: nothing was recorded there yet")
+    with closing(sqlite3.connect(file, timeout=_ANSWER_SECONDS)) as database:
+        database.execute("PRAGMA schema_version")
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http:", "https:", "databricks"))
+
+
+def _artifacts(runs_folder: str) -> str:
+    if "://" in runs_folder:
+        return f"{runs_folder.rstrip('/')}/artifacts"
+    return (Path(runs_folder).resolve() / "artifacts").as_uri()
+
+
+def _set_switches() -> None:
+    """Set MLflow's switches, before its first import; what the user has set stays."""
+    for name, value in _SWITCHES.items():
+        os.environ.setdefault(name, value)

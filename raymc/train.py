@@ -1,0 +1,178 @@
+"""Training on Ray Train: one worker or many, on this machine or a cluster.
+
+Ray layer. The workers run `loop.fit`; this file gives them feeds and a device, carries their
+events to the driver, and leaves a finished run's folder behind. Running the same command again
+goes on from the last checkpoint.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.queue import Queue
+
+from raymc import loop
+from raymc.channel import Channel, Listener, sender
+from raymc.cluster import gpus_to_use
+from raymc.config import Config, from_dict, run_name, to_dict
+from raymc.errors import DivergedError, RaymcError, ResourceError, TrainingError
+from raymc.events import EpochEnded
+from raymc.feed import SharedData, share_data
+from raymc.prepare import prepare_dataset
+
+EPOCH_KEY = "epoch"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its name, its best checkpoint's folder and where all of it lies."""
+
+    name: str
+    folder: Path
+    checkpoint: Path
+
+
+def train(config: Config, *, listeners: Sequence[Listener] = ()) -> TrainResult:
+    """Train as configured; goes on from the last checkpoint if the run was interrupted.
+
+    Args:
+        config: all settings.
+        listeners: are told every event, in order, on a thread of their own.
+
+    Raises:
+        DataError: the dataset can't be used.
+        ResourceError: a GPU or more workers are asked for than the cluster has.
+        DivergedError: the loss is no longer finite.
+        TrainingError: the workers failed more than `train.max_failures` times.
+    """
+    dataset = prepare_dataset(config)
+    use_gpu = gpus_to_use(config.train.device, needed=config.train.workers)
+    check_workers(config.train.workers)
+    data = share_data(dataset, config.data)
+    folder = Path(config.run.folder).absolute()
+    with Channel(listeners) as channel:
+        trainer = make_trainer(
+            config,
+            data,
+            name=run_name(config),
+            storage=str(folder),
+            use_gpu=use_gpu,
+            events=channel.queue,
+        )
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise explain(error) from error
+    if isinstance(result.return_value, DivergedError):
+        raise result.return_value
+    best = result.get_best_checkpoint(config.train.monitor, "max")
+    assert best is not None
+    return TrainResult(run_name(config), folder / run_name(config), Path(best.path))
+
+
+def make_trainer(
+    config: Config,
+    data: SharedData,
+    *,
+    name: str,
+    storage: str,
+    use_gpu: bool,
+    events: Queue | None = None,
+    callbacks: Sequence[Any] = (),
+) -> TorchTrainer:
+    """Return the Ray Train trainer of a run; a run of the same name and storage goes on."""
+    per_worker: dict[str, float] = {"CPU": config.search.cpus_per_trial}
+    if use_gpu:
+        per_worker["GPU"] = config.search.gpus_per_trial or 1.0
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": to_dict(config), "data": data, "events": events},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.train.workers, use_gpu=use_gpu, resources_per_worker=per_worker
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=config.train.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1,
+                checkpoint_score_attribute=config.train.monitor,
+                checkpoint_score_order="max",
+            ),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def train_worker(settings: dict[str, Any]) -> DivergedError | None:
+    """Run the loop on one Ray Train worker.
+
+    A loss that diverges is returned rather than raised: every worker sees the same loss, and
+    Ray's next attempt would only see it again.
+    """
+    config, data = from_dict(settings["config"]), settings["data"]
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    last = ray.train.get_checkpoint()
+    limit_threads(config)
+    tell = sender(settings["events"] if rank == 0 else None)
+    try:
+        loop.fit(
+            config,
+            data.manifest,
+            data.feeds(config, share=(rank, workers)),
+            device=get_device(),
+            emit=tell,
+            report=lambda event, folder: report_to_train(event, folder, tell),
+            resume=Path(last.path) if last else None,
+        )
+    except DivergedError as error:
+        return error
+    return None
+
+
+def report_to_train(event: EpochEnded, folder: Path | None, tell: Callable[[Any], None]) -> None:
+    """Report an epoch to Ray Train, and to the driver once its checkpoint is safe."""
+    checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
+    ray.train.report({**event.metrics, EPOCH_KEY: event.epoch}, checkpoint=checkpoint)
+    tell(event)
+
+
+def explain(error: TrainingFailedError) -> RaymcError:
+    """Return the error of ours that made the workers fail, or one that names theirs."""
+    failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    for failure in failures:
+        cause: BaseException | None = failure
+        while cause is not None and not isinstance(cause, RaymcError):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is not None:
+            return cause
+    last_line = str(failures[0] if failures else error).strip().splitlines()[-1]
+    return TrainingError(f"training failed on every attempt; the last error: {last_line}")
+
+
+def limit_threads(config: Config) -> None:
+    """Compute on as many threads as the worker has CPUs, so that neighbours don't collide."""
+    torch.set_num_threads(max(1, int(config.search.cpus_per_trial)))
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of workers that the cluster can never start.
+
+    Raises:
+        ResourceError: there are fewer CPUs than workers.
+    """
+    cpus = ray.cluster_resources().get("CPU", 0)
+    if workers > cpus:
+        raise ResourceError(
+            f"train.workers is {workers}, but this Ray cluster has {cpus:g} CPUs: "
+            "ask for fewer workers or a larger cluster"
+        )

@@ -1,0 +1,126 @@
+"""A tiny dataset for all tests, and feeds of it that need no Ray.
+
+Its rows are made so that everything odd happens: clips of any length, modalities and labels that
+are missing, groups that nobody annotated; and so that a model can learn something.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from raymc.batches import Feed
+from raymc.config import Config, from_dict
+from raymc.labels import Vocabulary, label_counts
+from raymc.loop import Feeds
+from raymc.shards import Dataset, Modality, Row, open_dataset, read_shard, write_dataset
+
+torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+LABELS = ("add", "count", "rhyme", "spell", "other")
+VOCABULARY = Vocabulary(
+    LABELS, groups={"math": ("add", "count"), "literacy": ("rhyme", "spell")}, background="other"
+)
+MODALITIES = (
+    Modality("visual", 6, "float16", rate_hz=2.0),
+    Modality("audio", 4, "float32", rate_hz=4.0),
+)
+SPLIT_ROWS = {"train": 45, "val": 23, "test": 11}
+SHARD_ROWS = 8
+
+
+def tiny_row(split: str, index: int) -> Row:
+    """Every 5th row lacks its sound, every 7th its labels, every 4th one group's annotation."""
+    generator = np.random.default_rng([sorted(SPLIT_ROWS).index(split), index])
+    hot = generator.random(len(LABELS)) < 0.35
+    hot &= index % 7 != 3
+    visual = generator.normal(size=(int(generator.integers(1, 9)), 6))
+    audio = generator.normal(size=(int(generator.integers(1, 13)), 4))
+    visual[:, :5] += 2.0 * hot
+    audio[:, :2] += 2.0 * hot[2:4]
+    return Row(
+        id=f"{split}-{index:03d}",
+        labels=[name for name, has in zip(LABELS, hot) if has],
+        tokens={"visual": visual, "audio": None if index % 5 == 2 else audio},
+        observed={1: ["math"], 2: []}.get(index % 8),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny dataset; not to be written to."""
+    path = tmp_path_factory.mktemp("data") / "tiny"
+    write_dataset(
+        str(path),
+        {split: [tiny_row(split, i) for i in range(rows)] for split, rows in SPLIT_ROWS.items()},
+        vocabulary=VOCABULARY,
+        modalities=MODALITIES,
+        shard_rows=SHARD_ROWS,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_path: Path) -> Dataset:
+    """The tiny dataset."""
+    return open_dataset(str(tiny_path))
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_path: Path) -> Config:
+    """Settings of a model that trains on the tiny dataset in a second."""
+    return from_dict(
+        {
+            "data": {"path": str(tiny_path), "make": None},
+            "batch": {"size": 8, "pool_batches": 2},
+            "model": {
+                "width": 16,
+                "depth": 2,
+                "fusion_depth": 1,
+                "heads": 2,
+                "embedding_dim": 8,
+                "bottleneck_tokens": 2,
+            },
+            "train": {"epochs": 3, "device": "cpu"},
+            "search": {"space": {"loss.margin": {"low": 0.0, "high": 0.5}}},
+        }
+    )
+
+
+def feed_of(
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    *,
+    keep: bool = True,
+    share: tuple[int, int] = (0, 1),
+) -> Feed:
+    """A feed that reads the dataset's files."""
+    shards = dataset.split(split)
+
+    def read(wanted: Sequence[int]) -> Iterable[pa.Table]:
+        return (read_shard(dataset, shards[shard]) for shard in wanted)
+
+    return Feed(
+        read,
+        dataset.manifest,
+        split,
+        config=config.batch,
+        seed=config.train.seed,
+        keep=keep,
+        share=share,
+    )
+
+
+def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
+    """The feeds of a run."""
+    shards = dataset.split("train")
+    labels = [row for s in shards for row in read_shard(dataset, s)["labels"].to_pylist()]
+    return Feeds(
+        train=feed_of(dataset, "train", config, share=share),
+        val=feed_of(dataset, "val", config, share=share),
+        class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
+    )

@@ -1,0 +1,26 @@
+import pytest
+
+from raymc.datasets.lazy_rows import LazyRows
+from raymc.shards import Row
+
+
+def test_rows_are_computed_when_asked_for() -> None:
+    asked = []
+
+    def row(i: int) -> Row:
+        asked.append(i)
+        return Row(id=str(i), labels=(), tokens={})
+
+    rows = LazyRows(5, row)
+    assert (len(rows), asked) == (5, [])
+    assert rows[3].id == "3"
+    assert rows[-1].id == "4"
+    assert [row.id for row in rows[1:3]] == ["1", "2"]
+    assert asked == [3, 4, 1, 2]
+    assert [row.id for row in rows] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("index", [2, -3])
+def test_there_are_no_rows_beyond_the_last(index: int) -> None:
+    with pytest.raises(IndexError):
+        LazyRows(2, lambda i: Row(id=str(i), labels=(), tokens={}))[index]

@@ -1,0 +1,159 @@
+"""The transformer once more, slowly: one clip, its real tokens only, NumPy in float64.
+
+Written from the model's description and its weights by name; it shares no code with it.
+
+Axes: T tokens, D width, H heads, d dimensions of a head, E embedding dim.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raymc.model import ModelConfig
+from raymc.shards import Modality
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Weights = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Projected:
+    """What one modality asks, offers and says in a layer; each [T, H, d], the first two complex."""
+
+    queries: Array
+    keys: Array
+    values: Array
+
+
+def periods(count: int) -> Array:
+    """From 0.2 to 200 seconds, in equal ratios."""
+    return np.array([0.2 * 1000 ** (i / max(1, count - 1)) for i in range(count)])
+
+
+def mid_times(length: int, rate_hz: float) -> Array:
+    return np.array([(i + 0.5) / rate_hz for i in range(length)])
+
+
+def positions(seconds: Array, width: int) -> Array:
+    """Sines, then cosines, of every period; [T, D]."""
+    angles = 2 * np.pi * seconds[:, None] / periods(width // 2)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def turned(x: Array, seconds: Array, turned_heads: int) -> Array:
+    """Halves of [T, H, d] as real and imaginary parts, turned once every period."""
+    pairs = x[:, :, : x.shape[2] // 2] + 1j * x[:, :, x.shape[2] // 2 :]
+    turns = np.exp(2j * np.pi * seconds[:, None] / periods(pairs.shape[2]))
+    for head in range(turned_heads):
+        pairs[:, head] *= turns
+    return pairs
+
+
+def layer_norm(weights: Weights, path: str, x: Array) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+    return scaled * weights[f"{path}.weight"] + weights[f"{path}.bias"]
+
+
+def linear(weights: Weights, path: str, x: Array) -> Array:
+    return x @ weights[f"{path}.weight"].T + weights[f"{path}.bias"]
+
+
+def gelu(x: Array) -> Array:
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def embedded(weights: Weights, modality: Modality, stored: Array) -> Array:
+    """The readout token, then the clip's tokens; [T + 1, D]."""
+    path = f"embed.{modality.name}"
+    readout = weights[f"{path}.readout"][None]
+    if len(stored) == 0:
+        return readout
+    values = stored.astype(np.float64) * modality.scale + modality.offset
+    x = linear(weights, f"{path}.project", layer_norm(weights, f"{path}.norm", values))
+    added = positions(mid_times(len(stored), modality.rate_hz), x.shape[1])
+    x = x + weights[f"{path}.kind"] + weights[f"{path}.position_scale"] * added
+    return np.concatenate([readout, x])
+
+
+def project(weights: Weights, block: str, x: Array, seconds: Array, heads: int) -> Projected:
+    normed = layer_norm(weights, f"{block}.norm_attention", x)
+    three = linear(weights, f"{block}.qkv", normed).reshape(len(x), 3, heads, -1)
+    seeing_time = math.ceil(heads / 2)
+    return Projected(
+        queries=turned(three[:, 0], seconds, seeing_time),
+        keys=turned(three[:, 1], seconds, seeing_time),
+        values=three[:, 2],
+    )
+
+
+def attended(queries: Array, seen: Sequence[Projected]) -> Array:
+    """What each query finds among the tokens that it sees; [T, D]."""
+    keys = np.concatenate([part.keys for part in seen])
+    values = np.concatenate([part.values for part in seen])
+    found = np.zeros((len(queries), *values.shape[1:]))
+    for token in range(len(queries)):
+        for head in range(values.shape[1]):
+            agreement = (keys[:, head] * queries[token, head].conj()).sum(axis=1).real
+            logits = agreement / math.sqrt(values.shape[2])
+            weight = np.exp(logits - logits.max())
+            found[token, head] = weight / weight.sum() @ values[:, head]
+    return found.reshape(len(queries), -1)
+
+
+def update(weights: Weights, block: str, x: Array, found: Array) -> Array:
+    x = x + linear(weights, f"{block}.out", found)
+    hidden = linear(weights, f"{block}.mlp.0", layer_norm(weights, f"{block}.norm_mlp", x))
+    return x + linear(weights, f"{block}.mlp.2", gelu(hidden))
+
+
+def embed_clip(
+    weights: Weights, config: ModelConfig, modalities: Sequence[Modality], clip: Mapping[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """Return the fused embedding [E] and those of all modalities.
+
+    Args:
+        weights: the model's parameters by name.
+        config: its shape.
+        modalities: what the tokens are.
+        clip: per modality [T, dim] as stored, without padding; T is 0 where it is missing.
+    """
+    names = [m.name for m in modalities]
+    present = [name for name in names if len(clip[name])] or names
+    streams = {m.name: embedded(weights, m, clip[m.name]) for m in modalities}
+    # a readout token has no time, and is turned as if it stood at 0
+    times = {
+        m.name: np.concatenate([[0.0], mid_times(len(clip[m.name]), m.rate_hz)]) for m in modalities
+    }
+    shared = weights["bottleneck"]
+    for layer in range(config.depth):
+        blocks = {name: f"layers.{layer}.blocks.{name}" for name in names}
+        fused = layer >= config.depth - config.fusion_depth
+        if fused and config.fusion == "bottleneck":
+            views = {}
+            for name, block in blocks.items():
+                x = np.concatenate([streams[name], shared])
+                seconds = np.concatenate([times[name], np.zeros(len(shared))])
+                all_of_it = project(weights, block, x, seconds, config.heads)
+                x = update(weights, block, x, attended(all_of_it.queries, [all_of_it]))
+                streams[name], views[name] = np.split(x, [len(streams[name])])
+            shared = sum(views[name] for name in present) / len(present)
+            continue
+        parts = {
+            name: project(weights, block, streams[name], times[name], config.heads)
+            for name, block in blocks.items()
+        }
+        for name, block in blocks.items():
+            seen = list(parts.values()) if fused else [parts[name]]
+            found = attended(parts[name].queries, seen)
+            streams[name] = update(weights, block, streams[name], found)
+    by_modality = {
+        name: linear(
+            weights, f"to_embedding.{name}", layer_norm(weights, f"norms.{name}", x[:1])
+        ).ravel()
+        for name, x in streams.items()
+    }
+    return np.mean([by_modality[name] for name in present], axis=0), by_modality

@@ -1,0 +1,253 @@
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    average_precision_score,
+    coverage_error,
+    label_ranking_average_precision_score,
+    precision_recall_curve,
+)
+
+from raymc import metrics
+from raymc.errors import ConfigError, DataError
+from raymc.metrics import (
+    MetricName,
+    Scores,
+    bootstrap_interval,
+    evaluate_scores,
+    thresholds_at_precision,
+)
+
+Table = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def random_table(seed: int, levels: int, rows: int = 60, classes: int = 7) -> Table:
+    """Scores in 2 × `levels` steps and what is special, once only what is observed counts.
+
+    Class 0 has no positive, class 1 no negative, class 2 and row 2 nothing at all; row 0 has no
+    label, row 1 only labels.
+    """
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(-levels, levels, (rows, classes)) / levels
+    noise = generator.uniform(-1.0, 1.0, (rows, classes))
+    labels = 0.7 * scores + noise > 0.4
+    labels[:, 1], labels[0], labels[1] = True, False, True
+    observed = generator.random((rows, classes)) < 0.75
+    observed[:, 2], observed[2], observed[0, 1] = False, False, False
+    labels[:, 0] = ~observed[:, 0]
+    return scores, labels, observed
+
+
+def slow_recall(labels: np.ndarray, scores: np.ndarray, target: float) -> float:
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    return float(recall[precision >= target].max())
+
+
+def slow_scores(scores: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> dict[str, float]:
+    precisions, recalls = [], []
+    for k in range(scores.shape[1]):
+        known = observed[:, k]
+        if (labels[known, k]).any():
+            precisions.append(average_precision_score(labels[known, k], scores[known, k]))
+            recalls.append(slow_recall(labels[known, k], scores[known, k], 0.8))
+    seen = observed.any(axis=1)
+    # A negative below all others changes neither ranking metric, so it stands for "unobserved".
+    ranked = np.where(observed, scores.astype(np.float64), -1e6)[seen]
+    return {
+        "mAP": float(np.mean(precisions)),
+        "micro_AP": float(average_precision_score(labels[observed], scores[observed])),
+        "R80": float(np.mean(recalls)),
+        "LRAP": float(label_ranking_average_precision_score((labels & observed)[seen], ranked)),
+        "coverage": float(coverage_error((labels & observed)[seen], ranked)),
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("levels", [1, 3, 20, 100_000])
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_scikit_learn_whatever_the_ties(seed: int, levels: int, dtype: type) -> None:
+    scores, labels, observed = random_table(seed, levels)
+    scores = scores.astype(dtype)
+    for known in (observed, None):
+        expected = slow_scores(scores, labels, observed if known is not None else labels | True)
+        found = evaluate_scores(scores, labels, known).to_dict()
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_class_equals_scikit_learn(seed: int) -> None:
+    scores, labels, observed = random_table(seed, levels=4)
+    found = evaluate_scores(scores, labels, observed)
+    for k in range(scores.shape[1]):
+        known = observed[:, k]
+        truth, values = labels[known, k], scores[known, k]
+        assert found.support[k] == truth.sum()
+        if not truth.any():
+            assert np.isnan(found.per_class_AP[k])
+            assert np.isnan(found.per_class_R80[k])
+        else:
+            expected = average_precision_score(truth, values)
+            assert found.per_class_AP[k] == pytest.approx(expected, abs=1e-12)
+            assert found.per_class_R80[k] == pytest.approx(slow_recall(truth, values, 0.8))
+    assert np.isnan(found.per_class_AP[[0, 2]]).all()
+    assert found.per_class_AP[1] == pytest.approx(1.0)
+
+
+def test_by_hand() -> None:
+    scores = np.array([[0.9, 0.1], [0.8, 0.4], [0.8, 0.3], [0.1, 0.2]])
+    labels = np.array([[True, False], [True, True], [False, True], [True, False]])
+    found = evaluate_scores(scores, labels)
+    assert found.per_class_AP == pytest.approx([1 / 3 * (1 + 2 / 3 + 3 / 4), 1.0])
+    assert found.per_class_R80 == pytest.approx([1 / 3, 1.0])
+    assert found.support.tolist() == [3, 2]
+    assert found.to_dict() == pytest.approx(
+        {
+            "mAP": (1 / 3 * (1 + 2 / 3 + 3 / 4) + 1) / 2,
+            "micro_AP": 1 / 5 * (1 + 2 / 3 + 3 / 4 + 4 / 5 + 5 / 8),
+            "R80": (1 / 3 + 1) / 2,
+            "LRAP": (1 + 1 + 1 / 2 + 1 / 2) / 4,
+            "coverage": (1 + 2 + 2 + 2) / 4,
+        }
+    )
+
+
+def test_a_precision_of_exactly_the_target_is_enough() -> None:
+    scores = np.array([[5.0], [4.0], [3.0], [2.0], [1.0], [0.0]])
+    labels = np.array([[True], [True], [False], [True], [True], [False]])
+    assert evaluate_scores(scores, labels).R80 == 1.0
+    assert thresholds_at_precision(scores, labels).tolist() == [1.0]
+
+
+def test_only_the_order_of_scores_matters() -> None:
+    scores, labels, observed = random_table(0, levels=10)
+    found = evaluate_scores(scores, labels, observed).to_dict()
+    rows = np.random.default_rng(1).permutation(len(scores))
+    moved = evaluate_scores(np.exp(3.0 * scores[rows]), labels[rows], observed[rows]).to_dict()
+    assert moved == pytest.approx(found, abs=1e-12)
+
+
+@pytest.mark.parametrize("noise", [np.nan, np.inf, -np.inf, 1e9])
+def test_unobserved_entries_enter_nothing(noise: float) -> None:
+    scores, labels, observed = random_table(3, levels=5)
+    found = evaluate_scores(scores, labels, observed)
+    noisy = np.where(observed, scores, noise)
+    other = evaluate_scores(noisy, labels ^ ~observed, observed)
+    assert other.to_dict() == found.to_dict()
+    assert np.array_equal(other.per_class_AP, found.per_class_AP, equal_nan=True)
+    assert np.array_equal(other.support, found.support)
+    thresholds = thresholds_at_precision(scores, labels, observed)
+    assert np.array_equal(thresholds_at_precision(noisy, labels, observed), thresholds)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, labels, observed = random_table(2, levels=5)
+    whole = evaluate_scores(scores, labels, observed)
+    thresholds = thresholds_at_precision(scores, labels, observed)
+    interval = bootstrap_interval(scores, labels, observed, resamples=10)
+    monkeypatch.setattr(metrics, "_BLOCK_ENTRIES", 2 * len(scores))
+    cut = evaluate_scores(scores, labels, observed)
+    assert cut.to_dict() == whole.to_dict()
+    assert np.array_equal(cut.per_class_R80, whole.per_class_R80, equal_nan=True)
+    assert np.array_equal(thresholds_at_precision(scores, labels, observed), thresholds)
+    assert bootstrap_interval(scores, labels, observed, resamples=10) == interval
+
+
+def test_nothing_to_measure_is_nan_and_not_a_crash() -> None:
+    scores = np.zeros((3, 2))
+    nothing = np.zeros((3, 2), dtype=np.bool_)
+    no_label = evaluate_scores(scores, nothing)
+    assert [math.isnan(x) for x in (no_label.mAP, no_label.micro_AP, no_label.R80)] == [True] * 3
+    assert (no_label.LRAP, no_label.coverage) == (1.0, 0.0)
+    unobserved = evaluate_scores(scores, ~nothing, nothing)
+    assert all(math.isnan(value) for value in unobserved.to_dict().values())
+    assert np.isinf(thresholds_at_precision(scores, ~nothing, nothing)).all()
+    assert np.isnan(bootstrap_interval(scores, nothing, resamples=5)).all()
+
+
+def test_to_dict_names_every_metric() -> None:
+    found = evaluate_scores(*random_table(0, levels=5))
+    assert isinstance(found, Scores)
+    assert list(found.to_dict()) == list(get_args(MetricName))
+    assert all(type(value) is float for value in found.to_dict().values())
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("levels", [2, 10, 100_000])
+@pytest.mark.parametrize("seed", range(4))
+def test_thresholds_equal_a_search_of_all_scores(seed: int, levels: int, target: float) -> None:
+    scores, labels, observed = random_table(seed, levels)
+    scores = scores.astype(np.float32)
+    thresholds = thresholds_at_precision(scores, labels, observed, target)
+    for k, threshold in enumerate(thresholds):
+        values, truth = scores[observed[:, k], k], labels[observed[:, k], k]
+        precise = [t for t in set(values.tolist()) if truth[values >= t].mean() >= target]
+        assert threshold == min(precise, default=np.inf)
+
+
+def test_thresholds_reach_the_recall_that_is_reported() -> None:
+    scores, labels, observed = random_table(1, levels=30, rows=300)
+    found = evaluate_scores(scores, labels, observed)
+    chosen = (scores >= thresholds_at_precision(scores, labels, observed)) & observed
+    with np.errstate(invalid="ignore"):
+        recall = (chosen & labels).sum(axis=0) / (observed & labels).sum(axis=0)
+    assert recall == pytest.approx(found.per_class_R80, nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", get_args(MetricName))
+@pytest.mark.parametrize("levels", [3, 100_000])
+def test_bootstrap_equals_measuring_each_resample(metric: MetricName, levels: int) -> None:
+    scores, labels, observed = random_table(4, levels, rows=25)
+    generator = np.random.default_rng(9)
+    draws = [generator.integers(25, size=25) for _ in range(40)]
+    values = [
+        evaluate_scores(scores[draw], labels[draw], observed[draw]).to_dict()[metric]
+        for draw in draws
+    ]
+    interval = bootstrap_interval(
+        scores, labels, observed, metric=metric, confidence=0.9, resamples=40, seed=9
+    )
+    assert interval == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])), abs=1e-12)
+
+
+def test_bootstrap_is_seeded_and_holds_the_estimate() -> None:
+    table = random_table(0, levels=1000, rows=400)
+    low, high = bootstrap_interval(*table, resamples=200)
+    assert low < evaluate_scores(*table).mAP < high
+    assert high - low < 0.15
+    assert bootstrap_interval(*table, resamples=200) == (low, high)
+    assert bootstrap_interval(*table, resamples=200, seed=1) != (low, high)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_named(value: float) -> None:
+    scores, labels, observed = random_table(0, levels=5)
+    observed[7, 3] = observed[9, 1] = True
+    scores[7, 3] = scores[9, 1] = value
+    message = rf"row 7, class 3 is {value} \(2 such scores in all\); scores must be finite"
+    for measure in (evaluate_scores, thresholds_at_precision, bootstrap_interval):
+        with pytest.raises(DataError, match=message):
+            measure(scores, labels, observed)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_no_scores_are_an_error(shape: tuple[int, int]) -> None:
+    empty = np.zeros(shape)
+    with pytest.raises(DataError, match=f"{shape[0]} rows of {shape[1]} classes; expected"):
+        evaluate_scores(empty, empty.astype(np.bool_))
+
+
+@pytest.mark.parametrize("precision", [0.0, -0.1, 1.01, np.nan])
+def test_a_precision_out_of_range_is_an_error(precision: float) -> None:
+    scores, labels, observed = random_table(0, levels=5)
+    with pytest.raises(ConfigError, match=f"precision is {precision}; it must be above 0"):
+        thresholds_at_precision(scores, labels, observed, precision)
+
+
+def test_wrong_bootstrap_arguments_are_errors() -> None:
+    table = random_table(0, levels=5)
+    with pytest.raises(ConfigError, match=r"confidence is 1.0; it must be between 0 and 1"):
+        bootstrap_interval(*table, confidence=1.0)
+    with pytest.raises(ConfigError, match=r"resamples is 0; it must be at least 1"):
+        bootstrap_interval(*table, resamples=0)

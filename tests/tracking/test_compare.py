@@ -1,0 +1,70 @@
+"""Sweeps read back from MLflow."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from raymc.config import TrackingConfig
+from raymc.errors import ConfigError, ResourceError
+from raymc.tables import trials_table
+from raymc.tracking import EndState, Tracker, compare_runs, list_sweeps, open_tracker
+
+
+def record_sweep(tracker: Tracker, name: str, margins: dict[float, tuple[float, EndState]]) -> None:
+    tracker.start_run(name, key=name, params={}, tags={})
+    for number, (margin, (value, state)) in enumerate(margins.items()):
+        run = tracker.start_run(
+            f"{name}/{number}",
+            key=f"{name}/{number}",
+            parent=name,
+            params={"loss.margin": margin, "loss.temperature": 0.1 * margin, "model.depth": 2},
+            tags={"raymc.trial": str(number)},
+        )
+        tracker.log_epoch(run, 1, {"val/mAP": value, "val/R80": value / 2}, is_best=True)
+        tracker.log_epoch(run, 2, {"val/mAP": value - 0.1, "val/R80": 0.0})
+        tracker.end_run(run, state, metrics={"cost/seconds": 90.0})
+    assert tracker.close() == 0
+
+
+def test_a_sweep_is_read_back_and_shown(folder: str, config: TrackingConfig) -> None:
+    record_sweep(open_tracker(config, folder), "old", {0.5: (0.3, "complete")})
+    tracker = open_tracker(config, folder)
+    record_sweep(tracker, "new", {0.1: (0.4, "pruned"), 0.2: (0.6, "complete")})
+
+    sweeps = list_sweeps(tracker.uri, config.experiment)
+    assert [(sweep.name, sweep.trials) for sweep in sweeps] == [("new", 2), ("old", 1)]
+    first, second = compare_runs(tracker.uri, config.experiment, "new")
+    assert (first.number, first.state, first.value, first.epoch) == (0, "pruned", 0.4, 2)
+    assert (second.number, second.others, second.seconds) == (1, {"val/R80": 0.3}, 90.0)
+    assert second.params["loss.margin"] == "0.2"
+    by_id = compare_runs(tracker.uri, config.experiment, sweeps[1].run_id, metric="val/R80")
+    assert [view.value for view in by_id] == [0.15]
+
+    console = Console(file=StringIO(), width=100, record=True)
+    console.print(trials_table([first, second]))
+    shown = [line.split() for line in console.export_text().strip().splitlines()]
+    assert shown == [
+        ["trial", "state", "val/mAP", "val/R80", "epoch", "time", "margin", "τ"],
+        ["1", "complete", "0.6000", "0.3000", "2", "1:30", "0.2", "0.02"],
+        ["0", "pruned", "0.4000", "0.2000", "2", "1:30", "0.1", "0.01"],
+    ]
+
+
+def test_a_trial_without_records_is_read_too(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        tracker.start_run("s", key="s", params={}, tags={})
+        tracker.start_run("t", key="t", parent="s", params={}, tags={})
+    (view,) = compare_runs(tracker.uri, config.experiment, "s")
+    assert (view.number, view.state, view.value, view.epoch) == (0, "running", None, 0)
+
+
+def test_unknown_names_list_those_that_exist(folder: str, config: TrackingConfig) -> None:
+    tracker = open_tracker(config, folder)
+    record_sweep(tracker, "margins", {0.5: (0.3, "complete")})
+    with pytest.raises(ConfigError, match=r"^no sweep 'margin' in .*; there are: margins$"):
+        compare_runs(tracker.uri, config.experiment, "margin")
+    with pytest.raises(
+        ResourceError, match=rf"no experiment 'x'; there are: .*{config.experiment}"
+    ):
+        list_sweeps(tracker.uri, "x")

@@ -1,0 +1,87 @@
+"""Addresses of MLflow: which is in force, which can be used, and what a bad one says."""
+
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from tracking_cases import free_port, silent_server
+
+from raymc.config import TrackingConfig
+from raymc.errors import ConfigError, RaymcError, ResourceError
+from raymc.tracking import connect, list_sweeps, open_tracker, tracking_uri, ui_command
+
+
+@pytest.mark.parametrize(
+    ("uri", "variable", "expected"),
+    [
+        ("http://a:1", "http://b:2", "http://a:1"),
+        ("", "http://b:2", "http://b:2"),
+        ("", "", "sqlite:////data/runs/mlflow.db"),
+    ],
+)
+def test_the_config_then_the_environment_then_a_local_file(
+    uri: str, variable: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", variable)
+    assert tracking_uri(TrackingConfig(uri=uri), "/data/runs") == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "kind", "message"),
+    [
+        ("file:///tmp/mlruns", ConfigError, r"file:///tmp/mlruns: MLflow writes to no folders"),
+        ("runs/mlruns", ConfigError, r"expected sqlite:///FILE.db"),
+        ("http://127.0.0.1:CLOSED", ResourceError, r"MLflow at http.*Connection refused"),
+        ("http://me:secret@127.0.0.1:SILENT", ResourceError, r"http://\*\*\*@.*timed out"),
+        ("http://127.0.0.1:port", ResourceError, r"can't be used \(nonnumeric port"),
+        ("postgresql://me:secret@127.0.0.1:CLOSED/x", ResourceError, r"//\*\*\*@.*refused"),
+        ("sqlite:////dev/null/x.db", ResourceError, r"start or repair it, correct tracking.uri"),
+        ("sqlite:///TEXT", ResourceError, r"file is not a database"),
+        ("nonsense://x", ResourceError, r"nonsense://x can't be used"),
+    ],
+)
+def test_an_unusable_address_is_one_quick_line(
+    uri: str,
+    kind: type[RaymcError],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connect, "_ANSWER_SECONDS", 0.2)
+    text = tmp_path / "text"
+    text.write_text("no database " * 100)
+    with silent_server() as silent:
+        for name, value in (("CLOSED", free_port()), ("SILENT", silent), ("TEXT", text)):
+            uri = uri.replace(name, str(value))
+        began = time.monotonic()
+        with pytest.raises(kind, match=message) as caught:
+            open_tracker(TrackingConfig(uri=uri), str(tmp_path))
+        assert time.monotonic() - began < 3.0
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_default_file_cannot_be_in_remote_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ConfigError, match=r"runs folder s3://b/runs: .*set tracking.uri"):
+        open_tracker(TrackingConfig(), "s3://b/runs")
+
+
+def test_a_deleted_experiment_is_explained(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        MlflowClient(tracker.uri).delete_experiment(tracker.experiment_id)
+    with pytest.raises(ResourceError, match=r"was deleted in MLflow: restore it there"):
+        open_tracker(config, folder)
+
+
+def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for read in (list_sweeps, ui_command):
+        with pytest.raises(ResourceError, match="nothing was recorded there yet"):
+            read(uri)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_shows_its_own_page() -> None:
+    assert ui_command("https://mlflow.example.org") == []

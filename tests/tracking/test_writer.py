@@ -1,0 +1,155 @@
+"""Records of runs while MLflow is away, forgets to answer, refuses, dies and comes back."""
+
+import logging
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from tracking_cases import away, free_port, kill, run_server, runs_of, start, steps, wait_until
+
+from raymc.config import TrackingConfig
+from raymc.tracking import open_tracker, ui_command
+from raymc.tracking.writer import may_pass
+
+
+def test_records_wait_while_mlflow_is_away(
+    folder: str,
+    config: TrackingConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = open_tracker(config, folder)
+    with away(monkeypatch) as calls:
+        began = time.monotonic()
+        run = start(tracker)
+        for epoch in range(1, 51):
+            tracker.log_epoch(run, epoch, {"val/mAP": epoch / 100})
+        tracker.end_run(run, "complete")
+        assert time.monotonic() - began < 1.0
+        wait_until(lambda: len(calls) >= 3)
+    assert tracker.close() == 0
+    (only,) = runs_of(tracker)
+    assert steps(only, "val/mAP", tracker.uri) == [(epoch, epoch / 100) for epoch in range(1, 51)]
+    assert only.info.status == "FINISHED"
+    assert [record.message for record in caplog.records] == [
+        f"MLflow at {tracker.uri} is away (connection refused); records wait, the run goes on"
+    ]
+
+
+def test_a_lost_answer_doubles_nothing(
+    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = open_tracker(config, folder)
+    with away(monkeypatch, stores=True) as calls:
+        start(tracker)
+        wait_until(lambda: bool(calls))
+    tracker.run_id("a")
+    with away(monkeypatch, stores=True) as calls:
+        tracker.log_epoch("a", 1, {"val/mAP": 0.5})
+        wait_until(lambda: len(calls) >= 2)
+    wait_until(lambda: tracker._writer.waiting == 0)
+    with away(monkeypatch, stores=True) as calls:
+        tracker.end_run("a", "complete", metrics={"cost/seconds": 3.0})
+        wait_until(lambda: len(calls) >= 2)
+    assert tracker.close() == 0
+    (only,) = runs_of(tracker)
+    for name, value in (("val/mAP", 0.5), ("cost/seconds", 3.0)):
+        history = MlflowClient(tracker.uri).get_metric_history(only.info.run_id, name)
+        assert [(point.step, point.value) for point in history] == [(1, value)]
+    assert only.info.status == "FINISHED"
+
+
+class HttpError(OSError):
+    """As artifact stores raise it."""
+
+    def __init__(self, status_code: int) -> None:
+        self.response = self
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (MlflowException("x"), True),
+        (MlflowException.invalid_parameter_value("x"), False),
+        (HttpError(503), True),
+        (HttpError(429), True),
+        (HttpError(403), False),
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (PermissionError(), False),
+        (ModuleNotFoundError("boto3"), False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(error: Exception, passes: bool) -> None:
+    assert may_pass(error) is passes
+
+
+def test_close_counts_what_never_arrived(
+    folder: str,
+    config: TrackingConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = open_tracker(config, folder)
+    with away(monkeypatch):
+        run = start(tracker)
+        tracker.log_epoch(run, 1, {"val/mAP": 0.1})
+        began = time.monotonic()
+        assert tracker.close(timeout_seconds=0.3) == 2
+        assert time.monotonic() - began < 1.0
+        tracker.log_epoch(run, 2, {"val/mAP": 0.1})
+        assert tracker.close() == 2
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert "2 records were not written" in caplog.records[-1].message
+    assert runs_of(tracker) == []
+
+
+def test_a_refused_record_does_not_hold_up_the_others(
+    folder: str, config: TrackingConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = open_tracker(config, folder)
+    tracker.log_epoch("never started", 1, {"val/mAP": 0.1})
+    tracker.log_epoch(start(tracker), 1, {"val/mAP": 0.1})
+    assert tracker.close() == 1
+    assert [record.message for record in caplog.records] == [
+        "MLflow refused epoch 1 of never started: run never started was not started"
+    ]
+    assert runs_of(tracker)[0].data.metrics["val/mAP"] == 0.1
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_and_comes_back_has_every_record(
+    folder: str, config: TrackingConfig, tmp_path: Path
+) -> None:
+    with open_tracker(config, folder) as local:
+        start(local)
+    port = free_port()
+    command = ui_command(local.uri, port)
+    server = run_server(command, tmp_path)
+    try:
+        remote = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server")
+        tracker = open_tracker(remote, folder)
+        run = start(tracker)
+        tracker.log_epoch(run, 1, {"val/mAP": 0.01})
+        tracker.run_id(run)
+        kill(server)
+        began = time.monotonic()
+        for epoch in range(2, 21):
+            tracker.log_epoch(run, epoch, {"val/mAP": epoch / 100})
+        other = start(tracker, "b")
+        tracker.log_json(other, "config.json", {"a": 1})
+        assert time.monotonic() - began < 1.0
+        server = run_server(command, tmp_path)
+        tracker.end_run(run, "complete")
+        assert tracker.close(timeout_seconds=60.0) == 0
+        (stored,) = [one for one in runs_of(tracker) if one.data.tags["raymc.key"] == "a"]
+        assert stored.info.status == "FINISHED"
+        expected = [(epoch, epoch / 100) for epoch in range(1, 21)]
+        assert steps(stored, "val/mAP", tracker.uri) == expected
+        files = MlflowClient(tracker.uri).list_artifacts(tracker.run_id(other))
+        assert [file.path for file in files] == ["config.json"]
+    finally:
+        kill(server)
