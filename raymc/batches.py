@@ -344,3 +344,12 @@ class Feed:
     def _blocks(self, shards: Sequence[int]) -> Iterator[tuple[int, Block]]:
         for first, piece in cut_at_shards(self._read(shards), shards, self.shard_rows):
             yield first, block_from_table(piece, self.manifest)
+
+
+@dataclass(frozen=True)
+class Feeds:
+    """The two splits a run sees, and how often each class occurs in the first ([C])."""
+
+    train: Feed
+    val: Feed
+    class_counts: np.ndarray

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from threading import Thread
+from typing import Any
 
 from ray.util.queue import Queue
 
@@ -37,5 +38,5 @@ def sender(queue: Queue | None) -> Callable[[Event], None]:
     """Return a function that sends an event without waiting; into nowhere if there is no queue."""
     if queue is None:
         return lambda event: None
-    actor = queue.actor
+    actor: Any = queue.actor
     return lambda event: actor.put_nowait.remote(event)

@@ -5,11 +5,15 @@ Ray layer. Every command that needs Ray calls `connect` first and nothing else s
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray.exceptions import RayError
+from ray.train.v2.api.exceptions import TrainingFailedError
 
-from raymc.errors import ResourceError
+from raymc.errors import RaymcError, ResourceError
 
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
 # starve behind workers that wait for their rows.
@@ -28,7 +32,8 @@ def connect(log_file: Path | None = None) -> str:
     """Join Ray, or start it on this machine if no cluster is named by RAY_ADDRESS.
 
     Args:
-        log_file: where Ray's messages go instead of the terminal.
+        log_file: where Ray's messages go instead of the terminal; by default a file among
+            Ray's own logs.
 
     Returns:
         The folder of Ray's own logs.
@@ -38,20 +43,19 @@ def connect(log_file: Path | None = None) -> str:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if log_file is not None:
-        log_to(log_file)
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        own = {} if address else {"num_cpus": (os.cpu_count() or 1) + SPARE_CPUS}
+        cpus = None if address else (os.cpu_count() or 1) + SPARE_CPUS
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
+            ray.init(address, num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, OSError) as error:
             raise ResourceError(
                 f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}); "
                 "check RAY_ADDRESS, or unset it to start Ray here"
             ) from error
-    node = ray.get_runtime_context()
-    return str(Path(node.worker.node.get_session_dir_path()) / "logs")
+    logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
+    log_to(log_file or logs / "raymc.log")
+    return str(logs)
 
 
 def log_to(log_file: Path) -> None:
@@ -82,3 +86,33 @@ def gpus_to_use(device: str, *, needed: float = 1) -> bool:
             f"{there:g}: use train.device=cpu, or a cluster with GPUs (RAY_ADDRESS)"
         )
     return device == "gpu" or (device == "auto" and there >= needed)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise raymc's own error where Ray wraps it into one of its own.
+
+    Raises:
+        RaymcError: a task or actor met one; the first there is.
+    """
+    try:
+        yield
+    except (RayError, TrainingFailedError) as error:
+        ours = our_error(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def our_error(error: BaseException) -> RaymcError | None:
+    """Return the error of raymc that an error of Ray was caused by, if there is one."""
+    waiting, seen = [error], set()
+    while waiting:
+        current = waiting.pop(0)
+        if isinstance(current, RaymcError):
+            return current
+        seen.add(id(current))
+        failures = getattr(current, "worker_failures", {}).values()
+        causes = [getattr(current, "cause", None), current.__cause__, *failures]
+        waiting += [c for c in causes if isinstance(c, BaseException) and id(c) not in seen]
+    return None

@@ -16,7 +16,7 @@ from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
 from raymc.config import Config, flatten, run_name, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
-from raymc.errors import TrainingError
+from raymc.errors import ResourceError, TrainingError
 from raymc.evaluate import Evaluation, evaluate, evaluation_table
 from raymc.events import EpochEnded, Event, SweepEvent, TrialEnded, TrialStarted
 from raymc.predict import predict
@@ -56,8 +56,8 @@ def run_train(config: Config, console: Console) -> Path:
             result = train(config, listeners=[display.handle, _Recorder(tracker, run)])
         save_bundle(result.checkpoint, bundle)
         tracker.end_run(run, "complete")
-        model = _log_bundle(bundle, tracker, run, config)
-    console.print(f"bundle: {bundle}\nMLflow model: {model}")
+        _log_bundle(bundle, tracker, run, config, console)
+    console.print(f"bundle: {bundle}", soft_wrap=True)
     return bundle
 
 
@@ -77,9 +77,10 @@ def run_tune(config: Config, console: Console) -> Path:
         tracker.set_note(record.parent, sweep_note(config, result))
         best = {f"best/{key[4:]}": x for key, x in _best(result).items() if key[:4] == "val/"}
         tracker.end_run(record.parent, "complete", metrics=best)
-        model = _log_bundle(bundle, tracker, record.parent, config)
-    console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
-    console.print(f"bundle: {bundle}\nMLflow model: {model}")
+        console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
+        if result.is_new:
+            _log_bundle(bundle, tracker, record.parent, config, console)
+    console.print(f"bundle: {bundle}", soft_wrap=True)
     return bundle
 
 
@@ -262,17 +263,24 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
 def _start_ray(folder: Path, console: Console) -> None:
     log = folder / "ray.log"
     logs = connect(log)
-    console.print(f"Ray's messages: {log}; its processes': {logs}", style="dim")
+    console.print(f"Ray's messages: {log}", style="dim", soft_wrap=True)
+    console.print(f"Ray's processes: {logs}", style="dim", soft_wrap=True)
 
 
-def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config) -> str:
-    return log_bundle(
-        bundle,
-        tracker.run_id(run),
-        uri=tracker.uri,
-        register_as=config.tracking.register_as,
-        alias=config.tracking.alias,
-    )
+def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:
+    """Log the bundle as a model; if MLflow can't take it, say so, for the bundle is safe."""
+    try:
+        model = log_bundle(
+            bundle,
+            tracker.run_id(run),
+            uri=tracker.uri,
+            register_as=config.tracking.register_as,
+            alias=config.tracking.alias,
+        )
+    except ResourceError as error:
+        console.print(f"the bundle is not in MLflow: {error}", style="yellow")
+    else:
+        console.print(f"MLflow model: {model}", soft_wrap=True)
 
 
 def _best(result: SweepResult) -> Mapping[str, float]:

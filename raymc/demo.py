@@ -13,7 +13,6 @@ from raymc.commands import run_evaluate, run_predict, run_tune
 from raymc.config import Config, from_dict
 from raymc.prepare import prepare_dataset
 
-
 SETTINGS = {
     "batch": {"size": 32},
     "model": {

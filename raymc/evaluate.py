@@ -35,11 +35,22 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
     scores, labels, observed = [], [], []
     for table in scored_rows(score_split(bundle, dataset, split, device=device)):
         scores.append(scores_of(table))
-        labels.append(loaded.vocabulary.encode(table["labels"].to_pylist()))
+        labels.append(
+            loaded.vocabulary.encode([names or [] for names in table["labels"].to_pylist()])
+        )
         groups = table["observed"].to_pylist() if "observed" in table.column_names else None
         observed.append(loaded.vocabulary.encode_observed(groups or [None] * len(table)))
     measured = evaluate_scores(*(np.concatenate(part) for part in (scores, labels, observed)))
     return Evaluation(loaded, split, sum(len(part) for part in scores), measured)
+
+
+def group_means(evaluation: Evaluation) -> dict[str, float]:
+    """Return the mean AP over the classes of each label group, by the group's name."""
+    vocabulary, per_class = evaluation.bundle.vocabulary, evaluation.scores.per_class_AP
+    return {
+        group: float(np.nanmean([per_class[vocabulary.index(name)] for name in names]))
+        for group, names in vocabulary.groups.items()
+    }
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -50,6 +61,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("rows with it", justify="right")
     for name, value in evaluation.scores.to_dict().items():
         table.add_row(name, f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %", "")
+    for group, value in group_means(evaluation).items():
+        table.add_row(f"mAP of {group}", f"{100 * value:.1f} %", "")
     table.add_section()
     names, per_class = evaluation.bundle.vocabulary.names, evaluation.scores.per_class_AP
     order = np.argsort(-np.nan_to_num(per_class, nan=-1.0), kind="stable")

@@ -14,11 +14,10 @@ import ray
 import ray.data
 from pyarrow import fs
 
-from raymc.batches import Feed
+from raymc.batches import Feed, Feeds
 from raymc.config import Config, DataConfig
 from raymc.errors import DataError
 from raymc.labels import label_counts
-from raymc.loop import Feeds
 from raymc.shards import Dataset, Manifest, read_shard
 
 # Up to this size the driver reads a split itself: Ray's read tasks need seconds to start, which
@@ -43,8 +42,12 @@ class SharedSplit:
         """Return the rows of `shards`, in that order; cached blocks are not copied."""
         if self.blocks is not None:
             return ray.get(list(self.blocks))
-        stream = _read_parquet([self.paths[shard] for shard in shards], self)
+        stream = self._stream([self.paths[shard] for shard in shards])
         return stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+    def _stream(self, paths: Sequence[str]) -> ray.data.Dataset:
+        names = [modality.name for modality in self.manifest.modalities]
+        return stream_rows(paths, self.filesystem, names)
 
     def feed(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feed:
         """Return one worker's feed of this split."""
@@ -81,8 +84,14 @@ def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
     """Make a dataset's training and validation splits available to the whole cluster.
 
     Raises:
-        DataError: a split or modality is not in the dataset.
+        DataError: a split or modality is not in the dataset, or the validation split has no
+            label, so that no epoch could be told from another.
     """
+    if not count_classes(dataset, config.val).any():
+        raise DataError(
+            f"no row of split {config.val!r} of {dataset.path} has a label: nothing can be "
+            "measured on it; name another with data.val"
+        )
     train = share_split(dataset, config.train, config)
     return SharedData(
         manifest=train.manifest,
@@ -108,11 +117,12 @@ def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit
     size = sum(shard.bytes for shard in dataset.split(split))
     if config.cache == "off" or (config.cache == "auto" and not _fits(size, config.cache_share)):
         return shared
+    names = [modality.name for modality in shared.manifest.modalities]
     if size <= DIRECT_BYTES:
-        columns = _columns(shared)
+        columns = row_columns(shared.paths[0], shared.filesystem, names)
         tables = (read_shard(dataset, shard, columns) for shard in dataset.split(split))
         return replace(shared, blocks=tuple(ray.put(table) for table in tables))
-    materialised = _read_parquet(shared.paths, shared).materialize()
+    materialised = stream_rows(shared.paths, shared.filesystem, names).materialize()
     return replace(shared, blocks=tuple(materialised.to_arrow_refs()))
 
 
@@ -127,23 +137,29 @@ def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
     return replace(manifest, modalities=tuple(manifest.modality(name) for name in names))
 
 
-def _read_parquet(paths: Sequence[str], split: SharedSplit) -> ray.data.Dataset:
-    """Return the rows of the files in their order, with the columns that a feed needs."""
+def stream_rows(
+    paths: Sequence[str], filesystem: fs.FileSystem, modalities: Sequence[str]
+) -> ray.data.Dataset:
+    """Return the rows of shards in their order, with the columns that models need.
+
+    Raises:
+        DataError: the first shard can't be read.
+    """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    return ray.data.read_parquet(list(paths), filesystem=split.filesystem, columns=_columns(split))
+    columns = row_columns(paths[0], filesystem, modalities)
+    return ray.data.read_parquet(list(paths), filesystem=filesystem, columns=columns)
 
 
-def _columns(split: SharedSplit) -> list[str]:
-    """Return the columns a feed needs of those that the split's first shard has."""
+def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str]) -> list[str]:
+    """Return the columns that models need, of those that a shard has."""
     try:
-        there = pq.read_schema(split.paths[0], filesystem=split.filesystem).names
+        there = pq.read_schema(path, filesystem=filesystem).names
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
-            f"shard {split.paths[0]} can't be read ({error}); `raymc data check` looks at them all"
+            f"shard {path} can't be read ({error}); `raymc data check` looks at them all"
         ) from error
-    modalities = [modality.name for modality in split.manifest.modalities]
     return [name for name in ("id", "labels", "observed", *modalities) if name in there]
 
 

@@ -1,4 +1,4 @@
-"""Transformer layers over several modalities: below the fusion point, above it, side by side.
+"""Transformer layers over several modalities: alone, all together, or through a bottleneck.
 
 Every modality has its own weights in every layer; a layer's reach only decides which tokens its
 attention sees. Pure torch: no Ray, no MLflow.

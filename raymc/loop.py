@@ -1,102 +1,35 @@
-"""Training as such: one step, one epoch, one evaluation, one run.
+"""Training as such: one epoch, one evaluation, one run.
 
 The same `fit` serves a bare process, a Ray Train worker and a Tune trial; what differs between
 them is passed in: feeds, a device, and two callables that carry news out. Pure: no Ray, no
 MLflow.
-
-Axes: B rows of a global batch, N rows of a split, C classes.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from raymc import checkpoint
-from raymc.batches import Batch, Feed
+from raymc.batches import Feed, Feeds
 from raymc.checkpoint import Progress
 from raymc.config import Config, TrainConfig, to_dict
 from raymc.errors import CheckpointError, DivergedError
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
-from raymc.losses import LossConfig, class_weights, compute_loss, head_of
+from raymc.learner import Learner, make_learner, train_step
 from raymc.metrics import evaluate_scores, thresholds_at_precision
-from raymc.model import MultimodalTransformer
-from raymc.optimizer import lr_at, make_optimizer
+from raymc.scoring import predict, split_loss
 from raymc.shards import Manifest
-from raymc.workers import Workers
 
 SECONDS_BETWEEN_STEP_EVENTS = 0.25
 
 Emit = Callable[[Event], None]
 Report = Callable[[EpochEnded, Path | None], None]
-
-
-@dataclass(frozen=True)
-class Feeds:
-    """The two splits a run sees, and how often each class occurs in the first ([C])."""
-
-    train: Feed
-    val: Feed
-    class_counts: np.ndarray
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Scores of a split's rows, each row once, sorted by row.
-
-    `scores` is [N, C] float32, `labels` and `observed` are [N, C] bool, `rows` is [N].
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    observed: np.ndarray
-    rows: np.ndarray
-
-
-class Objective(nn.Module):
-    """Model and loss as one module, so that DistributedDataParallel sees the whole step."""
-
-    weights: Tensor | None
-
-    def __init__(
-        self,
-        model: MultimodalTransformer,
-        config: LossConfig,
-        *,
-        weights: Tensor | None,
-        workers: Workers,
-    ) -> None:
-        super().__init__()
-        self.model, self.config, self.workers = model, config, workers
-        self.register_buffer("weights", weights, persistent=False)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of the global batch; every worker computes the same number."""
-        fused = self.model(batch.tokens, batch.lengths).fused.float()
-        fused = self.workers.gather_with_gradients(fused)
-        labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
-        real = self.workers.gather(batch.rows) >= 0
-        scores = self.model.scores(fused[real])
-        return compute_loss(self.config, scores, labels[real], observed[real], self.weights)
-
-
-@dataclass
-class Learner:
-    """What changes while a run trains, and where it does so."""
-
-    model: MultimodalTransformer
-    objective: nn.Module
-    optimizer: torch.optim.Optimizer
-    device: torch.device
-    workers: Workers
-    autocast: bool
 
 
 def fit(
@@ -163,49 +96,6 @@ def fit(
     return progress
 
 
-def make_learner(
-    config: Config, manifest: Manifest, feeds: Feeds, *, device: torch.device
-) -> Learner:
-    """Initialise model and optimizer, the same on every worker."""
-    workers = Workers.current()
-    torch.manual_seed(config.train.seed)
-    model = make_model(config, manifest).to(device)
-    weights = None
-    if config.loss.balance:
-        weights = class_weights(torch.from_numpy(feeds.class_counts), config.loss.balance)
-        weights = weights.to(device)
-    objective: nn.Module = Objective(model, config.loss, weights=weights, workers=workers)
-    if config.train.compile:
-        model.compile(dynamic=True)
-    if workers.count > 1:
-        objective = DistributedDataParallel(objective)
-    return Learner(
-        model=model,
-        objective=objective,
-        optimizer=make_optimizer(model, config.optimizer, device),
-        device=device,
-        workers=workers,
-        autocast=wants_bfloat16(config.train, device),
-    )
-
-
-def make_model(config: Config, manifest: Manifest) -> MultimodalTransformer:
-    """Return the freshly initialised model that a configuration and a dataset ask for."""
-    return MultimodalTransformer(
-        config.model,
-        manifest.modalities,
-        classes=len(manifest.vocabulary.names),
-        head=head_of(config.loss.name),
-    )
-
-
-def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Say whether to compute in bfloat16: where asked, or by default where a GPU has it."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bfloat16"
-
-
 def train_epoch(
     learner: Learner, config: Config, feed: Feed, epoch: int, *, emit: Emit
 ) -> dict[str, float]:
@@ -232,70 +122,6 @@ def train_epoch(
         raise _diverged(f"the loss became {mean}", epoch, config)
     seconds = time.perf_counter() - started
     return {"train/loss": mean, "train/samples_per_second": rows / seconds}
-
-
-def train_step(
-    learner: Learner, config: Config, batch: Batch, *, epoch: int, step: int, feed: Feed
-) -> Tensor:
-    """Take one optimizer step; returns the loss, still on its device.
-
-    The random numbers of dropout depend on seed, epoch, step and worker alone, so a resumed
-    run draws what the uninterrupted one would have.
-    """
-    seed = [config.train.seed, epoch, step, learner.workers.rank]
-    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    number = (epoch - 1) * feed.steps + step
-    for group in learner.optimizer.param_groups:
-        group["lr"] = lr_at(
-            number, config.optimizer, steps_per_epoch=feed.steps, epochs=config.train.epochs
-        )
-    learner.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.autocast):
-        loss = learner.objective(batch)
-    loss.backward()
-    if config.optimizer.clip_norm:
-        nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
-    learner.optimizer.step()
-    return loss.detach()
-
-
-@torch.inference_mode()
-def predict(
-    model: MultimodalTransformer,
-    feed: Feed,
-    *,
-    device: torch.device,
-    workers: Workers | None = None,
-    autocast: bool = False,
-) -> Predictions:
-    """Score every row of a feed once; all workers return the same."""
-    workers = workers or Workers()
-    model.eval()
-    parts = []
-    for batch in feed.evaluation():
-        batch = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            fused = model(batch.tokens, batch.lengths).fused
-        parts.append((batch.rows, model.scores(fused), batch.labels, batch.observed))
-    rows, scores, labels, observed = (
-        workers.gather(torch.cat(column)).cpu().numpy() for column in zip(*parts)
-    )
-    order = np.argsort(rows, kind="stable")[np.count_nonzero(rows < 0) :]
-    return Predictions(scores[order], labels[order], observed[order], rows[order])
-
-
-def split_loss(config: Config, predictions: Predictions) -> float:
-    """Return the loss of a split, its rows taken in order in batches of the configured size."""
-    losses, sizes = [], []
-    for at in range(0, len(predictions.rows), config.batch.size):
-        part = slice(at, at + config.batch.size)
-        scores, labels, observed = (
-            torch.from_numpy(x[part])
-            for x in (predictions.scores, predictions.labels, predictions.observed)
-        )
-        losses.append(compute_loss(config.loss, scores, labels, observed).item())
-        sizes.append(len(scores))
-    return float(np.average(losses, weights=sizes))
 
 
 def describe_dataset(manifest: Manifest) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class ModelConfig:
         default=4, ge=1, description="Shared tokens of `fusion: bottleneck`."
     )
     heads: int = Field(default=4, ge=1, description="Attention heads.")
-    mlp_ratio: float = Field(default=2.0, gt=0, le=32, description="Width of the MLP over D.")
+    mlp_ratio: float = Field(
+        default=2.0, gt=0, le=64, le=32, description="Width of the MLP over D."
+    )
     embedding_dim: int = Field(default=128, ge=2, description="Dimension E of the prototypes.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of residual branches.")
     modality_dropout: float = Field(

@@ -15,8 +15,9 @@ import ray
 import ray.data
 
 from raymc.bundle import Bundle, load_bundle
-from raymc.cluster import gpus_to_use
+from raymc.cluster import explained, gpus_to_use
 from raymc.errors import DataError
+from raymc.feed import stream_rows
 from raymc.shards import Dataset
 
 ROWS_PER_BLOCK = 256
@@ -38,7 +39,9 @@ class Scorer:
         return table.select(kept).append_column(SCORES, column)
 
 
-def score_split(bundle: str, dataset: Dataset, split: str, *, device: str = "auto") -> ray.data.Dataset:
+def score_split(
+    bundle: str, dataset: Dataset, split: str, *, device: str = "auto"
+) -> ray.data.Dataset:
     """Return ids, labels and scores of a split's rows, in their order, computed as they are read.
 
     Raises:
@@ -47,14 +50,9 @@ def score_split(bundle: str, dataset: Dataset, split: str, *, device: str = "aut
     """
     load_bundle(bundle).check_dataset(dataset.manifest)
     gpus = 1 if gpus_to_use(device) else 0
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    rows = ray.data.read_parquet(dataset.shard_paths(split), filesystem=dataset.filesystem)
-    there = rows.schema().names
     modalities = [modality.name for modality in dataset.manifest.modalities]
-    wanted = [name for name in ("id", "labels", "observed", *modalities) if name in there]
-    return rows.select_columns(wanted).map_batches(
+    rows = stream_rows(dataset.shard_paths(split), dataset.filesystem, modalities)
+    return rows.map_batches(
         Scorer,
         fn_constructor_args=(str(Path(bundle).absolute()), "cuda" if gpus else "cpu"),
         batch_size=ROWS_PER_BLOCK,
@@ -62,6 +60,8 @@ def score_split(bundle: str, dataset: Dataset, split: str, *, device: str = "aut
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,
         num_gpus=gpus,
+        # A restart helps where a node is lost; on a single one Ray only warns that it might fail.
+        max_restarts=-1 if len(ray.nodes()) > 1 else 0,
     )
 
 
@@ -77,20 +77,27 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
     if out.exists():
         raise DataError(f"{out} exists already: choose another --out, or delete it")
     loaded = load_bundle(bundle)
+    names, thresholds = loaded.vocabulary.names, loaded.thresholds
     scored = score_split(bundle, dataset, split, device=device)
     partial = out.absolute().with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     tables = scored.map_batches(
-        _spread, fn_args=(loaded.vocabulary.names, loaded.thresholds), batch_format="pyarrow"
+        lambda table: _spread(table, names, thresholds), batch_format="pyarrow"
     )
-    tables.write_parquet(str(partial))
+    with explained():
+        tables.write_parquet(str(partial))
     partial.rename(out)
     return sum(shard.rows for shard in dataset.split(split))
 
 
 def scored_rows(scored: ray.data.Dataset) -> Iterator[pa.Table]:
-    """Yield a scored split's tables in order."""
-    yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
+    """Yield a scored split's tables in order.
+
+    Raises:
+        DataError: a shard can't be read, or isn't what its metadata says.
+    """
+    with explained():
+        yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _spread(table: pa.Table, names: tuple[str, ...], thresholds: np.ndarray) -> pa.Table:

@@ -31,12 +31,15 @@ from raymc.train import limit_threads, make_trainer
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A finished sweep: its study, and the best checkpoint of its best trial."""
+    """A finished sweep: its study, and the best checkpoint of its best trial.
 
-    name: str
+    `is_new` is false where all trials had been done before.
+    """
+
     folder: Path
     study: optuna.Study
     checkpoint: Path
+    is_new: bool
 
     @property
     def best(self) -> optuna.trial.FrozenTrial:
@@ -65,12 +68,13 @@ def sweep(config: Config, *, listener: Callable[[SweepEvent], None]) -> SweepRes
     session = folder / "trials" / f"session-{sum(1 for _ in folder.glob('trials/*')):03d}"
     scheduler = make_scheduler(config)
     searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
-    if searcher.due:
+    is_new = searcher.due > 0
+    if is_new:
         data = share_data(dataset, config.data)
         tuner = make_tuner(config, data, searcher, scheduler, session=session, use_gpu=use_gpu)
         tuner.fit()
     best = best_trial(study)
-    return SweepResult(folder.name, folder, study, Path(best.user_attrs["checkpoint"]))
+    return SweepResult(folder, study, Path(best.user_attrs["checkpoint"]), is_new)
 
 
 def make_tuner(

@@ -196,7 +196,7 @@ class StudySearcher(Searcher):
         self._listener(TrialEpochEnded(opened.trial.number, epoch, metrics, seconds))
 
     def _checkpoint(self, number: int, result: Mapping[str, Any]) -> str:
-        """Return where a result's checkpoint lies: Ray Train says so itself, Tune names a folder."""
+        """Return where a result's checkpoint lies: Ray Train says where, Tune names a folder."""
         if CHECKPOINT_PATH in result:
             return str(result[CHECKPOINT_PATH])
         return str(self._session / trial_folder(number) / result["checkpoint_dir_name"])

@@ -20,7 +20,7 @@ from ray.util.queue import Queue
 
 from raymc import loop
 from raymc.channel import Channel, Listener, sender
-from raymc.cluster import gpus_to_use
+from raymc.cluster import gpus_to_use, our_error
 from raymc.config import Config, from_dict, run_name, to_dict
 from raymc.errors import DivergedError, RaymcError, ResourceError, TrainingError
 from raymc.events import EpochEnded
@@ -149,14 +149,10 @@ def report_to_train(event: EpochEnded, folder: Path | None, tell: Callable[[Any]
 def explain(error: TrainingFailedError) -> RaymcError:
     """Return the error of ours that made the workers fail, or one that names theirs."""
     failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
-    for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None and not isinstance(cause, RaymcError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is not None:
-            return cause
     last_line = str(failures[0] if failures else error).strip().splitlines()[-1]
-    return TrainingError(f"training failed on every attempt; the last error: {last_line}")
+    return our_error(error) or TrainingError(
+        f"training failed on every attempt; the last error: {last_line}"
+    )
 
 
 def limit_threads(config: Config) -> None:

@@ -4,7 +4,8 @@ Its rows are made so that everything odd happens: clips of any length, modalitie
 are missing, groups that nobody annotated; and so that a model can learn something.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ import pyarrow as pa
 import pytest
 import torch
 
-from raymc.batches import Feed
+from raymc.batches import Feed, Feeds
 from raymc.config import Config, from_dict
 from raymc.labels import Vocabulary, label_counts
-from raymc.loop import Feeds
 from raymc.shards import Dataset, Modality, Row, open_dataset, read_shard, write_dataset
 
+# Read when Ray is imported: what little the tests put there needs no more.
+os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 LABELS = ("add", "count", "rhyme", "spell", "other")
@@ -84,6 +86,7 @@ def tiny_config(tiny_path: Path) -> Config:
                 "embedding_dim": 8,
                 "bottleneck_tokens": 2,
             },
+            "optimizer": {"lr": 1e-3, "warmup_epochs": 1.0, "clip_norm": 1.0},
             "train": {"epochs": 3, "device": "cpu"},
             "search": {"space": {"loss.margin": {"low": 0.0, "high": 0.5}}},
         }
@@ -124,3 +127,24 @@ def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1
         val=feed_of(dataset, "val", config, share=share),
         class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
     )
+
+
+@pytest.fixture(scope="session")
+def ray_logs() -> Iterator[Path]:
+    """The one Ray of all tests that need it, with 3 CPUs; yields the folder of its logs."""
+    import ray
+
+    from raymc.cluster import connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setattr(os, "cpu_count", lambda: 2)
+        logs = connect()
+    yield Path(logs)
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of runs, because MLflow takes seconds to lay out a database."""
+    return tmp_path_factory.mktemp("runs")

@@ -110,8 +110,67 @@ def update(weights: Weights, block: str, x: Array, found: Array) -> Array:
     return x + linear(weights, f"{block}.mlp.2", gelu(hidden))
 
 
+@dataclass(frozen=True)
+class Clip:
+    """What a layer must know of a clip.
+
+    Attributes:
+        times: per modality, the seconds of its readout token and of its tokens.
+        present: the modalities that it has; all where it has none.
+    """
+
+    times: Mapping[str, Array]
+    present: Sequence[str]
+
+
+def attention_layer(
+    weights: Weights,
+    layer: int,
+    streams: Mapping[str, Array],
+    clip: Clip,
+    *,
+    heads: int,
+    all_see: bool,
+) -> dict[str, Array]:
+    """Every modality attends to itself, or to all of them."""
+    blocks = {name: f"layers.{layer}.blocks.{name}" for name in streams}
+    parts = {
+        name: project(weights, blocks[name], x, clip.times[name], heads)
+        for name, x in streams.items()
+    }
+    updated = {}
+    for name, x in streams.items():
+        seen = list(parts.values()) if all_see else [parts[name]]
+        updated[name] = update(weights, blocks[name], x, attended(parts[name].queries, seen))
+    return updated
+
+
+def bottleneck_layer(
+    weights: Weights,
+    layer: int,
+    streams: Mapping[str, Array],
+    clip: Clip,
+    shared: Array,
+    *,
+    heads: int,
+) -> tuple[dict[str, Array], Array]:
+    """Every modality attends to itself and to the shared tokens, which have no time."""
+    updated, views = {}, {}
+    for name, x in streams.items():
+        block = f"layers.{layer}.blocks.{name}"
+        both = np.concatenate([x, shared])
+        seconds = np.concatenate([clip.times[name], np.zeros(len(shared))])
+        part = project(weights, block, both, seconds, heads)
+        both = update(weights, block, both, attended(part.queries, [part]))
+        updated[name], views[name] = np.split(both, [len(x)])
+    return updated, np.mean([views[name] for name in clip.present], axis=0)
+
+
 def embed_clip(
-    weights: Weights, config: ModelConfig, modalities: Sequence[Modality], clip: Mapping[str, Array]
+    weights: Weights,
+    config: ModelConfig,
+    modalities: Sequence[Modality],
+    tokens: Mapping[str, Array],
 ) -> tuple[Array, dict[str, Array]]:
     """Return the fused embedding [E] and those of all modalities.
 
@@ -119,41 +178,28 @@ def embed_clip(
         weights: the model's parameters by name.
         config: its shape.
         modalities: what the tokens are.
-        clip: per modality [T, dim] as stored, without padding; T is 0 where it is missing.
+        tokens: per modality [T, dim] as stored, without padding; T is 0 where it is missing.
     """
-    names = [m.name for m in modalities]
-    present = [name for name in names if len(clip[name])] or names
-    streams = {m.name: embedded(weights, m, clip[m.name]) for m in modalities}
-    # a readout token has no time, and is turned as if it stood at 0
-    times = {
-        m.name: np.concatenate([[0.0], mid_times(len(clip[m.name]), m.rate_hz)]) for m in modalities
-    }
+    lengths = {m.name: len(tokens[m.name]) for m in modalities}
+    clip = Clip(
+        # a readout token has no time, and is turned as if it stood at 0
+        times={m.name: np.append(0.0, mid_times(lengths[m.name], m.rate_hz)) for m in modalities},
+        present=[name for name, length in lengths.items() if length] or list(lengths),
+    )
+    streams = {m.name: embedded(weights, m, tokens[m.name]) for m in modalities}
     shared = weights["bottleneck"]
     for layer in range(config.depth):
-        blocks = {name: f"layers.{layer}.blocks.{name}" for name in names}
         fused = layer >= config.depth - config.fusion_depth
         if fused and config.fusion == "bottleneck":
-            views = {}
-            for name, block in blocks.items():
-                x = np.concatenate([streams[name], shared])
-                seconds = np.concatenate([times[name], np.zeros(len(shared))])
-                all_of_it = project(weights, block, x, seconds, config.heads)
-                x = update(weights, block, x, attended(all_of_it.queries, [all_of_it]))
-                streams[name], views[name] = np.split(x, [len(streams[name])])
-            shared = sum(views[name] for name in present) / len(present)
-            continue
-        parts = {
-            name: project(weights, block, streams[name], times[name], config.heads)
-            for name, block in blocks.items()
-        }
-        for name, block in blocks.items():
-            seen = list(parts.values()) if fused else [parts[name]]
-            found = attended(parts[name].queries, seen)
-            streams[name] = update(weights, block, streams[name], found)
+            streams, shared = bottleneck_layer(
+                weights, layer, streams, clip, shared, heads=config.heads
+            )
+        else:
+            streams = attention_layer(
+                weights, layer, streams, clip, heads=config.heads, all_see=fused
+            )
     by_modality = {
-        name: linear(
-            weights, f"to_embedding.{name}", layer_norm(weights, f"norms.{name}", x[:1])
-        ).ravel()
+        name: linear(weights, f"to_embedding.{name}", layer_norm(weights, f"norms.{name}", x[0]))
         for name, x in streams.items()
     }
-    return np.mean([by_modality[name] for name in present], axis=0), by_modality
+    return np.mean([by_modality[name] for name in clip.present], axis=0), by_modality

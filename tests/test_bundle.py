@@ -16,7 +16,8 @@ from conftest import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_
 from safetensors.torch import load_file, save_file
 
 from raymc import bundle as bundles
-from raymc import checkpoint, loop
+from raymc import checkpoint, loop, scoring
+from raymc import learner as learning
 from raymc.bundle import (
     DESCRIPTION,
     WEIGHTS,
@@ -36,7 +37,7 @@ THRESHOLDS = [0.25, None, -1.0, 0.1 + 0.2, None]
 
 def make_checkpoint(config: Config, dataset: Dataset, folder: Path) -> Path:
     """An untrained model's checkpoint, with thresholds."""
-    learner = loop.make_learner(config, dataset.manifest, feeds_of(dataset, config), device=CPU)
+    learner = learning.make_learner(config, dataset.manifest, feeds_of(dataset, config), device=CPU)
     metrics = {"train/lr": 0.1, "train/samples_per_second": 1.0, "val/mAP": 0.5}
     progress = replace(
         loop._advance(None, 1, metrics, config.train),
@@ -101,10 +102,10 @@ def test_scores_are_those_of_the_model(
 ) -> None:
     config = override(tiny_config, {"loss.name": name})
     save_bundle(make_checkpoint(config, tiny, tmp_path / "c"), tmp_path / "b")
-    learner = loop.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
+    learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
     loaded = load_bundle(str(tmp_path / "b"))
     for split in SPLIT_ROWS:
-        expected = loop.predict(learner.model, feed_of(tiny, split, config), device=CPU).scores
+        expected = scoring.predict(learner.model, feed_of(tiny, split, config), device=CPU).scores
         scores = loaded.score(table_of(tiny, split))
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)

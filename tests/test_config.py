@@ -142,9 +142,9 @@ BAD_FILES = {
     "optimizer: {lr: .inf}": r"setting optimizer.lr = inf .*less than or equal to 1",
     "optimizer: {warmup_epochs: .inf}": r"warmup_epochs = inf .*finite number",
     "search: {cpus_per_trial: .inf}": r"cpus_per_trial = inf .*finite number",
-    "model: {width: 50}": r"setting model .*width 50 is no multiple",
+    "model: {width: 51}": r"setting model .*width 51 is no multiple",
     "model: {width: 12.5}": r"setting model.width = 12.5 .*valid integer",
-    "model: {fusion_depth: 7}": r"setting model .*fusion_depth 7 is above depth 4",
+    "model: {depth: 3, fusion_depth: 4}": r"setting model .*fusion_depth 4 is above depth 3",
     "train: {epochs: ten}": r"setting train.epochs = 'ten' .*valid integer",
     "train: {epochs: 0}": r"setting train.epochs = 0 .*greater than or equal to 1",
     "train: {monitor: val/map}": r"setting train.monitor = 'val/map' .*'val/mAP'",
@@ -209,8 +209,11 @@ BAD_SPACES: dict[str, tuple[dict[str, Any], str]] = {
     "loss.clip": ({"low": -0.1, "high": 0.5}, r"setting loss.clip = -0.1"),
     "optimizer.lr": ({"low": float("nan"), "high": 0.1}, r"setting optimizer.lr = nan"),
     "loss.name": ({"choices": ["bce", "bces"]}, r"setting loss.name = 'bces'"),
-    "model.width": ({"choices": [96, 100]}, r"setting model: width 100 is no multiple"),
-    "model.fusion_depth": ({"low": 0, "high": 5}, r"setting model: fusion_depth 5 is above depth"),
+    "model.width": ({"choices": [96, 101]}, r"setting model: width 101 is no multiple"),
+    "model.fusion_depth": (
+        {"low": 0, "high": 99},
+        r"setting model: fusion_depth 99 is above depth",
+    ),
     "model.depth": ({"low": 1.5, "high": 4}, r"setting model.depth = 1.5: .*valid integer"),
     "data.path": ({"choices": ["a", "b"]}, r"data.path is the same for all trials"),
     "search.trials": ({"low": 1, "high": 2}, r"search.trials is the same for all trials"),
@@ -277,8 +280,9 @@ def test_the_digest_is_stable() -> None:
 
 
 def test_differences_name_both_values() -> None:
-    other = override(Config(), {"loss.margin": 0.3, "train.epochs": 5, "run.name": "x"})
-    assert differences(Config(), other) == ["loss.margin: 0.1 → 0.3", "train.epochs: 20 → 5"]
+    config = override(Config(), {"loss.margin": 0.1, "train.epochs": 20})
+    other = override(config, {"loss.margin": 0.3, "train.epochs": 5, "run.name": "x"})
+    assert differences(config, other) == ["loss.margin: 0.1 → 0.3", "train.epochs: 20 → 5"]
     assert differences(Config(), Config(), with_space=True) == []
 
 
@@ -291,8 +295,8 @@ def test_names_of_runs() -> None:
 
 def test_flat_settings_are_the_tree() -> None:
     flat = flatten(Config())
-    assert flat["data.make.train_clips"] == 1200
-    assert flat["search.space.loss.margin.high"] == 0.5
+    assert flat["data.make.name"] == "digits"
+    assert flat["search.space.loss.margin.high"] == Config().search.space["loss.margin"].high
     assert flat["data.modalities"] == []
     assert flat.keys() >= SETTINGS.keys() - {"search.space"}
 
@@ -315,10 +319,9 @@ def test_the_reference_lists_every_setting_in_its_section() -> None:
     "row",
     [
         "| `clip` | `0.05` | ≥ 0.0, < 1.0 | Probability below which asl drops a negative. |",
-        "| `lr` | `0.001` | > 0, ≤ 1 | Peak learning rate of AdamW. |",
+        "| `cache_share` | `0.5` | > 0, ≤ 1 | Share of the object store that splits may take. |",
         "| `compile` | `false` |  | Compile the model with torch.compile. |",
-        "| `fusion` | `joint` | `joint`, `bottleneck` | All tokens attend to all, or through a "
-        "few shared bottleneck tokens. |",
+        "| `sampler` | `tpe` | `tpe`, `random` | Optuna's sampler of the next trial. |",
         "| `file` | `required` |  | Path of the .npz file. |",
     ],
 )

@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 
-from raymc import checkpoint, loop
+from raymc import checkpoint, loop, scoring
+from raymc import learner as learning
 from raymc.batches import block_from_table
 from raymc.checkpoint import Progress
 from raymc.config import Config, override, to_dict
@@ -206,7 +207,7 @@ def test_a_step_follows_the_schedule_and_clips(
 ) -> None:
     config = override(tiny_config, {"optimizer.clip_norm": clip_norm})
     feeds = feeds_of(tiny, config)
-    learner = loop.make_learner(config, tiny.manifest, feeds, device=CPU)
+    learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
     batch = next(feeds.train.training(2))
     loop.train_step(learner, config, batch, epoch=2, step=4, feed=feeds.train)
     rate = lr_at(10, config.optimizer, steps_per_epoch=6, epochs=3)
@@ -219,7 +220,9 @@ def test_a_step_follows_the_schedule_and_clips(
 def test_every_step_of_every_worker_draws_its_own_numbers(
     tiny: Dataset, tiny_config: Config
 ) -> None:
-    learner = loop.make_learner(tiny_config, tiny.manifest, feeds_of(tiny, tiny_config), device=CPU)
+    learner = learning.make_learner(
+        tiny_config, tiny.manifest, feeds_of(tiny, tiny_config), device=CPU
+    )
     feed = feed_of(tiny, "train", tiny_config)
     batch = next(feed.training(1))
 
@@ -292,7 +295,7 @@ def test_a_run_diverges(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> N
 def test_a_run_diverges_in_its_last_step(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train_epoch(learner: loop.Learner, *_: Any, **__: Any) -> dict[str, float]:
+    def train_epoch(learner: learning.Learner, *_: Any, **__: Any) -> dict[str, float]:
         with torch.no_grad():
             learner.model.prototypes.fill_(math.nan)
         return {"train/loss": 1.0}
@@ -423,7 +426,7 @@ def test_a_validation_split_without_labels_keeps_the_latest_epoch(
     assert again.progress.best_epoch == 3
 
 
-def slow_scores(learner: loop.Learner, dataset: Dataset, split: str) -> np.ndarray:
+def slow_scores(learner: learning.Learner, dataset: Dataset, split: str) -> np.ndarray:
     """Scores row by row: no batch, no padding, no order but that of the files."""
     model, scores = learner.model.eval(), []
     for shard in dataset.split(split):
@@ -452,11 +455,11 @@ def test_evaluation_is_that_of_single_rows(
     config = override(
         tiny_config, {"loss.name": head, "batch.size": size, "batch.pool_batches": pool}
     )
-    learner = loop.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
+    learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
     learner.model.train()
     for split, rows in SPLIT_ROWS.items():
         feed = feed_of(tiny, split, config)
-        predictions = loop.predict(learner.model, feed, device=CPU)
+        predictions = scoring.predict(learner.model, feed, device=CPU)
         assert predictions.rows.tolist() == list(range(rows))
         expected = slow_scores(learner, tiny, split)
         np.testing.assert_allclose(predictions.scores, expected, rtol=0, atol=1e-5)
@@ -470,17 +473,17 @@ def test_evaluation_is_that_of_single_rows(
 def test_validation_reports_the_metrics_of_all_rows(
     whole: Run, random_config: Config, tiny: Dataset
 ) -> None:
-    learner = loop.make_learner(
+    learner = learning.make_learner(
         random_config, tiny.manifest, feeds_of(tiny, random_config), device=CPU
     )
     learner.model.load_state_dict(checkpoint.load_weights(whole.checkpoint(4)))
     feed = feed_of(tiny, "val", random_config)
-    found = loop.predict(learner.model, feed, device=CPU)
+    found = scoring.predict(learner.model, feed, device=CPU)
     judged = (found.scores, found.labels, found.observed)
     reported = whole.metrics()[4]
     for name, value in evaluate_scores(*judged).to_dict().items():
         assert reported[f"val/{name}"] == value
-    assert reported["val/loss"] == loop.split_loss(random_config, found)
+    assert reported["val/loss"] == scoring.split_loss(random_config, found)
     thresholds = thresholds_at_precision(*judged, precision=0.8)
     assert whole.progress is not None
     assert [math.inf if t is None else t for t in whole.progress.thresholds] == list(thresholds)
@@ -495,8 +498,8 @@ def test_the_loss_of_a_split_is_the_mean_over_its_batches(tiny_config: Config) -
     parts = [slice(0, 4), slice(4, 8), slice(8, 10)]
     means = [entries[part][observed[part]].mean() for part in parts]
     expected = (4 * means[0] + 4 * means[1] + 2 * means[2]) / 10
-    predictions = loop.Predictions(scores, labels, observed, np.arange(10))
-    assert loop.split_loss(config, predictions) == pytest.approx(expected, rel=1e-5)
+    predictions = scoring.Predictions(scores, labels, observed, np.arange(10))
+    assert scoring.split_loss(config, predictions) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_configuration_and_the_dataset_go_with_the_checkpoint(
@@ -513,7 +516,7 @@ def test_the_configuration_and_the_dataset_go_with_the_checkpoint(
 )
 def test_the_precision_on_a_cpu(tiny_config: Config, precision: str, expected: bool) -> None:
     config = override(tiny_config, {"train.precision": precision})
-    assert loop.wants_bfloat16(config.train, CPU) == expected
+    assert learning.wants_bfloat16(config.train, CPU) == expected
 
 
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(

@@ -13,7 +13,9 @@ from raymc.runs import CONFIG_FILE, open_run, read_config
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A run in a folder that isn't there yet."""
-    return override(Config(), {"run.folder": str(tmp_path / "deep" / "runs"), "run.name": "mine"})
+    settings = {"loss.margin": 0.1, "model.depth": 4, "train.epochs": 20}
+    folder = str(tmp_path / "deep" / "runs")
+    return override(Config(), {**settings, "run.folder": folder, "run.name": "mine"})
 
 
 def test_the_folder_is_marked_with_the_configuration(config: Config) -> None:
@@ -49,6 +51,7 @@ def test_a_run_of_that_name_with_other_settings(config: Config, sweep: bool) -> 
 
 
 def test_the_space_matters_to_sweeps_alone(config: Config) -> None:
+    config = override(config, {"search.space.loss.margin": {"low": 0.1, "high": 0.5}})
     changed = override(config, {"search.space.loss.margin": {"low": 0.1, "high": 0.2}})
     open_run(config)
     open_run(changed)

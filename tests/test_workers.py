@@ -13,9 +13,10 @@ from conftest import SPLIT_ROWS, feeds_of
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from raymc import loop
+from raymc import learner as learning
+from raymc import loop, scoring
 from raymc.config import Config, from_dict, override, to_dict
-from raymc.events import EpochEnded
+from raymc.events import Ended, EpochEnded, Started, Stepped
 from raymc.losses import LossName
 from raymc.shards import Dataset, open_dataset
 from raymc.workers import Workers
@@ -42,7 +43,7 @@ def gradients_of_steps(config: Config, dataset: Dataset) -> list[Step]:
     """Every step of an epoch from the same weights, as `loop.train_step` takes it."""
     workers = Workers.current()
     feeds = feeds_of(dataset, config, share=(workers.rank, workers.count))
-    learner = loop.make_learner(config, dataset.manifest, feeds, device=CPU)
+    learner = learning.make_learner(config, dataset.manifest, feeds, device=CPU)
     learner.model.train()
     steps = []
     for batch in feeds.train.training(epoch=1):
@@ -55,11 +56,11 @@ def gradients_of_steps(config: Config, dataset: Dataset) -> list[Step]:
     return steps
 
 
-def predict(config: Config, dataset: Dataset) -> loop.Predictions:
+def predict(config: Config, dataset: Dataset) -> scoring.Predictions:
     workers = Workers.current()
     feeds = feeds_of(dataset, config, share=(workers.rank, workers.count))
-    model = loop.make_learner(config, dataset.manifest, feeds, device=CPU).model
-    return loop.predict(model, feeds.val, device=CPU, workers=workers)
+    model = learning.make_learner(config, dataset.manifest, feeds, device=CPU).model
+    return scoring.predict(model, feeds.val, device=CPU, workers=workers)
 
 
 def fit(config: Config, dataset: Dataset, folder: Path, resume: Path | None = None) -> list[Any]:
@@ -78,7 +79,7 @@ def fit(config: Config, dataset: Dataset, folder: Path, resume: Path | None = No
         dataset.manifest,
         feeds_of(dataset, config, share=(workers.rank, workers.count)),
         device=CPU,
-        emit=lambda event: events.append(type(event).__name__),
+        emit=lambda event: None if isinstance(event, Stepped) else events.append(event),
         report=report,
         resume=resume,
     )
@@ -181,10 +182,10 @@ def test_both_workers_predict_every_row_once(
 
 def test_a_run_goes_on_with_more_workers(of_one: list[Any], of_two: list[dict[str, Any]]) -> None:
     whole, events, saved = of_one
-    assert events == ["Started", "Ended"]
+    assert [type(event) for event in events] == [Started, Ended]
     assert saved == [True] * 3
     (first, second), (events, nothing), (saved, unsaved) = zip(*(w["resumed"] for w in of_two))
-    assert events == ["Started", "Ended"]
+    assert [type(event) for event in events] == [Started, Ended]
     assert saved == [True] * 2
     assert nothing == []
     assert unsaved == [False] * 2

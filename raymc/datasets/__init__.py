@@ -3,11 +3,11 @@
 Pure: no Ray, no MLflow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raymc.labels import Vocabulary
-from raymc.shards import Manifest, Modality, Row, write_dataset
+from raymc.shards import Manifest, Modality, Rows, write_dataset
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class DatasetRecipe:
 
     vocabulary: Vocabulary
     modalities: tuple[Modality, ...]
-    splits: Mapping[str, Sequence[Row]]
+    splits: Mapping[str, Rows]
     provenance: Mapping[str, object] = field(default_factory=dict)
     license: str = ""
 

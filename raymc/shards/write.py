@@ -62,7 +62,8 @@ def write_dataset(
         write_manifest(filesystem, root, finished)
         with storage.reaching(path):
             storage.delete_partials(filesystem, root)
-            filesystem.delete_file(f"{root}/{PLAN_FILE}")
+            if storage.exists(filesystem, f"{root}/{PLAN_FILE}"):  # not if a twin was faster
+                filesystem.delete_file(f"{root}/{PLAN_FILE}")
     return finished
 
 

@@ -1,0 +1,126 @@
+"""A model under training: what it is made of, and one optimizer step. Pure: no Ray, no MLflow.
+
+Axes: B rows of a global batch, C classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raymc.batches import Batch, Feed, Feeds
+from raymc.config import Config, TrainConfig
+from raymc.losses import LossConfig, class_weights, compute_loss, head_of
+from raymc.model import MultimodalTransformer
+from raymc.optimizer import lr_at, make_optimizer
+from raymc.shards import Manifest
+from raymc.workers import Workers
+
+
+class Objective(nn.Module):
+    """Model and loss as one module, so that DistributedDataParallel sees the whole step."""
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        model: MultimodalTransformer,
+        config: LossConfig,
+        *,
+        weights: Tensor | None,
+        workers: Workers,
+    ) -> None:
+        super().__init__()
+        self.model, self.config, self.workers = model, config, workers
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss of the global batch; every worker computes the same number."""
+        fused = self.model(batch.tokens, batch.lengths).fused.float()
+        fused = self.workers.gather_with_gradients(fused)
+        labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
+        real = self.workers.gather(batch.rows) >= 0
+        scores = self.model.scores(fused[real])
+        return compute_loss(self.config, scores, labels[real], observed[real], self.weights)
+
+
+@dataclass
+class Learner:
+    """What changes while a run trains, and where it does so."""
+
+    model: MultimodalTransformer
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    workers: Workers
+    autocast: bool
+
+
+def make_learner(
+    config: Config, manifest: Manifest, feeds: Feeds, *, device: torch.device
+) -> Learner:
+    """Initialise model and optimizer, the same on every worker."""
+    workers = Workers.current()
+    torch.manual_seed(config.train.seed)
+    model = make_model(config, manifest).to(device)
+    weights = None
+    if config.loss.balance:
+        weights = class_weights(torch.from_numpy(feeds.class_counts), config.loss.balance)
+        weights = weights.to(device)
+    objective: nn.Module = Objective(model, config.loss, weights=weights, workers=workers)
+    if config.train.compile:
+        model.compile(dynamic=True)
+    if workers.count > 1:
+        objective = DistributedDataParallel(objective)
+    return Learner(
+        model=model,
+        objective=objective,
+        optimizer=make_optimizer(model, config.optimizer, device),
+        device=device,
+        workers=workers,
+        autocast=wants_bfloat16(config.train, device),
+    )
+
+
+def make_model(config: Config, manifest: Manifest) -> MultimodalTransformer:
+    """Return the freshly initialised model that a configuration and a dataset ask for."""
+    return MultimodalTransformer(
+        config.model,
+        manifest.modalities,
+        classes=len(manifest.vocabulary.names),
+        head=head_of(config.loss.name),
+    )
+
+
+def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Say whether to compute in bfloat16: where asked, or by default where a GPU has it."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
+
+
+def train_step(
+    learner: Learner, config: Config, batch: Batch, *, epoch: int, step: int, feed: Feed
+) -> Tensor:
+    """Take one optimizer step; returns the loss, still on its device.
+
+    The random numbers of dropout depend on seed, epoch, step and worker alone, so a resumed
+    run draws what the uninterrupted one would have.
+    """
+    seed = [config.train.seed, epoch, step, learner.workers.rank]
+    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    number = (epoch - 1) * feed.steps + step
+    for group in learner.optimizer.param_groups:
+        group["lr"] = lr_at(
+            number, config.optimizer, steps_per_epoch=feed.steps, epochs=config.train.epochs
+        )
+    learner.optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.autocast):
+        loss = learner.objective(batch)
+    loss.backward()
+    if config.optimizer.clip_norm:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
+    learner.optimizer.step()
+    return loss.detach()

@@ -1,0 +1,77 @@
+"""The command `raymc` as a process of its own: run, watched, killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from raymc.config import Config, to_dict
+
+RAYMC = Path(sys.executable).with_name("raymc")
+
+
+def write_config(config: Config, file: Path) -> Path:
+    """Write a configuration as a user would."""
+    file.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    return file
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for something that other processes bring about."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@contextmanager
+def driver(*arguments: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `raymc` in a session of processes of its own; none of them outlives the block."""
+    environment = {name: x for name, x in os.environ.items() if not name.startswith("RAY_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [RAYMC, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a driver and every process it started at once, as a machine that dies does."""
+    while left := session_of(process.pid):
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait()
+
+
+def session_of(leader: int) -> list[int]:
+    """Return the living processes of a session, the leader first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _session(int(entry.name)) == leader:
+            found.append(int(entry.name))
+    return sorted(found, key=lambda pid: pid != leader)
+
+
+def _session(pid: int) -> int:
+    """Return a process's session; 0 if the process is gone, or dead and only not yet reaped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return 0 if state == "Z" else os.getsid(pid)
+    except OSError:
+        return 0

@@ -1,0 +1,35 @@
+"""The README says what is true: its reference is generated, its commands are those CI runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from raymc.config import check_space, load
+from raymc.reference import config_reference
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_reference_is_what_the_dataclasses_say() -> None:
+    match = re.search(r"<!-- reference -->\n(.*)<!-- /reference -->", README, re.DOTALL)
+    assert match is not None
+    assert match[1].strip() == config_reference().strip(), "run `raymc config --reference`"
+
+
+def test_ci_runs_the_test_command() -> None:
+    command = next(line for line in README.splitlines() if line.endswith("/pytest"))
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_module_is_in_the_house() -> None:
+    house = README.split("## The house")[1].split("## How it works")[0]
+    modules = [p.name for p in (ROOT / "raymc").iterdir() if p.suffix == ".py" or p.is_dir()]
+    named = {name for name in modules if not name.startswith("__")}
+    assert {name for name in named if name.removesuffix("/") not in house} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    check_space(load(path))
