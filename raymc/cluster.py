@@ -69,7 +69,7 @@ def log_to(log_file: Path) -> None:
         logger.propagate = False
 
 
-def gpus_to_use(device: str, *, needed: float = 1) -> bool:
+def gpus_to_use(device: str, *, needed: int | float = 1) -> bool:
     """Say whether workers are to get GPUs.
 
     Args:

@@ -5,6 +5,7 @@ Top layer. Uses nothing that the other commands don't: what it does, a user can 
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.rule import Rule
@@ -13,12 +14,13 @@ from raymc.commands import run_evaluate, run_predict, run_tune
 from raymc.config import Config, from_dict
 from raymc.prepare import prepare_dataset
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
+    "data": {"make": {"name": "digits", "train_clips": 1800, "val_clips": 300, "test_clips": 300}},
     "batch": {"size": 32},
     "model": {
         "width": 64,
         "depth": 2,
-        "fusion_depth": 1,
+        "fusion_depth": 2,
         "embedding_dim": 64,
         "modality_dropout": 0,
     },
@@ -27,6 +29,7 @@ SETTINGS = {
     "search": {
         "trials": 8,
         "startup_trials": 4,
+        "grace_epochs": 5,
         "space": {
             "loss.margin": {"low": 0.0, "high": 0.3},
             "loss.temperature": {"low": 0.05, "high": 0.2, "log": True},
@@ -39,7 +42,7 @@ SETTINGS = {
 
 def demo_config(folder: Path) -> Config:
     """Return the demo's configuration, with everything it writes under `folder`."""
-    data = {"path": str(folder / "digits")}
+    data = {**SETTINGS["data"], "path": str(folder / "digits")}
     run = {"name": "demo", "folder": str(folder / "runs")}
     return from_dict({**SETTINGS, "data": data, "run": run})
 

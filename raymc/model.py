@@ -48,9 +48,7 @@ class ModelConfig:
         default=4, ge=1, description="Shared tokens of `fusion: bottleneck`."
     )
     heads: int = Field(default=4, ge=1, description="Attention heads.")
-    mlp_ratio: float = Field(
-        default=2.0, gt=0, le=64, le=32, description="Width of the MLP over D."
-    )
+    mlp_ratio: float = Field(default=2.0, gt=0, le=32, description="Width of the MLP over D.")
     embedding_dim: int = Field(default=128, ge=2, description="Dimension E of the prototypes.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of residual branches.")
     modality_dropout: float = Field(
@@ -88,7 +86,8 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         self.scale, self.offset = modality.scale, modality.offset
         self.rate_hz = modality.rate_hz
-        self.norm = nn.LayerNorm(modality.dim)
+        # Of one or two numbers the norm would leave nothing but their order.
+        self.norm = nn.LayerNorm(modality.dim) if modality.dim > 2 else nn.Identity()
         self.project = nn.Linear(modality.dim, width)
         self.kind = nn.Parameter(torch.randn(width) * 0.02)
         self.position_scale = nn.Parameter(torch.tensor(POSITION_SCALE))

@@ -126,3 +126,168 @@ def test_states_are_told_apart(finished: Sweep) -> None:
             assert trial.value == max(values.values())
         assert trial.user_attrs["best"]["val/mAP"] == max(values.values())
         assert trial.user_attrs["seconds"] > 0
+
+
+def test_the_study_is_asked_for_what_the_space_says(finished: Sweep) -> None:
+    trials = finished.trials()
+    assert trials[0].params == {
+        "loss.margin": finished.config.loss.margin,
+        "optimizer.lr": finished.config.optimizer.lr,
+        "model.fusion_depth": finished.config.model.fusion_depth,
+    }
+    assert all(type(trial.params["model.fusion_depth"]) is int for trial in trials)
+    assert len({trial.params["loss.margin"] for trial in trials}) == len(trials)
+
+
+def test_every_trial_is_a_run_in_mlflow(finished: Sweep) -> None:
+    parent, runs = finished.mlflow_runs()
+    states = {"COMPLETE": "complete", "PRUNED": "pruned"}
+    assert parent.data.tags["raymc.state"] == "complete"
+    assert sorted(runs) == list(range(5))
+    for trial in finished.trials():
+        run = runs[trial.number]
+        assert run.data.tags["raymc.state"] == states[trial.state.name]
+        assert run.data.params == {path: str(value) for path, value in trial.params.items()}
+        assert finished.history(run, "val/mAP") == sorted(trial.intermediate_values.items())
+        assert run.data.metrics["best/mAP"] == trial.user_attrs["best"]["val/mAP"]
+        assert run.data.metrics["cost/seconds"] > 0
+
+
+def test_the_winner_is_the_best_epoch_of_all(finished: Sweep) -> None:
+    trials = finished.trials()
+    best = max(trials, key=lambda trial: max(trial.intermediate_values.values()))
+    checkpoint = Path(best.user_attrs["checkpoint"])
+    assert f"trial-{best.number:04d}" in checkpoint.parts
+    winner = (finished.folder / "bundle" / WEIGHTS).read_bytes()
+    assert winner == (checkpoint / WEIGHTS).read_bytes()
+    parent, _ = finished.mlflow_runs()
+    assert parent.data.metrics["best/mAP"] == max(best.intermediate_values.values())
+    assert f"best: trial {best.number}, " in finished.printed.getvalue()
+
+
+def test_a_finished_sweep_does_nothing_again(finished: Sweep) -> None:
+    before = finished.trials()
+    sessions = list((finished.folder / "trials").iterdir())
+    finished.printed.truncate(0)
+    assert finished.run() == finished.folder / "bundle"
+    assert finished.trials() == before
+    assert list((finished.folder / "trials").iterdir()) == sessions
+    assert "best: trial" in finished.printed.getvalue()
+
+
+def test_more_trials_go_on_with_the_same_study(finished: Sweep) -> None:
+    more = Sweep(override(finished.config, {"search.trials": 6}))
+    before = more.trials()
+    _, runs = more.mlflow_runs()
+    more.run()
+    assert more.trials()[:5] == before
+    assert len(more.trials()) == 6
+    _, now = more.mlflow_runs()
+    assert {number: now[number].info.run_id for number in runs} == {
+        number: run.info.run_id for number, run in runs.items()
+    }
+
+
+def test_a_diverging_trial_has_failed_and_others_go_on(make: MakeSweep) -> None:
+    space = {"loss.temperature": {"choices": [0.1, 1e-40]}}
+    made = make("diverging", space, search__trials=4, search__sampler="random", train__epochs=2)
+    made.run()
+    trials = made.trials()
+    _, runs = made.mlflow_runs()
+    assert {trial.params["loss.temperature"] for trial in trials} == {0.1, 1e-40}
+    for trial in trials:
+        failed = trial.params["loss.temperature"] == 1e-40
+        assert (trial.state == TrialState.FAIL) == failed
+        assert ("loss became nan in epoch 1" in trial.user_attrs["message"]) == failed
+        assert (runs[trial.number].data.tags["raymc.state"] == "failed") == failed
+
+
+def test_a_sweep_in_which_every_trial_fails(make: MakeSweep) -> None:
+    made = make("failing", {"loss.temperature": {"choices": [1e-40]}}, search__trials=2)
+    message = r"all 2 trials of the sweep failed; the first: the loss became nan in epoch 1: try "
+    with pytest.raises(SweepError, match=message) as caught:
+        made.run()
+    assert caught.value.exit_code == 1
+    assert "\n" not in str(caught.value)
+    assert made.states() == ["FAIL", "FAIL"]
+    parent, runs = made.mlflow_runs()
+    states = [run.data.tags["raymc.state"] for run in (parent, *runs.values())]
+    assert states == ["failed"] * 3
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) -> None:
+    space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
+    made = make(
+        "killed", space, search__trials=5, search__concurrent=2, search__grace_epochs=40,
+        train__epochs=40,
+    )  # fmt: skip
+    file = write_config(made.config, tmp_path / "sweep.yaml")
+    with driver("tune", file, log=tmp_path / "log.txt") as process:
+        wait_until(lambda: _is_in_the_middle(made))
+        kill(process)
+    before = made.trials()
+    _, runs_before = made.mlflow_runs()
+    assert TrialState.RUNNING in {trial.state for trial in before}
+
+    made.run()
+    trials = made.trials()
+    assert len(trials) == 5
+    assert all(trial.state.is_finished() for trial in trials)
+    for old, new in zip(before, trials):
+        assert new.params == old.params
+        assert old.intermediate_values.items() <= new.intermediate_values.items()
+        assert old == new or old.state == TrialState.RUNNING
+    _, runs = made.mlflow_runs()
+    assert sorted(runs) == list(range(5))
+    for number, run in runs_before.items():
+        assert runs[number].info.run_id == run.info.run_id
+    for trial in trials:
+        epochs = sorted(trial.intermediate_values.items())
+        assert [epoch for epoch, _ in epochs] == list(range(1, len(epochs) + 1))
+        assert made.history(runs[trial.number], "val/mAP") == epochs
+    resumed = next(trial for trial in before if trial.state == TrialState.RUNNING)
+    assert _uninterrupted(made, trials[resumed.number], tiny) == trials[
+        resumed.number
+    ].intermediate_values
+
+
+def _is_in_the_middle(made: Sweep) -> bool:
+    """Say whether one trial has ended, and another one begun and come to its second epoch."""
+    try:
+        trials = made.trials()
+    except (KeyError, optuna.exceptions.StorageInternalError):
+        return False  # it isn't there yet
+    ended = [trial for trial in trials if trial.state.is_finished()]
+    running = [t for t in trials if t.state == TrialState.RUNNING and len(t.intermediate_values) > 1]
+    return bool(ended and running)
+
+
+def _uninterrupted(made: Sweep, trial: FrozenTrial, dataset: Dataset) -> dict[int, float]:
+    """Train a trial's settings in this process; returns the monitored metric of each epoch."""
+    config = override(made.config, trial.params)
+    reports: list[EpochEnded] = []
+    loop.fit(
+        config,
+        dataset.manifest,
+        feeds_of(dataset, config),
+        device=torch.device("cpu"),
+        emit=lambda event: None,
+        report=lambda event, folder: reports.append(event),
+    )
+    epochs = len(trial.intermediate_values)
+    return {event.epoch: event.metrics[config.train.monitor] for event in reports[:epochs]}
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_that_are_stopped_leave_nothing_behind(make: MakeSweep) -> None:
+    made = make("group", {"optimizer.lr": BAD_LR}, search__trials=3, train__workers=2)
+    made.run()
+    assert "PRUNED" in made.states()[:2]
+    wait_until(_nothing_is_reserved, 60)
+
+
+def _nothing_is_reserved() -> bool:
+    states = {group["state"] for group in placement_group_table().values()}
+    free = ray.available_resources().get("CPU")
+    return states <= {"REMOVED"} and free == ray.cluster_resources()["CPU"]
