@@ -5,8 +5,8 @@
 Each model is trained once, its epoch chosen on the validation split, and tested once.
 """
 
-import statistics
 import sys
+from statistics import mean, stdev
 
 from rich.console import Console
 from rich.table import Table
@@ -32,8 +32,7 @@ def main(path: str, *overrides: str) -> None:
         for group in list(runs[0])[len(table.columns) - 1 :]:
             table.add_column(group)
         columns = [[100 * run[name] for run in runs] for name in runs[0]]
-        cells = [f"{statistics.mean(c):.1f} ± {statistics.stdev(c):.1f}" for c in columns]
-        table.add_row(str(depth), *cells)
+        table.add_row(str(depth), *(f"{mean(c):.1f} ± {stdev(c):.1f}" for c in columns))
     console.print(table)
 
 

@@ -1,4 +1,6 @@
-"""Make, check or describe a dataset as a Ray job: ray job submit -- python jobs/data.py make CONFIG
+"""Make, check or describe a dataset as a Ray job.
+
+    ray job submit -- python jobs/data.py make CONFIG
 
 Does what `raymc data` does, on the cluster that it is submitted to.
 """

@@ -1,4 +1,6 @@
-"""Score a dataset as a Ray job: ray job submit -- python jobs/predict.py BUNDLE DATASET --out DIR
+"""Score a dataset as a Ray job.
+
+    ray job submit -- python jobs/predict.py BUNDLE DATASET --out DIR
 
 Does what `raymc predict` does, on the cluster that it is submitted to.
 """

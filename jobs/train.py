@@ -1,4 +1,6 @@
-"""Train one model as a Ray job: ray job submit -- python jobs/train.py CONFIG [KEY=VALUE]...
+"""Train one model as a Ray job.
+
+    ray job submit -- python jobs/train.py CONFIG [KEY=VALUE]...
 
 Does what `raymc train` does, on the cluster that it is submitted to.
 """

@@ -1,4 +1,6 @@
-"""Search settings as a Ray job: ray job submit -- python jobs/tune.py CONFIG [KEY=VALUE]...
+"""Search settings as a Ray job.
+
+    ray job submit -- python jobs/tune.py CONFIG [KEY=VALUE]...
 
 Does what `raymc tune` does, on the cluster that it is submitted to.
 """

@@ -5,6 +5,7 @@ Ray layer. Every command that needs Ray calls `connect` first and nothing else s
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default adds 2 s to every report
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports why, and no metric
 }
 
 
@@ -45,9 +47,14 @@ def connect(log_file: Path | None = None) -> str:
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        cpus = None if address else (os.cpu_count() or 1) + SPARE_CPUS
         try:
-            ray.init(address, num_cpus=cpus, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address or "local",
+                num_cpus=None if address else (os.cpu_count() or 1) + SPARE_CPUS,
+                dashboard_port=None if address else _dashboard_port(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except (ConnectionError, OSError) as error:
             raise ResourceError(
                 f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}); "
@@ -56,6 +63,20 @@ def connect(log_file: Path | None = None) -> str:
     logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
     log_to(log_file or logs / "raymc.log")
     return str(logs)
+
+
+def _dashboard_port() -> int:
+    """Return a free port for the dashboard, and let all processes of Ray inherit its address.
+
+    Ray Train asks the dashboard whether a trial that was stopped is dead, and only then gives
+    its CPUs back. Left to itself it finds no dashboard where another Ray runs on the machine,
+    and the CPUs are gone for good.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    return port
 
 
 def log_to(log_file: Path) -> None:

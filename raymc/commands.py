@@ -7,19 +7,18 @@ import json
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
-from raymc.config import Config, flatten, run_name, to_dict
+from raymc.config import Config, flatten, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
 from raymc.errors import ResourceError, TrainingError
 from raymc.evaluate import Evaluation, evaluate, evaluation_table
-from raymc.events import EpochEnded, Event, SweepEvent, TrialEnded, TrialStarted
 from raymc.predict import predict
+from raymc.recording import RunRecorder, SweepRecorder, trial_name
 from raymc.runs import open_run
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
@@ -37,7 +36,6 @@ from raymc.tracking import (
 from raymc.train import train
 
 BUNDLE = "bundle"
-SHORT_NAMES = {"temperature": "τ", "fusion_depth": "fusion"}
 
 
 def run_train(config: Config, console: Console) -> Path:
@@ -53,7 +51,7 @@ def run_train(config: Config, console: Console) -> Path:
         run = tracker.start_run(folder.name, key=folder.name, params=flatten(config), tags={})
         tracker.log_json(run, "config.json", to_dict(config))
         with _ending(tracker, run), display:
-            result = train(config, listeners=[display.handle, _Recorder(tracker, run)])
+            result = train(config, listeners=[display.handle, RunRecorder(tracker, run)])
         save_bundle(result.checkpoint, bundle)
         tracker.end_run(run, "complete")
         _log_bundle(bundle, tracker, run, config, console)
@@ -67,7 +65,7 @@ def run_tune(config: Config, console: Console) -> Path:
     _start_ray(folder, console)
     with open_tracker(config.tracking, config.run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
-        record = _SweepRecorder(config, tracker, display)
+        record = SweepRecorder(config, tracker, display)
         with _ending(tracker, record.parent), display:
             result = sweep(config, listener=record)
         bundle = folder / BUNDLE
@@ -173,78 +171,6 @@ def sweep_note(config: Config, result: SweepResult) -> str:
         f"`{trial_name(result.best.params)}`, {config.train.monitor} "
         f"{100 * best[config.train.monitor]:.1f} % at epoch {best['epoch']:.0f}.\n"
     )
-
-
-def trial_name(params: Mapping[str, object]) -> str:
-    """Return what tells a trial from others in a line, such as `margin=0.31 τ=0.07 fusion=2`."""
-    parts = []
-    for path, value in params.items():
-        name = path.rpartition(".")[2]
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts.append(f"{SHORT_NAMES.get(name, name)}={shown}")
-    return " ".join(parts)
-
-
-class _Recorder:
-    """Writes a run's epochs to MLflow as its events come in."""
-
-    def __init__(self, tracker: Tracker, run: str) -> None:
-        self._tracker, self._run = tracker, run
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochEnded):
-            self._tracker.log_epoch(self._run, event.epoch, event.metrics, is_best=event.is_best)
-
-
-class _SweepRecorder:
-    """Shows a sweep's trials and writes them to MLflow, below one parent run."""
-
-    def __init__(self, config: Config, tracker: Tracker, display: TrialsDisplay) -> None:
-        self._config, self._tracker, self._display = config, tracker, display
-        self._views: dict[int, TrialView] = {}
-        name = run_name(config, sweep=True)
-        self.parent = tracker.start_run(name, key=name, params=flatten(config), tags={})
-        tracker.log_json(self.parent, "config.json", to_dict(config))
-
-    def __call__(self, event: SweepEvent) -> None:
-        number = event.number
-        if isinstance(event, TrialStarted):
-            self._start(event)
-            return
-        view, key = self._views[number], self._key(number)
-        monitor = self._config.train.monitor
-        if isinstance(event, TrialEnded):
-            value = event.best.get(monitor)
-            self._show(replace(view, state=event.state, value=value, seconds=event.seconds))
-            if event.message:
-                self._tracker.set_note(key, event.message)
-            workers = self._config.train.workers
-            cost = {"seconds": event.seconds, "worker_seconds": event.seconds * workers}
-            costs = {f"cost/{name}": value for name, value in cost.items()}
-            self._tracker.end_run(key, event.state, metrics=costs)
-            return
-        value = event.metrics[monitor]
-        is_best = view.value is None or value > view.value
-        best = value if is_best else view.value
-        self._show(replace(view, epoch=event.epoch, value=best, seconds=event.seconds))
-        self._tracker.log_epoch(key, event.epoch, event.metrics, is_best=is_best)
-
-    def _start(self, event: TrialStarted) -> None:
-        self._show(TrialView(event.number, event.params, "running", 0, self._config.train.epochs))
-        self._tracker.start_run(
-            trial_name(event.params),
-            key=self._key(event.number),
-            parent=self.parent,
-            params=event.params,
-            tags={"raymc.trial": str(event.number)},
-        )
-
-    def _key(self, number: int) -> str:
-        return f"{self.parent}/{number}"
-
-    def _show(self, view: TrialView) -> None:
-        self._views[view.number] = view
-        self._display.update(view)
 
 
 @contextmanager

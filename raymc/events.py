@@ -58,10 +58,15 @@ class Ended:
 
 @dataclass(frozen=True)
 class TrialStarted:
-    """A trial of a sweep begins or, after a restart of the sweep, goes on."""
+    """A trial of a sweep begins or, after a restart of the sweep, goes on.
+
+    `is_over` where the trial had ended before the restart, and is told once more from its start
+    to its end for those who didn't hear all of it.
+    """
 
     number: int
     params: Mapping[str, object]
+    is_over: bool = False
 
 
 @dataclass(frozen=True)

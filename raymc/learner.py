@@ -71,7 +71,7 @@ def make_learner(
         weights = weights.to(device)
     objective: nn.Module = Objective(model, config.loss, weights=weights, workers=workers)
     if config.train.compile:
-        model.compile(dynamic=True)
+        model.compile()
     if workers.count > 1:
         objective = DistributedDataParallel(objective)
     return Learner(

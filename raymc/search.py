@@ -24,9 +24,9 @@ from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
 from raymc.prepare import prepare_dataset
 from raymc.runs import open_run
-from raymc.study import EPOCH, FAILURE, IS_LAST, StudySearcher, make_scheduler, open_study
+from raymc.study import FAILURE, StudySearcher, make_scheduler, open_study
 from raymc.study import trial_folder as folder_of
-from raymc.train import limit_threads, make_trainer
+from raymc.train import EPOCH, IS_LAST, limit_threads, make_trainer
 
 
 @dataclass(frozen=True)

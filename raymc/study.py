@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -23,9 +24,12 @@ from raymc import checkpoint
 from raymc.config import Config, flatten
 from raymc.errors import CheckpointError, ConfigError
 from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
+from raymc.train import EPOCH, IS_LAST
 
-# Keys of a trial's report besides its metrics.
-EPOCH, IS_LAST, FAILURE, CHECKPOINT_PATH = "epoch", "is_last", "failure", "checkpoint_path"
+# Keys of a trial's report besides its metrics and those of every run.
+FAILURE, CHECKPOINT_PATH = "failure", "checkpoint_path"
+# Where a trial of the study keeps all metrics of an epoch, of which Optuna itself knows but one.
+EPOCH_ATTRIBUTE = "epoch {}"
 
 STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
     TrialState.COMPLETE: "complete",
@@ -38,12 +42,21 @@ STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
 
 @dataclass
 class OpenTrial:
-    """A trial that Tune is running: its Optuna trial and the best it has reported."""
+    """A trial that Tune is running: its Optuna trial and what it has reported.
+
+    `seconds_before` is the time it had a worker under earlier drivers.
+    """
 
     trial: optuna.Trial
     best: dict[str, float]
     last_epoch: int
+    seconds_before: float
     started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """The time the trial has had a worker."""
+        return self.seconds_before + time.monotonic() - self.started
 
 
 def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
@@ -68,7 +81,7 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
     return study
 
 
-def distributions(config: Config) -> dict[str, optuna.distributions.BaseDistribution]:
+def distributions(config: Config) -> dict[str, BaseDistribution]:
     """Return Optuna's distributions of the space; settings that are integers stay so."""
     settings = flatten(config)
     return {
@@ -100,7 +113,8 @@ class StudySearcher(Searcher):
         config: the settings that trials vary.
         session: where this driver's trials keep their checkpoints, beside those of earlier ones.
         scheduler: learns what earlier drivers' trials had reached.
-        listener: is told of every trial's start, epochs and end.
+        listener: is told of every trial's start, epochs and end, those of earlier drivers
+            included.
     """
 
     def __init__(
@@ -125,22 +139,33 @@ class StudySearcher(Searcher):
         self._open: dict[str, OpenTrial] = {}
         for trial in ended:
             self._replay(trial, f"earlier-{trial.number}")
+            self._retell(trial)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return a trial's number, settings and the checkpoint to go on from, if it has one."""
-        resume = None
         if self._orphans:
-            left = self._orphans.pop(0)
-            trial = optuna.Trial(self.study, left._trial_id)
-            resume = last_checkpoint(self._session.parent, trial.number)
-            self._replay(left, trial_id)
-        else:
-            trial = self.study.ask(self._space)
-        steps = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        self._open[trial_id] = OpenTrial(
-            trial, best=dict(trial.user_attrs.get("best", {})), last_epoch=max(steps, default=0)
-        )
+            return self._adopt(self._orphans.pop(0), trial_id)
+        trial = self.study.ask(self._space)
+        self._open[trial_id] = OpenTrial(trial, best={}, last_epoch=0, seconds_before=0.0)
         self._listener(TrialStarted(trial.number, dict(trial.params)))
+        return {"number": trial.number, "params": dict(trial.params), "resume": None}
+
+    def _adopt(self, left: FrozenTrial, trial_id: str) -> dict[str, Any]:
+        """Go on with a trial that an earlier driver left running."""
+        trial = optuna.Trial(self.study, left._trial_id)
+        for path, values in self._space.items():
+            trial._suggest(path, values)  # what it has stays; the driver may have died asking
+        last_epoch = max(left.intermediate_values, default=0)
+        self._open[trial_id] = OpenTrial(
+            trial,
+            best=dict(left.user_attrs.get("best", {})),
+            last_epoch=last_epoch,
+            seconds_before=left.user_attrs.get("seconds", 0.0),
+        )
+        self._replay(left, trial_id)
+        self._listener(TrialStarted(trial.number, dict(trial.params)))
+        self._retell_epochs(left)
+        resume = last_checkpoint(self._session.parent, trial.number, last_epoch)
         return {"number": trial.number, "params": dict(trial.params), "resume": resume}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -159,8 +184,8 @@ class StudySearcher(Searcher):
         state: TrialStateName = "complete" if result.get(IS_LAST) else "pruned"
         if message or not opened.best:
             state, message = "failed", message or "it ended before its first epoch did"
-        trial, seconds = opened.trial, time.monotonic() - opened.started
-        trial.set_user_attr("seconds", seconds + trial.user_attrs.get("seconds", 0.0))
+        trial, seconds = opened.trial, opened.seconds
+        trial.set_user_attr("seconds", seconds)
         trial.set_user_attr("message", message)
         if state == "complete":
             self.study.tell(trial, opened.best[self.config.train.monitor])
@@ -180,26 +205,44 @@ class StudySearcher(Searcher):
         """Read nothing: the study is the state."""
 
     def _note(self, opened: OpenTrial, result: Mapping[str, Any]) -> None:
-        """Store an epoch in the study, once."""
+        """Store an epoch in the study, once; its value last, which makes it count."""
         epoch, value = result.get(EPOCH), result.get(self.config.train.monitor)
         if epoch is None or value is None or epoch <= opened.last_epoch:
             return
         opened.last_epoch = epoch
         metrics = {key: float(x) for key, x in result.items() if key.startswith(("train/", "val/"))}
-        if not math.isnan(value):
-            opened.trial.report(value, epoch)
+        trial, seconds = opened.trial, opened.seconds
+        trial.set_user_attr(EPOCH_ATTRIBUTE.format(epoch), metrics)
+        trial.set_user_attr("seconds", seconds)
         if value > opened.best.get(self.config.train.monitor, -math.inf):
             opened.best = {**metrics, EPOCH: epoch}
-            opened.trial.set_user_attr("best", opened.best)
-            opened.trial.set_user_attr("checkpoint", self._checkpoint(opened.trial.number, result))
-        seconds = time.monotonic() - opened.started
-        self._listener(TrialEpochEnded(opened.trial.number, epoch, metrics, seconds))
+            trial.set_user_attr("best", opened.best)
+            trial.set_user_attr("checkpoint", self._checkpoint(trial.number, result))
+        if not math.isnan(value):
+            trial.report(value, epoch)
+        self._listener(TrialEpochEnded(trial.number, epoch, metrics, seconds))
 
     def _checkpoint(self, number: int, result: Mapping[str, Any]) -> str:
         """Return where a result's checkpoint lies: Ray Train says where, Tune names a folder."""
         if CHECKPOINT_PATH in result:
             return str(result[CHECKPOINT_PATH])
         return str(self._session / trial_folder(number) / result["checkpoint_dir_name"])
+
+    def _retell(self, trial: FrozenTrial) -> None:
+        """Tell the listener all of a trial that has ended; it may not have heard everything."""
+        state, attributes = STATES[trial.state], trial.user_attrs
+        assert state != "running"
+        self._listener(TrialStarted(trial.number, trial.params, is_over=True))
+        self._retell_epochs(trial)
+        best, seconds = attributes.get("best", {}), attributes.get("seconds", 0.0)
+        message = attributes.get("message", "")
+        self._listener(TrialEnded(trial.number, state, best, seconds, message))
+
+    def _retell_epochs(self, trial: FrozenTrial) -> None:
+        seconds = trial.user_attrs.get("seconds", 0.0)
+        for epoch in sorted(trial.intermediate_values):
+            metrics = trial.user_attrs[EPOCH_ATTRIBUTE.format(epoch)]
+            self._listener(TrialEpochEnded(trial.number, epoch, metrics, seconds))
 
     def _replay(self, trial: FrozenTrial, name: str) -> None:
         """Show the scheduler what a trial reported to an earlier driver."""
@@ -218,8 +261,11 @@ def trial_folder(number: int) -> str:
     return f"trial-{number:04d}"
 
 
-def last_checkpoint(trials_folder: Path, number: int) -> str | None:
-    """Return the newest intact checkpoint that any driver's run of a trial has left."""
+def last_checkpoint(trials_folder: Path, number: int, last_epoch: int) -> str | None:
+    """Return the newest intact checkpoint that any driver's run of a trial has left.
+
+    None that is newer than `last_epoch`: what happened after it, the study was not told.
+    """
     found = []
     for folder in trials_folder.glob(f"*/{trial_folder(number)}/**/{checkpoint.PROGRESS}"):
         try:
@@ -227,7 +273,7 @@ def last_checkpoint(trials_folder: Path, number: int) -> str | None:
             found.append((checkpoint.load_progress(folder.parent).epoch, str(folder.parent)))
         except CheckpointError:
             continue  # torn by the crash that made it the last one; the one before will do
-    return max(found)[1] if found else None
+    return max((one for one in found if one[0] <= last_epoch), default=(0, None))[1]
 
 
 def _sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
@@ -243,5 +289,11 @@ def _sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
 def _defaults(config: Config) -> dict[str, Any]:
     """Return the configuration's own values of the space, or nothing if one lies outside it."""
     settings, space = flatten(config), distributions(config)
-    inside = all(d._contains(d.to_internal_repr(settings[path])) for path, d in space.items())
+    inside = all(_holds(values, settings[path]) for path, values in space.items())
     return {path: settings[path] for path in space} if inside else {}
+
+
+def _holds(values: BaseDistribution, value: Any) -> bool:
+    if isinstance(values, CategoricalDistribution):
+        return value in values.choices
+    return values._contains(values.to_internal_repr(value))

@@ -27,7 +27,8 @@ from raymc.events import EpochEnded
 from raymc.feed import SharedData, share_data
 from raymc.prepare import prepare_dataset
 
-EPOCH_KEY = "epoch"
+# Keys of an epoch's report besides its metrics.
+EPOCH, IS_LAST = "epoch", "is_last"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def train_worker(settings: dict[str, Any]) -> DivergedError | None:
 def report_to_train(event: EpochEnded, folder: Path | None, tell: Callable[[Any], None]) -> None:
     """Report an epoch to Ray Train, and to the driver once its checkpoint is safe."""
     checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
-    ray.train.report({**event.metrics, EPOCH_KEY: event.epoch}, checkpoint=checkpoint)
+    metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
+    ray.train.report(metrics, checkpoint=checkpoint)
     tell(event)
 
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 
 from raymc.batches import Feed, Feeds
+from raymc.bundle import save_bundle
 from raymc.config import Config, from_dict
+from raymc.events import EpochEnded
 from raymc.labels import Vocabulary, label_counts
+from raymc.loop import fit
 from raymc.shards import Dataset, Modality, Row, open_dataset, read_shard, write_dataset
 
 # Read when Ray is imported: what little the tests put there needs no more.
@@ -148,3 +151,25 @@ def ray_logs() -> Iterator[Path]:
 def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder of runs, because MLflow takes seconds to lay out a database."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny: Dataset, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle that was trained on the tiny dataset; not to be written to."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    def keep(event: EpochEnded, made: Path | None) -> None:
+        if event.is_last and made is not None:
+            save_bundle(made, folder / "bundle")
+
+    fit(
+        tiny_config,
+        tiny.manifest,
+        feeds_of(tiny, tiny_config),
+        device=torch.device("cpu"),
+        emit=lambda event: None,
+        report=keep,
+    )
+    return folder / "bundle"

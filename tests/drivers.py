@@ -22,11 +22,17 @@ def write_config(config: Config, file: Path) -> Path:
     return file
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait for something that other processes bring about."""
+def wait_until(
+    true: Callable[[], bool],
+    process: "subprocess.Popen[bytes] | None" = None,
+    *,
+    seconds: float = 180.0,
+) -> None:
+    """Wait for something that other processes bring about; `process` must not end before."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, "the driver has ended already"
         time.sleep(0.02)
 
 

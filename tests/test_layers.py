@@ -15,7 +15,7 @@ PACKAGE = Path(raymc.__file__).parent
 # from the top; what is in none of these is pure
 LAYERS = (
     {"cli"},
-    {"commands", "demo"},
+    {"commands", "demo", "recording"},
     {"display", "pyfunc_model", "serving", "tracking"},
     {"channel", "cluster", "evaluate", "feed", "predict", "search", "study", "train"},
 )

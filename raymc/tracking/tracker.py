@@ -43,6 +43,7 @@ _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
 class _OpenRun:
     run_id: str
     last_epoch: int
+    is_closed: bool = False
 
 
 def open_tracker(config: TrackingConfig, runs_folder: str) -> "Tracker":
@@ -86,6 +87,7 @@ class Tracker:
         parent: str | None = None,
         params: Mapping[str, object],
         tags: Mapping[str, str],
+        reopen: bool = True,
     ) -> str:
         """Open the experiment's run of this key: the one that exists, else a new one.
 
@@ -96,6 +98,7 @@ class Tracker:
             params: By dotted config key; those that the run has already are left alone.
             tags: Added to the git commit, the user and the command. `raymc.trial` is read
                 back as the trial's number.
+            reopen: Go on with a run that has ended; else what is told of it is ignored.
 
         Returns:
             The key as MLflow keeps it, by which the other methods know the run.
@@ -105,7 +108,12 @@ class Tracker:
         marks = {**source_tags(), **tags, KEY_TAG: run, STATE_TAG: "running"}
         marks = {fit_name(tag): fit_text(value, TAG_LENGTH) for tag, value in marks.items()}
         started = now()
-        self._writer.send(f"run {run}", lambda: self._open(run, name, over, clean, marks, started))
+
+        def write() -> None:
+            if reopen or not self._is_over(run):
+                self._open(run, name, over, clean, marks, started)
+
+        self._writer.send(f"run {run}", write)
         return run
 
     def log_epoch(
@@ -123,7 +131,7 @@ class Tracker:
 
         def write() -> None:
             opened = self._opened(run)
-            if epoch > opened.last_epoch:
+            if epoch > opened.last_epoch and not opened.is_closed:
                 self._log_metrics(opened.run_id, records)
                 opened.last_epoch = epoch
 
@@ -137,6 +145,8 @@ class Tracker:
 
         def write() -> None:
             opened = self._opened(run)
+            if opened.is_closed:
+                return
             records = make_metrics(metrics or {}, max(0, opened.last_epoch), ended)
             self._log_metrics(opened.run_id, records)
             self._client.set_tag(opened.run_id, STATE_TAG, state)
@@ -206,10 +216,8 @@ class Tracker:
 
         if parent:
             tags = {**tags, PARENT_TAG: self._opened(parent).run_id}
-        wanted = f"tags.`{KEY_TAG}` = '{run}'"
-        found = self._client.search_runs([self.experiment_id], wanted, max_results=1)
-        if found:
-            entity = found[0]
+        entity = self._find(run)
+        if entity is not None:
             self._client.update_run(entity.info.run_id, status="RUNNING", name=name)
             marks = [RunTag(key, value) for key, value in tags.items()]
             self._client.log_batch(entity.info.run_id, tags=marks)
@@ -219,8 +227,25 @@ class Tracker:
         new = [Param(key, params[key]) for key in params if key not in entity.data.params]
         for first in range(0, len(new), _PARAMS_PER_CALL):
             self._client.log_batch(run_id, params=new[first : first + _PARAMS_PER_CALL])
+        self._keep(run, entity)
+
+    def _is_over(self, run: str) -> bool:
+        """Say whether MLflow has the run, ended; if so, keep it as a closed one."""
+        entity = self._find(run)
+        if entity is None or entity.info.status == "RUNNING":
+            return False
+        self._keep(run, entity, is_closed=True)
+        return True
+
+    def _find(self, run: str) -> "mlflow.entities.Run | None":
+        wanted = f"tags.`{KEY_TAG}` = '{run}'"
+        found = self._client.search_runs([self.experiment_id], wanted, max_results=1)
+        return found[0] if found else None
+
+    def _keep(self, run: str, entity: "mlflow.entities.Run", *, is_closed: bool = False) -> None:
+        last_epoch = int(entity.data.metrics.get("epoch", -1))
         with self._opening:
-            self._runs[run] = _OpenRun(run_id, int(entity.data.metrics.get("epoch", -1)))
+            self._runs[run] = _OpenRun(entity.info.run_id, last_epoch, is_closed)
             self._opening.notify_all()
 
     def _log_metrics(self, run_id: str, records: "list[mlflow.entities.Metric]") -> None:

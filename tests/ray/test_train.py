@@ -1,0 +1,205 @@
+"""Runs on Ray Train: alike on one worker and two, killed and gone on with, and what goes wrong."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import SPLIT_ROWS, feed_of, feeds_of
+from drivers import driver, kill, wait_until, write_config
+from example_dataset import contents
+from rich.console import Console
+from safetensors.torch import load_file
+
+from raymc import checkpoint, loop
+from raymc.bundle import WEIGHTS
+from raymc.commands import run_train
+from raymc.config import Config, from_dict, override
+from raymc.errors import DataError, DivergedError, ResourceError
+from raymc.events import Ended, EpochEnded, Event, Started
+from raymc.learner import make_model
+from raymc.metrics import evaluate_scores
+from raymc.scoring import predict
+from raymc.shards import Dataset
+from raymc.train import TrainResult, train
+
+PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "train.max_failures": 0}
+Configure = Callable[..., Config]
+
+
+@dataclass
+class Run:
+    """A run of `train`, and the events its driver was told."""
+
+    result: TrainResult
+    events: list[Event] = field(default_factory=list)
+
+    def epochs(self) -> list[EpochEnded]:
+        return [event for event in self.events if isinstance(event, EpochEnded)]
+
+
+@pytest.fixture(scope="module")
+def configure(ray_logs: Path, runs_folder: Path, tiny_config: Config) -> Configure:
+    """Names a run and changes its settings."""
+
+    def named(name: str, **settings: Any) -> Config:
+        names = {"run.name": name, "run.folder": str(runs_folder), "tracking.experiment": name}
+        changes = {key.replace("__", "."): value for key, value in settings.items()}
+        return override(tiny_config, {**PLAIN, **names, **changes})
+
+    return named
+
+
+def trained(config: Config) -> Run:
+    events: list[Event] = []
+    return Run(train(config, listeners=[events.append]), events)
+
+
+@pytest.fixture(scope="module")
+def alone(configure: Configure) -> Run:
+    """Three epochs on one worker."""
+    return trained(configure("alone"))
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_does(alone: Run, configure: Configure) -> None:
+    both = trained(configure("both", train__workers=2))
+    assert len(both.epochs()) == len(alone.epochs()) == 3
+    for one, two in zip(alone.epochs(), both.epochs()):
+        assert one.epoch == two.epoch
+        assert one.metrics.keys() == two.metrics.keys()
+        for name in one.metrics.keys() - {"train/samples_per_second"}:
+            assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-4), name
+    weights, others = (load_file(run.result.checkpoint / WEIGHTS) for run in (alone, both))
+    for name, weight in weights.items():
+        np.testing.assert_allclose(others[name].numpy(), weight.numpy(), atol=1e-3, err_msg=name)
+
+
+def test_every_validation_row_counts_once(alone: Run, tiny: Dataset) -> None:
+    loaded = checkpoint.load(alone.result.checkpoint)
+    config = from_dict(dict(loaded.progress.config))
+    model = make_model(config, tiny.manifest)
+    model.load_state_dict(loaded.weights)
+    found = predict(model, feed_of(tiny, "val", config), device=torch.device("cpu"))
+    assert found.rows.tolist() == list(range(SPLIT_ROWS["val"]))
+    scores = evaluate_scores(found.scores, found.labels, found.observed)
+    for name, value in scores.to_dict().items():
+        assert loaded.progress.metrics[f"val/{name}"] == pytest.approx(value, abs=1e-6)
+
+
+def test_the_driver_hears_everything_in_order(alone: Run) -> None:
+    started, ended = alone.events[0], alone.events[-1]
+    assert isinstance(started, Started)
+    assert (started.rows, started.epochs, started.first_epoch) == (SPLIT_ROWS["train"], 3, 1)
+    assert [event.epoch for event in alone.epochs()] == [1, 2, 3]
+    assert [event.is_last for event in alone.epochs()] == [False, False, True]
+    assert isinstance(ended, Ended)
+    assert ended.best == max((e.metrics for e in alone.epochs()), key=lambda m: m["val/mAP"])
+
+
+def test_the_best_and_the_last_checkpoint_are_kept(alone: Run) -> None:
+    best = max(alone.epochs(), key=lambda event: event.metrics["val/mAP"])
+    assert checkpoint.load(alone.result.checkpoint).progress.epoch == best.epoch
+    kept = [checkpoint.load(folder) for folder in alone.result.folder.glob("checkpoint_*")]
+    assert {one.progress.epoch for one in kept} == {best.epoch, 3}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Path) -> None:
+    config = configure("killed", train__epochs=25, model__dropout=0.1, tracking__uri="")
+    folder = Path(config.run.folder) / "killed"
+    file = write_config(config, tmp_path / "run.yaml")
+    with driver("train", file, log=tmp_path / "log.txt") as process:
+        wait_until(lambda: any(folder.glob("checkpoint_*")), process)
+        kill(process)
+    assert not (folder / "bundle").exists()
+
+    resumed = trained(config)
+    (started,) = (event for event in resumed.events if isinstance(event, Started))
+    assert 1 < started.first_epoch < 25
+    assert [event.epoch for event in resumed.epochs()] == list(range(started.first_epoch, 26))
+    whole = uninterrupted(config, tiny, tmp_path / "whole")
+    last = max(folder.glob("checkpoint_*"), key=lambda one: checkpoint.load_progress(one).epoch)
+    assert (last / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+    printed = StringIO()
+    bundle = run_train(config, Console(file=printed, width=200))
+    assert (bundle / WEIGHTS).read_bytes() == (resumed.result.checkpoint / WEIGHTS).read_bytes()
+    before = contents(folder)
+    assert run_train(config, Console(file=printed, width=200)) == bundle
+    assert printed.getvalue().endswith(f"run killed is finished: its bundle is {bundle}\n")
+    assert contents(folder) == before
+
+
+def uninterrupted(config: Config, dataset: Dataset, folder: Path) -> Path:
+    """Train in this process; returns the last epoch's checkpoint."""
+
+    def keep(event: EpochEnded, made: Path | None) -> None:
+        if event.is_last and made is not None:
+            shutil.copytree(made, folder)
+
+    loop.fit(
+        config,
+        dataset.manifest,
+        feeds_of(dataset, config),
+        device=torch.device("cpu"),
+        emit=lambda event: None,
+        report=keep,
+    )
+    return folder
+
+
+def test_a_run_that_diverges(configure: Configure) -> None:
+    with pytest.raises(DivergedError, match=r"^the loss became nan in epoch 1: try ") as caught:
+        trained(configure("diverging", loss__temperature=1e-40))
+    assert "\n" not in str(caught.value)
+
+
+def cut_in_half(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+
+
+def drop_rows(shard: Path) -> None:
+    pq.write_table(pq.read_table(shard).slice(2), shard)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [(cut_in_half, r"00001.parquet"), (drop_rows, r"hold fewer rows than dataset.json says")],
+)
+def test_a_shard_that_only_a_worker_reads(
+    configure: Configure,
+    tiny_path: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    path = shutil.copytree(tiny_path, tmp_path / "data")
+    damage(path / "val" / "00001.parquet")
+    config = configure(damage.__name__, data__path=str(path), data__cache="off")
+    with pytest.raises(DataError, match=message) as caught:
+        trained(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train__workers": 99}, r"train.workers is 99, but this Ray cluster has 3 CPUs: ask for"),
+        (
+            {"train__device": "gpu"},
+            r"train.device is gpu and the run needs 1 GPU, but this Ray cluster has 0: use ",
+        ),
+    ],
+)
+def test_more_than_the_cluster_has(
+    configure: Configure, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ResourceError, match=message):
+        trained(configure("too much", **settings))
