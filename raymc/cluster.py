@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from raymc.config import Config
 from raymc.errors import RaymcError, ResourceError
 
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
@@ -88,6 +89,18 @@ def log_to(log_file: Path) -> None:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
+
+
+def gpus_per_worker(config: Config) -> float:
+    """Return the GPUs that each training worker gets: a share of one, one, or none.
+
+    Raises:
+        ResourceError: GPUs are asked for and the cluster has too few.
+    """
+    share = config.search.gpus_per_trial
+    device = "gpu" if share and config.train.device == "auto" else config.train.device
+    needed = (share or 1.0) * config.train.workers
+    return (share or 1.0) if gpus_to_use(device, needed=needed) else 0.0
 
 
 def gpus_to_use(device: str, *, needed: int | float = 1) -> bool:

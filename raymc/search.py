@@ -17,9 +17,9 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raymc import loop
-from raymc.cluster import gpus_to_use
+from raymc.cluster import gpus_per_worker, our_error
 from raymc.config import Config, check_space, from_dict, override, run_name, to_dict
-from raymc.errors import DivergedError, RaymcError, ResourceError, SweepError
+from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
 from raymc.prepare import prepare_dataset
@@ -63,7 +63,8 @@ def sweep(config: Config, *, listener: Callable[[SweepEvent], None]) -> SweepRes
     check_space(config)
     folder = open_run(config, sweep=True)
     dataset = prepare_dataset(config)
-    use_gpu = gpus_to_use(config.train.device, needed=_gpus(config) or 1) and _gpus(config) > 0
+    gpus = gpus_per_worker(config)
+    concurrent = concurrent_trials(config, gpus)
     study = open_study(config, run_name(config, sweep=True), folder)
     session = folder / "trials" / f"session-{sum(1 for _ in folder.glob('trials/*')):03d}"
     scheduler = make_scheduler(config)
@@ -71,7 +72,9 @@ def sweep(config: Config, *, listener: Callable[[SweepEvent], None]) -> SweepRes
     is_new = searcher.due > 0
     if is_new:
         data = share_data(dataset, config.data)
-        tuner = make_tuner(config, data, searcher, scheduler, session=session, use_gpu=use_gpu)
+        tuner = make_tuner(
+            config, data, searcher, scheduler, session=session, gpus=gpus, concurrent=concurrent
+        )
         tuner.fit()
     best = best_trial(study)
     return SweepResult(folder, study, Path(best.user_attrs["checkpoint"]), is_new)
@@ -84,15 +87,16 @@ def make_tuner(
     scheduler: Any,
     *,
     session: Path,
-    use_gpu: bool,
+    gpus: float,
+    concurrent: int,
 ) -> tune.Tuner:
     """Return the tuner of a driver's share of a sweep."""
     alone = config.train.workers == 1
     resources = {"cpu": 0.01}  # the workers that a trial starts ask for their own
     if alone:
-        resources = {"cpu": config.search.cpus_per_trial, "gpu": _gpus(config) if use_gpu else 0}
+        resources = {"cpu": config.search.cpus_per_trial, "gpu": gpus}
     trainable = tune.with_parameters(
-        run_trial, base=to_dict(config), data=data, use_gpu=use_gpu, session=str(session)
+        run_trial, base=to_dict(config), data=data, gpus=gpus, session=str(session)
     )
     return tune.Tuner(
         tune.with_resources(trainable, resources),
@@ -100,7 +104,7 @@ def make_tuner(
             search_alg=searcher,
             scheduler=scheduler,
             num_samples=searcher.due,
-            max_concurrent_trials=concurrent_trials(config),
+            max_concurrent_trials=concurrent,
             reuse_actors=alone,
             trial_name_creator=lambda trial: folder_of(trial.config["number"]),
             trial_dirname_creator=lambda trial: folder_of(trial.config["number"]),
@@ -126,7 +130,7 @@ def run_trial(
     *,
     base: dict[str, Any],
     data: SharedData,
-    use_gpu: bool,
+    gpus: float,
     session: str,
 ) -> None:
     """Train one trial in its own process, or through Ray Train if it has several workers.
@@ -139,23 +143,21 @@ def run_trial(
     try:
         config = override(from_dict(base), settings["params"])
         if config.train.workers == 1:
-            train_alone(config, data, resume, use_gpu=use_gpu)
+            train_alone(config, data, resume, gpus=gpus)
         else:
-            train_in_group(config, data, folder_of(settings["number"]), session, use_gpu=use_gpu)
-    except RaymcError as error:
-        tune.report({FAILURE: str(error)})
-    except Exception as error:
-        tune.report({FAILURE: f"{type(error).__name__}: {error}"})
+            train_in_group(config, data, folder_of(settings["number"]), session, gpus=gpus)
+    except Exception as error:  # any error of a trial is that trial's failure, not the sweep's
+        tune.report({FAILURE: str(our_error(error) or f"{type(error).__name__}: {error}")})
 
 
-def train_alone(config: Config, data: SharedData, resume: str | None, *, use_gpu: bool) -> None:
+def train_alone(config: Config, data: SharedData, resume: str | None, *, gpus: float) -> None:
     """Train in this process and report each epoch to Tune."""
     limit_threads(config)
     loop.fit(
         config,
         data.manifest,
         data.feeds(config),
-        device=torch.device("cuda" if use_gpu else "cpu"),
+        device=torch.device("cuda" if gpus else "cpu"),
         emit=lambda event: None,
         report=report_to_tune,
         resume=Path(resume) if resume else None,
@@ -170,7 +172,7 @@ def report_to_tune(event: EpochEnded, folder: Path | None) -> None:
 
 
 def train_in_group(
-    config: Config, data: SharedData, name: str, session: str, *, use_gpu: bool
+    config: Config, data: SharedData, name: str, session: str, *, gpus: float
 ) -> None:
     """Train on several workers; Ray Train reports each epoch to Tune.
 
@@ -179,14 +181,14 @@ def train_in_group(
     """
     storage = str(Path(session).parent / "groups")
     trainer = make_trainer(
-        config, data, name=name, storage=storage, use_gpu=use_gpu, callbacks=[TuneReportCallback()]
+        config, data, name=name, storage=storage, gpus=gpus, callbacks=[TuneReportCallback()]
     )
     result = trainer.fit()
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
 
 
-def concurrent_trials(config: Config) -> int:
+def concurrent_trials(config: Config, gpus: float) -> int:
     """Return how many trials run at a time: as asked, or as the cluster's resources allow.
 
     Raises:
@@ -195,12 +197,12 @@ def concurrent_trials(config: Config) -> int:
     there = ray.cluster_resources()
     workers, search = config.train.workers, config.search
     fits = int((there.get("CPU", 0) - 1) / (workers * search.cpus_per_trial))
-    if search.gpus_per_trial:
-        fits = min(fits, int(there.get("GPU", 0) / (workers * search.gpus_per_trial)))
+    if gpus:
+        fits = min(fits, int(there.get("GPU", 0) / (workers * gpus)))
     if fits < 1:
         raise ResourceError(
             f"a trial of {workers} workers with {search.cpus_per_trial:g} CPUs and "
-            f"{search.gpus_per_trial:g} GPUs each doesn't fit this cluster "
+            f"{gpus:g} GPUs each doesn't fit this cluster "
             f"({there.get('CPU', 0):g} CPUs, one of them kept free, {there.get('GPU', 0):g} GPUs): "
             "ask for less per trial"
         )
@@ -222,13 +224,4 @@ def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
         ]
         first = messages[0] if messages else "no trial was started"
         raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
-    return max(good, key=lambda trial: _value(trial))
-
-
-def _value(trial: optuna.trial.FrozenTrial) -> float:
-    return max(trial.intermediate_values.values(), default=float("-inf"))
-
-
-def _gpus(config: Config) -> float:
-    """Return the GPUs of a trial's one worker: what was asked for, or one on a device gpu."""
-    return config.search.gpus_per_trial or float(config.train.device == "gpu")
+    return max(good, key=lambda trial: max(trial.intermediate_values.values()))

@@ -5,7 +5,8 @@ events to the driver, and leaves a finished run's folder behind. Running the sam
 goes on from the last checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ray.util.queue import Queue
 
 from raymc import loop
 from raymc.channel import Channel, Listener, sender
-from raymc.cluster import gpus_to_use, our_error
+from raymc.cluster import gpus_per_worker, our_error
 from raymc.config import Config, from_dict, run_name, to_dict
 from raymc.errors import DivergedError, RaymcError, ResourceError, TrainingError
 from raymc.events import EpochEnded
@@ -54,7 +55,7 @@ def train(config: Config, *, listeners: Sequence[Listener] = ()) -> TrainResult:
         TrainingError: the workers failed more than `train.max_failures` times.
     """
     dataset = prepare_dataset(config)
-    use_gpu = gpus_to_use(config.train.device, needed=config.train.workers)
+    gpus = gpus_per_worker(config)
     check_workers(config.train.workers)
     data = share_data(dataset, config.data)
     folder = Path(config.run.folder).absolute()
@@ -64,7 +65,7 @@ def train(config: Config, *, listeners: Sequence[Listener] = ()) -> TrainResult:
             data,
             name=run_name(config),
             storage=str(folder),
-            use_gpu=use_gpu,
+            gpus=gpus,
             events=channel.queue,
         )
         try:
@@ -84,20 +85,20 @@ def make_trainer(
     *,
     name: str,
     storage: str,
-    use_gpu: bool,
+    gpus: float,
     events: Queue | None = None,
     callbacks: Sequence[Any] = (),
 ) -> TorchTrainer:
     """Return the Ray Train trainer of a run; a run of the same name and storage goes on."""
-    per_worker: dict[str, float] = {"CPU": config.search.cpus_per_trial}
-    if use_gpu:
-        per_worker["GPU"] = config.search.gpus_per_trial or 1.0
+    per_worker = {"CPU": config.search.cpus_per_trial, **({"GPU": gpus} if gpus else {})}
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": to_dict(config), "data": data, "events": events},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.train.workers, use_gpu=use_gpu, resources_per_worker=per_worker
+            num_workers=config.train.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker=per_worker,
         ),
         run_config=RunConfig(
             name=name,
@@ -122,22 +123,32 @@ def train_worker(settings: dict[str, Any]) -> DivergedError | None:
     config, data = from_dict(settings["config"]), settings["data"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
-    last = ray.train.get_checkpoint()
     limit_threads(config)
     tell = sender(settings["events"] if rank == 0 else None)
     try:
-        loop.fit(
-            config,
-            data.manifest,
-            data.feeds(config, share=(rank, workers)),
-            device=get_device(),
-            emit=tell,
-            report=lambda event, folder: report_to_train(event, folder, tell),
-            resume=Path(last.path) if last else None,
-        )
+        with local_folder(ray.train.get_checkpoint()) as resume:
+            loop.fit(
+                config,
+                data.manifest,
+                data.feeds(config, share=(rank, workers)),
+                device=get_device(),
+                emit=tell,
+                report=lambda event, folder: report_to_train(event, folder, tell),
+                resume=resume,
+            )
     except DivergedError as error:
         return error
     return None
+
+
+@contextmanager
+def local_folder(checkpoint: Checkpoint | None) -> Iterator[Path | None]:
+    """Have a checkpoint as a local folder, fetched if it lies elsewhere; None if there is none."""
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
 
 
 def report_to_train(event: EpochEnded, folder: Path | None, tell: Callable[[Any], None]) -> None:
