@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raymc.errors import DataError
-from raymc.fusion import Block, Context, Layer
+from raymc.fusion import Block, Context, Layer, attend
 from raymc.positions import Rotation, added_positions, time_rotation
 from raymc.shards import Modality
 
@@ -33,7 +33,11 @@ class ModelConfig:
     """The shape of the transformer."""
 
     width: int = Field(default=96, ge=8, description="Token width D; a multiple of 2 × `heads`.")
-    depth: int = Field(default=4, ge=1, description="Transformer layers, fused ones included.")
+    depth: int = Field(
+        default=4,
+        ge=1,
+        description="Transformer layers, fused ones included; a readout layer follows.",
+    )
     fusion_depth: int = Field(
         default=2,
         ge=0,
@@ -139,6 +143,7 @@ class MultimodalTransformer(nn.Module):
             for index in range(config.depth)
         )
         self.bottleneck = nn.Parameter(torch.randn(config.bottleneck_tokens, config.width) * 0.02)
+        self.readouts = nn.ModuleDict({name: _readout_block(config) for name in names})
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in names})
         self.to_embedding = nn.ModuleDict(
             {name: nn.Linear(config.width, config.embedding_dim) for name in names}
@@ -175,12 +180,24 @@ class MultimodalTransformer(nn.Module):
         for layer in self.layers:
             streams, bottleneck = layer(streams, context, bottleneck)
         by_modality = {
-            name: self.to_embedding[name](self.norms[name](streams[name][:, 0]))
-            for name in self.names
+            name: self.to_embedding[name](self.norms[name](self._read(name, x, context)))
+            for name, x in streams.items()
         }
         # no einsum, which autocast would round
         weighted = torch.stack(list(by_modality.values()), dim=1) * presence[:, :, None]
         return Embeddings(fused=weighted.sum(dim=1), by_modality=by_modality)
+
+    def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Tensor:
+        """Return the readout token, [B, D], after it has looked at its modality once more.
+
+        What tokens find in each other in the last layer can't reach it within that layer;
+        without this look a single fused layer would be worth nothing.
+        """
+        block = self.readouts[name]
+        assert isinstance(block, Block)
+        query, key, value = block.project(x, context.turns[name])
+        found = attend(query[:, :, :1], key, value, context.masks[name])
+        return block.update(x[:, :1], found)[:, 0]
 
     def _turns(self, name: str, length: int) -> Rotation:
         embed = self.embed[name]
@@ -211,6 +228,13 @@ def _checked(name: str) -> str:
 def _block(config: ModelConfig) -> Block:
     hidden = round(config.width * config.mlp_ratio)
     return Block(config.width, heads=config.heads, hidden=hidden, dropout=config.dropout)
+
+
+def _readout_block(config: ModelConfig) -> Block:
+    """Return a block that starts out looking at all times alike."""
+    block = _block(config)
+    nn.init.zeros_(block.qkv.bias)
+    return block
 
 
 def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:

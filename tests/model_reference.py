@@ -198,8 +198,11 @@ def embed_clip(
             streams = attention_layer(
                 weights, layer, streams, clip, heads=config.heads, all_see=fused
             )
-    by_modality = {
-        name: linear(weights, f"to_embedding.{name}", layer_norm(weights, f"norms.{name}", x[0]))
-        for name, x in streams.items()
-    }
+    by_modality = {}
+    for name, x in streams.items():
+        block = f"readouts.{name}"
+        part = project(weights, block, x, clip.times[name], config.heads)
+        readout = update(weights, block, x[:1], attended(part.queries[:1], [part]))[0]
+        normed = layer_norm(weights, f"norms.{name}", readout)
+        by_modality[name] = linear(weights, f"to_embedding.{name}", normed)
     return np.mean([by_modality[name] for name in clip.present], axis=0), by_modality

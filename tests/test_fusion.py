@@ -45,7 +45,7 @@ def test_the_number_of_parameters() -> None:
     tokens = sum(2 * m.dim + (m.dim + 1) * width + 2 * width + 1 for m in MODALITIES)
     readouts = len(MODALITIES) * (2 * width + (width + 1) * out)
     shared = 2 * width + 5 * out + 5
-    expected = DEPTH * len(MODALITIES) * block + tokens + readouts + shared
+    expected = (DEPTH + 1) * len(MODALITIES) * block + tokens + readouts + shared
     assert sum(weight.numel() for weight in parameters_of().values()) == expected
 
 

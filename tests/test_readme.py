@@ -30,6 +30,8 @@ def test_every_module_is_in_the_house() -> None:
     assert {name for name in named if name.removesuffix("/") not in house} == set()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_shipped_configuration_loads(path: Path) -> None:
     check_space(load(path))
