@@ -13,11 +13,12 @@ from rich.console import Console
 
 from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
-from raymc.config import Config, flatten, to_dict
+from raymc.config import Config, check_space, flatten, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
 from raymc.errors import ResourceError, TrainingError
 from raymc.evaluate import Evaluation, evaluate, evaluation_table
 from raymc.predict import predict
+from raymc.prepare import prepare_dataset
 from raymc.recording import RunRecorder, SweepRecorder, trial_name
 from raymc.runs import open_run
 from raymc.search import SweepResult, sweep
@@ -40,6 +41,7 @@ BUNDLE = "bundle"
 
 def run_train(config: Config, console: Console) -> Path:
     """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder."""
+    _check_data(config)
     folder = open_run(config)
     bundle = folder / BUNDLE
     if bundle.exists():
@@ -61,6 +63,8 @@ def run_train(config: Config, console: Console) -> Path:
 
 def run_tune(config: Config, console: Console) -> Path:
     """Search, keep the best trial's best epoch as a bundle, and record all of it."""
+    check_space(config)
+    _check_data(config)
     folder = open_run(config, sweep=True)
     _start_ray(folder, console)
     with open_tracker(config.tracking, config.run.folder) as tracker:
@@ -184,6 +188,13 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
     except BaseException:
         tracker.end_run(run, "stopped")
         raise
+
+
+def _check_data(config: Config) -> None:
+    """Refuse a dataset that can't be used before a run has a folder, a record and processes."""
+    dataset = prepare_dataset(config)
+    for split in (config.data.train, config.data.val):
+        dataset.split(split)
 
 
 def _start_ray(folder: Path, console: Console) -> None:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from raymc.bundle import Bundle, load_bundle
 from raymc.metrics import Scores, evaluate_scores
-from raymc.predict import score_split, scored_rows, scores_of
+from raymc.predict import scored_rows, scores_of
 from raymc.shards import Dataset
 
 CLASSES_SHOWN = 12
@@ -33,7 +33,7 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
     loaded = load_bundle(bundle)
     loaded.check_labels(dataset.manifest)
     scores, labels, observed = [], [], []
-    for table in scored_rows(score_split(bundle, dataset, split, device=device)):
+    for table in scored_rows(bundle, dataset, split, device=device):
         scores.append(scores_of(table))
         labels.append(
             loaded.vocabulary.encode([names or [] for names in table["labels"].to_pylist()])

@@ -4,7 +4,8 @@ Ray layer. What comes out are Arrow tables in the order of the shards; `batches.
 batches of them in either case, so cached and streamed epochs are the same to the last row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from pyarrow import fs
+from ray.exceptions import RayError
 
 from raymc.batches import Feed, Feeds
 from raymc.config import Config, DataConfig
@@ -42,12 +44,15 @@ class SharedSplit:
         """Return the rows of `shards`, in that order; cached blocks are not copied."""
         if self.blocks is not None:
             return ray.get(list(self.blocks))
-        stream = self._stream([self.paths[shard] for shard in shards])
-        return stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        return self._stream([self.paths[shard] for shard in shards])
 
-    def _stream(self, paths: Sequence[str]) -> ray.data.Dataset:
+    def _stream(self, paths: Sequence[str]) -> Iterator[pa.Table]:
         names = [modality.name for modality in self.manifest.modalities]
-        return stream_rows(paths, self.filesystem, names)
+        with naming_torn_shards(paths, self.filesystem):
+            rows = stream_rows(paths, self.filesystem, names)
+            yield from rows.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=2
+            )
 
     def feed(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feed:
         """Return one worker's feed of this split."""
@@ -122,7 +127,8 @@ def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit
         columns = row_columns(shared.paths[0], shared.filesystem, names)
         tables = (read_shard(dataset, shard, columns) for shard in dataset.split(split))
         return replace(shared, blocks=tuple(ray.put(table) for table in tables))
-    materialised = stream_rows(shared.paths, shared.filesystem, names).materialize()
+    with naming_torn_shards(shared.paths, shared.filesystem):
+        materialised = stream_rows(shared.paths, shared.filesystem, names).materialize()
     return replace(shared, blocks=tuple(materialised.to_arrow_refs()))
 
 
@@ -143,13 +149,29 @@ def stream_rows(
     """Return the rows of shards in their order, with the columns that models need.
 
     Raises:
-        DataError: the first shard can't be read.
+        DataError: a shard that is looked at before the first row is asked for can't be read.
     """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     columns = row_columns(paths[0], filesystem, modalities)
-    return ray.data.read_parquet(list(paths), filesystem=filesystem, columns=columns)
+    with naming_torn_shards(paths, filesystem):  # Ray Data looks at some of them at once
+        return ray.data.read_parquet(list(paths), filesystem=filesystem, columns=columns)
+
+
+@contextmanager
+def naming_torn_shards(paths: Sequence[str], filesystem: fs.FileSystem) -> Iterator[None]:
+    """Where Ray Data fails to read shards, say which one it is.
+
+    Raises:
+        DataError: the first shard that can't be read.
+    """
+    try:
+        yield
+    except (RayError, OSError, pa.ArrowException):
+        for path in paths:
+            row_columns(path, filesystem, ())
+        raise
 
 
 def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str]) -> list[str]:
@@ -169,7 +191,10 @@ def count_classes(dataset: Dataset, split: str) -> np.ndarray:
     counts = np.zeros(len(vocabulary.names), dtype=np.int64)
     for shard in dataset.split(split):
         labels = read_shard(dataset, shard, columns=["labels"])["labels"]
-        counts += label_counts(vocabulary.encode(labels.to_pylist()))
+        try:
+            counts += label_counts(vocabulary.encode(labels.to_pylist()))
+        except DataError as error:
+            raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
     return counts
 
 

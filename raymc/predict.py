@@ -17,7 +17,7 @@ import ray.data
 from raymc.bundle import Bundle, load_bundle
 from raymc.cluster import explained, gpus_to_use
 from raymc.errors import DataError
-from raymc.feed import stream_rows
+from raymc.feed import naming_torn_shards, stream_rows
 from raymc.shards import Dataset
 
 ROWS_PER_BLOCK = 256
@@ -48,9 +48,10 @@ def score_split(
         BundleError: the bundle can't be read, or reads other tokens than the dataset has.
         DataError: there is no such split.
     """
-    load_bundle(bundle).check_dataset(dataset.manifest)
+    loaded = load_bundle(bundle)
+    loaded.check_dataset(dataset.manifest)
     gpus = 1 if gpus_to_use(device) else 0
-    modalities = [modality.name for modality in dataset.manifest.modalities]
+    modalities = [modality.name for modality in loaded.modalities]
     rows = stream_rows(dataset.shard_paths(split), dataset.filesystem, modalities)
     return rows.map_batches(
         Scorer,
@@ -84,19 +85,24 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
     tables = scored.map_batches(
         lambda table: _spread(table, names, thresholds), batch_format="pyarrow"
     )
-    with explained():
+    with naming_torn_shards(dataset.shard_paths(split), dataset.filesystem), explained():
         tables.write_parquet(str(partial))
     partial.rename(out)
     return sum(shard.rows for shard in dataset.split(split))
 
 
-def scored_rows(scored: ray.data.Dataset) -> Iterator[pa.Table]:
-    """Yield a scored split's tables in order.
+def scored_rows(
+    bundle: str, dataset: Dataset, split: str, *, device: str = "auto"
+) -> Iterator[pa.Table]:
+    """Yield the tables of `score_split` in order.
 
     Raises:
-        DataError: a shard can't be read, or isn't what its metadata says.
+        BundleError: the bundle can't be read, or reads other tokens than the dataset has.
+        DataError: there is no such split, or a shard can't be read or isn't what its metadata
+            says.
     """
-    with explained():
+    with naming_torn_shards(dataset.shard_paths(split), dataset.filesystem), explained():
+        scored = score_split(bundle, dataset, split, device=device)
         yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
 
 

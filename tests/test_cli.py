@@ -118,7 +118,7 @@ def empty_split(folder: Path) -> None:
     [
         (shutil.rmtree, "no dataset at {}: there is no such folder; check the address"),
         (truncate, "{}/train/00002.parquet has 500 bytes, the manifest says "),
-        (rename_labels, "unknown label 'spell'"),
+        (rename_labels, "{}/val/00000.parquet, row 0: unknown label 'spell' (5 labels in the "),
         (empty_split, "{}: split 'val' is empty; with rows: train, test"),
     ],
 )
@@ -130,6 +130,15 @@ def test_a_dataset_that_cannot_be_trained_on(
     assert line.startswith(message.format(copy))
 
 
+@pytest.mark.parametrize("spoil", [shutil.rmtree, empty_split])
+def test_a_run_that_never_began_has_no_folder(
+    spoil: Break, copy: Path, file: Path, config: Config
+) -> None:
+    spoil(copy)
+    complaint("train", file, f"data.path={copy}")
+    assert not (Path(config.run.folder) / config.run.name).exists()
+
+
 @pytest.mark.usefixtures("ray_logs")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -138,7 +147,7 @@ def test_a_dataset_that_cannot_be_trained_on(
         (["train", "--workers", "9"], "train.workers is 9, but this Ray cluster has 3 CPUs: ask "),
         (["tune", "--gpus-per-trial", "1", "train.device=gpu"], "train.device is gpu and the run"),
         (["tune", "--workers", "9"], "a trial of 9 workers with 1 CPUs and 0 GPUs each doesn't "),
-        (["train", "data.modalities=[smell]"], "modality 'smell'"),
+        (["train", "data.modalities=[smell]"], "the dataset has no modality 'smell'; it"),
     ],
 )
 def test_what_the_cluster_or_the_dataset_does_not_have(
@@ -249,12 +258,8 @@ def test_a_dataset_is_made(tmp_path: Path) -> None:
     make = f"{{name: npz, file: {file}, modalities: {{video: video}}, rates_hz: {{video: 1}}}}"
     result = run("data", "make", f"data.path={tmp_path / 'made'}", f"data.make={make}")
     assert result.output == f"{tmp_path / 'made'}: 2 train, 1 val, 1 test\n"
-    assert run("data", "check", tmp_path / "made").exit_code == 0
-
-
-def test_a_check_without_findings(tiny_path: Path) -> None:
-    result = run("data", "check", tiny_path)
-    assert (result.exit_code, result.output) == (0, f"{tiny_path}: no findings\n")
+    result = run("data", "check", tmp_path / "made")
+    assert (result.exit_code, result.output) == (0, f"{tmp_path / 'made'}: no findings\n")
 
 
 def test_a_check_with_findings(copy: Path) -> None:

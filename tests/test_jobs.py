@@ -1,11 +1,9 @@
 """Jobs: their configurations hold, their entry points are thin, and one is really submitted."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from conftest import LABELS

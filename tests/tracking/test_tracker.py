@@ -152,3 +152,37 @@ def test_run_id_says_when_the_run_never_came(folder: str, config: TrackingConfig
         pytest.raises(ResourceError, match=r"run b did not reach MLflow at sqlite.* within 0.01 s"),
     ):
         tracker.run_id("b", timeout_seconds=0.01)
+
+
+def test_a_run_that_has_ended_may_be_left_alone(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        run = start(tracker, margin=0.1)
+        tracker.log_epoch(run, 1, {"val/mAP": 0.1})
+        tracker.end_run(run, "pruned", metrics={"cost/seconds": 1.0})
+    (ended,) = runs_of(tracker)
+
+    with open_tracker(config, folder) as tracker:
+        run = tracker.start_run("a", key="a", params={"depth": 2}, tags={}, reopen=False)
+        tracker.log_epoch(run, 2, {"val/mAP": 0.2})
+        tracker.end_run(run, "complete", metrics={"cost/seconds": 2.0})
+        assert tracker.run_id(run) == ended.info.run_id
+        assert tracker.close() == 0
+    (same,) = runs_of(tracker)
+    assert same.to_dictionary() == ended.to_dictionary()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_run_that_has_not_ended_is_gone_on_with(
+    is_known: bool, folder: str, config: TrackingConfig
+) -> None:
+    with open_tracker(config, folder) as tracker:
+        if is_known:
+            tracker.log_epoch(start(tracker), 1, {"val/mAP": 0.1})
+    with open_tracker(config, folder) as tracker:
+        run = tracker.start_run("a", key="a", params={}, tags={}, reopen=False)
+        for epoch in (1, 2):
+            tracker.log_epoch(run, epoch, {"val/mAP": epoch / 10})
+        tracker.end_run(run, "complete")
+    (only,) = runs_of(tracker)
+    assert only.info.status == "FINISHED"
+    assert steps(only, "val/mAP", tracker.uri) == [(1, 0.1), (2, 0.2)]
