@@ -1,4 +1,4 @@
-"""Scoring datasets with a bundle: Ray Data streams the shards through a pool of models.
+"""Scoring datasets with a bundle: Ray Data streams the shards past the model.
 
 Ray layer.
 
@@ -7,6 +7,7 @@ Axes: N rows, C classes.
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raymc.bundle import Bundle, load_bundle
+from raymc.bundle import DESCRIPTION, Bundle, load_bundle
 from raymc.cluster import explained, gpus_to_use
 from raymc.errors import DataError
 from raymc.feed import naming_torn_shards, stream_rows
@@ -24,19 +25,19 @@ ROWS_PER_BLOCK = 256
 SCORES = "scores"
 
 
-class Scorer:
-    """One process's model; called with Arrow tables by Ray Data."""
+@cache
+def bundle_here(path: str, written_ns: int, device: str) -> Bundle:
+    """Return the bundle, loaded once a process; `written_ns` tells it from one replaced since."""
+    return load_bundle(path, device=device)
 
-    def __init__(self, bundle: str, device: str) -> None:
-        self.bundle: Bundle = load_bundle(bundle, device=device)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Return the rows' ids, labels and scores."""
-        scores = self.bundle.score(table)
-        kept = [name for name in ("id", "labels", "observed") if name in table.column_names]
-        flat = pa.array(scores.ravel(), pa.float32())
-        column = pa.FixedSizeListArray.from_arrays(flat, scores.shape[1])
-        return table.select(kept).append_column(SCORES, column)
+def score_table(table: pa.Table, path: str, written_ns: int, device: str) -> pa.Table:
+    """Return the rows' ids, labels and scores."""
+    scores = bundle_here(path, written_ns, device).score(table)
+    kept = [name for name in ("id", "labels", "observed") if name in table.column_names]
+    flat = pa.array(scores.ravel(), pa.float32())
+    column = pa.FixedSizeListArray.from_arrays(flat, scores.shape[1])
+    return table.select(kept).append_column(SCORES, column)
 
 
 def score_split(
@@ -53,16 +54,15 @@ def score_split(
     gpus = 1 if gpus_to_use(device) else 0
     modalities = [modality.name for modality in loaded.modalities]
     rows = stream_rows(dataset.shard_paths(split), dataset.filesystem, modalities)
+    path, device = str(Path(bundle).absolute()), "cuda" if gpus else "cpu"
+    written_ns = Path(bundle, DESCRIPTION).stat().st_mtime_ns
     return rows.map_batches(
-        Scorer,
-        fn_constructor_args=(str(Path(bundle).absolute()), "cuda" if gpus else "cpu"),
+        lambda table: score_table(table, path, written_ns, device),
         batch_size=ROWS_PER_BLOCK,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,
         num_gpus=gpus,
-        # A restart helps where a node is lost; on a single one Ray only warns that it might fail.
-        max_restarts=-1 if len(ray.nodes()) > 1 else 0,
+        max_calls=0,  # a process that has loaded the model goes on to the next rows
     )
 
 

@@ -29,7 +29,8 @@ from raymc.checkpoint import Progress
 from raymc.config import TrackingConfig, load, to_dict
 from raymc.errors import BundleError, ResourceError
 from raymc.labels import Vocabulary
-from raymc.loop import describe_dataset, make_model
+from raymc.learner import make_model
+from raymc.loop import describe_dataset
 from raymc.serving import log_bundle
 from raymc.shards import Manifest, Modality, Ragged
 from raymc.tracking import Tracker, open_tracker, ui_command

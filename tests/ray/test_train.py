@@ -131,9 +131,10 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
     assert epoch == 12
     assert (last / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
+    best = (resumed.result.checkpoint / WEIGHTS).read_bytes()
     printed = StringIO()
     bundle = run_train(config, Console(file=printed, width=200))
-    assert (bundle / WEIGHTS).read_bytes() == (resumed.result.checkpoint / WEIGHTS).read_bytes()
+    assert (bundle / WEIGHTS).read_bytes() == best
     before = contents(folder)
     assert run_train(config, Console(file=printed, width=200)) == bundle
     assert printed.getvalue().endswith(f"run killed is finished: its bundle is {bundle}\n")
