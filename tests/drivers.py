@@ -1,11 +1,11 @@
-"""The command `raymc` as a process of its own: run, watched, killed."""
+"""Commands as processes of their own: run, watched, killed."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,15 +37,17 @@ def wait_until(
 
 
 @contextmanager
-def driver(*arguments: str | Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `raymc` in a session of processes of its own; none of them outlives the block."""
-    environment = {name: x for name, x in os.environ.items() if not name.startswith("RAY_")}
+def running(
+    *command: str | Path, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of processes of its own; none of them outlives the block."""
+    inherited = {name: x for name, x in os.environ.items() if not name.startswith("RAY_")}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [RAYMC, *arguments],
+            command,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**inherited, **(environment or {})},
             start_new_session=True,
         )
     try:

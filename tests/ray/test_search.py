@@ -11,7 +11,7 @@ import pytest
 import ray
 import torch
 from conftest import feeds_of
-from drivers import driver, kill, wait_until, write_config
+from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
@@ -219,7 +219,7 @@ def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) 
         train__epochs=12,
     )  # fmt: skip
     file = write_config(made.config, tmp_path / "sweep.yaml")
-    with driver("tune", file, log=tmp_path / "log.txt") as process:
+    with running(RAYMC, "tune", file, log=tmp_path / "log.txt") as process:
         wait_until(lambda: _is_in_the_middle(made), process)
         kill(process)
     before = made.trials()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import SPLIT_ROWS, feed_of, feeds_of
-from drivers import driver, kill, wait_until, write_config
+from drivers import RAYMC, kill, running, wait_until, write_config
 from example_dataset import contents
 from rich.console import Console
 from safetensors.torch import load_file
@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
     folder = Path(config.run.folder) / "killed"
     known = folder / "checkpoint_manager_snapshot.json"
     file = write_config(config, tmp_path / "run.yaml")
-    with driver("train", file, log=tmp_path / "log.txt") as process:
+    with running(RAYMC, "train", file, log=tmp_path / "log.txt") as process:
         wait_until(lambda: known.exists() and "checkpoint_2" in known.read_text(), process)
         kill(process)
     assert not (folder / "bundle").exists()
