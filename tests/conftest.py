@@ -5,53 +5,22 @@ are missing, groups that nobody annotated; and so that a model can learn somethi
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, feeds_of, tiny_row
 
-from raymc.batches import Feed, Feeds
 from raymc.bundle import save_bundle
 from raymc.config import Config, from_dict
 from raymc.events import EpochEnded
-from raymc.labels import Vocabulary, label_counts
 from raymc.loop import fit
-from raymc.shards import Dataset, Modality, Row, open_dataset, read_shard, write_dataset
+from raymc.shards import Dataset, open_dataset, write_dataset
 
 # Read when Ray is imported: what little the tests put there needs no more.
 os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
-
-LABELS = ("add", "count", "rhyme", "spell", "other")
-VOCABULARY = Vocabulary(
-    LABELS, groups={"math": ("add", "count"), "literacy": ("rhyme", "spell")}, background="other"
-)
-MODALITIES = (
-    Modality("visual", 6, "float16", rate_hz=2.0),
-    Modality("audio", 4, "float32", rate_hz=4.0),
-)
-SPLIT_ROWS = {"train": 45, "val": 23, "test": 11}
-SHARD_ROWS = 8
-
-
-def tiny_row(split: str, index: int) -> Row:
-    """Every 5th row lacks its sound, every 7th its labels, every 4th one group's annotation."""
-    generator = np.random.default_rng([sorted(SPLIT_ROWS).index(split), index])
-    hot = generator.random(len(LABELS)) < 0.35
-    hot &= index % 7 != 3
-    visual = generator.normal(size=(int(generator.integers(1, 9)), 6))
-    audio = generator.normal(size=(int(generator.integers(1, 13)), 4))
-    visual[:, :5] += 2.0 * hot
-    audio[:, :2] += 2.0 * hot[2:4]
-    return Row(
-        id=f"{split}-{index:03d}",
-        labels=[name for name, has in zip(LABELS, hot) if has],
-        tokens={"visual": visual, "audio": None if index % 5 == 2 else audio},
-        observed={1: ["math"], 2: []}.get(index % 8),
-    )
 
 
 @pytest.fixture(scope="session")
@@ -93,42 +62,6 @@ def tiny_config(tiny_path: Path) -> Config:
             "train": {"epochs": 3, "device": "cpu"},
             "search": {"space": {"loss.margin": {"low": 0.0, "high": 0.5}}},
         }
-    )
-
-
-def feed_of(
-    dataset: Dataset,
-    split: str,
-    config: Config,
-    *,
-    keep: bool = True,
-    share: tuple[int, int] = (0, 1),
-) -> Feed:
-    """A feed that reads the dataset's files."""
-    shards = dataset.split(split)
-
-    def read(wanted: Sequence[int]) -> Iterable[pa.Table]:
-        return (read_shard(dataset, shards[shard]) for shard in wanted)
-
-    return Feed(
-        read,
-        dataset.manifest,
-        split,
-        config=config.batch,
-        seed=config.train.seed,
-        keep=keep,
-        share=share,
-    )
-
-
-def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
-    """The feeds of a run."""
-    shards = dataset.split("train")
-    labels = [row for s in shards for row in read_shard(dataset, s)["labels"].to_pylist()]
-    return Feeds(
-        train=feed_of(dataset, "train", config, share=share),
-        val=feed_of(dataset, "val", config, share=share),
-        class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import SPLIT_ROWS, feed_of
+from tiny import SPLIT_ROWS, feed_of
 
 from raymc import batches
 from raymc.batches import (

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 from safetensors.torch import load_file, save_file
+from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 
 from raymc import bundle as bundles
 from raymc import checkpoint, loop, scoring

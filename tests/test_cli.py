@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from conftest import MODALITIES, VOCABULARY, tiny_row
 from drivers import RAYMC, write_config
+from tiny import MODALITIES, VOCABULARY, tiny_row
 
 from raymc.cli import main
 from raymc.config import Config, TrackingConfig, load, override

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import LABELS
 from drivers import running, wait_until, write_config
+from tiny import LABELS
 
 from raymc.bundle import load_bundle
 from raymc.config import Config, check_space, load, override
@@ -19,7 +19,10 @@ from raymc.demo import demo_config
 
 JOBS = Path(__file__).parent.parent / "jobs"
 RAY = Path(sys.executable).with_name("ray")
-OF_RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+OF_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in JOBS.glob("configs/*.yaml")))

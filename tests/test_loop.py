@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from conftest import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
+from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 
 from raymc import checkpoint, loop, scoring
 from raymc import learner as learning

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, MODALITIES, SPLIT_ROWS, feed_of, tiny_row
+from tiny import LABELS, MODALITIES, SPLIT_ROWS, feed_of, tiny_row
 
 from raymc import feed as feeds
 from raymc.batches import Batch, Feed

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
 from example_dataset import contents
 from rich.console import Console
+from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
 
 from raymc.bundle import Bundle, load_bundle
 from raymc.commands import run_evaluate, run_predict

@@ -10,13 +10,13 @@ import optuna
 import pytest
 import ray
 import torch
-from conftest import feeds_of
 from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 from ray.util import placement_group_table
 from rich.console import Console
+from tiny import feeds_of
 
 from raymc import loop
 from raymc.bundle import WEIGHTS

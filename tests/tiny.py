@@ -1,0 +1,75 @@
+"""The tiny dataset of the tests: what its rows are, and how a process of one reads them."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from raymc.batches import Feed, Feeds
+from raymc.config import Config
+from raymc.labels import Vocabulary, label_counts
+from raymc.shards import Dataset, Modality, Row, read_shard
+
+LABELS = ("add", "count", "rhyme", "spell", "other")
+VOCABULARY = Vocabulary(
+    LABELS, groups={"math": ("add", "count"), "literacy": ("rhyme", "spell")}, background="other"
+)
+MODALITIES = (
+    Modality("visual", 6, "float16", rate_hz=2.0),
+    Modality("audio", 4, "float32", rate_hz=4.0),
+)
+SPLIT_ROWS = {"train": 45, "val": 23, "test": 11}
+SHARD_ROWS = 8
+
+
+def tiny_row(split: str, index: int) -> Row:
+    """Every 5th row lacks its sound, every 7th its labels, every 4th one group's annotation."""
+    generator = np.random.default_rng([sorted(SPLIT_ROWS).index(split), index])
+    hot = generator.random(len(LABELS)) < 0.35
+    hot &= index % 7 != 3
+    visual = generator.normal(size=(int(generator.integers(1, 9)), 6))
+    audio = generator.normal(size=(int(generator.integers(1, 13)), 4))
+    visual[:, :5] += 2.0 * hot
+    audio[:, :2] += 2.0 * hot[2:4]
+    return Row(
+        id=f"{split}-{index:03d}",
+        labels=[name for name, has in zip(LABELS, hot) if has],
+        tokens={"visual": visual, "audio": None if index % 5 == 2 else audio},
+        observed={1: ["math"], 2: []}.get(index % 8),
+    )
+
+
+def feed_of(
+    dataset: Dataset,
+    split: str,
+    config: Config,
+    *,
+    keep: bool = True,
+    share: tuple[int, int] = (0, 1),
+) -> Feed:
+    """A feed that reads the dataset's files."""
+    shards = dataset.split(split)
+
+    def read(wanted: Sequence[int]) -> Iterable[pa.Table]:
+        return (read_shard(dataset, shards[shard]) for shard in wanted)
+
+    return Feed(
+        read,
+        dataset.manifest,
+        split,
+        config=config.batch,
+        seed=config.train.seed,
+        keep=keep,
+        share=share,
+    )
+
+
+def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
+    """The feeds of a run."""
+    shards = dataset.split("train")
+    labels = [row for s in shards for row in read_shard(dataset, s)["labels"].to_pylist()]
+    return Feeds(
+        train=feed_of(dataset, "train", config, share=share),
+        val=feed_of(dataset, "val", config, share=share),
+        class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
+    )
