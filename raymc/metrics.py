@@ -37,13 +37,13 @@ class Scores:
         support: Number of observed positives of each class.
     """
 
-    mAP: float  # noqa: N815
-    micro_AP: float  # noqa: N815
+    mAP: float
+    micro_AP: float
     R80: float
     LRAP: float
     coverage: float
-    per_class_AP: Float[np.ndarray, " C"]  # noqa: N815
-    per_class_R80: Float[np.ndarray, " C"]  # noqa: N815
+    per_class_AP: Float[np.ndarray, " C"]
+    per_class_R80: Float[np.ndarray, " C"]
     support: Int[np.ndarray, " C"]
 
     def to_dict(self) -> dict[str, float]:
