@@ -23,7 +23,7 @@ from raymc.recording import RunRecorder, SweepRecorder, trial_name
 from raymc.runs import open_run
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
-from raymc.shards import open_dataset
+from raymc.shards import Dataset, open_dataset
 from raymc.study import STATES
 from raymc.tables import TrialView, trials_table
 from raymc.tracking import (
@@ -41,7 +41,7 @@ BUNDLE = "bundle"
 
 def run_train(config: Config, console: Console) -> Path:
     """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder."""
-    _check_data(config)
+    dataset = _open_data(config)
     folder = open_run(config)
     bundle = folder / BUNDLE
     if bundle.exists():
@@ -53,7 +53,8 @@ def run_train(config: Config, console: Console) -> Path:
         run = tracker.start_run(folder.name, key=folder.name, params=flatten(config), tags={})
         tracker.log_json(run, "config.json", to_dict(config))
         with _ending(tracker, run), display:
-            result = train(config, listeners=[display.handle, RunRecorder(tracker, run)])
+            record = RunRecorder(tracker, run)
+            result = train(config, dataset, listeners=[display.handle, record])
         save_bundle(result.checkpoint, bundle)
         tracker.end_run(run, "complete")
         _log_bundle(bundle, tracker, run, config, console)
@@ -64,14 +65,14 @@ def run_train(config: Config, console: Console) -> Path:
 def run_tune(config: Config, console: Console) -> Path:
     """Search, keep the best trial's best epoch as a bundle, and record all of it."""
     check_space(config)
-    _check_data(config)
+    dataset = _open_data(config)
     folder = open_run(config, sweep=True)
     _start_ray(folder, console)
     with open_tracker(config.tracking, config.run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
         record = SweepRecorder(config, tracker, display)
         with _ending(tracker, record.parent), display:
-            result = sweep(config, listener=record)
+            result = sweep(config, dataset, folder, listener=record)
         bundle = folder / BUNDLE
         save_bundle(result.checkpoint, bundle)
         views = sweep_views(config, result)
@@ -190,11 +191,12 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
         raise
 
 
-def _check_data(config: Config) -> None:
+def _open_data(config: Config) -> Dataset:
     """Refuse a dataset that can't be used before a run has a folder, a record and processes."""
     dataset = prepare_dataset(config)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
+    return dataset
 
 
 def _start_ray(folder: Path, console: Console) -> None:

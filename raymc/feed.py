@@ -156,7 +156,7 @@ def stream_rows(
     context.enable_progress_bars = False
     columns = row_columns(paths[0], filesystem, modalities)
     with naming_torn_shards(paths, filesystem):  # Ray Data looks at some of them at once
-        return ray.data.read_parquet(list(paths), filesystem=filesystem, columns=columns)
+        return ray.data.read_parquet(list(paths), filesystem=filesystem).select_columns(columns)
 
 
 @contextmanager

@@ -18,12 +18,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raymc import loop
 from raymc.cluster import gpus_per_worker, our_error
-from raymc.config import Config, check_space, from_dict, override, run_name, to_dict
+from raymc.config import Config, from_dict, override, run_name, to_dict
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
-from raymc.prepare import prepare_dataset
-from raymc.runs import open_run
+from raymc.shards import Dataset
 from raymc.study import FAILURE, StudySearcher, make_scheduler, open_study
 from raymc.study import trial_folder as folder_of
 from raymc.train import EPOCH, IS_LAST, limit_threads, make_trainer
@@ -47,22 +46,22 @@ class SweepResult:
         return best_trial(self.study)
 
 
-def sweep(config: Config, *, listener: Callable[[SweepEvent], None]) -> SweepResult:
+def sweep(
+    config: Config, dataset: Dataset, folder: Path, *, listener: Callable[[SweepEvent], None]
+) -> SweepResult:
     """Search as configured; goes on where an interrupted sweep of the same settings stopped.
 
     Args:
         config: all settings.
+        dataset: the one to train on.
+        folder: the sweep's own.
         listener: is told of every trial's start, epochs and end.
 
     Raises:
-        ConfigError: the space names an unknown setting or leaves its range.
         DataError: the dataset can't be used.
         ResourceError: trials ask for more than the cluster has.
         SweepError: no trial succeeded.
     """
-    check_space(config)
-    folder = open_run(config, sweep=True)
-    dataset = prepare_dataset(config)
     gpus = gpus_per_worker(config)
     concurrent = concurrent_trials(config, gpus)
     study = open_study(config, run_name(config, sweep=True), folder)

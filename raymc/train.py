@@ -21,12 +21,12 @@ from ray.util.queue import Queue
 
 from raymc import loop
 from raymc.channel import Channel, Listener, sender
-from raymc.cluster import gpus_per_worker, our_error
+from raymc.cluster import explained, gpus_per_worker
 from raymc.config import Config, from_dict, run_name, to_dict
-from raymc.errors import DivergedError, RaymcError, ResourceError, TrainingError
+from raymc.errors import DivergedError, ResourceError, TrainingError
 from raymc.events import EpochEnded
 from raymc.feed import SharedData, share_data
-from raymc.prepare import prepare_dataset
+from raymc.shards import Dataset
 
 # Keys of an epoch's report besides its metrics.
 EPOCH, IS_LAST = "epoch", "is_last"
@@ -41,11 +41,12 @@ class TrainResult:
     checkpoint: Path
 
 
-def train(config: Config, *, listeners: Sequence[Listener] = ()) -> TrainResult:
+def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = ()) -> TrainResult:
     """Train as configured; goes on from the last checkpoint if the run was interrupted.
 
     Args:
         config: all settings.
+        dataset: the one to train on.
         listeners: are told every event, in order, on a thread of their own.
 
     Raises:
@@ -54,7 +55,6 @@ def train(config: Config, *, listeners: Sequence[Listener] = ()) -> TrainResult:
         DivergedError: the loss is no longer finite.
         TrainingError: the workers failed more than `train.max_failures` times.
     """
-    dataset = prepare_dataset(config)
     gpus = gpus_per_worker(config)
     check_workers(config.train.workers)
     data = share_data(dataset, config.data)
@@ -69,9 +69,12 @@ def train(config: Config, *, listeners: Sequence[Listener] = ()) -> TrainResult:
             events=channel.queue,
         )
         try:
-            result = trainer.fit()
+            with explained():
+                result = trainer.fit()
         except TrainingFailedError as error:
-            raise explain(error) from error
+            raise TrainingError(
+                f"training failed on every attempt; the last error: {_last_line(error)}"
+            ) from error
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
     best = result.get_best_checkpoint(config.train.monitor, "max")
@@ -159,15 +162,6 @@ def report_to_train(event: EpochEnded, folder: Path | None, tell: Callable[[Any]
     tell(event)
 
 
-def explain(error: TrainingFailedError) -> RaymcError:
-    """Return the error of ours that made the workers fail, or one that names theirs."""
-    failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
-    last_line = str(failures[0] if failures else error).strip().splitlines()[-1]
-    return our_error(error) or TrainingError(
-        f"training failed on every attempt; the last error: {last_line}"
-    )
-
-
 def limit_threads(config: Config) -> None:
     """Compute on as many threads as the worker has CPUs, so that neighbours don't collide."""
     torch.set_num_threads(max(1, int(config.search.cpus_per_trial)))
@@ -185,3 +179,9 @@ def check_workers(workers: int) -> None:
             f"train.workers is {workers}, but this Ray cluster has {cpus:g} CPUs: "
             "ask for fewer workers or a larger cluster"
         )
+
+
+def _last_line(error: TrainingFailedError) -> str:
+    """Return what the first worker that failed ended with."""
+    failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
+    return str(failures[0] if failures else error).strip().splitlines()[-1]

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, feeds_of, tiny_row
+from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
 from raymc.bundle import save_bundle
 from raymc.config import Config, from_dict
 from raymc.events import EpochEnded
-from raymc.loop import fit
 from raymc.shards import Dataset, open_dataset, write_dataset
 
 # Read when Ray is imported: what little the tests put there needs no more.
@@ -97,12 +96,5 @@ def tiny_bundle(
         if event.is_last and made is not None:
             save_bundle(made, folder / "bundle")
 
-    fit(
-        tiny_config,
-        tiny.manifest,
-        feeds_of(tiny, tiny_config),
-        device=torch.device("cpu"),
-        emit=lambda event: None,
-        report=keep,
-    )
+    fit_here(tiny, tiny_config, keep)
     return folder / "bundle"

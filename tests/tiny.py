@@ -1,13 +1,17 @@
 """The tiny dataset of the tests: what its rows are, and how a process of one reads them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from raymc.batches import Feed, Feeds
 from raymc.config import Config
+from raymc.events import EpochEnded
 from raymc.labels import Vocabulary, label_counts
+from raymc.loop import fit
 from raymc.shards import Dataset, Modality, Row, read_shard
 
 LABELS = ("add", "count", "rhyme", "spell", "other")
@@ -72,4 +76,18 @@ def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1
         train=feed_of(dataset, "train", config, share=share),
         val=feed_of(dataset, "val", config, share=share),
         class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
+    )
+
+
+def fit_here(
+    dataset: Dataset, config: Config, report: Callable[[EpochEnded, Path | None], None]
+) -> None:
+    """Train in this process, without Ray and uninterrupted."""
+    fit(
+        config,
+        dataset.manifest,
+        feeds_of(dataset, config),
+        device=torch.device("cpu"),
+        emit=lambda event: None,
+        report=report,
     )

@@ -9,16 +9,14 @@ from typing import Any
 import optuna
 import pytest
 import ray
-import torch
 from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 from ray.util import placement_group_table
 from rich.console import Console
-from tiny import feeds_of
+from tiny import fit_here
 
-from raymc import loop
 from raymc.bundle import WEIGHTS
 from raymc.commands import run_tune
 from raymc.config import Config, override
@@ -258,14 +256,7 @@ def _uninterrupted(made: Sweep, trial: FrozenTrial, dataset: Dataset) -> dict[in
     """Train a trial's settings in this process; returns the monitored metric of each epoch."""
     config = override(made.config, trial.params)
     reports: list[EpochEnded] = []
-    loop.fit(
-        config,
-        dataset.manifest,
-        feeds_of(dataset, config),
-        device=torch.device("cpu"),
-        emit=lambda event: None,
-        report=lambda event, folder: reports.append(event),
-    )
+    fit_here(dataset, config, lambda event, folder: reports.append(event))
     epochs = len(trial.intermediate_values)
     return {event.epoch: event.metrics[config.train.monitor] for event in reports[:epochs]}
 

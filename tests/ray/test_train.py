@@ -18,9 +18,9 @@ from drivers import RAYMC, kill, running, wait_until, write_config
 from example_dataset import contents
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import SPLIT_ROWS, feed_of, feeds_of
+from tiny import SPLIT_ROWS, feed_of, fit_here
 
-from raymc import checkpoint, loop
+from raymc import checkpoint
 from raymc.bundle import WEIGHTS
 from raymc.commands import run_train
 from raymc.config import Config, from_dict, override
@@ -29,7 +29,7 @@ from raymc.events import Ended, EpochEnded, Event, Started
 from raymc.learner import make_model
 from raymc.metrics import evaluate_scores
 from raymc.scoring import predict
-from raymc.shards import Dataset
+from raymc.shards import Dataset, open_dataset
 from raymc.train import TrainResult, train
 
 PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "train.max_failures": 0}
@@ -61,7 +61,8 @@ def configure(ray_logs: Path, runs_folder: Path, tiny_config: Config) -> Configu
 
 def trained(config: Config) -> Run:
     events: list[Event] = []
-    return Run(train(config, listeners=[events.append]), events)
+    dataset = open_dataset(config.data.path)
+    return Run(train(config, dataset, listeners=[events.append]), events)
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +155,7 @@ def uninterrupted(config: Config, dataset: Dataset, folder: Path) -> Path:
         if event.is_last and made is not None:
             shutil.copytree(made, folder)
 
-    loop.fit(
-        config,
-        dataset.manifest,
-        feeds_of(dataset, config),
-        device=torch.device("cpu"),
-        emit=lambda event: None,
-        report=keep,
-    )
+    fit_here(dataset, config, keep)
     return folder
 
 
