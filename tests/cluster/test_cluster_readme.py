@@ -1,0 +1,90 @@
+"""cluster/README.md: its commands are commands, and it explains all that has to be filled in."""
+
+import re
+import shlex
+from functools import cache
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore import xform_name
+from commands import ROOT, in_markdown, parse
+
+CLUSTER = ROOT / "cluster"
+README = (CLUSTER / "README.md").read_text()
+COMMANDS = in_markdown(README)
+OF_AWS = [line for line in README.splitlines() if line.startswith("aws ")]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:60])
+def test_commands_of_ray_and_raymc_are_right(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    parse(words)
+
+
+def test_there_are_commands() -> None:
+    names = {(words[0], words[1]) for words in COMMANDS}
+    assert names >= {("ray", "up"), ("ray", "job"), ("ray", "down"), ("ray", "dashboard")}
+    assert len(OF_AWS) > 10
+
+
+@cache
+def model(service: str) -> Any:
+    return botocore.session.get_session().get_service_model(service)
+
+
+def check_aws(line: str) -> None:
+    """Have botocore's models judge a command of the AWS CLI: its service, operation, options."""
+    _, service, operation, *rest = shlex.split(line)
+    names = {xform_name(name, "-"): name for name in model(service).operation_names}
+    shape = model(service).operation_model(names[operation]).input_shape
+    options = {xform_name(name, "-"): name for name in shape.members}
+    given = {word.removeprefix("--") for word in rest if word.startswith("--")}
+    assert given <= set(options), line
+    assert {options[each] for each in given} >= set(shape.required_members) - {"CreationToken"}, (
+        line
+    )
+
+
+@pytest.mark.parametrize("line", OF_AWS)
+def test_commands_of_aws_are_right(line: str) -> None:
+    check_aws(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "aws iam create-roles --role-name a --assume-role-policy-document b",
+        "aws iam create-role --rolename a --assume-role-policy-document b",
+        "aws iam create-role --role-name a",
+    ],
+)
+def test_mistakes_in_commands_of_aws_are_found(line: str) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        check_aws(line)
+
+
+def test_all_that_is_to_be_filled_in_is_explained() -> None:
+    files = [path for path in CLUSTER.rglob("*") if path.suffix in (".yaml", ".json")]
+    asked = {found for path in files for found in re.findall(r"\w+-REPLACE-ME", path.read_text())}
+    assert {each for each in asked if each not in README} == set()
+    assert len(asked) == 8
+
+
+def test_files_that_are_named_are_there() -> None:
+    named = re.findall(r"(?:file://)?\b(cluster/[\w./-]+\.(?:json|yaml))", README)
+    named += [f"cluster/{each}" for each in re.findall(r"`((?:iam|kuberay)/[\w./-]+\w)`", README)]
+    assert len(named) > 8
+    assert [each for each in named if not (ROOT / each).exists()] == []
+
+
+def test_the_cost_is_reckoned_from_what_is_recorded() -> None:
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    compile(snippet, "README.md", "exec")
+    (metric,) = re.findall(r'"(cost/\w+)"', snippet)
+    assert f'"{metric}"' in (ROOT / "raymc" / "recording.py").read_text()
+    from raymc.tracking.records import PARENT_TAG
+
+    assert PARENT_TAG in snippet
