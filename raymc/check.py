@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from raymc.errors import DataError
 from raymc.labels import Vocabulary
-from raymc.shards import Dataset, Manifest, Modality, Shard, open_dataset, ragged
+from raymc.shards import FAILURES_FILE, Dataset, Manifest, Modality, Shard, open_dataset, ragged
 from raymc.shards.ragged import unnest
 from raymc.shards.scan import column_faults
 from raymc.shards.storage import parquet_files, reaching
@@ -71,7 +71,7 @@ def check_dataset(path: str) -> list[Finding]:
     findings += _repeated_ids([shard.file for shard in shards], ids)
     with reaching(path):
         present = set(parquet_files(dataset.filesystem, dataset.path))
-    for file in sorted(present - {shard.file for shard in shards}):
+    for file in sorted(present - {FAILURES_FILE, *(shard.file for shard in shards)}):
         findings.append(Finding(file, None, "is not in dataset.json and never read; delete it"))
     return findings
 

@@ -4,38 +4,14 @@ Everything heavy is imported inside the command that needs it, so that `raymc --
 at once.
 """
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
 from raymc import __version__
-from raymc.errors import RaymcError
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-class Errors(click.Group):
-    """A group of commands whose errors are one line on stderr and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; print raymc's own errors without a traceback."""
-        try:
-            return super().invoke(ctx)
-        except RaymcError as error:
-            click.echo(f"raymc: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("raymc: interrupted; the same command goes on from here", err=True)
-            ctx.exit(130)
-
-
-def configured(command: Command) -> Command:
-    """Add the arguments of every command that takes a configuration."""
-    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
-    return click.argument("config", required=False, metavar="[CONFIG]")(command)
+from raymc.data_commands import data, extract, import_
+from raymc.job_commands import JOB_COMMANDS
+from raymc.options import Errors, configured, load_config, make_console
 
 
 @click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +35,7 @@ def train(
     from raymc.commands import run_train
 
     given = {"train.workers": workers, "run.name": name}
-    run_train(_load(config, overrides, given), _console())
+    run_train(load_config(config, overrides, given), make_console())
 
 
 @main.command()
@@ -85,7 +61,7 @@ def tune(
         "search.gpus_per_trial": gpus_per_trial,
         "run.name": name,
     }
-    run_tune(_load(config, overrides, given), _console())
+    run_tune(load_config(config, overrides, given), make_console())
 
 
 @main.command()
@@ -99,7 +75,7 @@ def evaluate(bundle: str, dataset: str, split: str, device: str, json_file: str 
     from raymc.commands import run_evaluate
 
     target = Path(json_file) if json_file else None
-    run_evaluate(bundle, dataset, _console(), split=split, device=device, json_file=target)
+    run_evaluate(bundle, dataset, make_console(), split=split, device=device, json_file=target)
 
 
 @main.command()
@@ -112,7 +88,7 @@ def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> Non
     """Write scores and labels of a split of DATASET as Parquet."""
     from raymc.commands import run_predict
 
-    run_predict(bundle, dataset, Path(out), _console(), split=split, device=device)
+    run_predict(bundle, dataset, Path(out), make_console(), split=split, device=device)
 
 
 @main.command()
@@ -124,7 +100,7 @@ def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
 
     if sweep is not None and "=" in sweep:
         sweep, overrides = None, (sweep, *overrides)
-    show_runs(sweep, _load(None, overrides, {}), _console())
+    show_runs(sweep, load_config(None, overrides, {}), make_console())
 
 
 @main.command()
@@ -134,7 +110,7 @@ def ui(overrides: tuple[str, ...], port: int) -> None:
     """Open MLflow's page on the runs."""
     from raymc.commands import run_ui
 
-    run_ui(_load(None, overrides, {}), port, _console())
+    run_ui(load_config(None, overrides, {}), port, make_console())
 
 
 @main.command()
@@ -143,7 +119,7 @@ def demo(folder: str) -> None:
     """Do the whole job on the embedded example: data, search, winner, test, predictions."""
     from raymc.demo import run_demo
 
-    run_demo(Path(folder), _console())
+    run_demo(Path(folder), make_console())
 
 
 @main.command("config")
@@ -156,67 +132,11 @@ def show_config(config: str | None, overrides: tuple[str, ...], reference: bool)
     from raymc.config import to_dict
     from raymc.reference import config_reference
 
-    loaded = _load(config, overrides, {})
+    loaded = load_config(config, overrides, {})
     click.echo(
         config_reference() if reference else yaml.safe_dump(to_dict(loaded), sort_keys=False)
     )
 
 
-@main.group()
-def data() -> None:
-    """Make, check and describe datasets of shards."""
-
-
-@data.command("make")
-@configured
-def data_make(config: str | None, overrides: tuple[str, ...]) -> None:
-    """Write the dataset that CONFIG's data.make describes."""
-    from raymc.prepare import prepare_dataset
-
-    loaded = _load(config, overrides, {})
-    dataset = prepare_dataset(loaded)
-    rows = {split: dataset.manifest.rows(split) for split in dataset.manifest.splits}
-    click.echo(f"{loaded.data.path}: " + ", ".join(f"{n} {split}" for split, n in rows.items()))
-
-
-@data.command("check")
-@click.argument("path")
-def data_check(path: str) -> None:
-    """Look at every row of the dataset at PATH; exit code 1 if anything is wrong."""
-    from raymc.check import check_dataset
-
-    findings = check_dataset(path)
-    for finding in findings:
-        click.echo(str(finding))
-    click.echo(f"{path}: {len(findings)} findings" if findings else f"{path}: no findings")
-    sys.exit(1 if findings else 0)
-
-
-@data.command("info")
-@click.argument("path")
-@click.option("--plot", type=click.Path(), help="Draw it into a PNG file, too.")
-def data_info(path: str, plot: str | None) -> None:
-    """Describe the dataset at PATH: rows, tokens, labels and which go together."""
-    from raymc.info import describe, plot_info, print_info
-    from raymc.shards import open_dataset
-
-    info = describe(open_dataset(path))
-    print_info(info, _console())
-    if plot:
-        plot_info(info, plot)
-
-
-def _load(config: str | None, overrides: tuple[str, ...], given: dict[str, Any]) -> Any:
-    """Load a configuration; a first argument of the form KEY=VALUE is an override."""
-    from raymc.config import load, override
-
-    if config is not None and "=" in config:
-        config, overrides = None, (config, *overrides)
-    loaded = load(config, overrides)
-    return override(loaded, {key: value for key, value in given.items() if value is not None})
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
+for command in (data, extract, import_, *JOB_COMMANDS):
+    main.add_command(command)

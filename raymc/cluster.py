@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+import ray.data
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -78,6 +79,13 @@ def _dashboard_port() -> int:
         port = probe.getsockname()[1]
     os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     return port
+
+
+def keep_order() -> None:
+    """Have Ray Data keep the order of rows, and leave the terminal to us."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
 
 
 def log_to(log_file: Path) -> None:

@@ -15,15 +15,17 @@ from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
 from raymc.config import Config, check_space, flatten, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
-from raymc.errors import ResourceError, TrainingError
+from raymc.errors import ExtractionError, ResourceError, TrainingError
 from raymc.evaluate import Evaluation, evaluate, evaluation_table
+from raymc.extract import ExtractSummary, extract
 from raymc.predict import predict
 from raymc.prepare import prepare_dataset
+from raymc.progress import ExtractDisplay, rows_progress
 from raymc.recording import RunRecorder, SweepRecorder, trial_name
 from raymc.runs import open_run
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
-from raymc.shards import Dataset, open_dataset
+from raymc.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
 from raymc.study import STATES
 from raymc.tables import TrialView, trials_table
 from raymc.tracking import (
@@ -41,7 +43,7 @@ BUNDLE = "bundle"
 
 def run_train(config: Config, console: Console) -> Path:
     """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder."""
-    dataset = _open_data(config)
+    dataset = _open_data(config, console)
     folder = open_run(config)
     bundle = folder / BUNDLE
     if bundle.exists():
@@ -65,7 +67,7 @@ def run_train(config: Config, console: Console) -> Path:
 def run_tune(config: Config, console: Console) -> Path:
     """Search, keep the best trial's best epoch as a bundle, and record all of it."""
     check_space(config)
-    dataset = _open_data(config)
+    dataset = _open_data(config, console)
     folder = open_run(config, sweep=True)
     _start_ray(folder, console)
     with open_tracker(config.tracking, config.run.folder) as tracker:
@@ -122,6 +124,42 @@ def run_predict(
     connect()
     rows = predict(bundle, opened, split, out, device=device)
     console.print(f"predictions of {rows:,} rows: {out}")
+
+
+def run_import(config: Config, console: Console) -> None:
+    """Write the dataset that `data.make` describes, and say what was odd about it."""
+    dataset = _prepared(config, console)
+    for note in dataset.manifest.provenance.get("notes", ()):
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    console.print(_rows_line(dataset.manifest, config.data.path), soft_wrap=True)
+
+
+def run_extract(config: Config, console: Console) -> ExtractSummary:
+    """Make the dataset of the configured media; says what could not be read.
+
+    Raises:
+        ExtractionError: more files failed than `extract.max_failures` allows.
+    """
+    connect()
+    with ExtractDisplay(console) as display:
+        summary = extract(config.extract, config.data.path, listener=display.handle)
+    console.print(_rows_line(summary.manifest, config.data.path), soft_wrap=True)
+    failed, files = summary.failed_files, summary.files
+    if failed:
+        line = f"{failed:,} of {files:,} files could not be read, or not all of them"
+        console.print(f"{line}: {config.data.path}/{FAILURES_FILE} says why", soft_wrap=True)
+    if failed > config.extract.max_failures * files:
+        raise ExtractionError(
+            f"{failed} of {files} files failed, more than extract.max_failures allows "
+            f"({100 * config.extract.max_failures:g} %); the first: {summary.failures[0].path}: "
+            f"{summary.failures[0].error}"
+        )
+    return summary
+
+
+def _rows_line(manifest: Manifest, path: str) -> str:
+    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
+    return f"{path}: {rows}"
 
 
 def show_runs(sweep: str | None, config: Config, console: Console) -> None:
@@ -191,9 +229,15 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
         raise
 
 
-def _open_data(config: Config) -> Dataset:
+def _prepared(config: Config, console: Console) -> Dataset:
+    """Open the dataset, and show how far it is where it has to be made first."""
+    with rows_progress(console) as on_row:
+        return prepare_dataset(config, on_row=on_row)
+
+
+def _open_data(config: Config, console: Console) -> Dataset:
     """Refuse a dataset that can't be used before a run has a folder, a record and processes."""
-    dataset = prepare_dataset(config)
+    dataset = _prepared(config, console)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
     return dataset

@@ -16,16 +16,32 @@ import yaml
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from raymc.datasets.approve import ApproveConfig
+from raymc.datasets.arff import ArffConfig
+from raymc.datasets.coin import CoinConfig
 from raymc.datasets.digits import DigitsConfig
+from raymc.datasets.hdf5 import Hdf5Config
 from raymc.datasets.npz import NpzConfig
+from raymc.datasets.parquet import ParquetConfig
+from raymc.datasets.youtube8m import Youtube8mConfig
 from raymc.errors import ConfigError
+from raymc.features.settings import ExtractConfig
 from raymc.losses import LossConfig
 from raymc.model import ModelConfig
 from raymc.optimizer import OptimizerConfig
 from raymc.order import BatchConfig
 from raymc.space import SearchConfig
 
-_MAKERS: Mapping[str, type] = {"digits": DigitsConfig, "npz": NpzConfig}
+IMPORTERS: Mapping[str, type] = {
+    "approve": ApproveConfig,
+    "arff": ArffConfig,
+    "coin": CoinConfig,
+    "hdf5": Hdf5Config,
+    "npz": NpzConfig,
+    "parquet": ParquetConfig,
+    "youtube8m": Youtube8mConfig,
+}
+_MAKERS: Mapping[str, type] = {"digits": DigitsConfig, **IMPORTERS}
 
 
 def _maker(values: Any) -> Any:
@@ -36,11 +52,19 @@ def _maker(values: Any) -> Any:
 
 
 MakeConfig = Annotated[
-    Annotated[DigitsConfig, Tag("digits")] | Annotated[NpzConfig, Tag("npz")],
+    Annotated[DigitsConfig, Tag("digits")]
+    | Annotated[ApproveConfig, Tag("approve")]
+    | Annotated[ArffConfig, Tag("arff")]
+    | Annotated[CoinConfig, Tag("coin")]
+    | Annotated[Hdf5Config, Tag("hdf5")]
+    | Annotated[NpzConfig, Tag("npz")]
+    | Annotated[ParquetConfig, Tag("parquet")]
+    | Annotated[Youtube8mConfig, Tag("youtube8m")],
     Discriminator(
         _maker,
         custom_error_type="maker",
-        custom_error_message="expected null, or a section with the name digits or npz",
+        custom_error_message="expected null, or a section whose name is one of "
+        + ", ".join(_MAKERS),
     ),
 ]
 
@@ -133,6 +157,9 @@ class Config:
     """Everything raymc can be told. The defaults are the embedded dataset, end to end."""
 
     data: DataConfig = Field(default_factory=DataConfig, description="The dataset.")
+    extract: ExtractConfig = Field(
+        default_factory=ExtractConfig, description="Videos to the dataset's features."
+    )
     batch: BatchConfig = Field(default_factory=BatchConfig, description="Rows to batches.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="The transformer.")
     loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
@@ -224,7 +251,7 @@ def _identity(config: Config, with_space: bool) -> dict[str, Any]:
     """Return the settings that a result depends on, in a fixed order."""
     values = to_dict(config)
     space = values.pop("search")["space"]
-    for section in ("run", "tracking"):
+    for section in ("run", "tracking", "extract"):
         del values[section]
     for key in ("workers", "device", "max_failures"):
         del values["train"][key]
@@ -246,7 +273,7 @@ def check_space(config: Config) -> None:
                 override(config, {dotted: value})
             except ConfigError as error:
                 raise ConfigError(f"search.space: {error}") from None
-        if dotted.partition(".")[0] in ("data", "search", "tracking", "run"):
+        if dotted.partition(".")[0] in ("data", "extract", "search", "tracking", "run"):
             raise ConfigError(
                 f"search.space: {dotted} is the same for all trials: search settings of batch, "
                 "model, loss, optimizer or train"

@@ -133,7 +133,7 @@ class TrainDisplay:
 
     def _print(self, line: str, style: str = "") -> None:
         if self._live is None:
-            _print_plain(self._console, line)
+            print_plain(self._console, line)
         else:
             self._console.print(Text(line, style=style))
 
@@ -176,7 +176,7 @@ class TrialsDisplay:
             self._views[view.number] = view
         ended = view.state != "running" and (before is None or before.state != view.state)
         if ended and self._live is None:
-            _print_plain(self._console, self._line(view))
+            print_plain(self._console, self._line(view))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
         """The live part: counts, best so far and time left, above the trials (one line each)."""
@@ -248,5 +248,6 @@ def _ended_line(event: Ended) -> str:
     return "  ".join([f"{event.reason}, best was epoch {event.best_epoch}", *best])
 
 
-def _print_plain(console: Console, line: str) -> None:
+def print_plain(console: Console, line: str) -> None:
+    """Print a line as it is, however long."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)

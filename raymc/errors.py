@@ -6,6 +6,7 @@ RaymcError                 anything raymc itself reports
 ├── BundleError            a trained model that can't be used (here, or with this dataset)
 ├── CheckpointError        a checkpoint that is torn, foreign or of another run
 ├── ResourceError          hardware or a server that was asked for and isn't there
+├── ExtractionError        media of which too little could be read
 └── TrainingError          training itself went wrong
     ├── DivergedError      the loss became NaN or infinite
     └── SweepError         no trial of a sweep succeeded
@@ -40,6 +41,12 @@ class CheckpointError(RaymcError):
 
 class ResourceError(RaymcError):
     """Hardware or a service that was asked for and isn't available."""
+
+
+class ExtractionError(RaymcError):
+    """Too many of the media could not be read."""
+
+    exit_code = 1
 
 
 class TrainingError(RaymcError):

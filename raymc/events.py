@@ -94,5 +94,20 @@ class TrialEnded:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class ExtractProgress:
+    """How far an extraction is: files of all there are, and what this process got out of them.
+
+    `done_files` and `failed_files` count those of an interrupted job too; `clips` and `seconds`,
+    the length of their video, are what this process went through.
+    """
+
+    done_files: int
+    files: int
+    clips: int
+    seconds: float
+    failed_files: int
+
+
 SweepEvent = TrialStarted | TrialEpochEnded | TrialEnded
 Event = Started | Stepped | EpochEnded | Ended

@@ -17,6 +17,7 @@ from pyarrow import fs
 from ray.exceptions import RayError
 
 from raymc.batches import Feed, Feeds
+from raymc.cluster import keep_order
 from raymc.config import Config, DataConfig
 from raymc.errors import DataError
 from raymc.labels import label_counts
@@ -151,9 +152,7 @@ def stream_rows(
     Raises:
         DataError: a shard that is looked at before the first row is asked for can't be read.
     """
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
+    keep_order()
     columns = row_columns(paths[0], filesystem, modalities)
     with naming_torn_shards(paths, filesystem):  # Ray Data looks at some of them at once
         return ray.data.read_parquet(list(paths), filesystem=filesystem).select_columns(columns)

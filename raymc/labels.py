@@ -22,13 +22,14 @@ class Vocabulary:
     """The labels of a dataset, in the order of the classes.
 
     Attributes:
-        names: Label names; their order is the order of the classes everywhere.
+        names: Label names; their order is the order of the classes everywhere. Clips that nobody
+            labelled have none: they can be predicted, not trained on.
         groups: Labels that were annotated together, by the group's name, e.g. all of math.
             A label may be in no group, or in several.
         background: The label that stands for "none of the others", if there is one.
 
     Raises:
-        DataError: No name, an empty or repeated one, or a group or background that names a
+        DataError: An empty or repeated name, or a group or background that names a
             label which isn't there.
     """
 
@@ -37,8 +38,8 @@ class Vocabulary:
     background: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.names or not all(self.names):
-            raise DataError("the vocabulary needs at least one label, and no name may be empty")
+        if not all(self.names):
+            raise DataError("a label's name is empty; give it one, or leave it out")
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
             raise DataError(f"the vocabulary repeats the label '{repeated[0]}'; list each one once")

@@ -6,8 +6,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter
 
-from raymc.config import Config
-from raymc.datasets.npz import NpzConfig
+from raymc.config import IMPORTERS, Config
 from raymc.space import Range
 
 _SIGNS = {Ge: "≥ {0.ge}", Gt: "> {0.gt}", Le: "≤ {0.le}", Lt: "< {0.lt}"}
@@ -18,14 +17,16 @@ def config_reference() -> str:
     parts = []
     for section in dataclasses.fields(Config):
         parts.append(_section(section.name, type(getattr(Config(), section.name))))
-    parts.append(_section("data.make", type(Config().data.make)))
-    parts.append(_section("data.make", NpzConfig))
+    for kind in (type(Config().data.make), *IMPORTERS.values()):
+        parts.append(_section("data.make", kind))
     parts.append(_section("search.space.PATH", Range))
     return "\n".join(parts)
 
 
 def _section(path: str, section: Any) -> str:
-    title = f"#### `{path}`: {section.__doc__.splitlines()[0]}\n"
+    recipe = section.__pydantic_fields__.get("name") if path == "data.make" else None
+    named = f" with name `{recipe.default}`" if recipe else ""
+    title = f"#### `{path}`{named}: {section.__doc__.splitlines()[0]}\n"
     lines = [title, "| setting | default | range | meaning |", "|---|---|---|---|"]
     for name, field in section.__pydantic_fields__.items():
         if name != "make":

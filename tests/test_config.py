@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from raymc.config import (
+    IMPORTERS,
     Config,
     check_space,
     differences,
@@ -120,8 +121,8 @@ BAD_FILES = {
     "data: {make: {clips: 1}}": r"unknown setting 'data.make.clips' .*mean '\w+_clips'",
     "data: {make: {name: npz, lables: 1}}": r"'data.make.lables' .*did you mean 'labels'\?",
     "data: {make: {name: npz}}": r"setting data.make.file .*: Field required",
-    "data: {make: {name: hdf}}": r"setting data.make = {'name': 'hdf'}.*digits or npz",
-    "data: {make: 3}": r"setting data.make = 3.*digits or npz",
+    "data: {make: {name: hdf}}": r"setting data.make = {'name': 'hdf'}.*one of digits, ",
+    "data: {make: 3}": r"setting data.make = 3.*one of digits, ",
     "data: {path: 3}": r"setting data.path = 3 .*valid string",
     "data: {modalities: visual}": r"setting data.modalities = 'visual' .*valid tuple",
     "model: 5": r"setting model = 5 .*should be a dictionary",
@@ -249,6 +250,8 @@ def another(path: str, kind: Any, value: Any) -> Any:
     special |= {"search.space": {"model.depth": {"low": 4, "high": 5}}}
     if path in special:
         return special[path]
+    if value is None:
+        return 2.0
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
@@ -257,7 +260,7 @@ def another(path: str, kind: Any, value: Any) -> Any:
 
 
 SETTINGS = {path: another(path, kind, value) for path, kind, value in leaves(Config())}
-IGNORED = ("run.", "tracking.", "data.make.", "data.cache", "search.")
+IGNORED = ("run.", "tracking.", "extract.", "data.make.", "data.cache", "search.")
 IGNORED += ("train.workers", "train.device", "train.max_failures")
 
 
@@ -310,7 +313,8 @@ def test_the_reference_lists_every_setting_in_its_section() -> None:
     for path, _, _ in leaves(Config()):
         section, _, name = path.rpartition(".")
         assert f"\n| `{name}` |" in sections[section], path
-    for kind, path in ((NpzConfig, "data.make"), (Range, "search.space.PATH")):
+    recipes = [(kind, "data.make") for kind in IMPORTERS.values()]
+    for kind, path in (*recipes, (Range, "search.space.PATH")):
         for field in dataclasses.fields(kind):
             assert f"\n| `{field.name}` |" in sections[path], field.name
 

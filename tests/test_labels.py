@@ -71,8 +71,7 @@ def test_json_there_and_back() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"names": ()}, "at least one label"),
-        ({"names": ("a", "")}, "no name may be empty"),
+        ({"names": ("a", "")}, "a label's name is empty"),
         ({"names": ("a", "b", "a")}, "repeats the label 'a'"),
         ({"names": ("adding",), "groups": {"math": ("ading",)}}, "group 'math'.*mean 'adding'"),
         ({"names": ("a",), "background": "none"}, "background: unknown label 'none'"),

@@ -14,13 +14,28 @@ import raymc
 PACKAGE = Path(raymc.__file__).parent
 # from the top; what is in none of these is pure
 LAYERS = (
+    {"__main__"},
     {"cli"},
-    {"commands", "demo", "recording"},
-    {"display", "pyfunc_model", "serving", "tracking"},
-    {"channel", "cluster", "evaluate", "feed", "predict", "search", "study", "train"},
+    {"data_commands", "job_commands"},
+    {"bench", "commands", "demo", "recording", "submit"},
+    {"display", "progress", "pyfunc_model", "serving", "tracking"},
+    {
+        "channel",
+        "cluster",
+        "evaluate",
+        "extract",
+        "feed",
+        "job_log",
+        "job_server",
+        "predict",
+        "search",
+        "stages",
+        "study",
+        "train",
+    },
 )
 PURE = len(LAYERS)
-FOREIGN = {"ray": (0, 1, 2, 3), "mlflow": (0, 1, 2)}
+FOREIGN = {"ray": range(PURE), "mlflow": range(PURE - 1)}
 
 
 def modules() -> dict[str, Path]:

@@ -3,9 +3,10 @@
 Pure: no Ray, no MLflow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from raymc.datasets.lazy_rows import watched
 from raymc.labels import Vocabulary
 from raymc.shards import Manifest, Modality, Rows, write_dataset
 
@@ -25,15 +26,27 @@ class DatasetRecipe:
     license: str = ""
 
 
-def make_dataset(recipe: DatasetRecipe, path: str, *, shard_rows: int = 512) -> Manifest:
+def make_dataset(
+    recipe: DatasetRecipe,
+    path: str,
+    *,
+    shard_rows: int = 512,
+    on_row: Callable[[int, int], None] = lambda row, rows: None,
+) -> Manifest:
     """Write the recipe's rows as shards under `path`; running it again goes on or does nothing.
+
+    Args:
+        recipe: What to write.
+        path: Folder of the dataset.
+        shard_rows: Rows per shard.
+        on_row: Is told the number of each row that is made, from 1, and how many there are.
 
     Raises:
         DataError: `path` holds another dataset.
     """
     return write_dataset(
         path,
-        recipe.splits,
+        watched(recipe.splits, on_row),
         vocabulary=recipe.vocabulary,
         modalities=recipe.modalities,
         provenance=recipe.provenance,

@@ -4,10 +4,29 @@ Imports nothing but the row. A split never has to fit into memory, and an interr
 asks only for the rows it still needs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import overload
 
-from raymc.shards import Row
+from raymc.shards import Row, Rows
+
+
+def watched(
+    splits: Mapping[str, Rows], on_row: Callable[[int, int], None]
+) -> dict[str, "LazyRows"]:
+    """Return splits that tell, whenever a row is asked for, its number and how many there are."""
+    total = sum(len(rows) for rows in splits.values())
+
+    def row(rows: Rows, first: int, i: int) -> Row:
+        on_row(first + i + 1, total)
+        return rows[i]
+
+    found: dict[str, LazyRows] = {}
+    first = 0
+    for split, rows in splits.items():
+        found[split] = LazyRows(len(rows), partial(row, rows, first))
+        first += len(rows)
+    return found
 
 
 class LazyRows(Sequence[Row]):

@@ -137,7 +137,7 @@ def _tokens(array: FileArray, labels: FileArray) -> Shaped[np.ndarray, "N T D"]:
     values = array.values
     if values.ndim != 3 or values.shape[2] == 0:
         raise DataError(f"{array.where} has shape {values.shape}; expected [clips, tokens, dim].")
-    check_length(array, labels)
+    check_length(labels, array.name, len(values))
     if values.dtype.name not in STORED_AS:
         raise DataError(
             f"{array.where} holds {values.dtype}; expected float16, float32, float64 or uint8."

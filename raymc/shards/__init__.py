@@ -1,20 +1,23 @@
 """Datasets of Parquet shards: the contract between those who make rows and those who train.
 
 Pure: no Ray, no MLflow. A dataset is a folder, local or remote, of `SPLIT/00000.parquet` files
-and `dataset.json`. `write.py` makes one of the rows of `rows.py`, `read.py` opens one,
+and `dataset.json`. `write.py` makes one of the rows of `rows.py`, `stream.py` of rows
+that arrive one by one, `read.py` opens one,
 `scan.py` understands folders of others; `manifest.py` is what stands in `dataset.json`,
 `tokens.py` what the bytes of a modality mean, `ragged.py` turns them into arrays, and
 `storage.py` reaches the files.
 """
 
-from raymc.shards.manifest import Manifest, Shard
+from raymc.shards.manifest import FAILURES_FILE, Manifest, Shard
 from raymc.shards.ragged import Ragged, ragged
 from raymc.shards.read import Dataset, open_dataset, read_shard
 from raymc.shards.rows import Row, Rows, write_shard
+from raymc.shards.stream import ShardStream
 from raymc.shards.tokens import Modality
 from raymc.shards.write import write_dataset, write_manifest
 
 __all__ = [
+    "FAILURES_FILE",
     "Dataset",
     "Manifest",
     "Modality",
@@ -22,6 +25,7 @@ __all__ = [
     "Row",
     "Rows",
     "Shard",
+    "ShardStream",
     "open_dataset",
     "ragged",
     "read_shard",

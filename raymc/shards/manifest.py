@@ -15,6 +15,7 @@ from raymc.shards.tokens import Modality
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "dataset.json"
+FAILURES_FILE = "failures.parquet"  # of an extraction: what could not be read, and why
 PLAN_FILE = ".plan.json"  # there while a dataset is being written
 
 

@@ -94,7 +94,7 @@ def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
         DataError: There is none.
     """
     fields = [field for field in parquet.schema_arrow if field.name not in RESERVED_COLUMNS]
-    found = (Modality.from_field(field) or _infer(field, parquet) for field in fields)
+    found = (Modality.from_field(field) or infer_modality(field, parquet) for field in fields)
     modalities = tuple(modality for modality in found if modality)
     if modalities:
         return modalities
@@ -103,7 +103,12 @@ def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
     raise DataError(f"no column of tokens (bytes, tensors or lists of floats){hint}")
 
 
-def _infer(field: pa.Field, parquet: pq.ParquetFile) -> Modality | None:
+def infer_modality(field: pa.Field, parquet: pq.ParquetFile) -> Modality | None:
+    """Describe a column of tokens by its type; None if it is of something else.
+
+    Raises:
+        DataError: The type doesn't tell the dim, and no row has a token.
+    """
     kind = field.type
     if isinstance(kind, pa.FixedShapeTensorType):
         known = is_token_value(kind.value_type)

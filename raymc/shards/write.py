@@ -56,7 +56,7 @@ def write_dataset(
     shards = {split: _outline(split, len(rows), shard_rows) for split, rows in splits.items()}
     plan = Manifest(vocabulary, tuple(modalities), shards, dict(provenance or {}), license)
     with storage.reaching(path):
-        finished = _start(filesystem, root, plan)
+        finished = start_dataset(filesystem, root, plan)
     if finished is None:
         finished = replace(plan, splits=_write_splits(filesystem, root, plan, splits))
         write_manifest(filesystem, root, finished)
@@ -90,8 +90,16 @@ def _outline(split: str, rows: int, shard_rows: int) -> tuple[Shard, ...]:
     )
 
 
-def _start(filesystem: fs.FileSystem, root: str, plan: Manifest) -> Manifest | None:
-    """Write or check the plan; return the manifest if nothing is left to do.
+def start_dataset(
+    filesystem: fs.FileSystem, root: str, plan: Manifest, *, counted: bool = True
+) -> Manifest | None:
+    """Write or check the plan of a dataset; return the manifest if nothing is left to do.
+
+    Args:
+        filesystem: Where to write.
+        root: The dataset's folder.
+        plan: What it will hold.
+        counted: Whether the plan knows the shards; else its splits are but named.
 
     Raises:
         DataError: The folder holds something else.
@@ -99,7 +107,7 @@ def _start(filesystem: fs.FileSystem, root: str, plan: Manifest) -> Manifest | N
     if storage.exists(filesystem, f"{root}/{MANIFEST_FILE}"):
         finished = read_manifest(filesystem, root)
         outlines = {
-            split: tuple(replace(shard, bytes=0, sha256="") for shard in shards)
+            split: tuple(replace(shard, bytes=0, sha256="") for shard in shards) if counted else ()
             for split, shards in finished.splits.items()
         }
         _check_same(root, replace(finished, splits=outlines).to_json(), plan)

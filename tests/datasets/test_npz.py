@@ -151,6 +151,10 @@ def spoiled(name: str, index: tuple[int, ...], value: float | str) -> dict[str, 
         ({"names": np.array(["a", "b", "c", "a", "e", "f"])}, "'names' holds 'a' in rows 0 and 3"),
         ({"names": np.array(["a", "b", "", "d", "e", "f"])}, "'names' is empty in row 2"),
         ({"names": np.array(list("abcde"))}, "'names' has 5 rows where 'y' has 6"),
+        (
+            {"names": np.array([b"a", b"\xe9", b"c", b"d", b"e", b"f"])},
+            "'names' holds bytes that aren't",
+        ),
         ({"names": np.zeros((6, 2))}, r"'names' holds float64 of shape \(6, 2\)"),
     ],
 )

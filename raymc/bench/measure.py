@@ -1,0 +1,128 @@
+"""Ways of doing the same, timed in turns, and what came out as a table and as JSON.
+
+Imports neither Ray nor MLflow. Only ratios within one run mean anything: machines differ, and
+so do their neighbours from hour to hour.
+"""
+
+import ctypes
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+PACKAGES = ("raymc", "ray", "torch", "torchaudio", "pyarrow", "av")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way's seconds in each round."""
+
+    name: str
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The median of the rounds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The fastest and the slowest round."""
+        return min(self.seconds), max(self.seconds)
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> list[Timing]:
+    """Time each way once a round, A B A B …, after a first call of each that doesn't count."""
+    for way in ways.values():
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return [Timing(name, tuple(found)) for name, found in seconds.items()]
+
+
+def added_bytes(way: Callable[[], object]) -> float:
+    """Return the most memory that a second call of `way` adds to this process while it runs.
+
+    Freed memory that the allocator keeps is given back first. NaN where the system doesn't tell:
+    only Linux with glibc does.
+    """
+    way()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    except (OSError, AttributeError):
+        return math.nan
+    before = _status_bytes("VmRSS")
+    way()
+    return _status_bytes("VmHWM") - before
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def machine() -> dict[str, str]:
+    """Return what the timings were taken on: processor, cores, versions."""
+    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    found["processor"] = _processor()
+    return found | {name: version(name) for name in PACKAGES if find_spec(name)}
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    named = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def publish(
+    title: str,
+    text: str,
+    timings: Sequence[Timing],
+    console: Console,
+    out: Path | None,
+    *,
+    figures: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """Print a benchmark's text and machine; write both, and all its numbers, where asked to.
+
+    Args:
+        title: Of the page; the files are named after it.
+        text: The page, but for title and machine.
+        timings: All rounds of all ways.
+        console: Where the page goes.
+        out: Folder for the page and, as JSON, the numbers.
+        figures: Other numbers, as plain JSON values.
+    """
+    here = machine()
+    told = ", ".join(f"{name} {value}" for name, value in here.items())
+    page = f"## {title}\n\n{text}\n{told}\n"
+    console.print(Markdown(page) if console.is_terminal else page, highlight=False, soft_wrap=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        stem = title.lower().replace(" ", "-")
+        (out / f"{stem}.md").write_text(page)
+        values = {"machine": here, "timings": [asdict(timing) for timing in timings]}
+        values |= {"figures": list(figures)} if figures else {}
+        (out / f"{stem}.json").write_text(json.dumps(values, indent=1))

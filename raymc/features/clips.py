@@ -1,0 +1,128 @@
+"""Media files to clips: the pictures and the sound an encoder wants, window by window.
+
+Pure; PyAV is imported when the first file is read. What is asked for and what comes back stands
+here, the reading itself in `decoding/`.
+
+Axes: T frames, H height, W width, S samples.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from raymc.errors import ConfigError
+
+MAX_PICTURE_SIDE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What an encoder wants of every frame: RGB of one size, upright as a player shows it.
+
+    Attributes:
+        height: Rows of pixels.
+        width: Columns of pixels.
+        short_side: The shorter side is scaled to this, then height x width are cut out of the
+            middle; None: the whole picture is squashed into height x width.
+        interpolation: How swscale scales; all three average when they shrink.
+
+    Raises:
+        ConfigError: A size is out of its range, or the picture is larger than what it is cut of.
+    """
+
+    height: int
+    width: int
+    short_side: int | None = None
+    interpolation: Literal["bilinear", "bicubic", "area"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name, pixels in (("height", self.height), ("width", self.width)):
+            if not 1 <= pixels <= MAX_PICTURE_SIDE:
+                raise ConfigError(
+                    f"a picture's {name} is {pixels}; expected 1 to {MAX_PICTURE_SIDE} pixels."
+                )
+        least = max(self.height, self.width)
+        if self.short_side is not None and not least <= self.short_side <= MAX_PICTURE_SIDE:
+            raise ConfigError(
+                f"a picture's short_side is {self.short_side}; expected {least} (its height and "
+                f"width are cut out of it) to {MAX_PICTURE_SIDE} pixels."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """What to decode of every window of a source.
+
+    Attributes:
+        fps: Frames a second.
+        picture: Their size; None: no video is wanted.
+        sample_rate_hz: Rate of the mono sound; None: no sound is wanted.
+        window_seconds: Length of a clip; None: the whole source is one clip.
+        stride_seconds: From the start of a window to the next; None: as `window_seconds`.
+
+    Raises:
+        ConfigError: A value is out of its range, nothing is wanted, or a stride has no window.
+    """
+
+    fps: float = 1.0
+    picture: Picture | None
+    sample_rate_hz: int | None
+    window_seconds: float | None = None
+    stride_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.picture is None and self.sample_rate_hz is None:
+            raise ConfigError("a clip has neither picture nor sample_rate_hz; expected one of them")
+        if not 0.001 <= self.fps <= 1000:
+            raise ConfigError(f"fps is {self.fps}; expected 0.001 to 1000 frames a second.")
+        if self.sample_rate_hz is not None and not 1000 <= self.sample_rate_hz <= 384_000:
+            raise ConfigError(f"sample_rate_hz is {self.sample_rate_hz}; expected 1000 to 384000.")
+        if self.stride_seconds is not None and self.window_seconds is None:
+            raise ConfigError("stride_seconds is set without window_seconds; set both or neither.")
+        for name in ("window_seconds", "stride_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0.01 <= seconds < math.inf:
+                raise ConfigError(f"{name} is {seconds}; expected 0.01 seconds or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that was expected of a file and isn't there, or isn't whole.
+
+    Attributes:
+        path: The file.
+        id: Of the clip, or of the source where no clip could be made.
+        stage: `open`, `video`, `audio`; later stages add their own names.
+        error: What is wrong, in one line.
+    """
+
+    path: str
+    id: str
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One window of a source, decoded.
+
+    Attributes:
+        id: The source's where one window holds it all, else `ID@START-END`, in seconds.
+        start_seconds: In the file, of which the earliest stream starts at 0.
+        end_seconds: See `start_seconds`.
+        frames: RGB; frame t is the one displayed in the middle of [t, t + 1) / fps seconds
+            after `start_seconds`. None: not asked for, or missing (then a failure says why).
+        waveform: Mean of the channels, in [-1, 1]; sample 0 is at `start_seconds`, and there are
+            round(duration x rate). None as for `frames`.
+        failures: What is missing or damaged, one for each modality at most.
+    """
+
+    id: str
+    start_seconds: float
+    end_seconds: float
+    frames: UInt8[np.ndarray, "T H W 3"] | None
+    waveform: Float32[np.ndarray, " S"] | None
+    failures: tuple[Failure, ...] = ()

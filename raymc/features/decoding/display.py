@@ -1,0 +1,160 @@
+"""Decoded frames to the pictures displayed at wanted moments, and how far each can be trusted.
+
+Imports av and numpy. Times are in ticks of the stream.
+
+Axes: T frames, H height, W width.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from av.video.frame import VideoFrame
+from jaxtyping import UInt8
+
+from raymc.features.decoding.faults import FAULTS, reason
+from raymc.features.decoding.packet_times import JUMP_SECONDS, Clock
+from raymc.features.decoding.pictures import PictureMaker
+
+STILL_SECONDS = 1.0  # a picture may stay after its end where the video is over or lost
+NEVER = 1 << 62
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture, what is wrong with it, and whether it is only the nearest one."""
+
+    pixels: UInt8[np.ndarray, "H W 3"] | None
+    damage: str = ""
+    is_far: bool = False
+
+
+class Display:
+    """Takes frames in the order of display, keeps the pictures of the wanted moments.
+
+    Args:
+        clock: The stream's clock.
+        maker: Makes the pictures.
+        step: Ticks that a frame lasts if it doesn't say.
+        in_middle: Whether the first frame isn't the file's, so that one is missing before it.
+
+    Attributes:
+        wanted: Ticks of moments that aren't settled yet, in order.
+        last_tick: Of the last frame, long ago before the first.
+    """
+
+    def __init__(self, clock: Clock, maker: PictureMaker, *, step: int, in_middle: bool) -> None:
+        self._clock = clock
+        self._maker = maker
+        self._step = step
+        self._patience = clock.ticks(JUMP_SECONDS)  # within the video: its frames may be rare
+        self._still = clock.ticks(STILL_SECONDS)
+        self.wanted: deque[int] = deque()
+        self._shown: dict[int, _Shown] = {}
+        self._last: VideoFrame | None = None
+        self._pixels: UInt8[np.ndarray, "H W 3"] | None = None  # of the last frame
+        self.last_tick = self._first_tick = self._damage_tick = -NEVER
+        self._end_tick = -NEVER  # of the last frame
+        self._damage = ""  # found at _damage_tick, carried on until a later key frame
+        self._last_damage = self._first_damage = ""
+        self._is_over = False
+        self._early = 0 if in_middle else self._still
+
+    def want(self, moments: Iterable[float]) -> None:
+        """Ask for the pictures of further moments, before their frames come."""
+        ticks = {self._clock.tick(moment) for moment in moments}
+        new = sorted(ticks.difference(self.wanted, self._shown))
+        if new and self.wanted and new[0] < self.wanted[-1]:
+            self.wanted = deque(sorted([*self.wanted, *new]))
+        else:
+            self.wanted.extend(new)
+        if self._is_over:
+            self.finish()
+
+    def has(self, seconds: float) -> bool:
+        """Whether all wanted pictures before a time are there."""
+        return not self.wanted or self.wanted[0] > self._clock.tick(seconds)
+
+    def add(self, frame: VideoFrame, tick: int | None) -> None:
+        """Take the next frame, and its time if it has one."""
+        if tick is None:
+            tick = 0 if self._last is None else self.last_tick + self._step
+        if tick <= self.last_tick:
+            if tick < self.last_tick:
+                self.distrust(tick, "times go back")
+            return
+        if self._last is None:
+            self._first_tick, self._first_damage = tick, self._damage
+        self.settle(tick)
+        if frame.is_corrupt:
+            self.distrust(tick, "FFmpeg concealed errors")
+        elif frame.key_frame and tick > self._damage_tick:
+            self._damage = ""
+        self._last, self.last_tick, self._last_damage = frame, tick, self._damage
+        self._pixels = None
+        self._end_tick = tick + (frame.duration or self._step)
+
+    def distrust(self, tick: int, damage: str) -> None:
+        """Frames from a time to the next key frame may be damaged."""
+        self._damage, self._damage_tick = damage, max(tick, self._damage_tick)
+
+    def settle(self, tick: int) -> None:
+        """Keep the last frame for the wanted moments before a time: no other comes before it."""
+        self._settle(tick, self._patience)
+
+    def finish(self) -> None:
+        """Keep the last frame for all that is wanted: no other comes."""
+        self._settle(NEVER, self._still)
+        self._is_over = True
+
+    def take(
+        self, moments: Iterable[float], keep_from: float
+    ) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, str]:
+        """The pictures of some moments, all of which are there or never will be.
+
+        Args:
+            moments: In the order of time, at least one.
+            keep_from: Pictures of earlier moments aren't asked for again.
+
+        Returns:
+            The pictures, None where one or all are missing; and what is wrong, or nothing.
+        """
+        ticks = [self._clock.tick(moment) for moment in moments]
+        found = [self._shown.get(tick) or self._picture(tick, self._still) for tick in ticks]
+        self._forget(self._clock.tick(keep_from))
+        pixels = [shown.pixels for shown in found if shown.pixels is not None]
+        damaged = [shown.damage for shown in found if shown.damage]
+        far = sum(shown.is_far for shown in found)
+        if len(pixels) < len(found) or far == len(found):
+            return None, damaged[0] if damaged else "the video has no picture here"
+        trouble = f"{far} of {len(found)} pictures repeat the nearest: no data" if far else ""
+        if damaged and not far:
+            trouble = f"{len(damaged)} of {len(found)} pictures may be damaged: {damaged[0]}"
+        return np.stack(pixels), trouble
+
+    def _forget(self, tick: int) -> None:
+        for old in [old for old in self._shown if old < tick]:
+            del self._shown[old]
+        while self.wanted and self.wanted[0] < tick:
+            self.wanted.popleft()
+
+    def _settle(self, tick: int, patience: int) -> None:
+        while self._last is not None and self.wanted and self.wanted[0] < tick:
+            wanted = self.wanted.popleft()
+            self._shown[wanted] = self._picture(wanted, patience)
+
+    def _picture(self, tick: int, patience: int) -> _Shown:
+        """The last frame as the picture of a moment; damage after it may have hidden another."""
+        damage = self._last_damage or self._damage
+        if self._last is None:
+            return _Shown(None, damage)
+        if tick < self._first_tick:
+            damage = self._first_damage or damage
+        if self._pixels is None:
+            try:
+                self._pixels = self._maker.make(self._last)
+            except FAULTS as error:
+                return _Shown(None, reason(error))
+        is_far = tick > self._end_tick + patience or tick < self._first_tick - self._early
+        return _Shown(self._pixels, damage, is_far)

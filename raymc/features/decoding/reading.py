@@ -1,0 +1,137 @@
+"""One pass over the packets of a file: pictures and sound are decoded in step.
+
+Imports av. Reads on until both streams are there up to a time, and not much further, whatever
+the file says about itself.
+"""
+
+from av.packet import Packet
+
+from raymc.errors import DataError
+from raymc.features.decoding.media_file import MediaFile
+from raymc.features.decoding.packet_times import JUMP_SECONDS, time_of
+from raymc.features.decoding.sound import Sound
+from raymc.features.decoding.video_frames import VideoFrames
+from raymc.features.decoding.windows import Windows
+
+TOO_LONG = "a clip would take more than 2 GiB; set window_seconds"
+PACKETS_PER_SECOND = 2000  # of both streams together: several times what any format has
+_SPARE_PACKETS = 100_000  # for what is read ahead
+_SOUND_LATE_SECONDS = 10.0  # behind the pictures, until it counts as missing
+_PICTURE_LATE_SECONDS = 120.0  # behind the sound: pictures may stand still for long
+_STEP_SECONDS = 30.0  # asked for at a time: a header may claim years
+
+
+class Reading:
+    """A pass from a time on.
+
+    Args:
+        file: An open file; one pass of it at a time.
+        video: Takes the packets of its video stream; None: not wanted or not there.
+        sound: The same of its audio stream.
+        windows: Their moments are asked of `video` before its packets come near them.
+        from_seconds: Packets come from before this time on.
+    """
+
+    def __init__(
+        self,
+        file: MediaFile,
+        video: VideoFrames | None,
+        sound: Sound | None,
+        *,
+        windows: Windows,
+        from_seconds: float,
+    ) -> None:
+        self._file = file
+        self._video = video
+        self._sound = sound
+        self._windows = windows
+        takers = ((file.video, video), (file.audio, sound))
+        streams = [stream for stream, taker in takers if stream is not None and taker is not None]
+        self._clocks = {stream.index: file.clock(stream) for stream in streams}
+        self._video_index = -1 if file.video is None else file.video.index
+        self._packets = file.packets(streams, from_seconds)
+        self._troubles = file.troubles
+        self._asked = self._registered = from_seconds
+        self.has_ended = False
+
+    @property
+    def end_seconds(self) -> float:
+        """Where what was decoded so far ends; 0 if nothing was."""
+        takers = (self._video, self._sound)
+        return max((taker.end_seconds for taker in takers if taker is not None), default=0.0)
+
+    def read_to(self, seconds: float, *, longest: float) -> None:
+        """Read until there is something at a time and all before is decoded, or the file has ended.
+
+        Args:
+            seconds: The time; may be infinite.
+            longest: No clip may reach beyond this time, else it takes too much memory.
+
+        Raises:
+            DataError: There is more to read beyond `longest`.
+        """
+        while self._asked < seconds and not self.has_ended:
+            if self._asked > longest:
+                raise DataError(TOO_LONG)
+            self._asked = min(self._asked + _STEP_SECONDS, seconds)
+            self._step(self._asked)
+
+    def _step(self, seconds: float) -> None:
+        self._register(seconds + JUMP_SECONDS)
+        limit = round(_STEP_SECONDS * PACKETS_PER_SECOND) + _SPARE_PACKETS
+        is_late = False
+        while not (is_late or self._has(seconds)):
+            packet = next(self._packets, None)
+            if self._file.troubles > self._troubles:
+                self._troubles = self._file.troubles
+                self._disturb(self._file.trouble)
+            limit -= 1
+            if packet is None or limit == 0:
+                self._finish("" if packet is None else "too many packets for their times")
+            else:
+                is_late = self._feed(packet, seconds)
+
+    def _has(self, seconds: float) -> bool:
+        return self.has_ended or (
+            (self._video is None or self._video.display.has(seconds))
+            and (self._sound is None or self._sound.has(seconds))
+            and self.end_seconds >= seconds
+        )
+
+    def _feed(self, packet: Packet, seconds: float) -> bool:
+        """Decode a packet; tell whether the other stream is so late that it counts as missing."""
+        tick = time_of(packet)
+        index = packet.stream_index
+        late = 0.0 if tick is None else self._clocks[index].seconds(tick) - seconds
+        if self._video is None or index != self._video_index:
+            if self._sound is not None:
+                self._sound.feed(packet)
+            is_late = self._video is not None and late > _PICTURE_LATE_SECONDS
+            if self._video is not None and is_late:
+                self._video.show_all(seconds)
+            return is_late
+        self._register(seconds + late + JUMP_SECONDS)
+        self._video.feed(packet)
+        if late <= _SOUND_LATE_SECONDS:
+            return False
+        if not self._video.display.has(seconds):
+            self._video.decode_all()
+        return self._video.display.has(seconds)
+
+    def _register(self, seconds: float) -> None:
+        if self._video is not None and seconds > self._registered:
+            self._video.display.want(self._windows.between(self._registered, seconds))
+            self._registered = seconds
+
+    def _disturb(self, trouble: str) -> None:
+        for taker in (self._video, self._sound):
+            if taker is not None:
+                taker.disturb(trouble)
+
+    def _finish(self, trouble: str) -> None:
+        if trouble:
+            self._disturb(trouble)
+        for taker in (self._video, self._sound):
+            if taker is not None:
+                taker.finish()
+        self.has_ended = True

@@ -1,0 +1,127 @@
+"""Encoders: frames, sound and texts to tokens, each found by its name.
+
+Importing this imports torch, but neither transformers nor torchaudio: they come with the first
+encoder that needs them. An encoder is a plain object with `name`, `dim`, `rate_hz`, `license` and
+`has_weights`, with `picture` (frames) or `sample_rate_hz` (sound), and with `encode`.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from raymc.errors import ConfigError
+from raymc.features.encoders.asr import Transcriber, transcriber_of
+from raymc.features.encoders.bundles import bundle_names
+from raymc.features.encoders.hub import is_model_name
+from raymc.features.encoders.logmel import LogMelEncoder
+from raymc.features.encoders.patches import PatchEncoder
+from raymc.features.encoders.speech import SpeechEncoder, speech_encoder
+from raymc.features.encoders.text import HashedWords, TextTower, text_tower
+from raymc.features.encoders.vision import VisionTower, vision_tower
+
+__all__ = ["audio_encoder", "text_encoder", "transcriber", "visual_encoder"]
+
+
+def visual_encoder(
+    name: str, *, fps: float = 1.0, weights: str | None = None, device: str = "cpu"
+) -> PatchEncoder | VisionTower:
+    """The encoder of frames of that name.
+
+    Args:
+        name: `patches`, or a vision model of Hugging Face's hub: openai/clip-vit-base-patch32.
+        fps: Frames a second that it will be given, one token each.
+        weights: A folder with the model's folder inside, instead of the hub.
+        device: Where a model computes: cpu, cuda, cuda:0.
+
+    Raises:
+        ConfigError: No encoder has that name, or `fps` isn't above 0.
+        DataError: Files of weights that are torn or don't fit.
+        ResourceError: Weights, a package or a device are missing; with what to put where.
+    """
+    _check_rate("fps", fps)
+    if name == "patches":
+        return PatchEncoder(rate_hz=fps)
+    if is_model_name(name, weights):
+        return vision_tower(name, fps=fps, weights=weights, device=device)
+    raise _unknown("visual encoder", name, ["patches"], "openai/clip-vit-base-patch32")
+
+
+def audio_encoder(
+    name: str, *, rate_hz: float = 10.0, weights: str | None = None, device: str = "cpu"
+) -> LogMelEncoder | SpeechEncoder:
+    """The encoder of sound of that name.
+
+    Args:
+        name: `logmel`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
+        rate_hz: Tokens a second.
+        weights: A folder with the model's file inside, instead of the network.
+        device: Where a model computes: cpu, cuda, cuda:0.
+
+    Raises:
+        ConfigError: No encoder has that name, or it can't make tokens at that rate.
+        DataError: Files of weights that are torn or don't fit.
+        ResourceError: Weights, a package or a device are missing; with what to put where.
+    """
+    if name == "logmel":
+        return LogMelEncoder(rate_hz=rate_hz)
+    names = bundle_names()
+    if name in names:
+        return speech_encoder(name, rate_hz=rate_hz, weights=weights, device=device)
+    raise _unknown("audio encoder", name, ["logmel", *names])
+
+
+def text_encoder(
+    name: str, *, rate_hz: float = 1.0, weights: str | None = None, device: str = "cpu"
+) -> HashedWords | TextTower:
+    """The encoder of texts of that name.
+
+    Args:
+        name: `words`, or a text model of Hugging Face's hub: google-bert/bert-base-uncased.
+        rate_hz: Texts a second that it will be given, one token each.
+        weights: A folder with the model's folder inside, instead of the hub.
+        device: Where a model computes: cpu, cuda, cuda:0.
+
+    Raises:
+        ConfigError: No encoder has that name, or `rate_hz` isn't above 0.
+        DataError: Files of weights that are torn or don't fit.
+        ResourceError: Weights, a package or a device are missing; with what to put where.
+    """
+    _check_rate("rate_hz", rate_hz)
+    if name == "words":
+        return HashedWords(rate_hz=rate_hz)
+    if is_model_name(name, weights):
+        return text_tower(name, rate_hz=rate_hz, weights=weights, device=device)
+    raise _unknown("text encoder", name, ["words"], "sentence-transformers/all-MiniLM-L6-v2")
+
+
+def transcriber(name: str, *, weights: str | None = None, device: str = "cpu") -> Transcriber:
+    """What writes down speech: an ASR model of torchaudio.pipelines.
+
+    Args:
+        name: As in WAV2VEC2_ASR_BASE_960H.
+        weights: A folder with the model's file inside, instead of the network.
+        device: Where it computes: cpu, cuda, cuda:0.
+
+    Raises:
+        ConfigError: No transcriber has that name.
+        DataError: Files of weights that are torn or don't fit.
+        ResourceError: Weights, a package or a device are missing; with what to put where.
+    """
+    names = bundle_names(recognises=True)
+    if name in names:
+        return transcriber_of(name, weights=weights, device=device)
+    raise _unknown("transcriber", name, names)
+
+
+def _check_rate(key: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{key} is {value}; expected a number above 0")
+
+
+def _unknown(kind: str, name: str, known: Iterable[str], example: str = "") -> ConfigError:
+    # names are in capitals or not, and users may not remember which
+    names = {each.casefold(): each for each in known}
+    nearest = get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+    if nearest:
+        return ConfigError(f"unknown {kind} '{name}'; did you mean {names[nearest[0]]}?")
+    models = f", and models of Hugging Face's hub, as in {example}" if example else ""
+    return ConfigError(f"unknown {kind} '{name}'; known are {', '.join(names.values())}{models}")

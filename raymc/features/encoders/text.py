@@ -1,0 +1,214 @@
+"""Texts to tokens: hashed words without weights, or a text tower of transformers.
+
+Imports NumPy and torch; transformers only when a tower is loaded. One token a text, and a text
+without words is the zero vector.
+
+Axes: T texts, N pieces of words, D dim.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from raymc.errors import ConfigError, DataError, RaymcError
+from raymc.features.encoders.hub import find_model
+from raymc.features.encoders.pretrained import (
+    Pretrained,
+    check_complete,
+    license_of,
+    load_model,
+    load_tokenizer,
+)
+from raymc.features.encoders.weights import checked_device, one_line
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_BATCH_TEXTS = 32
+_MOST_PIECES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashedWords:
+    """A bag of words of fixed size: each word adds or subtracts one at a place of its own.
+
+    Place and sign come from a hash of the word, the same on every machine (Weinberger et al.
+    2009, Feature Hashing for Large Scale Multitask Learning); the sum has length 1.
+
+    Attributes:
+        rate_hz: Texts, and so tokens, a second.
+        name: The encoder's name.
+        dim: Values a token.
+        license: Of its weights: it has none.
+        has_weights: Whether it loads weights: no.
+    """
+
+    rate_hz: float
+    name: str = "words"
+    dim: int = 512
+    license: str = "no weights"
+    has_weights: bool = False
+
+    def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "T D"]:
+        """One token a text."""
+        tokens = np.zeros((len(texts), self.dim), np.float32)
+        for token, text in zip(tokens, texts):
+            for word in words_of(text):
+                place, sign = _place(word, self.dim)
+                token[place] += sign
+            # signs may cancel: then the text is as good as empty
+            token /= max(float(np.linalg.norm(token)), 1e-9)
+        return tokens
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextTower:
+    """A text model as an encoder.
+
+    A token is the pooled output where a model was trained by it, as the text towers of CLIP and
+    SigLIP were (before their projection), and the mean over the last layer's pieces elsewhere:
+    BERT's pooler was trained for another task. Longer texts are cut at what the model can read.
+
+    Attributes:
+        name: The model's name on the hub.
+        dim: Values a token.
+        rate_hz: Texts, and so tokens, a second.
+        license: Of the weights.
+        has_weights: Whether it loads weights: yes.
+    """
+
+    name: str
+    dim: int
+    rate_hz: float
+    license: str
+    reader: "_Reader" = field(repr=False)
+    has_weights: bool = True
+
+    def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "T D"]:
+        """One token a text, from that text alone; equal texts are read once."""
+        tokens = np.zeros((len(texts), self.dim), np.float32)
+        known = sorted({text.strip() for text in texts} - {""}, key=lambda text: (len(text), text))
+        vectors: dict[str, np.ndarray] = {}
+        for at in range(0, len(known), _BATCH_TEXTS):
+            batch = known[at : at + _BATCH_TEXTS]
+            vectors.update(zip(batch, self.reader(batch).cpu().numpy()))
+        for token, text in zip(tokens, texts):
+            token[:] = vectors.get(text.strip(), 0.0)
+        return tokens
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text: runs of letters and digits, whatever their case and Unicode form."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+def text_tower(
+    name: str, *, rate_hz: float, weights: str | None = None, device: str = "cpu"
+) -> TextTower:
+    """Load the text tower of a model, or a model of text such as BERT.
+
+    Args:
+        name: owner/model of the hub, with @revision if not the newest.
+        rate_hz: Texts a second that it will be given.
+        weights: A folder with owner/model/ inside, instead of the hub.
+        device: Where it computes.
+
+    Raises:
+        ConfigError: Unknown to the hub, or it doesn't turn a text into a vector.
+        DataError: Files that are torn or don't fit together.
+        ResourceError: Files, a package or a device that are missing.
+    """
+    where = checked_device(device)
+    folder = find_model(name, weights, files=FILES)
+    pretrained = load_model(folder)
+    try:
+        reader = _reader(folder, pretrained, where)
+        dim = reader(["a"]).shape[1]
+    except (RaymcError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a model that isn't for text may raise anything
+        raise ConfigError(
+            f"{name} doesn't turn a text into a vector ({one_line(error)}); take a text model such "
+            "as sentence-transformers/all-MiniLM-L6-v2"
+        ) from error
+    return TextTower(name=name, dim=dim, rate_hz=rate_hz, license=license_of(folder), reader=reader)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A tower with its tokenizer."""
+
+    tower: torch.nn.Module
+    tokenizer: Any
+    pooled: bool
+    padding: str
+    most_pieces: int
+    device: torch.device
+
+    @torch.inference_mode()
+    def __call__(self, texts: list[str]) -> Float32[Tensor, "T D"]:
+        pieces = self.tokenizer(
+            texts,
+            padding=self.padding,
+            truncation=True,
+            max_length=self.most_pieces,
+            return_tensors="pt",
+        ).to(self.device)
+        output: Any = self.tower(**pieces)
+        if self.pooled:
+            return output.pooler_output.float()
+        mask = pieces["attention_mask"][:, :, None].float()
+        return (output.last_hidden_state.float() * mask).sum(1) / mask.sum(1)
+
+
+def _reader(folder: Path, pretrained: Pretrained, device: torch.device) -> _Reader:
+    model: Any = pretrained.model
+    inner = getattr(model, "text_model", None)
+    prefix = "" if inner is None else "text_model."
+    tower = model if inner is None else inner
+    if inner is None and model.config.is_encoder_decoder:
+        tower, prefix = model.get_encoder(), "encoder."
+    kind = getattr(tower.config, "model_type", "")
+    pooled = inner is not None or kind.endswith("_text_model")
+    missing = {key.removeprefix(prefix) for key in pretrained.missing if key.startswith(prefix)}
+    unused = {key for key in missing if key.startswith("pooler.") and not pooled}
+    check_complete(folder, frozenset(missing - unused))
+    tokenizer = _tokenizer(folder, tower)
+    positions = getattr(tower.config, "max_position_embeddings", _MOST_PIECES)
+    return _Reader(
+        tower=tower.to(device),
+        tokenizer=tokenizer,
+        pooled=pooled,
+        padding="max_length" if kind.startswith("siglip") else "longest",  # as it was trained
+        most_pieces=min(tokenizer.model_max_length, positions, _MOST_PIECES),
+        device=device,
+    )
+
+
+def _tokenizer(folder: Path, tower: Any) -> Any:
+    tokenizer = load_tokenizer(folder)
+    rows = tower.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise DataError(
+            f"{folder}: the tokenizer has {len(tokenizer)} pieces where the model knows {rows}; "
+            "take its files from the same model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+@lru_cache(maxsize=1 << 16)
+def _place(word: str, dim: int) -> tuple[int, float]:
+    number = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+    return (number >> 1) % dim, 1.0 if number & 1 else -1.0

@@ -1,0 +1,168 @@
+"""Frames to tokens by a vision tower of transformers: CLIP, SigLIP, DINOv2, ViT and their kin.
+
+Imports torch; transformers only when a tower is loaded. One token a frame.
+
+Axes: T frames, H W height and width, D dim.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+
+from raymc.errors import ConfigError, DataError
+from raymc.features.clips import Picture
+from raymc.features.encoders.hub import find_model
+from raymc.features.encoders.preprocessing import Preprocessing, read_preprocessing
+from raymc.features.encoders.pretrained import (
+    Pretrained,
+    check_complete,
+    license_of,
+    load_model,
+)
+from raymc.features.encoders.weights import checked_device, one_line
+
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+
+_BATCH_FRAMES = 32  # bounds memory; a clip's own frames only
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VisionTower:
+    """A vision model as an encoder of frames.
+
+    A token is the model's pooled output: the vector that its own head, if it has one, projects.
+    That head (CLIP's `visual_projection`) is left out: it is linear and narrows, so a trained
+    model can learn it, but not undo it. Without a trained pooler the token is the class token of
+    the last layer, and without one the mean over patches.
+
+    Attributes:
+        name: The model's name on the hub.
+        dim: Values a token.
+        rate_hz: Frames, and so tokens, a second.
+        license: Of the weights.
+        picture: The frames it wants.
+        has_weights: Whether it loads weights: yes.
+    """
+
+    name: str
+    dim: int
+    rate_hz: float
+    license: str
+    preprocessing: Preprocessing = field(repr=False)
+    pooling: "_Pooling" = field(repr=False)
+    device: torch.device
+    has_weights: bool = True
+
+    @property
+    def picture(self) -> Picture:
+        """The frames it wants."""
+        return self.preprocessing.picture
+
+    def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T D"]:
+        """One token a frame; each depends on its frame alone.
+
+        Raises:
+            DataError: Frames of another size than `picture`.
+        """
+        wanted = (self.picture.height, self.picture.width)
+        if frames.shape[1:3] != wanted:
+            found = f"{frames.shape[1]} × {frames.shape[2]}"
+            raise DataError(
+                f"frames of {found} pixels; {self.name} expects {wanted[0]} × {wanted[1]}"
+            )
+        tokens = np.empty((len(frames), self.dim), np.float32)
+        for at in range(0, len(frames), _BATCH_FRAMES):
+            batch = slice(at, at + _BATCH_FRAMES)
+            pixels = self.preprocessing.pixels(frames[batch], self.device)
+            tokens[batch] = self.pooling(pixels).cpu().numpy()
+        return tokens
+
+
+def vision_tower(
+    name: str, *, fps: float, weights: str | None = None, device: str = "cpu"
+) -> VisionTower:
+    """Load the vision tower of a model.
+
+    Args:
+        name: owner/model of the hub, with @revision if not the newest.
+        fps: Frames a second that it will be given.
+        weights: A folder with owner/model/ inside, instead of the hub.
+        device: Where it computes.
+
+    Raises:
+        ConfigError: Unknown to the hub, or it doesn't turn a picture into a vector.
+        DataError: Files that are torn or don't fit together.
+        ResourceError: Files, a package or a device that are missing.
+    """
+    where = checked_device(device)
+    folder = find_model(name, weights, files=FILES)
+    preprocessing = read_preprocessing(folder)
+    pooling, missing = _visual_part(load_model(folder))
+    check_complete(folder, missing)
+    pooling.tower.to(where)
+    return VisionTower(
+        name=name,
+        dim=_try_out(name, pooling, preprocessing, where),
+        rate_hz=fps,
+        license=license_of(folder),
+        preprocessing=preprocessing,
+        pooling=pooling,
+        device=where,
+    )
+
+
+@dataclass(frozen=True)
+class _Pooling:
+    """A tower, and how its output becomes one vector a picture."""
+
+    tower: torch.nn.Module
+    trained_pooler: bool
+    class_token: bool
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Float32[Tensor, "T 3 H W"]) -> Float[Tensor, "T D"]:
+        output: Any = self.tower(pixel_values=pixels)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None and self.trained_pooler:
+            return pooled.flatten(1).float()
+        last = output.last_hidden_state
+        if last.ndim == 4:
+            return last.mean((2, 3)).float()
+        return (last[:, 0] if self.class_token else last.mean(1)).float()
+
+
+def _visual_part(pretrained: Pretrained) -> tuple[_Pooling, frozenset[str]]:
+    """The visual part of a model, and which of its weights are missing but for the pooler's."""
+    tower = getattr(pretrained.model, "vision_model", None)
+    prefix = "" if tower is None else "vision_model."
+    tower = pretrained.model if tower is None else tower
+    missing = {key.removeprefix(prefix) for key in pretrained.missing if key.startswith(prefix)}
+    pooler = {key for key in missing if key.startswith("pooler.")}
+    names = [name for name, _ in tower.named_parameters()]
+    class_token = any(name.endswith(("cls_token", "class_embedding")) for name in names)
+    return _Pooling(tower, not pooler, class_token), frozenset(missing - pooler)
+
+
+def _try_out(
+    name: str, pooling: _Pooling, preprocessing: Preprocessing, device: torch.device
+) -> int:
+    """The dim of a token, and a refusal of models that can't be used, before hours of work."""
+    picture = preprocessing.picture
+    shape = (1, picture.height, picture.width, 3)
+    frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    try:
+        first, second = (pooling(preprocessing.pixels(frames, device)) for _ in range(2))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a model that isn't for pictures may raise anything
+        raise ConfigError(
+            f"{name} doesn't turn a picture of {picture.height} × {picture.width} pixels into a "
+            f"vector ({one_line(error)}); take a vision model such as openai/clip-vit-base-patch32"
+        ) from error
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3):
+        raise ConfigError(f"{name} gives a picture other features each time; take another model")
+    return first.shape[1]

@@ -1,0 +1,242 @@
+"""Where clips come from: a folder of media files, a glob, one file, or a table that names them.
+
+Pure: pyarrow only. Nothing is opened here but the table; a file that is missing or broken is
+found, and told, when its clips are read.
+"""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pyarrow import fs
+
+from raymc.errors import DataError
+from raymc.features.source_tables import TABLE_SUFFIXES, read_rows
+from raymc.shards.storage import open_address, reaching, read_bytes
+
+_SUFFIXES = """
+.3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
+.ogv .rm .ts .vob .webm .wmv .asf .wtv
+.aac .ac3 .aif .aiff .amr .ape .au .caf .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus .tta
+.wav .wma .wv
+"""
+MEDIA_SUFFIXES = frozenset(_SUFFIXES.split())
+_COLUMNS = ("path", "id", "labels", "split", "start_seconds", "end_seconds")
+_EXPECTED = (
+    f"a folder or glob of media files, one of them, or a table ({', '.join(TABLE_SUFFIXES)})"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One media file, or a stated part of it.
+
+    Attributes:
+        path: Local path, or an address (s3://, gs://, or what fsspec knows).
+        id: Unique in the list.
+        labels: Of all its clips.
+        split: Of all its clips.
+        start_seconds: Where the part begins.
+        end_seconds: Where it ends; None: with the file.
+        extra: Further columns of the table, kept.
+    """
+
+    path: str
+    id: str
+    labels: tuple[str, ...] = ()
+    split: str = "train"
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def list_sources(address: str, *, split: str = "train") -> list[Source]:
+    """List the sources of a folder, glob, media file or table.
+
+    - A folder: the media files below it by their suffixes, hidden ones left out, sorted by path.
+    - A glob (`*`, `?`, `[...]` within a name, `**` for any folders): what it matches, sorted; of
+      a pattern without a suffix of its own only media files. Addresses know no `?`.
+    - A table (.csv, .tsv, .jsonl, .ndjson, .parquet) in its own order: `path` (a relative one is
+      relative to the table's folder), and if it has them `id`, `labels` (a list, or one text
+      with `;` or `|` between them), `split`, `start_seconds`, `end_seconds`; other columns are
+      kept as `extra`.
+
+    Without an id, it is the path (below the folder) without its suffix; files that differ by
+    their suffix only keep it, and a stated part adds `@START-END`.
+
+    Args:
+        address: A local path, or an address that pyarrow or fsspec knows.
+        split: Of sources whose table names none.
+
+    Raises:
+        DataError: Nothing is found, or the table or a row of it isn't as above.
+    """
+    base, pattern = _split_glob(address)
+    filesystem, root = open_address(base)
+    with reaching(address):
+        kind = filesystem.get_file_info(root).type
+        if kind == fs.FileType.Directory:
+            return _of_files(address, base, _below(filesystem, root), pattern, split)
+    if kind != fs.FileType.File or pattern:
+        raise DataError(f"{address}: no media there: no such file or folder; give {_EXPECTED}.")
+    suffix = _suffix(root)
+    if suffix in TABLE_SUFFIXES:
+        with reaching(address):
+            data = read_bytes(filesystem, root)
+        return _of_rows(read_rows(data, suffix, address), address, split)
+    if suffix in MEDIA_SUFFIXES:
+        folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
+        return _of_files(address, folder, [name], "", split)
+    raise DataError(f"{address}: '{suffix}' is no suffix of media or of a table; give {_EXPECTED}.")
+
+
+def _split_glob(address: str) -> tuple[str, str]:
+    """The part of an address before the first name with a wildcard, and the rest of it."""
+    is_local = "://" not in address
+    if is_local and os.path.exists(os.path.expanduser(address)):
+        return address, ""
+    wildcard = re.search(r"[*?\[]" if is_local else r"[*\[]", address)
+    if wildcard is None:
+        return address, ""
+    cut = address.rfind("/", 0, wildcard.start())
+    if cut < 0:
+        return ".", address
+    return address[:cut] or "/", address[cut + 1 :]
+
+
+def _below(filesystem: fs.FileSystem, root: str) -> list[str]:
+    """The files below a folder, relative to it and sorted; hidden ones left out."""
+    infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+    files = (info.path[len(root) :].lstrip("/") for info in infos if info.is_file)
+    return sorted(file for file in files if not any(n.startswith(".") for n in file.split("/")))
+
+
+def _of_files(
+    address: str, folder: str, files: Sequence[str], pattern: str, split: str
+) -> list[Source]:
+    parts = pattern.split("/")
+    if pattern:
+        files = [file for file in files if _matches(file.split("/"), parts)]
+    if not re.fullmatch(r"\.\w+", _suffix(parts[-1])):
+        files = [file for file in files if _suffix(file) in MEDIA_SUFFIXES]
+    if not files:
+        raise DataError(f"{address}: no media there; expected names that end in .mp4, .wav, ...")
+    return [
+        Source(path=_joined(folder, file), id=name, split=split)
+        for file, name in zip(files, _default_ids(files))
+    ]
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns or not names:
+        return not names and all(pattern == "**" for pattern in patterns)
+    if patterns[0] == "**":
+        return _matches(names, patterns[1:]) or _matches(names[1:], patterns)
+    return fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
+
+
+def _joined(folder: str, file: str) -> str:
+    if "://" in file or os.path.isabs(file):
+        return file
+    if "://" not in folder:
+        return os.path.join(os.path.abspath(os.path.expanduser(folder)), file)
+    place, mark, options = folder.partition("?")
+    return f"{place.rstrip('/')}/{file}{mark}{options}"
+
+
+def _folder_of(address: str) -> str:
+    place, mark, options = address.partition("?") if "://" in address else (address, "", "")
+    return f"{place.rpartition('/')[0] or ('/' if place.startswith('/') else '.')}{mark}{options}"
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _default_ids(files: Sequence[str]) -> list[str]:
+    """The names without suffix, where that makes a difference with it."""
+    stems = [os.path.splitext(file)[0] for file in files]
+    count = Counter(os.path.splitext(file)[0] for file in set(files))
+    ids = [stem if count[stem] == 1 else file for stem, file in zip(stems, files)]
+    return ids if len(set(ids)) == len(set(files)) else list(files)
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]], address: str, split: str) -> list[Source]:
+    places = [f"{address}: row {number}" for number in range(1, len(rows) + 1)]
+    paths = [_path(row, where) for row, where in zip(rows, places)]
+    if not rows:
+        raise DataError(
+            f"{address}: there are no rows, so no media there; expected a row for each."
+        )
+    folder = _folder_of(address)
+    sources = [
+        _of_row(row, _joined(folder, path), default_id, split, where)
+        for row, path, default_id, where in zip(rows, paths, _default_ids(paths), places)
+    ]
+    name, count = Counter(source.id for source in sources).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{address}: {count} rows have the id '{name}'; give each its own id.")
+    return sources
+
+
+def _of_row(row: Mapping[str, Any], path: str, default_id: str, split: str, where: str) -> Source:
+    start = _seconds(row, "start_seconds", where)
+    end = _seconds(row, "end_seconds", where)
+    if end is not None and end <= (start or 0.0):
+        raise DataError(f"{where}: end_seconds {end:g} isn't after the start, {start or 0.0:g}.")
+    if start is not None or end is not None:
+        default_id = f"{default_id}@{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
+    return Source(
+        path=path,
+        id=_text(row, "id", where) if "id" in row else default_id,
+        labels=_labels(row.get("labels"), where),
+        split=split if row.get("split") is None else _text(row, "split", where),
+        start_seconds=start or 0.0,
+        end_seconds=end,
+        extra={name: value for name, value in row.items() if name not in _COLUMNS},
+    )
+
+
+def _path(row: Mapping[str, Any], where: str) -> str:
+    path = row.get("path")
+    if not isinstance(path, str) or not path.strip():
+        names = ", ".join(row)
+        raise DataError(f"{where}: no path; expected a column 'path', it has {names}.")
+    return path
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row[name]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        found = "empty" if value is None or value == "" else repr(value)
+        raise DataError(f"{where}: {name} is {found}; expected text.")
+    return value
+
+
+def _labels(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = re.split(r"[;|]", value) if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{where}: labels are {value!r}; expected names, or a text of them with ;")
+    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise DataError(f"{where}: {name} is {value!r}; expected seconds, 0 or more.")
+    return seconds

@@ -1,0 +1,154 @@
+"""Folders, globs and tables of media: what is found, in which order, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raymc.errors import DataError
+from raymc.features.sources import Source, list_sources
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Some media, and some that is none."""
+    files = ("b.mp4", "a.MKV", "deep/er/c.wav", "deep/d.mp4", "deep/d.webm", "notes.txt", "x.vtt")
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def ids(sources: list[Source]) -> list[str]:
+    return [source.id for source in sources]
+
+
+def test_a_folder_is_searched_with_all_below_it(folder: Path) -> None:
+    sources = list_sources(str(folder), split="test")
+    assert ids(sources) == ["a", "b", "deep/d.mp4", "deep/d.webm", "deep/er/c"]
+    assert sources[4] == Source(path=f"{folder}/deep/er/c.wav", id="deep/er/c", split="test")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.mp4", ["b"]),
+        ("deep/*", ["d.mp4", "d.webm"]),
+        ("**/*.mp4", ["b", "deep/d"]),
+        ("**/[cd].w*", ["deep/d", "deep/er/c"]),
+        ("*.txt", ["notes"]),
+        ("b.mp4", ["b"]),
+    ],
+)
+def test_a_glob(folder: Path, pattern: str, found: list[str]) -> None:
+    assert ids(list_sources(f"{folder}/{pattern}")) == found
+
+
+def test_addresses_are_kept(folder: Path) -> None:
+    where = f"memory://{uuid4().hex}"
+    with fsspec.open(f"{where}/a/one.mp4", "wb") as file:
+        file.write(b"x")
+    (source,) = list_sources(f"{where}/a")
+    assert source.id == "one"
+    with fsspec.open(source.path) as file:
+        assert file.read() == b"x"
+
+
+ROWS: list[dict[str, Any]] = [
+    {"path": "b.mp4", "labels": ["add", "count"], "split": "val", "n": 1, "url": "u"},
+    {"path": "/else/where.mp4", "labels": [], "split": None, "n": 2, "url": None},
+    {"path": "s3://bucket/k.mp4", "labels": None, "split": None, "n": 3, "url": "v"},
+]
+
+
+def write_table(folder: Path, suffix: str, rows: list[dict[str, Any]]) -> str:
+    file = folder / f"table{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    elif suffix == ".csv":
+        texts = [{k: ";".join(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]
+        lines = [",".join(rows[0])]
+        lines += [",".join("" if v is None else str(v) for v in row.values()) for row in texts]
+        file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n")
+    else:
+        file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    return str(file)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".ndjson", ".parquet"])
+def test_a_table(folder: Path, suffix: str) -> None:
+    sources = list_sources(write_table(folder, suffix, ROWS))
+    assert [source.path for source in sources] == [
+        f"{folder}/b.mp4",
+        "/else/where.mp4",
+        "s3://bucket/k.mp4",
+    ]
+    assert ids(sources) == ["b", "/else/where", "s3://bucket/k"]
+    assert [source.labels for source in sources] == [("add", "count"), (), ()]
+    assert [source.split for source in sources] == ["val", "train", "train"]
+    numbers = ["1", "2", "3"] if suffix == ".csv" else [1, 2, 3]
+    assert [source.extra["n"] for source in sources] == numbers
+    assert [source.extra["url"] for source in sources] == ["u", None, "v"]
+
+
+def test_parts_of_a_file(folder: Path) -> None:
+    rows = [
+        {"path": "b.mp4", "start_seconds": 0, "end_seconds": 2.5},
+        {"path": "b.mp4", "start_seconds": 2.5, "end_seconds": None},
+    ]
+    first, second = list_sources(write_table(folder, ".jsonl", rows))
+    assert (first.id, first.start_seconds, first.end_seconds) == ("b@0-2.5", 0.0, 2.5)
+    assert (second.id, second.start_seconds, second.end_seconds) == ("b@2.5-", 2.5, None)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"file": "a.mp4"}, "row 2: no path; expected a column 'path', it has file"),
+        ({"path": ""}, "row 2: no path"),
+        ({"path": 3}, "row 2: no path"),
+        ({"path": "a", "start_seconds": -1}, "row 2: start_seconds is -1; expected seconds"),
+        ({"path": "a", "end_seconds": "x"}, "row 2: end_seconds is 'x'; expected seconds"),
+        ({"path": "a", "start_seconds": 2, "end_seconds": 2}, "row 2: end_seconds 2 isn't after"),
+        ({"path": "a", "labels": 3}, "row 2: labels are 3; expected names"),
+        ({"path": "a", "labels": [1]}, r"row 2: labels are \[1\]; expected names"),
+        ({"path": "a", "id": [1]}, r"row 2: id is \[1\]; expected text"),
+        ({"path": "ok.mp4"}, "2 rows have the id 'ok'; give each its own id"),
+    ],
+)
+def test_a_row_that_cannot_be_used(folder: Path, row: dict[str, Any], message: str) -> None:
+    table = write_table(folder, ".jsonl", [{"path": "ok.mp4"}, row])
+    with pytest.raises(DataError, match=message) as caught:
+        list_sources(table)
+    assert str(caught.value).startswith(table)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("t.csv", b"path,id\na.mp4\n", "row 1 has not as many fields"),
+        ("t.csv", b'path\n"a', "can't be read as csv"),
+        ("t.csv", b"path\n\xff\n", "can't be read as csv"),
+        ("t.csv", b"path\n", "no media there"),
+        ("t.jsonl", b"{", "can't be read as jsonl"),
+        ("t.jsonl", b"[1]", "line 1 is no object"),
+        ("t.parquet", b"PAR1", "can't be read as parquet"),
+    ],
+)
+def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message) as caught:
+        list_sources(str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["", "nowhere", "nowhere/*.mp4"])
+def test_media_that_are_not_there(tmp_path: Path, address: str) -> None:
+    with pytest.raises(DataError, match="no media"):
+        list_sources(f"{tmp_path}/{address}" if address else "")
