@@ -114,7 +114,7 @@ def explained(address: str) -> Iterator[None]:
             "to the head's dashboard"
         ) from None
     except (RuntimeError, ValueError) as error:
-        raise ResourceError(f"the job server at {address}: {_last_line(error)}") from None
+        raise ResourceError(f"the job server at {address}: {_last_line(str(error))}") from None
 
 
 def list_jobs(client: Client) -> list[Job]:
@@ -205,13 +205,18 @@ def _job(details: JobDetails) -> Job:
         name=metadata.get(NAME_KEY, id),
         state=details.status.value,
         command=metadata.get(COMMAND_KEY, details.entrypoint),
-        message=(details.message or "").partition("\n")[0],
+        message=_first_line(details.message or ""),
         exit_code=details.driver_exit_code,
         started=(details.start_time or 0) / 1000,
         ended=None if details.end_time is None else details.end_time / 1000,
     )
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip(" .")]
-    return lines[-1].strip().removesuffix("..") if lines else type(error).__name__
+def _first_line(message: str) -> str:
+    """Return what a message says first, or last if it begins with a traceback."""
+    return _last_line(message) if message.startswith("Traceback") else message.partition("\n")[0]
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip(" .")]
+    return lines[-1].strip().removesuffix("..") if lines else "an error without a word"
