@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raymc.batches import Batch, Feed, Feeds
 from raymc.config import Config, TrainConfig
 from raymc.losses import LossConfig, class_weights, compute_loss, head_of
+from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import MultimodalTransformer
 from raymc.optimizer import lr_at, make_optimizer
 from raymc.shards import Manifest
@@ -37,13 +38,25 @@ class Objective(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of the global batch; every worker computes the same number."""
+        """Return the loss of the global batch; every worker computes the same number.
+
+        Rows that only pad a share are observed in nothing, and so count nowhere.
+        """
         fused = self.model(batch.tokens, batch.lengths).fused.float()
         fused = self.workers.gather_with_gradients(fused)
         labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
-        real = self.workers.gather(batch.rows) >= 0
-        scores = self.model.scores(fused[real])
-        return compute_loss(self.config, scores, labels[real], observed[real], self.weights)
+        if labels.shape[1] <= chunk_classes(len(labels), labels.device):
+            scores = self.model.scores(fused)
+            return compute_loss(self.config, scores, labels, observed, self.weights)
+        return chunked_loss(
+            self.config,
+            fused,
+            self.model.prototypes,
+            labels,
+            observed,
+            bias=self.model.bias,
+            class_weights=self.weights,
+        )
 
 
 @dataclass

@@ -68,7 +68,7 @@ def added_bytes(way: Callable[[], object]) -> float:
         return math.nan
     before = _status_bytes("VmRSS")
     way()
-    return _status_bytes("VmHWM") - before
+    return float(_status_bytes("VmHWM") - before)
 
 
 def _status_bytes(field: str) -> int:

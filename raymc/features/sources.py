@@ -22,7 +22,7 @@ from raymc.shards.storage import open_address, reaching, read_bytes
 _SUFFIXES = """
 .3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
 .ogv .rm .ts .vob .webm .wmv .asf .wtv
-.aac .ac3 .aif .aiff .amr .ape .au .caf .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus .tta
+.aac .ac3 .aif .aiff .amr .ape .au .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus .tta
 .wav .wma .wv
 """
 MEDIA_SUFFIXES = frozenset(_SUFFIXES.split())

@@ -2,7 +2,7 @@
 
 Pure torch. It exists so that no loss meets a NaN of its own making: what is masked out is
 replaced before it is computed with, and an empty mean is 0 with a graph and zero gradients.
-Axes: B batch (global), C classes, A anchors, K candidates of an anchor.
+Axes: B batch (global), C classes, A anchors, K candidates of an anchor, M means.
 """
 
 import torch
@@ -43,13 +43,22 @@ def weighted_mean_of_all(
     return weighted_mean(values.reshape(1, -1), weights.reshape(1, -1))[0]
 
 
+def sum_of_means(sums: Float[Tensor, "2 M"]) -> Float[Tensor, ""]:
+    """Add up weighted means, each from its Σ weight · value and Σ weight ≥ 0; 0 where that is 0."""
+    totals, weights = sums
+    return (totals / torch.where(weights > 0, weights, 1.0)).sum()
+
+
 def masked_logsumexp(
     values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"]
 ) -> Float[Tensor, " A"]:
     """Log of the sum of e^value over each anchor's masked-in candidates.
 
-    Where nothing is masked in it is a huge negative finite number, not −∞, whose gradient
-    would be NaN.
+    Where nothing is masked in it is `log_zero`.
     """
-    lowest = torch.finfo(values.dtype).min / 2
-    return torch.logsumexp(torch.where(mask, values, lowest), dim=1)
+    return torch.logsumexp(torch.where(mask, values, log_zero(values.dtype)), dim=1)
+
+
+def log_zero(dtype: torch.dtype) -> float:
+    """Return what stands for the logarithm of 0: huge and finite, as −∞ has NaN for a gradient."""
+    return torch.finfo(dtype).min / 2

@@ -129,11 +129,39 @@ def prototype_margin(
     Returns:
         The loss ≥ 0; 0 when nothing is observed.
     """
+    sums = margin_sums(
+        scores, labels, observed, class_weights, margin=margin, temperature=temperature
+    )
+    return margin_of(sums)
+
+
+def margin_sums(
+    scores: Float[Tensor, "B C"],
+    labels: Bool[Tensor, "B C"],
+    observed: Bool[Tensor, "B C"],
+    class_weights: Float[Tensor, " C"] | None,
+    *,
+    margin: float,
+    temperature: float,
+) -> Float[Tensor, "4 B"]:
+    """Return what `margin_of` needs of each clip, four sums over classes.
+
+    They are the weighted distances to its labels, the weights of these, the intrusions of other
+    classes, and the number of observed entries.
+    """
     scores = observed_scores(scores, observed)
     weights = weights_like(scores, class_weights)
     positive, negative = labels & observed, ~labels & observed
     distances = 1.0 - scores
-    pull = weighted_mean(distances, positive * weights)
+    pulls = positive * weights
     intrusion = margin - distances
     push = relu(intrusion) if temperature == 0.0 else softplus(intrusion, beta=1.0 / temperature)
-    return weighted_mean_of_all(pull + (push * negative).sum(dim=1), observed.any(dim=1))
+    parts = (distances * pulls, pulls, push * negative, observed)
+    return torch.stack([part.sum(dim=1).to(scores) for part in parts])
+
+
+def margin_of(sums: Float[Tensor, "4 B"]) -> Float[Tensor, ""]:
+    """Return `prototype_margin` from the `margin_sums` over all classes."""
+    distance, weight, push, known = sums
+    pull = distance / torch.where(weight > 0, weight, 1.0)
+    return weighted_mean_of_all(pull + push, known > 0)

@@ -4,6 +4,7 @@ Pure torch.
 Axes: B batch (global), C classes.
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -11,7 +12,7 @@ from torch.nn.functional import softplus
 from raymc.losses.masked import (
     masked_logsumexp,
     observed_scores,
-    weighted_mean_of_all,
+    sum_of_means,
     weights_like,
 )
 
@@ -46,9 +47,27 @@ def proxy_anchor(
     Returns:
         The loss ≥ 0; 0 when nothing is observed.
     """
+    sums = anchor_sums(
+        scores, labels, observed, class_weights, margin=margin, temperature=temperature
+    )
+    return sum_of_means(sums)
+
+
+def anchor_sums(
+    scores: Float[Tensor, "B C"],
+    labels: Bool[Tensor, "B C"],
+    observed: Bool[Tensor, "B C"],
+    class_weights: Float[Tensor, " C"] | None,
+    *,
+    margin: float,
+    temperature: float,
+) -> Float[Tensor, "2 2"]:
+    """Return Σ weight · term and Σ weight over classes, of both parts of `proxy_anchor`."""
     scores = observed_scores(scores, observed)
     positive, negative = labels & observed, ~labels & observed
     pull = softplus(masked_logsumexp((margin - scores.T) / temperature, positive.T))
     push = softplus(masked_logsumexp((margin + scores.T) / temperature, negative.T))
-    anchors = weights_like(scores, class_weights) * positive.any(dim=0)
-    return weighted_mean_of_all(pull, anchors) + weighted_mean_of_all(push, observed.any(dim=0))
+    terms = torch.stack([pull, push], dim=1)
+    pull_weights = weights_like(scores, class_weights) * positive.any(dim=0)
+    weights = torch.stack([pull_weights, observed.any(dim=0).to(scores)], dim=1)
+    return torch.stack([(terms * weights).sum(dim=0), weights.sum(dim=0)])

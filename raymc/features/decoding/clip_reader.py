@@ -131,13 +131,14 @@ class _Reader:
         frames, video_trouble = self._frames(k)
         waveform, sound_trouble = self._waveform(k)
         troubles = [("video", video_trouble), ("audio", sound_trouble)]
-        if k == 0 and self._file.opening_trouble:
+        is_empty = frames is None and waveform is None
+        if k == 0 and not is_empty:
             troubles.insert(0, ("open", self._file.opening_trouble))
         if self._is_short and not self._windows.exists(k + 1):
             troubles.insert(0, ("open", self._shortfall))
             self._has_told = True
         failures = tuple(self._failure(name, stage, text) for stage, text in troubles if text)
-        if frames is None and waveform is None:
+        if is_empty:
             yield from failures
             return
         yield Clip(

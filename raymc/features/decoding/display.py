@@ -14,11 +14,13 @@ from av.video.frame import VideoFrame
 from jaxtyping import UInt8
 
 from raymc.features.decoding.faults import FAULTS, reason
-from raymc.features.decoding.packet_times import JUMP_SECONDS, Clock
+from raymc.features.decoding.packet_times import Clock
 from raymc.features.decoding.pictures import PictureMaker
 
 STILL_SECONDS = 1.0  # a picture may stay after its end where the video is over or lost
 NEVER = 1 << 62
+LONGEST_FRAME_SECONDS = 60.0  # a header may claim years
+_JITTER_SECONDS = 0.2  # by which FFmpeg's guesses at missing times may go back
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ class Display:
         self._clock = clock
         self._maker = maker
         self._step = step
-        self._patience = clock.ticks(JUMP_SECONDS)  # within the video: its frames may be rare
         self._still = clock.ticks(STILL_SECONDS)
+        self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
+        self._jitter = clock.ticks(_JITTER_SECONDS)
         self.wanted: deque[int] = deque()
         self._shown: dict[int, _Shown] = {}
         self._last: VideoFrame | None = None
@@ -80,10 +83,10 @@ class Display:
         """Take the next frame, and its time if it has one."""
         if tick is None:
             tick = 0 if self._last is None else self.last_tick + self._step
-        if tick <= self.last_tick:
-            if tick < self.last_tick:
-                self.distrust(tick, "times go back")
+        if tick < self.last_tick - self._jitter:
+            self.distrust(tick, "times go back")
             return
+        tick = max(tick, self.last_tick)
         if self._last is None:
             self._first_tick, self._first_damage = tick, self._damage
         self.settle(tick)
@@ -93,7 +96,7 @@ class Display:
             self._damage = ""
         self._last, self.last_tick, self._last_damage = frame, tick, self._damage
         self._pixels = None
-        self._end_tick = tick + (frame.duration or self._step)
+        self._end_tick = tick + min(frame.duration or self._step, self._longest)
 
     def distrust(self, tick: int, damage: str) -> None:
         """Frames from a time to the next key frame may be damaged."""
@@ -101,7 +104,12 @@ class Display:
 
     def settle(self, tick: int) -> None:
         """Keep the last frame for the wanted moments before a time: no other comes before it."""
-        self._settle(tick, self._patience)
+        self._settle(tick, NEVER)
+
+    def give_up(self, tick: int) -> None:
+        """Keep the last frame for the wanted moments before a time: no other came for long."""
+        self._last_damage = self._last_damage or "for long no other came"
+        self._settle(tick, NEVER)
 
     def finish(self) -> None:
         """Keep the last frame for all that is wanted: no other comes."""

@@ -34,7 +34,7 @@ _BACK_SECONDS = (0.0, 5.0, 30.0)  # tried in turn when a seek lands too late
 # and follow the addresses in playlists.
 _FORMATS = (
     "mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,wtv,rm,dv,gif,ivf,h264,hevc,"
-    "m4v,wav,w64,mp3,aac,flac,aiff,au,ac3,eac3,amr,caf,dts,wv,tta,ape"
+    "m4v,wav,w64,mp3,aac,flac,aiff,au,ac3,eac3,amr,dts,wv,tta,ape"
 )
 _LIMITS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # Others seek by guess, or count time from where reading begins.
@@ -65,10 +65,11 @@ class MediaFile:
         audios = [s for s in streams.audio if _is_decodable(s)]
         self.video = max(videos, key=lambda stream: stream.index in best, default=None)
         self.audio = max(audios, key=lambda stream: stream.index in best, default=None)
-        self.seeks = bool(_SEEKING_FORMATS & set(container.format.name.split(",")))
+        self._has_index = bool(_SEEKING_FORMATS & set(container.format.name.split(",")))
         # AVI only numbers its frames; what FFmpeg makes of that isn't the order of display.
         is_unordered = container.format.name == "avi" and self.video and self.video.has_b_frames
         self._unordered = self.video.index if self.video and is_unordered else -1
+        self.seeks = self._has_index and not is_unordered
         self.troubles = 0
         self.trouble = ""
         self._origin = max((container.start_time or 0) / av.time_base, 0.0)
@@ -79,7 +80,7 @@ class MediaFile:
 
     def duration(self, streams: _Streams) -> float | None:
         """Seconds from the start of the file to the end of its streams, if the header knows."""
-        if not self.seeks:  # then it would be a guess from the bit rate
+        if not self._has_index:  # then it would be a guess from the bit rate
             return None
         ends = [self._end_of(stream) for stream in streams]
         known = [end for end in ends if end is not None]
@@ -101,6 +102,8 @@ class MediaFile:
         times = {
             stream.index: PacketTimes(self.clock(stream), from_seconds, end) for stream in streams
         }
+        for of_stream in times.values():
+            of_stream.others = [other for other in times.values() if other is not of_stream]
         for packet in self._packets_from(streams, from_seconds):
             if packet.stream_index == self._unordered:
                 packet.pts = None

@@ -3,6 +3,7 @@
 Imports av's packet only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -44,6 +45,7 @@ class PacketTimes:
         end_seconds: Where the header says that the stream ends.
 
     Attributes:
+        others: The times of the other streams: what comes beside them needs no confirmation.
         trouble: What was found wrong with the last packets, or nothing.
         is_lost: Whether time jumped so that the rest can't be placed.
     """
@@ -56,6 +58,7 @@ class PacketTimes:
         self._last = clock.tick(start_seconds)
         self._is_first = True
         self._waiting: Packet | None = None
+        self.others: Sequence[PacketTimes] = ()
         self.trouble = ""
         self.is_lost = False
 
@@ -70,7 +73,7 @@ class PacketTimes:
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             return self._settle(waiting, packet, tick)
-        if abs(tick - self._last) > self._jump:
+        if abs(tick - self._last) > self._jump and not self._is_beside(tick):
             self._waiting = packet
             return []
         self._last, self._is_first = tick, False
@@ -86,20 +89,29 @@ class PacketTimes:
             self.trouble = _WRONG
         return [waiting]
 
+    def _is_beside(self, tick: int) -> bool:
+        """Whether another stream has come to about this time, and this one goes on forward."""
+        seconds = self._clock.seconds(tick)
+        return tick > self._last and any(
+            abs(seconds - other._clock.seconds(other._last)) < JUMP_SECONDS for other in self.others
+        )
+
     def _settle(self, waiting: Packet, packet: Packet, tick: int) -> list[Packet]:
         there = time_of(waiting) or 0
-        if abs(tick - there) > self._jump:
+        step = there - self._last
+        # Packets may be rare: those that go on forward, however far, confirm each other.
+        is_confirmed = abs(tick - there) <= self._jump or (step > 0 and tick > there)
+        if not is_confirmed:
             waiting.pts = waiting.dts = None
             self.trouble = _WRONG
             return [waiting, *self.check(packet)]
-        step = there - self._last
         if abs(step) > self._longest or (step < 0 and not self._is_first):
             start, end = self._clock.seconds(self._last), self._clock.seconds(there)
             self.trouble = f"time jumps from {start:.1f} to {end:.1f} s; the rest isn't read"
             self.is_lost = True
             return []
-        self._last, self._is_first = tick, False
-        return [waiting, packet]
+        self._last, self._is_first = there, False
+        return [waiting, *self.check(packet)]
 
 
 def time_of(packet: Packet) -> int | None:

@@ -18,6 +18,7 @@ PACKETS_PER_SECOND = 2000  # of both streams together: several times what any fo
 _SPARE_PACKETS = 100_000  # for what is read ahead
 _SOUND_LATE_SECONDS = 10.0  # behind the pictures, until it counts as missing
 _PICTURE_LATE_SECONDS = 120.0  # behind the sound: pictures may stand still for long
+_REGISTERED_SECONDS = 5.0  # at a time, of the moments to come
 _STEP_SECONDS = 30.0  # asked for at a time: a header may claim years
 
 
@@ -82,14 +83,17 @@ class Reading:
         is_late = False
         while not (is_late or self._has(seconds)):
             packet = next(self._packets, None)
-            if self._file.troubles > self._troubles:
-                self._troubles = self._file.troubles
+            has_trouble = self._file.troubles > self._troubles
+            self._troubles = self._file.troubles
+            if has_trouble:
                 self._disturb(self._file.trouble)
             limit -= 1
             if packet is None or limit == 0:
                 self._finish("" if packet is None else "too many packets for their times")
-            else:
-                is_late = self._feed(packet, seconds)
+                return
+            is_late = self._feed(packet, seconds)
+            if has_trouble:  # it may have been before or in this packet
+                self._disturb(self._file.trouble)
 
     def _has(self, seconds: float) -> bool:
         return self.has_ended or (
@@ -120,8 +124,9 @@ class Reading:
 
     def _register(self, seconds: float) -> None:
         if self._video is not None and seconds > self._registered:
-            self._video.display.want(self._windows.between(self._registered, seconds))
-            self._registered = seconds
+            until = seconds + _REGISTERED_SECONDS
+            self._video.display.want(self._windows.between(self._registered, until))
+            self._registered = until
 
     def _disturb(self, trouble: str) -> None:
         for taker in (self._video, self._sound):

@@ -12,13 +12,12 @@ from av.packet import Packet
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from raymc.features.decoding.display import NEVER, Display
+from raymc.features.decoding.display import LONGEST_FRAME_SECONDS, NEVER, Display
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
 from raymc.features.decoding.packet_times import Clock
 from raymc.features.decoding.pictures import PictureMaker
 
 GROUP_PACKETS = 256  # held back at most; a longer group is decoded in parts, none skipped
-_LONGEST_FRAME_SECONDS = 60.0  # a header may claim years
 _ERRORS_IN_A_ROW = 100  # after which the stream is given up
 
 
@@ -39,17 +38,23 @@ class VideoFrames:
         self, stream: VideoStream, clock: Clock, maker: PictureMaker, *, at_key: bool
     ) -> None:
         self._codec = stream.codec_context
-        self._codec.open(strict=False)  # before `skip_frame` is set: AV1's looks at it only then
         self._clock = clock
         self._step = max(clock.ticks(float(1 / (stream.average_rate or 25))), 1)
-        self._longest = clock.ticks(_LONGEST_FRAME_SECONDS)
+        self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
         self.display = Display(clock, maker, step=self._step, in_middle=at_key)
+        try:
+            self._codec.open(strict=False)  # before `skip_frame` is set, which AV1 reads only here
+        except FAULTS as error:
+            self.display.distrust(0, reason(error))
         self._at_key = at_key
         self._group: list[Packet] = []
         self._end_tick = 0
         self._log = ErrorLog()
         self._errors = 0
         self._is_fed = False  # the decoder has got packets and wasn't flushed since
+        self._since_key: list[Packet] = []  # fed since the last key frame, if they are few
+        self._again: list[Packet] = []  # to be fed once more, because the decoder was emptied
+        self._shown_to: int | None = None  # their frames were shown up to here
         self._order: list[int] = []  # times of decoding of packets without a time of display
         # What H.264 files call a key frame may only be the first frame of a slow refresh.
         self._may_skip = self._codec.name != "h264"
@@ -85,9 +90,10 @@ class VideoFrames:
     def show_all(self, seconds: float) -> None:
         """Show what there is before a time, because no later frame has come for long."""
         self.decode_all()
+        again = self._since_key
         self._drain()
-        self.display.settle(self._clock.tick(seconds) + 1)
-        self._at_key = True
+        self._again, self._shown_to = again, self.display.last_tick
+        self.display.give_up(self._clock.tick(seconds) + 1)
 
     def finish(self) -> None:
         """Decode and show the rest: there are no more packets."""
@@ -139,6 +145,9 @@ class VideoFrames:
         return owners
 
     def _decode(self, packets: list[Packet], owners: set[int] | None = None) -> None:
+        if self._again and not packets[0].is_keyframe:
+            packets, owners = [*self._again, *packets], None
+        self._again = []
         key = packets[0].pts if packets[0].is_keyframe and not self._is_fed else None
         for packet in packets:
             if key is not None and packet.pts is not None and packet.pts < key:
@@ -152,14 +161,16 @@ class VideoFrames:
         if self._is_fed:
             self._send(None)
             self._codec.flush_buffers()
+            self._order.clear()
+            self._since_key = []
             self._is_fed = False
 
     def _send(self, packet: Packet | None) -> None:
         if self._errors >= _ERRORS_IN_A_ROW:
             return
         tick = self.display.last_tick if packet is None or packet.pts is None else packet.pts
-        if packet is not None and packet.pts is None and packet.dts is not None:
-            heappush(self._order, packet.dts)
+        if packet is not None:
+            self._remember(packet)
         self._log.start()
         try:
             frames = self._codec.decode(packet)
@@ -174,4 +185,14 @@ class VideoFrames:
             if frame.pts is not None and frame.pts == self._second_key:
                 self._may_skip = frame.pict_type == PictureType.I
             in_order = heappop(self._order) if frame.pts is None and self._order else None
-            self.display.add(frame, in_order if frame.pts is None else frame.pts)
+            tick = in_order if frame.pts is None else frame.pts
+            if self._shown_to is None or tick is None or tick > self._shown_to:
+                self.display.add(frame, tick)
+
+    def _remember(self, packet: Packet) -> None:
+        if packet.pts is None and packet.dts is not None:
+            heappush(self._order, packet.dts)
+        if packet.is_keyframe:
+            self._since_key = []
+        if packet.is_keyframe or 0 < len(self._since_key) < GROUP_PACKETS:
+            self._since_key.append(packet)

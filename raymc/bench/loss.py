@@ -1,0 +1,262 @@
+"""The loss chunk by chunk beside its plain formula: seconds and memory, forward and backward.
+
+Top layer, though it needs neither Ray nor MLflow. Every point is measured in processes of its own.
+Memory is what a call adds to what it is given: the embeddings, the prototypes, and labels and
+observed entries as bool matrices. It includes the gradients of embeddings and prototypes.
+"""
+
+import math
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+
+from raymc.bench.measure import Timing, added_bytes, markdown_table, publish, take_turns
+from raymc.losses import LossConfig, compute_loss
+from raymc.losses.chunked import chunk_classes, chunked_loss
+from raymc.model import ModelConfig
+
+PLAIN, COMPILED = "plain formula", "plain, compiled"
+WAYS = ("in chunks", PLAIN, COMPILED, "BCE")
+LABELS_OF_A_CLIP = 3
+# Larger points are left out.
+MOST_SCORES = 2**30
+# Of the memory that is free, what one way may be expected to need.
+ROOM = 0.6
+# Classes of the small measurement from which the memory of a larger one is foretold.
+PROBE_CLASSES = 8192
+# Smaller steps are taken several times a round.
+SCORES_OF_A_ROUND = 2**22
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A size of the loss, and where it is computed."""
+
+    batch: int
+    classes: int
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def scores(self) -> int:
+        """The entries of the matrix of scores."""
+        return self.batch * self.classes
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one way took at one point.
+
+    `added_bytes` is NaN where nobody could tell. Where the way could not be taken, `reason` says
+    why, and `added_bytes` is foretold.
+    """
+
+    point: Point
+    way: str
+    added_bytes: float
+    timing: Timing | None = None
+    reason: str = ""
+
+
+def bench_loss(
+    console: Console,
+    *,
+    classes: Sequence[int],
+    batches: Sequence[int],
+    rounds: int = 5,
+    threads: int = 1,
+    device: str = "cpu",
+    out: Path | None = None,
+) -> None:
+    """Compare `prototype_contrast` in chunks with its plain formula and with a BCE of that size.
+
+    Args:
+        console: Where the table goes.
+        classes: Numbers of classes.
+        batches: Numbers of clips; each goes with each number of classes, up to 2^30 scores.
+        rounds: How often each way is timed.
+        threads: Of each way, on the CPU.
+        device: Where the loss is computed.
+        out: Folder for the table and all numbers.
+    """
+    points = [Point(b, c, device, threads) for c, b in product(classes, batches)]
+    figures: list[Figure] = []
+    for point in (p for p in points if p.scores <= MOST_SCORES):
+        with console.status(f"{point.batch:,} clips × {point.classes:,} classes"):
+            figures += measure(point, rounds=rounds)
+    text = (
+        f"`prototype_contrast` of {LABELS_OF_A_CLIP} labels a clip, forward and backward to "
+        f"embeddings and prototypes of {ModelConfig().embedding_dim} float32 numbers; {threads} "
+        f"threads on {device}; {rounds} rounds in turns, medians. Memory is what a call adds to "
+        "its inputs (labels and observed entries, 2 bytes a score, are among them), gradients "
+        f"included; ≈ is foretold from {PROBE_CLASSES:,} classes. raymc takes the plain formula "
+        f"for up to {chunk_classes(1, torch.device(device)):,} scores, chunks for more.\n\n"
+    )
+    numbers = [numbers_of(figure) for figure in figures]
+    publish("Loss", text + table_of(figures), [], console, out, figures=numbers)
+
+
+def measure(point: Point, *, rounds: int) -> list[Figure]:
+    """Measure the memory of every way that has room, then their seconds in turns."""
+    figures = [_memory(point, way) for way in WAYS]
+    able = [figure.way for figure in figures if not figure.reason]
+    timings = {timing.name: timing for timing in _apart(_seconds_here, point, able, rounds)}
+    return [replace(figure, timing=timings.get(figure.way)) for figure in figures]
+
+
+def _memory(point: Point, way: str) -> Figure:
+    """Measure what a way adds in memory, unless that is foretold to be too much."""
+    try:
+        if point.classes > PROBE_CLASSES:
+            probe = replace(point, classes=PROBE_CLASSES)
+            foretold = _added(probe, way) * point.classes / probe.classes
+            if foretold > ROOM * _free_bytes(point):
+                return Figure(point, way, foretold, reason="does not fit")
+        return Figure(point, way, _added(point, way))
+    except RuntimeError as error:  # of torch, for want of memory or of a compiler
+        return Figure(point, way, math.nan, reason=str(error).strip().partition("\n")[0][:90])
+
+
+def _free_bytes(point: Point) -> int:
+    """Return what is free beyond the inputs' own bytes."""
+    free = psutil.virtual_memory().available
+    if point.device != "cpu":
+        free = torch.cuda.mem_get_info(point.device)[0]
+    return free - 2 * point.scores
+
+
+@cache
+def _added(point: Point, way: str) -> float:
+    return _apart(_added_here, point, way)
+
+
+def _apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process that ends with it.
+
+    Raises:
+        RuntimeError: The function did, or the process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _added_here(point: Point, way: str) -> float:
+    step = steps(point, [way])[way]
+    if point.device == "cpu":
+        return added_bytes(step)
+    step()
+    before = torch.cuda.memory_allocated(point.device)
+    torch.cuda.reset_peak_memory_stats(point.device)
+    step()
+    return float(torch.cuda.max_memory_allocated(point.device) - before)
+
+
+def _seconds_here(point: Point, names: Sequence[str], rounds: int) -> list[Timing]:
+    times = max(1, SCORES_OF_A_ROUND // point.scores)
+
+    def repeated(step: Callable[[], object]) -> Callable[[], object]:
+        return lambda: [step() for _ in range(times)]
+
+    ways = {name: repeated(step) for name, step in steps(point, names).items()}
+    timings = take_turns(ways, rounds=rounds)
+    return [Timing(t.name, tuple(s / times for s in t.seconds)) for t in timings]
+
+
+def steps(point: Point, names: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """Return what each of some ways does once: the loss of a batch, and its gradients."""
+    torch.set_num_threads(point.threads)
+    given = inputs(point)
+
+    def step(loss: Callable[..., Tensor]) -> Callable[[], object]:
+        def run() -> None:
+            loss(*given).backward()
+            if point.device != "cpu":
+                torch.cuda.synchronize(point.device)
+            for x in given[:2]:
+                x.grad = None
+
+        return run
+
+    return {name: step(loss_of(name)) for name in names}
+
+
+def loss_of(way: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return a way's loss as a function of embeddings, prototypes, labels and observed entries."""
+
+    def in_chunks(
+        embedding: Tensor, prototypes: Tensor, labels: Tensor, observed: Tensor
+    ) -> Tensor:
+        return chunked_loss(LossConfig(), embedding, prototypes, labels, observed)
+
+    def plain(embedding: Tensor, prototypes: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
+        scores = normalize(embedding, dim=-1) @ normalize(prototypes, dim=-1).T
+        return compute_loss(LossConfig(), scores, labels, observed)
+
+    def bce(embedding: Tensor, prototypes: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
+        scores = embedding @ prototypes.T
+        return binary_cross_entropy_with_logits(scores, labels.to(scores))
+
+    if way == COMPILED:
+        return torch.compile(plain)
+    return {"in chunks": in_chunks, PLAIN: plain, "BCE": bce}[way]
+
+
+def inputs(point: Point) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return embeddings and prototypes that want gradients, a few labels a clip, all observed."""
+    generator = torch.Generator().manual_seed(0)
+    size = ModelConfig().embedding_dim
+    embedding = torch.randn(point.batch, size, generator=generator).to(point.device)
+    prototypes = torch.randn(point.classes, size, generator=generator).to(point.device)
+    chosen = torch.randint(point.classes, (point.batch, LABELS_OF_A_CLIP), generator=generator)
+    labels = torch.zeros(point.batch, point.classes, dtype=torch.bool, device=point.device)
+    labels.scatter_(1, chosen.to(point.device), True)
+    return embedding.requires_grad_(), prototypes.requires_grad_(), labels, torch.ones_like(labels)
+
+
+def table_of(figures: Sequence[Figure]) -> str:
+    """Return the figures as a table, each beside the plain formula of the same point."""
+    plain = {figure.point: figure for figure in figures if figure.way == PLAIN}
+    header = ["clips", "classes", "", "seconds", "spread", "÷ plain", "MiB", "÷ plain"]
+    rows = [
+        [f"{f.point.batch:,}", f"{f.point.classes:,}", f.way, *_cells(f, plain[f.point])]
+        for f in figures
+    ]
+    return markdown_table(header, rows)
+
+
+def _cells(figure: Figure, plain: Figure) -> list[str]:
+    seconds, spread, ratio = figure.reason, "", ""
+    if figure.timing:
+        seconds = f"{figure.timing.median:.3g}"
+        spread = "{:.3g} to {:.3g}".format(*figure.timing.spread)
+        ratio = f"{figure.timing.median / plain.timing.median:.2f}" if plain.timing else ""
+    size, share = figure.added_bytes / 2**20, figure.added_bytes / (plain.added_bytes or math.nan)
+    return [
+        seconds,
+        spread,
+        ratio,
+        "" if math.isnan(size) else f"{'≈ ' if figure.reason else ''}{size:,.0f}",
+        "" if math.isnan(share) else f"{'≈ ' if figure.reason or plain.reason else ''}{share:.3f}",
+    ]
+
+
+def numbers_of(figure: Figure) -> dict[str, object]:
+    """Return a figure as plain JSON values."""
+    seconds = list(figure.timing.seconds) if figure.timing else []
+    added = None if math.isnan(figure.added_bytes) else figure.added_bytes
+    given = {"way": figure.way, "seconds": seconds, "added_bytes": added, "reason": figure.reason}
+    return {**asdict(figure.point), **given}

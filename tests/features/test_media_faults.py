@@ -1,0 +1,466 @@
+"""Files that are damaged, or not what they seem: a failure says so, and nothing is raised."""
+
+import os
+import random
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from media_files import Sound, Video, write_media
+
+from raymc.features.clips import Clip, ClipRequest, Failure, Picture
+from raymc.features.decoding import reading
+from raymc.features.decoding.packet_times import Clock, PacketTimes
+from raymc.features.media import read_clips
+from raymc.features.sources import Source
+
+SMALL = Picture(height=8, width=8)
+CHECKED = (
+    Video(codec="ffv1", options={"slicecrc": "1", "g": "5"}, seconds=2.0),
+    Sound(codec="flac", seconds=2.0),
+)
+
+
+def read(
+    path: str | Path, *, start: float = 0.0, end: float | None = None, **wanted: Any
+) -> list[Any]:
+    defaults: dict[str, Any] = {"picture": SMALL, "sample_rate_hz": 8000, "fps": 2.0}
+    source = Source(path=str(path), id="x", start_seconds=start, end_seconds=end)
+    return list(read_clips(source, ClipRequest(**{**defaults, **wanted})))
+
+
+def only_failure(path: str | Path, **wanted: Any) -> Failure:
+    (failure,) = read(path, **wanted)
+    assert isinstance(failure, Failure)
+    assert (failure.path, failure.id) == (str(path), "x")
+    return failure
+
+
+def stages(clip: Clip) -> list[str]:
+    return [failure.stage for failure in clip.failures]
+
+
+def packet_of(path: Path, kind: str, after: float) -> tuple[int, int]:
+    """Where in a file the first packet of a stream after a time stands, and its size."""
+    packet: Any
+    with av.open(str(path)) as container:
+        for packet in container.demux(**{kind: 0}):
+            if packet.pts * float(packet.time_base) >= after:
+                return packet.pos, packet.size
+    raise AssertionError
+
+
+def spoil(path: Path, kind: str, after: float) -> None:
+    at, size = packet_of(path, kind, after)
+    data = bytearray(path.read_bytes())
+    data[at + size // 4 : at + size // 2] = random.Random(0).randbytes(size // 2 - size // 4)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("missing.mp4", None, "no such file"),
+        ("empty.mp4", b"", "Invalid data"),
+        ("text.mp4", b"Once upon a time\n" * 99, "Invalid data"),
+        ("text.txt", b"Once upon a time\n" * 99, "no file of sound or video"),
+        ("list.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://nowhere.invalid/a.ts\n", "Invalid data"),
+        ("zeros.mkv", bytes(5000), "Invalid data"),
+        ("words.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhi\n", "no file of sound or video"),
+    ],
+)
+def test_what_is_no_media_file(tmp_path: Path, name: str, data: bytes | None, message: str) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    failure = only_failure(tmp_path / name)
+    assert failure.stage == "open"
+    assert message in failure.error
+
+
+def test_folders_and_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert only_failure(tmp_path / "pipe.mp4").error == "no such file"
+    assert only_failure(tmp_path).error == "it is a folder"
+
+
+@pytest.mark.parametrize("address", ["memory://nowhere/a.mp4", "nosuch://x/a.mp4", "a\0b.mp4"])
+def test_addresses_that_lead_nowhere(address: str) -> None:
+    assert only_failure(address).stage == "open"
+
+
+def test_a_wrong_suffix_is_no_matter(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", Video(codec="mpeg4"))
+    (clip,) = read(path.rename(tmp_path / "a.wav"), sample_rate_hz=None)
+    assert clip.frames is not None
+    assert clip.failures == ()
+
+
+def test_a_modality_that_is_not_there(tmp_path: Path) -> None:
+    sound = write_media(tmp_path / "a.mp4", sound=Sound())
+    video = write_media(tmp_path / "b.mp4", Video(codec="mpeg4"))
+    (clip,) = read(sound)
+    assert clip.frames is None
+    assert len(clip.waveform) == 32_000
+    assert [(f.stage, f.error) for f in clip.failures] == [
+        ("video", "the file has no video that can be decoded")
+    ]
+    clips = read(video, window_seconds=2.0)
+    assert [stages(clip) for clip in clips] == [["audio"], ["audio"]]
+    assert [clip.failures[0].id for clip in clips] == ["x@0-2", "x@2-4"]
+    assert all(clip.waveform is None and clip.frames is not None for clip in clips)
+    assert only_failure(sound, sample_rate_hz=None).stage == "video"
+    assert only_failure(video, picture=None).stage == "audio"
+    assert read(sound, picture=None)[0].failures == ()
+
+
+def test_cover_pictures_are_no_video(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", sound=Sound(codec="aac"))
+    data = path.read_bytes()
+    covered = tmp_path / "b.m4a"
+    with av.open(str(path)) as source, av.open(str(covered), "w", format="mp4") as target:
+        sound = target.add_stream_from_template(source.streams.audio[0])
+        cover: Any = target.add_stream("png", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 8, 8, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        for packet in source.demux(audio=0):
+            if packet.size:
+                packet.stream = sound
+                target.mux(packet)
+        target.mux(cover.encode(av.VideoFrame(8, 8, "rgb24")))
+    assert data
+    (clip,) = read(covered)
+    assert clip.frames is None
+    assert stages(clip) == ["video"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (5.0, None, "nothing after 5.0 s: the file ends at 4.0 s"),
+        (5.0, 9.0, "the file ends at 4.0 s"),
+        (2.0, 2.0, "nothing after 2.0 s"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".flv"])
+def test_a_part_that_is_empty(
+    tmp_path: Path, suffix: str, start: float, end: float | None, message: str
+) -> None:
+    path = write_media(tmp_path / f"a{suffix}", Video(codec="libx264"))
+    failure = only_failure(path, start=start, end=end)
+    assert failure.stage == "open"
+    if suffix == ".mp4" or start == end:
+        assert message.split(":")[0] in failure.error
+
+
+def test_a_part_that_goes_beyond_the_end(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mp4", Video(codec="mpeg4"))
+    (clip,) = read(path, start=1.0, end=60.0, sample_rate_hz=None)
+    assert (clip.start_seconds, clip.end_seconds) == (1.0, 4.0)
+    assert [f.error for f in clip.failures] == ["the file ends at 4.0 s, expected 60.0 s"]
+
+
+def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
+    sound = Sound(codec="pcm_s16le", seconds=8.0)
+    path = write_media(
+        tmp_path / "a.mov", Video(codec="mpeg4", seconds=8.0), sound, movflags="faststart"
+    )
+    whole = read(path, window_seconds=1.0)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 20])
+    clips = read(path, window_seconds=1.0)
+    assert [clip.id for clip in clips[:3]] == ["x@0-1", "x@1-2", "x@2-3"]
+    for clip, other in zip(clips[:3], whole):
+        assert clip.failures == ()
+        np.testing.assert_array_equal(clip.frames, other.frames)
+        np.testing.assert_array_equal(clip.waveform, other.waveform)
+    errors = [f.error for clip in clips[3:] for f in getattr(clip, "failures", (clip,))]
+    assert sum("expected 8.0 s" in error for error in errors) == 1
+    assert len(clips) <= 5
+
+
+@pytest.mark.parametrize("kind", ["video", "audio"])
+def test_damage_is_told_where_it_is(tmp_path: Path, kind: str) -> None:
+    video = Video(codec="mpeg4", seconds=6.0, options={"g": "25"}, is_textured=True)
+    path = write_media(tmp_path / "a.mp4", video, Sound(seconds=6.0))
+    whole = read(path, window_seconds=1.0, fps=5.0)
+    spoil(path, kind, 3.4)
+    clips = read(path, window_seconds=1.0, fps=5.0)
+    assert [clip.id for clip in clips] == [clip.id for clip in whole]
+    told = [stages(clip) for clip in clips]
+    assert told == [[], [], [], [kind], [], []]
+    for clip, other in zip(clips, whole):
+        if not clip.failures:
+            np.testing.assert_array_equal(clip.frames, other.frames)
+            np.testing.assert_allclose(clip.waveform, other.waveform, atol=1e-4)
+
+
+def test_damage_before_the_next_wanted_group_is_no_matter(tmp_path: Path) -> None:
+    video = Video(codec="mpeg4", options={"g": "10"}, is_textured=True)
+    path = write_media(tmp_path / "a.mp4", video)
+    whole = read(path, sample_rate_hz=None, fps=0.5)
+    spoil(path, "video", 1.7)  # frames are wanted at 1 and 3 s
+    (clip,) = read(path, sample_rate_hz=None, fps=0.5)
+    assert clip.failures == ()
+    np.testing.assert_array_equal(clip.frames, whole[0].frames)
+
+
+def test_times_that_begin_anew(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.ts", Video(seconds=16.0, fps=5))
+    whole = read(path, window_seconds=4.0, sample_rate_hz=None)
+    path.write_bytes(path.read_bytes() * 2)
+    clips = read(path, window_seconds=4.0, sample_rate_hz=None)
+    for clip, other in zip(clips[:3], whole):
+        np.testing.assert_array_equal(clip.frames, other.frames)
+    assert any("time jumps from" in f.error for c in clips for f in getattr(c, "failures", (c,)))
+
+
+def test_pictures_that_stop_are_told(tmp_path: Path) -> None:
+    sound = Sound(codec="pcm_s16le", seconds=30.0)
+    path = write_media(tmp_path / "a.mkv", Video(codec="mpeg4", seconds=4.0), sound)
+    clips = read(path, window_seconds=6.0)
+    assert [stages(clip) for clip in clips] == [["video"]] * 5
+    assert "1 of 12 pictures repeat" in clips[0].failures[0].error or clips[0].frames is not None
+    assert all(clip.frames is None for clip in clips[1:])
+    assert all(clip.waveform is not None for clip in clips)
+
+
+def test_sound_that_stops_is_told(tmp_path: Path) -> None:
+    sound = Sound(codec="pcm_s16le", seconds=4.0)
+    path = write_media(tmp_path / "a.mkv", Video(codec="mpeg4", seconds=30.0, fps=5), sound)
+    clips = read(path, window_seconds=6.0)
+    assert [stages(clip) for clip in clips] == [["audio"]] * 5
+    assert clips[0].failures[0].error == "sound ends at 4.0 s, the clip at 6.0 s"
+    assert all(clip.waveform is None for clip in clips[1:])
+    assert all(clip.frames is not None for clip in clips)
+
+
+def test_a_gap_in_the_sound_is_silent(tmp_path: Path) -> None:
+    path = write_media(tmp_path / "a.mkv", sound=Sound(codec="flac", seconds=8.0))
+    whole = read(path, picture=None)[0].waveform
+    target = tmp_path / "b.mkv"
+    packet: Any
+    with av.open(str(path)) as source, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.size and not 2000 <= packet.pts < 5500:
+                packet.stream = stream
+                container.mux(packet)
+    (clip,) = read(target, picture=None)
+    assert clip.failures[0].error == "sound is missing here"
+    assert not clip.waveform[8000 * 2 + 1200 : 8000 * 5 + 3000].any()
+    shift = [
+        np.abs(clip.waveform[46_000:62_000] - whole[46_000 + s : 62_000 + s]).max()
+        for s in (-4, -3, -2, -1, 0, 1, 2, 3, 4)
+    ]
+    assert min(shift) < 0.15  # Matroska's times are good to half a millisecond
+    np.testing.assert_array_equal(clip.waveform[:14_000], whole[:14_000])
+
+
+def patched(path: Path, old: bytes, new: bytes) -> Path:
+    data = path.read_bytes()
+    assert old in data
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def test_an_absurd_size_takes_no_memory(tmp_path: Path) -> None:
+    video = Video(codec="rawvideo", size=(30, 40), pix_fmt="rgb24", seconds=1.0)
+    path = write_media(tmp_path / "a.mov", video)
+    resolution = b"\x00\x48\x00\x00"  # follows width and height
+    patched(path, b"\x00\x28\x00\x1e" + resolution, b"\xea\x60\xea\x60" + resolution)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert only_failure(path, sample_rate_hz=None).stage == "video"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.parametrize("window", [None, 1.0])
+def test_an_absurd_duration_makes_no_windows(tmp_path: Path, window: float | None) -> None:
+    path = write_media(tmp_path / "a.mkv", Video(codec="mpeg4", seconds=2.0))
+    whole = read(path, window_seconds=window, sample_rate_hz=None)
+    duration = b"\x44\x89\x88"  # and a double, in milliseconds
+    patched(path, duration + struct.pack(">d", 2000.0), duration + struct.pack(">d", 1e12))
+    clips = read(path, window_seconds=window, sample_rate_hz=None)
+    for clip, other in zip(clips, whole):
+        np.testing.assert_array_equal(clip.frames, other.frames)
+    errors = [f.error for clip in clips for f in getattr(clip, "failures", (clip,))]
+    assert errors == ["the file ends at 2.0 s, expected 1000000000.0 s"]
+
+
+def test_a_clip_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raymc.features.decoding import clip_reader
+
+    monkeypatch.setattr(clip_reader, "CLIP_BYTES", 8 * 8 * 3 * 3)
+    path = write_media(tmp_path / "a.mp4", Video(codec="mpeg4"))
+    assert only_failure(path, sample_rate_hz=None).error == reading.TOO_LONG
+    assert len(read(path, sample_rate_hz=None, window_seconds=1.0)) == 4
+
+
+LOST = -1.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "settled"),
+    [
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([0, 1, 500, 2, 3], [0, 1, None, 2, 3]),  # one is wrong
+        ([0, 1, 50, 51, 52], [0, 1, 50, 51, 52]),  # a gap
+        ([0, 60, 120, 180], [0, 60, 120, 180]),  # rare
+        ([0, 1, 2, 3, 500], [0, 1, 2, 3, None]),  # nothing confirms the last
+        ([0, 1, 2, 3, 50], [0, 1, 2, 3, 50]),  # but this isn't beyond the end
+        ([40, 41, 42], [40, 41, 42]),  # starts late
+        ([900, 0, 1], [None, 0, 1]),
+        ([100, 101, 0, 1, 2], [100, 101, LOST]),  # begins anew
+        ([0, 1, 9000, 9001], [0, 1, LOST]),
+    ],
+)
+def test_times_that_cannot_be_right(seconds: list[float], settled: list[float | None]) -> None:
+    clock = Clock(tick_seconds=0.001, origin_seconds=0.0)
+    times = PacketTimes(clock, 0.0, 200.0)
+    found: list[float | None] = []
+    for second in seconds:
+        packet = av.Packet(b"x")
+        packet.pts = packet.dts = round(second * 1000)
+        found += [None if p.pts is None else p.pts / 1000 for p in times.check(packet)]
+        if times.is_lost:
+            found.append(LOST)
+            break
+    found += [None if p.pts is None else p.pts / 1000 for p in times.rest()]
+    assert found == settled
+    assert bool(times.trouble) == (None in settled or LOST in settled)
+
+
+def cut(data: bytearray, rng: random.Random) -> None:
+    del data[rng.randrange(len(data)) :]
+
+
+def flip(data: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice([1, 5, 50])):
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+
+
+def spoil_head(data: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice([1, 5, 20])):
+        data[rng.randrange(min(len(data), 1000))] = rng.choice([0, 127, 255, rng.randrange(256)])
+
+
+def drop(data: bytearray, rng: random.Random) -> None:
+    at = rng.randrange(len(data))
+    del data[at : at + rng.choice([1, 100, 5000])]
+
+
+def blank(data: bytearray, rng: random.Random) -> None:
+    at, size = rng.randrange(len(data)), rng.choice([10, 1000])
+    data[at : at + size] = bytes(len(data[at : at + size]))
+
+
+DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
+    cut,
+    flip,
+    spoil_head,
+    drop,
+    blank,
+)
+FUZZED: dict[str, tuple[Video | None, Sound]] = {
+    "a.mkv": CHECKED,
+    "b.mp4": (Video(options={"g": "12"}, seconds=2.0), Sound(seconds=2.0)),
+    "c.ts": (Video(codec="mpeg2video", seconds=2.0), Sound(codec="mp2", seconds=2.0)),
+    "d.mpg": (Video(codec="mpeg1video", seconds=2.0), Sound(codec="mp2", seconds=2.0)),
+    "e.avi": (Video(codec="mpeg4", seconds=2.0), Sound(codec="pcm_s16le", seconds=2.0)),
+    "f.flv": (Video(codec="flv", seconds=2.0), Sound(seconds=2.0)),
+    "g.wav": (None, Sound(codec="pcm_s16le", seconds=2.0)),
+    "h.mp3": (None, Sound(codec="libmp3lame", seconds=2.0)),
+}
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("fuzzed")
+    files = {}
+    for name, (video, sound) in FUZZED.items():
+        write_media(folder / name, video, sound)
+        files[name] = (folder / name).read_bytes()
+    return files
+
+
+def check(clip: Clip | Failure) -> None:
+    """What holds for every file, whatever is in it."""
+    failures = (clip,) if isinstance(clip, Failure) else clip.failures
+    assert all(failure.error and "\n" not in failure.error for failure in failures)
+    if isinstance(clip, Failure):
+        return
+    length = clip.end_seconds - clip.start_seconds
+    assert length > 0
+    assert (clip.frames is None) <= ("video" in stages(clip))
+    assert (clip.waveform is None) <= ("audio" in stages(clip))
+    if clip.waveform is not None:
+        assert len(clip.waveform) == round(length * 8000)
+        assert np.abs(clip.waveform).max(initial=0) <= 1
+
+
+@pytest.mark.parametrize("name", FUZZED)
+@pytest.mark.parametrize("window", [None, 0.8])
+def test_damage_of_any_kind(
+    tmp_path: Path, fuzzed: dict[str, bytes], name: str, window: float | None
+) -> None:
+    rng = random.Random(f"{name}{window}")
+    for _ in range(4):
+        for damage in DAMAGES:
+            data = bytearray(fuzzed[name])
+            damage(data, rng)
+            (tmp_path / name).write_bytes(data)
+            clips = read(tmp_path / name, window_seconds=window)
+            assert clips
+            for clip in clips:
+                check(clip)
+
+
+@pytest.mark.parametrize("name", [name for name in FUZZED if name[-3:] != "wav"])
+def test_heads_of_other_files(tmp_path: Path, fuzzed: dict[str, bytes], name: str) -> None:
+    for other, head in fuzzed.items():
+        for size in (100, 4000):
+            path = tmp_path / f"{other}{size}{name}"
+            path.write_bytes(head[:size] + fuzzed[name][size:])
+            for clip in read(path):
+                check(clip)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "b.mp4"])
+def test_a_cut_at_every_kilobyte(tmp_path: Path, fuzzed: dict[str, bytes], name: str) -> None:
+    path, data = tmp_path / name, fuzzed[name]
+    path.write_bytes(data)
+    (whole,) = read(path)
+    for size in range(0, len(data), 1024):
+        path.write_bytes(data[:size])
+        (clip,) = read(path)
+        check(clip)
+        if (
+            not isinstance(clip, Failure) and not clip.failures
+        ):  # only what ends the file is missing
+            assert size > len(data) * 0.9
+            np.testing.assert_array_equal(clip.frames, whole.frames)
+            np.testing.assert_allclose(clip.waveform, whole.waveform, atol=1e-3)
+
+
+def test_checked_damage_never_goes_unnoticed(tmp_path: Path) -> None:
+    """FFV1 and FLAC have checksums: a clip equals the undamaged one, or a failure is told."""
+    path = write_media(tmp_path / "a.nut", *CHECKED)  # Matroska's times are too coarse for sound
+    undamaged = path.read_bytes()
+    whole = {clip.id: clip for clip in read(path, window_seconds=0.5)}
+    rng = random.Random(0)
+    told = 0
+    for _ in range(50):
+        data = bytearray(undamaged)
+        flip(data, rng)
+        path.write_bytes(data)
+        for clip in read(path, window_seconds=0.5):
+            if isinstance(clip, Failure) or clip.failures:
+                told += 1
+                continue
+            np.testing.assert_array_equal(clip.frames, whole[clip.id].frames)
+            np.testing.assert_array_equal(clip.waveform, whole[clip.id].waveform)
+    assert told > 20
