@@ -140,7 +140,6 @@ def run_extract(config: Config, console: Console) -> ExtractSummary:
     Raises:
         ExtractionError: more files failed than `extract.max_failures` allows.
     """
-    connect()
     with ExtractDisplay(console) as display:
         summary = extract(config.extract, config.data.path, listener=display.handle)
     console.print(_rows_line(summary.manifest, config.data.path), soft_wrap=True)

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymc.cluster import gpus_to_use
-from raymc.errors import ExtractionError
+from raymc.cluster import connect, gpus_to_use
+from raymc.errors import ConfigError, ExtractionError
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import Extract, ExtractPlan, plan_extraction
@@ -65,6 +65,8 @@ def extract(
         ExtractionError: Nothing could be read at all.
         ResourceError: Weights, a package or a GPU that was asked for isn't there.
     """
+    if not config.source:
+        raise ConfigError("no media are named; give a folder, a glob or a table of videos")
     plan = plan_extraction(config)
     sources = _by_split(list_sources(config.source))
     stream = ShardStream(
@@ -74,6 +76,7 @@ def extract(
         shard_rows=config.shard_rows,
     )
     if stream.finished is None:
+        connect()  # only now: what can be wrong with the request is found without Ray
         gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
         _Job(sources, plan, stream, listener).run(gpus)
     assert stream.finished is not None

@@ -21,9 +21,10 @@ from tiny import MODALITIES, VOCABULARY, tiny_row
 from raymc.cli import main
 from raymc.config import Config, TrackingConfig, load, override
 from raymc.reference import config_reference
-from raymc.shards import write_dataset
+from raymc.shards import open_dataset, write_dataset
 from raymc.tracking import open_tracker
 
+NPZ_OPTIONS = ("--modality", "visual=seen", "--rate", "visual=2")
 HEAVY = {"torch", "ray", "mlflow", "optuna", "pyarrow", "matplotlib", "pandas", "sklearn"}
 
 
@@ -339,3 +340,50 @@ def test_the_command_itself() -> None:
     done = subprocess.run([RAYMC, "train", "loss.margn=1"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "raymc: unknown setting 'loss.margn': did you mean 'margin'?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "--out", "x"], "no media are named"),
+        (["extract", "nowhere", "--out", "x"], "nowhere: no media there"),
+        (["extract", "nowhere", "--visual", "patch"], "unknown visual encoder 'patch'; did you"),
+        (["extract", "nowhere", "--max-failures", "5%"], "nowhere: no media there"),
+        (["extract", "nowhere", "--max-failures", "some"], "setting extract.max_failures = 'some'"),
+        (["extract", "nowhere", "--max-failures", "200%"], "setting extract.max_failures = 2.0"),
+        (
+            ["extract", "nowhere", "extract.fp=1"],
+            "unknown setting 'extract.fp': did you mean 'fps'",
+        ),
+        (
+            ["import", "npz", "--file", "nope.npz", "--out", "x", *NPZ_OPTIONS],
+            "nope.npz: no such file",
+        ),
+        (
+            ["import", "arff", "--train", "a.arff", "--labels", "a.xml", "--out", "x"],
+            "a.xml",
+        ),
+    ],
+)
+def test_media_and_formats_that_cannot_be_used(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert complaint(*arguments).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_is_imported(tmp_path: Path) -> None:
+    arrays = {
+        "seen": np.ones((6, 2, 3), np.float16),
+        "y": np.eye(6, 2, dtype=np.uint8),
+        "classes": np.array(["a", "b"]),
+        "split": np.array([0, 0, 0, 1, 1, 2]),
+        "names": np.array(list("uvwxyz")),
+    }
+    np.savez(tmp_path / "some.npz", **arrays)
+    out = tmp_path / "out"
+    result = run("import", "npz", "--file", tmp_path / "some.npz", "--out", out, *NPZ_OPTIONS)
+    assert result.exit_code == 0, result.output
+    assert result.output.split(": ")[-1].strip() == "3 train, 2 val, 1 test"
+    assert open_dataset(str(out)).manifest.modality("visual").rate_hz == 2.0

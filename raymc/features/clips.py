@@ -117,7 +117,7 @@ class Clip:
             after `start_seconds`. None: not asked for, or missing (then a failure says why).
         waveform: Mean of the channels, in [-1, 1]; sample 0 is at `start_seconds`, and there are
             round(duration x rate). None as for `frames`.
-        failures: What is missing or damaged, one for each modality at most.
+        failures: What is missing or damaged.
     """
 
     id: str

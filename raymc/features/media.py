@@ -17,27 +17,29 @@ def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]
     Windows start every `stride_seconds` from the source's start, until one reaches its end. A
     last window shorter than a tenth of `window_seconds`, or than half the time between two
     frames, is left out. A clip has a frame for every middle of [t, t + 1) / fps that lies before
-    its end, at least one; before the first frame of the file the first is shown, after the last
-    the last. Sound that starts late or has gaps is silent there.
+    its end, or its last frame if there is no such middle; before the first frame of the file the
+    first is shown, after the last the last. Sound that starts late or has gaps is silent there.
+    Time 0 is where the earliest stream of the file starts.
 
-    A file never raises: what can't be opened gives one failure alone, and so does a window of
-    which nothing can be used. Where FFmpeg conceals damage, finds it or loses data, the clip is
-    kept and carries a failure; so does one whose picture stands still or whose sound ends early
-    because data is missing. What no codec checks can't be found: a flipped bit inside a valid
-    MPEG or VP9 picture or MP2 frame, a file of a format without a length (MPEG-PS and -TS, MP3,
-    AAC) that was cut between two packets and now is simply shorter, or a header that gives other
-    times, sizes or colours that are just as plausible.
+    A file never raises: what can't be opened gives a failure alone, and so does each window of
+    which nothing can be used, and the rest of a file that ends before it should. Where FFmpeg
+    conceals damage, reports an error, or data is missing, the clip is kept and carries a failure;
+    a modality of which nothing is there is None. What no codec or container checks can't be
+    found: flipped bits that leave a valid stream (easily so in VP8, VP9, HEVC, MP2, MP3, PCM; FFV1
+    and FLAC have checksums), a file without a length (MPEG-PS and -TS, raw streams) that was cut
+    and now is simply shorter, bytes lost in AVI, which numbers its frames instead of timing
+    them, and headers that say something else just as plausible.
 
-    The same file and request give the same bytes, and the start of the source doesn't matter
-    where timestamps are finer than samples. In Matroska (1 ms) sound that begins elsewhere may
-    be off by half a millisecond.
+    The same file and request give the same bytes. Frames are also the same wherever the source
+    starts; sound is up to the decoder's dither and noise, and to a millisecond where a format
+    times no finer (Matroska, FLV).
 
     Args:
         source: The file and the part of it; end_seconds beyond the file's end is cut there.
         request: What to decode.
 
     Yields:
-        Clips in the order of time; a failure in place of a clip that can't be made.
+        Clips in the order of time; failures in place of a clip that can't be made.
 
     Raises:
         ResourceError: PyAV isn't installed.

@@ -460,7 +460,7 @@ def test_repeated_ids_are_kept_for_the_data_check(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_window")
 def test_rows_are_not_held_in_memory(tmp_path: Path) -> None:
-    file = saved(tmp_path, frames(rgb=None))
+    file = saved(tmp_path, frames(rgb=None, audio=np.repeat(AUDIO, 30, axis=0)))
     record = file.read_bytes()
 
     def held_bytes(records: int) -> int:
@@ -474,8 +474,8 @@ def test_rows_are_not_held_in_memory(tmp_path: Path) -> None:
         return held
 
     held_bytes(1)  # so that all modules are there
-    assert len(record) > 600
-    assert held_bytes(1100) - held_bytes(100) < 1000 * 40
+    # a tenth, since other threads may live here, too
+    assert held_bytes(300) - held_bytes(50) < 250 * len(record) / 10
 
 
 SMALL = [

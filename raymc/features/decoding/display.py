@@ -61,6 +61,7 @@ class Display:
         self._end_tick = -NEVER  # of the last frame
         self._damage = ""  # found at _damage_tick, carried on until a later key frame
         self._last_damage = self._first_damage = ""
+        self._fault = ""  # of the last frame, which couldn't be made a picture
         self._is_over = False
         self._early = 0 if in_middle else self._still
 
@@ -95,8 +96,10 @@ class Display:
         elif frame.key_frame and tick > self._damage_tick:
             self._damage = ""
         self._last, self.last_tick, self._last_damage = frame, tick, self._damage
-        self._pixels = None
+        self._pixels, self._fault = None, ""
         self._end_tick = tick + min(frame.duration or self._step, self._longest)
+        if self.wanted and self.wanted[0] < self._end_tick:
+            self._make()  # while the frame is still in the processor's cache
 
     def distrust(self, tick: int, damage: str) -> None:
         """Frames from a time to the next key frame may be damaged."""
@@ -159,10 +162,14 @@ class Display:
             return _Shown(None, damage)
         if tick < self._first_tick:
             damage = self._first_damage or damage
-        if self._pixels is None:
+        self._make()
+        is_far = tick > self._end_tick + patience or tick < self._first_tick - self._early
+        return _Shown(self._pixels, damage or self._fault, is_far)
+
+    def _make(self) -> None:
+        """Make the picture of the last frame, once."""
+        if self._pixels is None and self._last is not None:
             try:
                 self._pixels = self._maker.make(self._last)
             except FAULTS as error:
-                return _Shown(None, reason(error))
-        is_far = tick > self._end_tick + patience or tick < self._first_tick - self._early
-        return _Shown(self._pixels, damage, is_far)
+                self._fault = reason(error)
