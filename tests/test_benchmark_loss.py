@@ -32,7 +32,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
-    bench._added.cache_clear()
+    bench._memory.cache_clear()
     monkeypatch.setattr(bench, "_apart", call)
     monkeypatch.setattr(bench, "SCORES_OF_A_ROUND", 200)
     monkeypatch.setattr(bench, "WAYS", ("in chunks", bench.PLAIN, "BCE"))
@@ -91,7 +91,7 @@ def test_what_would_not_fit_is_foretold_and_not_tried(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bench, "_added_here", added)
     monkeypatch.setattr(bench, "_free_bytes", lambda point: 400e6)
     monkeypatch.setattr(bench, "_seconds_here", lambda p, names, r: [Timing(n, ()) for n in names])
-    monkeypatch.setattr(bench, "PROBE_CLASSES", 1000)
+    monkeypatch.setattr(bench, "FORETOLD_CLASSES", 1000)
     found = {f.way: f for f in measure(Point(100, 100_000), rounds=1)}
     assert found[bench.PLAIN].reason == "does not fit"
     assert found[bench.PLAIN].added_bytes == 50 * 10**7

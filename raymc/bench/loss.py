@@ -33,8 +33,8 @@ LABELS_OF_A_CLIP = 3
 MOST_SCORES = 2**30
 # Of the memory that is free, what one way may be expected to need.
 ROOM = 0.6
-# Classes of the small measurement from which the memory of a larger one is foretold.
-PROBE_CLASSES = 8192
+# With more classes, memory is first foretold from that of a quarter of them.
+FORETOLD_CLASSES = 8192
 # Smaller steps are taken several times a round.
 SCORES_OF_A_ROUND = 2**22
 
@@ -102,7 +102,7 @@ def bench_loss(
         f"embeddings and prototypes of {ModelConfig().embedding_dim} float32 numbers; {threads} "
         f"threads on {device}; {rounds} rounds in turns, medians. Memory is what a call adds to "
         "its inputs (labels and observed entries, 2 bytes a score, are among them), gradients "
-        f"included; ≈ is foretold from {PROBE_CLASSES:,} classes. raymc takes the plain formula "
+        f"included; ≈ is foretold from a quarter of the classes. raymc takes the plain formula "
         f"for up to {chunk_classes(1, torch.device(device)):,} scores, chunks for more.\n\n"
     )
     numbers = [numbers_of(figure) for figure in figures]
@@ -117,15 +117,16 @@ def measure(point: Point, *, rounds: int) -> list[Figure]:
     return [replace(figure, timing=timings.get(figure.way)) for figure in figures]
 
 
+@cache
 def _memory(point: Point, way: str) -> Figure:
     """Measure what a way adds in memory, unless that is foretold to be too much."""
+    if point.classes > FORETOLD_CLASSES:
+        smaller = _memory(replace(point, classes=point.classes // 4), way)
+        foretold = 4 * smaller.added_bytes
+        if smaller.reason or foretold > ROOM * _free_bytes(point):
+            return Figure(point, way, foretold, reason=smaller.reason or "does not fit")
     try:
-        if point.classes > PROBE_CLASSES:
-            probe = replace(point, classes=PROBE_CLASSES)
-            foretold = _added(probe, way) * point.classes / probe.classes
-            if foretold > ROOM * _free_bytes(point):
-                return Figure(point, way, foretold, reason="does not fit")
-        return Figure(point, way, _added(point, way))
+        return Figure(point, way, _apart(_added_here, point, way))
     except RuntimeError as error:  # of torch, for want of memory or of a compiler
         return Figure(point, way, math.nan, reason=str(error).strip().partition("\n")[0][:90])
 
@@ -136,11 +137,6 @@ def _free_bytes(point: Point) -> int:
     if point.device != "cpu":
         free = torch.cuda.mem_get_info(point.device)[0]
     return free - 2 * point.scores
-
-
-@cache
-def _added(point: Point, way: str) -> float:
-    return _apart(_added_here, point, way)
 
 
 def _apart(function: Callable[..., Result], *arguments: Any) -> Result:

@@ -6,9 +6,10 @@ Axes: B batch (global), C classes, K classes of a chunk, E embedding dim, A anch
 classes), P pairs of a clip and a label of it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class _Chunk:
 
 
 Parts = Callable[[_Chunk, Tensor], tuple[Tensor, ...]]
+Sizes = Sequence[tuple[int, ...]]
 
 
 def chunk_classes(rows: int, device: torch.device) -> int:
@@ -92,9 +94,10 @@ def chunked_loss(
     chunks = list(_chunks(labels, observed, weights))
     if config.name == "prototype_contrast":
         return _contrast(config, chunks, embedding / config.temperature, prototypes)
-    (sums,) = _reduced(partial(_sums, config), chunks, embedding, *head)
-    combine = margin_of if config.name == "prototype_margin" else sum_of_means
-    return combine(reduce(torch.add, sums))
+    if config.name == "prototype_margin":
+        return margin_of(_total((4, len(embedding)), config, chunks, embedding, *head))
+    means = 2 if config.name == "proxy_anchor" else 1
+    return sum_of_means(_total((2, means), config, chunks, embedding, *head))
 
 
 def _chunks(
@@ -106,36 +109,28 @@ def _chunks(
         yield _Chunk(at, labels[:, at], observed[:, at], weights[at])
 
 
-def _reduced(
-    parts_of: Parts, chunks: Sequence[_Chunk], *tensors: Tensor
-) -> list[tuple[Tensor, ...]]:
-    """Return what `parts_of` finds in the scores of every chunk, each part's column by itself.
-
-    Args:
-        parts_of: From a chunk and its scores to a few parts.
-        chunks: All chunks.
-        tensors: Embeddings, prototypes and, for a linear head, biases.
-    """
-    parts = _Reduced.apply(parts_of, chunks, *tensors)
-    width = len(parts) // len(chunks)
-    return [parts[at::width] for at in range(width)]
-
-
 class _Reduced(torch.autograd.Function):
-    """The parts of every chunk, whose scores are made again when gradients are due.
+    """A few parts of every chunk's scores, which are made again when gradients are due.
 
-    All chunks are one function, because gradients of chunks that wait for one another would
-    leave holes of a chunk's size in memory.
+    Takes `parts_of`, which makes flat parts of a chunk and its scores; the chunks; the parts'
+    sizes for every chunk; embeddings, prototypes and, for a linear head, biases. Returns each part
+    of all chunks, concatenated. All chunks are one function and all they leave behind has its
+    place from the start: what is made between one chunk and the next would leave holes of a
+    chunk's size in memory.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, parts_of: Parts, chunks: Sequence[_Chunk], *tensors: Tensor
+        ctx: Any, parts_of: Parts, chunks: Sequence[_Chunk], sizes: Sizes, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.parts_of, ctx.chunks = parts_of, chunks
+        ctx.parts_of, ctx.chunks, ctx.sizes = parts_of, chunks, sizes
         ctx.save_for_backward(*tensors)
-        parts = (parts_of(chunk, _scores(*_rows_of(chunk, tensors))) for chunk in chunks)
-        return tuple(part for of_chunk in parts for part in of_chunk)
+        columns = tuple(tensors[0].new_empty(sum(column)) for column in zip(*sizes))
+        for chunk, places in zip(chunks, _by_chunk(columns, sizes)):
+            parts = parts_of(chunk, _scores(*_rows_of(chunk, tensors)))
+            for place, part in zip(places, parts):
+                place.copy_(part)
+        return columns
 
     @staticmethod
     @once_differentiable
@@ -143,15 +138,19 @@ class _Reduced(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         totals = [torch.zeros_like(x) for x in ctx.saved_tensors]
-        given = iter(gradients)
-        for chunk in ctx.chunks:
+        for chunk, given in zip(ctx.chunks, _by_chunk(gradients, ctx.sizes)):
             leaves = [x.detach().requires_grad_() for x in _rows_of(chunk, ctx.saved_tensors)]
             with torch.enable_grad():
                 parts = ctx.parts_of(chunk, _scores(*leaves))
-            found = torch.autograd.grad(parts, leaves, [next(given) for _ in parts])
+            found = torch.autograd.grad(parts, leaves, given)
             for total, gradient in zip(_rows_of(chunk, totals), found):
                 total += gradient
-        return None, None, *totals
+        return None, None, None, *totals
+
+
+def _by_chunk(columns: Sequence[Tensor], sizes: Sizes) -> Iterator[tuple[Tensor, ...]]:
+    """Cut concatenated parts into those of each chunk, which are views."""
+    return zip(*(column.split(cuts) for column, cuts in zip(columns, zip(*sizes))))
 
 
 def _rows_of(chunk: _Chunk, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -176,18 +175,28 @@ def _scores(
         return linear(embedding, prototypes, bias.to(embedding))
 
 
+def _total(
+    shape: tuple[int, ...], config: LossConfig, chunks: Sequence[_Chunk], *tensors: Tensor
+) -> Tensor:
+    """Add up the `_sums` over the classes of each chunk, which have this shape."""
+    sizes = [(math.prod(shape),)] * len(chunks)
+    (sums,) = _Reduced.apply(partial(_sums, config), chunks, sizes, *tensors)
+    return sums.reshape(len(chunks), *shape).sum(dim=0)
+
+
 def _sums(config: LossConfig, chunk: _Chunk, scores: Float[Tensor, "B K"]) -> tuple[Tensor]:
     """Return sums over classes from which the loss is made: of clips, or of weighted means."""
     batch = (scores, chunk.labels, chunk.observed, chunk.weights)
     constants = {"margin": config.margin, "temperature": config.temperature}
     match config.name:
         case "prototype_margin":
-            return (margin_sums(*batch, **constants),)
+            sums = margin_sums(*batch, **constants)
         case "proxy_anchor":
-            return (anchor_sums(*batch, **constants),)
+            sums = anchor_sums(*batch, **constants)
         case _:  # the mean over all entries
             mean, entries = compute_loss(config, *batch), chunk.observed.sum()
-            return (torch.stack([mean * entries, entries.to(mean)])[:, None],)
+            sums = torch.stack([mean * entries, entries.to(mean)])
+    return (sums.flatten(),)
 
 
 def _contrast(
@@ -200,16 +209,18 @@ def _contrast(
 
     The embeddings' length is 1 / temperature, so that scores are logits.
     """
-    parts = _reduced(partial(_contrast_parts, config.two_way), chunks, embedding, prototypes)
+    sizes = [(len(chunk.pairs[0]), *chunk.labels.shape)[: 2 + config.two_way] for chunk in chunks]
+    parts_of = partial(_contrast_parts, config.two_way)
+    pulls, rivals, *others = _Reduced.apply(parts_of, chunks, sizes, embedding, prototypes)
     clips = torch.cat([chunk.pairs[0] for chunk in chunks])
     classes = torch.cat([chunk.classes.start + chunk.pairs[1] for chunk in chunks])
     weights = torch.cat([chunk.weights for chunk in chunks]).to(embedding)
     shift = config.margin / config.temperature
-    pulls, rivals = torch.cat(parts[0]) - shift, torch.logsumexp(torch.stack(parts[1]), dim=0)
+    pulls, rivals = pulls - shift, torch.logsumexp(rivals.reshape(len(chunks), -1), dim=0)
     terms, _, counted = _contrast_terms(rivals, clips, pulls, weights[classes], virtual=-shift)
     loss = weighted_mean_of_all(terms, counted)
     if config.two_way:
-        rivals, even = torch.cat(parts[2]), torch.ones_like(pulls)
+        (rivals,), even = others, torch.ones_like(pulls)
         terms, labelled, counted = _contrast_terms(rivals, classes, pulls, even, virtual=-shift)
         loss = loss + weighted_mean_of_all(terms, torch.where(labelled, weights, 1.0) * counted)
     return loss

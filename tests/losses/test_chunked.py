@@ -277,7 +277,7 @@ def test_without_gradients_nothing_is_kept() -> None:
 def test_no_tensor_is_larger_than_a_chunk(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, classes, chunk = 64, 3000, 100
+    rows, classes, chunk = 64, 5000, 160
     case = Case(
         scores=np.zeros((rows, classes)),
         labels=np.random.default_rng(0).random((rows, classes)) < 1e-3,
