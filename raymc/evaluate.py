@@ -1,13 +1,16 @@
 """How good a bundle is on a split it was not trained on. Ray layer."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from rich.table import Table
 
 from raymc.bundle import Bundle, load_bundle
 from raymc.metrics import Scores, evaluate_scores
 from raymc.predict import scored_rows, scores_of
+from raymc.scored import ScoredSplit
 from raymc.shards import Dataset
 
 CLASSES_SHOWN = 12
@@ -15,11 +18,10 @@ CLASSES_SHOWN = 12
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A bundle's scores on a split; `rows` were counted, each once."""
+    """What a bundle said of a split's rows, each once, and how good that is."""
 
     bundle: Bundle
-    split: str
-    rows: int
+    scored: ScoredSplit
     scores: Scores
 
 
@@ -32,16 +34,32 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
     """
     loaded = load_bundle(bundle)
     loaded.check_labels(dataset.manifest)
-    scores, labels, observed = [], [], []
-    for table in scored_rows(bundle, dataset, split, device=device):
+    scored = _scored(loaded, dataset, split, scored_rows(bundle, dataset, split, device=device))
+    measured = evaluate_scores(scored.scores, scored.labels, scored.observed)
+    return Evaluation(loaded, scored, measured)
+
+
+def _scored(
+    bundle: Bundle, dataset: Dataset, split: str, tables: Iterable[pa.Table]
+) -> ScoredSplit:
+    """Put the scored tables of a split together, labels encoded."""
+    ids, scores, labels, observed = [], [], [], []
+    for table in tables:
+        ids += table["id"].to_pylist()
         scores.append(scores_of(table))
-        labels.append(
-            loaded.vocabulary.encode([names or [] for names in table["labels"].to_pylist()])
-        )
+        names = [row or [] for row in table["labels"].to_pylist()]
+        labels.append(bundle.vocabulary.encode(names))
         groups = table["observed"].to_pylist() if "observed" in table.column_names else None
-        observed.append(loaded.vocabulary.encode_observed(groups or [None] * len(table)))
-    measured = evaluate_scores(*(np.concatenate(part) for part in (scores, labels, observed)))
-    return Evaluation(loaded, split, sum(len(part) for part in scores), measured)
+        observed.append(bundle.vocabulary.encode_observed(groups or [None] * len(table)))
+    return ScoredSplit(
+        ids=tuple(ids),
+        scores=np.concatenate(scores),
+        labels=np.concatenate(labels),
+        observed=np.concatenate(observed),
+        vocabulary=bundle.vocabulary,
+        split=split,
+        dataset_digest=dataset.manifest.digest(),
+    )
 
 
 def group_means(evaluation: Evaluation) -> dict[str, float]:
@@ -55,7 +73,7 @@ def group_means(evaluation: Evaluation) -> dict[str, float]:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the split's metrics, and its weakest and strongest classes, as a table."""
-    table = Table(title=f"{evaluation.split}: {evaluation.rows:,} rows")
+    table = Table(title=f"{evaluation.scored.split}: {len(evaluation.scored.ids):,} rows")
     table.add_column("metric or class")
     table.add_column("value", justify="right")
     table.add_column("rows with it", justify="right")

@@ -115,46 +115,43 @@ def thresholds_at_precision(
     return np.concatenate(thresholds)
 
 
-def bootstrap_interval(
+def weighted_metric(
+    metric: MetricName,
     scores: Float[np.ndarray, "N C"],
     labels: Bool[np.ndarray, "N C"],
     observed: Bool[np.ndarray, "N C"] | None = None,
-    *,
-    metric: MetricName = "mAP",
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of one metric, rows drawn with replacement.
+) -> Callable[[Int[np.ndarray, " N"]], float]:
+    """Return a function from how often each row counts to the metric; nan where undefined.
 
-    B. Efron and R. Tibshirani 1993, *An Introduction to the Bootstrap*, Sec. 13.3. A resample
-    averages over the classes that have a positive in it. Sorting happens once: a resample only
-    changes how often each row counts. Repeated positives lift the average precision of rare
-    and badly ranked classes, so with hundreds of these the interval may lie above the point
-    estimate.
-
-    Returns:
-        (low, high); both nan when no resample has a value.
+    Sorting happens once, here, which makes resampling cheap.
 
     Raises:
-        ConfigError: Unknown metric, `confidence` outside (0, 1) or `resamples` below 1.
+        ConfigError: Unknown metric.
         DataError: There are no rows, or an observed score is NaN or infinite.
     """
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"confidence is {confidence}; it must be between 0 and 1")
-    if resamples < 1:
-        raise ConfigError(f"resamples is {resamples}; it must be at least 1")
-    measure = _weighted_metric(metric, _checked(scores, labels, observed))
-    generator = np.random.default_rng(seed)
-    rows = len(scores)
-    drawn = (generator.integers(rows, size=rows) for _ in range(resamples))
-    values = np.array([measure(np.bincount(draw, minlength=rows)) for draw in drawn])
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        return np.nan, np.nan
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(values, [tail, 1.0 - tail])
-    return float(low), float(high)
+    table = _checked(scores, labels, observed)
+    match metric:
+        case "mAP":
+            rankings = list(_rank_classes(table))
+            return lambda counts: _mean(
+                np.concatenate([_average_precision(_curve(one, counts)) for one in rankings])
+            )
+        case "R80":
+            rankings = list(_rank_classes(table))
+            return lambda counts: _mean(
+                np.concatenate([_recall_at(_curve(one, counts), 0.8) for one in rankings])
+            )
+        case "micro_AP":
+            ranking = _rank_all(table)
+            return lambda counts: float(_average_precision(_curve(ranking, counts))[0])
+        case "LRAP":
+            per_row = _row_lrap(table)
+        case "coverage":
+            per_row = _row_coverage(table)
+        case _:
+            known = ", ".join(get_args(MetricName))
+            raise ConfigError(f"unknown metric {metric!r}; expected one of {known}")
+    return lambda counts: _mean(np.repeat(per_row, counts))
 
 
 @dataclass(frozen=True)
@@ -207,32 +204,6 @@ def _checked(
             "training did not diverge"
         )
     return _Table(np.where(known, scores, scores.dtype.type(-np.inf)), labels & known, known)
-
-
-def _weighted_metric(metric: str, table: _Table) -> Callable[[Int[np.ndarray, " N"]], float]:
-    """Return a function from how often each row counts to the metric."""
-    match metric:
-        case "mAP":
-            rankings = list(_rank_classes(table))
-            return lambda counts: _mean(
-                np.concatenate([_average_precision(_curve(one, counts)) for one in rankings])
-            )
-        case "R80":
-            rankings = list(_rank_classes(table))
-            return lambda counts: _mean(
-                np.concatenate([_recall_at(_curve(one, counts), 0.8) for one in rankings])
-            )
-        case "micro_AP":
-            ranking = _rank_all(table)
-            return lambda counts: float(_average_precision(_curve(ranking, counts))[0])
-        case "LRAP":
-            per_row = _row_lrap(table)
-        case "coverage":
-            per_row = _row_coverage(table)
-        case _:
-            known = ", ".join(get_args(MetricName))
-            raise ConfigError(f"unknown metric {metric!r}; expected one of {known}")
-    return lambda counts: _mean(np.repeat(per_row, counts))
 
 
 def _rank(table: _Table, entries_per_row: int) -> _Ranking:

@@ -3,6 +3,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from score_tables import random_table
 from sklearn.metrics import (
     average_precision_score,
     coverage_error,
@@ -12,32 +13,7 @@ from sklearn.metrics import (
 
 from raymc import metrics
 from raymc.errors import ConfigError, DataError
-from raymc.metrics import (
-    MetricName,
-    Scores,
-    bootstrap_interval,
-    evaluate_scores,
-    thresholds_at_precision,
-)
-
-Table = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def random_table(seed: int, levels: int, rows: int = 60, classes: int = 7) -> Table:
-    """Scores in 2 × `levels` steps and what is special, once only what is observed counts.
-
-    Class 0 has no positive, class 1 no negative, class 2 and row 2 nothing at all; row 0 has no
-    label, row 1 only labels.
-    """
-    generator = np.random.default_rng(seed)
-    scores = generator.integers(-levels, levels, (rows, classes)) / levels
-    noise = generator.uniform(-1.0, 1.0, (rows, classes))
-    labels = 0.7 * scores + noise > 0.4
-    labels[:, 1], labels[0], labels[1] = True, False, True
-    observed = generator.random((rows, classes)) < 0.75
-    observed[:, 2], observed[2], observed[0, 1] = False, False, False
-    labels[:, 0] = ~observed[:, 0]
-    return scores, labels, observed
+from raymc.metrics import MetricName, Scores, evaluate_scores, thresholds_at_precision
 
 
 def slow_recall(labels: np.ndarray, scores: np.ndarray, target: float) -> float:
@@ -145,13 +121,11 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels, observed = random_table(2, levels=5)
     whole = evaluate_scores(scores, labels, observed)
     thresholds = thresholds_at_precision(scores, labels, observed)
-    interval = bootstrap_interval(scores, labels, observed, resamples=10)
     monkeypatch.setattr(metrics, "_BLOCK_ENTRIES", 2 * len(scores))
     cut = evaluate_scores(scores, labels, observed)
     assert cut.to_dict() == whole.to_dict()
     assert np.array_equal(cut.per_class_R80, whole.per_class_R80, equal_nan=True)
     assert np.array_equal(thresholds_at_precision(scores, labels, observed), thresholds)
-    assert bootstrap_interval(scores, labels, observed, resamples=10) == interval
 
 
 def test_nothing_to_measure_is_nan_and_not_a_crash() -> None:
@@ -163,7 +137,6 @@ def test_nothing_to_measure_is_nan_and_not_a_crash() -> None:
     unobserved = evaluate_scores(scores, ~nothing, nothing)
     assert all(math.isnan(value) for value in unobserved.to_dict().values())
     assert np.isinf(thresholds_at_precision(scores, ~nothing, nothing)).all()
-    assert np.isnan(bootstrap_interval(scores, nothing, resamples=5)).all()
 
 
 def test_to_dict_names_every_metric() -> None:
@@ -195,38 +168,13 @@ def test_thresholds_reach_the_recall_that_is_reported() -> None:
     assert recall == pytest.approx(found.per_class_R80, nan_ok=True)
 
 
-@pytest.mark.parametrize("metric", get_args(MetricName))
-@pytest.mark.parametrize("levels", [3, 100_000])
-def test_bootstrap_equals_measuring_each_resample(metric: MetricName, levels: int) -> None:
-    scores, labels, observed = random_table(4, levels, rows=25)
-    generator = np.random.default_rng(9)
-    draws = [generator.integers(25, size=25) for _ in range(40)]
-    values = [
-        evaluate_scores(scores[draw], labels[draw], observed[draw]).to_dict()[metric]
-        for draw in draws
-    ]
-    interval = bootstrap_interval(
-        scores, labels, observed, metric=metric, confidence=0.9, resamples=40, seed=9
-    )
-    assert interval == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])), abs=1e-12)
-
-
-def test_bootstrap_is_seeded_and_holds_the_estimate() -> None:
-    table = random_table(0, levels=1000, rows=400)
-    low, high = bootstrap_interval(*table, resamples=200)
-    assert low < evaluate_scores(*table).mAP < high
-    assert high - low < 0.15
-    assert bootstrap_interval(*table, resamples=200) == (low, high)
-    assert bootstrap_interval(*table, resamples=200, seed=1) != (low, high)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_named(value: float) -> None:
     scores, labels, observed = random_table(0, levels=5)
     observed[7, 3] = observed[9, 1] = True
     scores[7, 3] = scores[9, 1] = value
     message = rf"row 7, class 3 is {value} \(2 such scores in all\); scores must be finite"
-    for measure in (evaluate_scores, thresholds_at_precision, bootstrap_interval):
+    for measure in (evaluate_scores, thresholds_at_precision):
         with pytest.raises(DataError, match=message):
             measure(scores, labels, observed)
 
@@ -243,11 +191,3 @@ def test_a_precision_out_of_range_is_an_error(precision: float) -> None:
     scores, labels, observed = random_table(0, levels=5)
     with pytest.raises(ConfigError, match=f"precision is {precision}; it must be above 0"):
         thresholds_at_precision(scores, labels, observed, precision)
-
-
-def test_wrong_bootstrap_arguments_are_errors() -> None:
-    table = random_table(0, levels=5)
-    with pytest.raises(ConfigError, match=r"confidence is 1.0; it must be between 0 and 1"):
-        bootstrap_interval(*table, confidence=1.0)
-    with pytest.raises(ConfigError, match=r"resamples is 0; it must be at least 1"):
-        bootstrap_interval(*table, resamples=0)
