@@ -1,7 +1,7 @@
-"""A run as it stands after an epoch, on disk: weights, optimizer, progress.
+"""A run as it stands after an epoch, on disk: weights, what training needs besides, progress.
 
 Nothing on disk is a pickle that runs code: weights are safetensors, progress is JSON, and the
-optimizer's state is read with `weights_only=True`. A folder appears whole or not at all, and
+state of training is read with `weights_only=True`. A folder appears whole or not at all, and
 its digests are checked when it is read. Pure: no Ray, no MLflow.
 """
 
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from raymc.errors import CheckpointError
 
-WEIGHTS, OPTIMIZER, PROGRESS, DIGESTS = (
+WEIGHTS, TRAINING, PROGRESS, DIGESTS = (
     "model.safetensors",
-    "optimizer.pt",
+    "training.pt",
     "progress.json",
     "digests.json",
 )
@@ -58,24 +58,30 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save` wrote, read back and verified."""
+    """What `save` wrote, read back and verified.
+
+    `weights` are the model's, as it is used; `training_state` is what going on needs besides.
+    """
 
     weights: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    training_state: dict[str, Any]
     progress: Progress
 
 
 def save(
-    folder: Path, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], progress: Progress
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    training_state: Mapping[str, Any],
+    progress: Progress,
 ) -> None:
     """Write a checkpoint to `folder`, which appears complete or not at all."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file({name: x.contiguous() for name, x in weights.items()}, partial / WEIGHTS)
-    torch.save(dict(optimizer), partial / OPTIMIZER)
+    torch.save(dict(training_state), partial / TRAINING)
     (partial / PROGRESS).write_text(json.dumps(asdict(progress), indent=1))
-    digests = {name: _digest(partial / name) for name in (WEIGHTS, OPTIMIZER, PROGRESS)}
+    digests = {name: _digest(partial / name) for name in (WEIGHTS, TRAINING, PROGRESS)}
     (partial / DIGESTS).write_text(json.dumps(digests, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -91,7 +97,7 @@ def load(folder: Path, *, device: str = "cpu") -> Checkpoint:
     try:
         return Checkpoint(
             weights=load_file(folder / WEIGHTS, device=device),
-            optimizer=torch.load(folder / OPTIMIZER, map_location=device, weights_only=True),
+            training_state=torch.load(folder / TRAINING, map_location=device, weights_only=True),
             progress=load_progress(folder),
         )
     except (OSError, EOFError, SafetensorError, RuntimeError, UnpicklingError) as error:
@@ -137,7 +143,7 @@ def verify(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} is no complete checkpoint: {DIGESTS} can't be read ({error})"
         ) from error
-    for name in (WEIGHTS, OPTIMIZER, PROGRESS):
+    for name in (WEIGHTS, TRAINING, PROGRESS):
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"checkpoint {folder} is torn: {name} is missing")

@@ -3,19 +3,22 @@
 Axes: B rows of a global batch, C classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from raymc.batches import Batch, Feed, Feeds
 from raymc.config import Config, TrainConfig
 from raymc.losses import LossConfig, class_weights, compute_loss, head_of
 from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import MultimodalTransformer
-from raymc.optimizer import lr_at, make_optimizer
+from raymc.optimizer import lr_at, make_average, make_optimizer
 from raymc.shards import Manifest
 from raymc.workers import Workers
 
@@ -61,7 +64,10 @@ class Objective(nn.Module):
 
 @dataclass
 class Learner:
-    """What changes while a run trains, and where it does so."""
+    """What changes while a run trains, and where it does so.
+
+    `average` is the running average of the model's weights, where one is kept.
+    """
 
     model: MultimodalTransformer
     objective: nn.Module
@@ -69,6 +75,29 @@ class Learner:
     device: torch.device
     workers: Workers
     autocast: bool
+    average: AveragedModel | None = None
+
+    @property
+    def result(self) -> MultimodalTransformer:
+        """The model that is validated and kept."""
+        return self.model if self.average is None else self.average.module
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what going on needs besides the weights of `result`."""
+        state = {"optimizer": self.optimizer.state_dict()}
+        return state if self.average is None else state | {"weights": self.model.state_dict()}
+
+    def restore(self, weights: Mapping[str, Tensor], training_state: Mapping[str, Any]) -> None:
+        """Go on from the weights of `result` and what `training_state` returned beside them.
+
+        Raises:
+            RuntimeError, ValueError, KeyError: they are another model's.
+        """
+        self.result.load_state_dict(weights)
+        self.optimizer.load_state_dict(training_state["optimizer"])
+        if self.average is not None:
+            self.model.load_state_dict(training_state["weights"])
+            self.average.n_averaged.fill_(1)  # the next step adds to it rather than starting it
 
 
 def make_learner(
@@ -78,6 +107,7 @@ def make_learner(
     workers = Workers.current()
     torch.manual_seed(config.train.seed)
     model = make_model(config, manifest).to(device)
+    average = make_average(model, config.optimizer, steps_per_epoch=feeds.train.steps)
     weights = None
     if config.loss.balance:
         weights = class_weights(torch.from_numpy(feeds.class_counts), config.loss.balance)
@@ -94,6 +124,7 @@ def make_learner(
         device=device,
         workers=workers,
         autocast=wants_bfloat16(config.train, device),
+        average=average,
     )
 
 
@@ -136,4 +167,6 @@ def train_step(
     if config.optimizer.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
     learner.optimizer.step()
+    if learner.average is not None:
+        learner.average.update_parameters(learner.model)
     return loss.detach()

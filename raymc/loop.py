@@ -142,7 +142,7 @@ def _validate(
         DivergedError: a score is not finite.
     """
     predictions = predict(
-        learner.model,
+        learner.result,
         feed,
         device=learner.device,
         workers=learner.workers,
@@ -195,9 +195,7 @@ def _report(learner: Learner, progress: Progress, report: Report, *, seconds: fl
         return
     with tempfile.TemporaryDirectory(prefix="raymc-") as folder:
         target = Path(folder) / "checkpoint"
-        checkpoint.save(
-            target, learner.model.state_dict(), learner.optimizer.state_dict(), progress
-        )
+        checkpoint.save(target, learner.result.state_dict(), learner.training_state(), progress)
         report(event, target)
 
 
@@ -214,9 +212,8 @@ def _restore(learner: Learner, config: Config, manifest: Manifest, folder: Path)
             "give the run another name (run.name=…)"
         )
     try:
-        learner.model.load_state_dict(loaded.weights)
-        learner.optimizer.load_state_dict(loaded.optimizer)
-    except (RuntimeError, ValueError) as error:
+        learner.restore(loaded.weights, loaded.training_state)
+    except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"checkpoint {folder} has another model than this configuration: "
             "give the run another name (run.name=…)"

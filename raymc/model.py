@@ -55,6 +55,14 @@ class ModelConfig:
     mlp_ratio: float = Field(default=2.0, gt=0, le=32, description="Width of the MLP over D.")
     embedding_dim: int = Field(default=128, ge=2, description="Dimension E of the prototypes.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of residual branches.")
+    token_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout of the values of the tokens read."
+    )
+    token_norm: Literal["layer", "none"] = Field(
+        default="layer",
+        description="Norm of each token read; none keeps the values of features that are "
+        "standardised already.",
+    )
     modality_dropout: float = Field(
         default=0.1,
         ge=0,
@@ -86,12 +94,15 @@ class Embeddings:
 class TokenEmbedding(nn.Module):
     """Tokens of one modality to the model's width, with positions in time and a readout token."""
 
-    def __init__(self, modality: Modality, width: int) -> None:
+    def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
+        width = config.width
         self.scale, self.offset = modality.scale, modality.offset
         self.rate_hz = modality.rate_hz
         # Of one or two numbers the norm would leave nothing but their order.
-        self.norm = nn.LayerNorm(modality.dim) if modality.dim > 2 else nn.Identity()
+        is_normed = config.token_norm == "layer" and modality.dim > 2
+        self.norm = nn.LayerNorm(modality.dim) if is_normed else nn.Identity()
+        self.dropout = nn.Dropout(config.token_dropout)
         self.project = nn.Linear(modality.dim, width)
         self.kind = nn.Parameter(torch.randn(width) * 0.02)
         self.position_scale = nn.Parameter(torch.tensor(POSITION_SCALE))
@@ -100,7 +111,7 @@ class TokenEmbedding(nn.Module):
     def forward(self, tokens: Num[Tensor, "B T d"]) -> Float[Tensor, "B T+1 D"]:
         """Return the readout token followed by the embedded tokens."""
         values = tokens.to(self.kind.dtype) * self.scale + self.offset
-        x = self.project(self.norm(values))
+        x = self.project(self.dropout(self.norm(values)))
         positions = added_positions(x.shape[1], self.rate_hz, like=x)
         x = x + self.kind + self.position_scale * positions
         return torch.cat([self.readout.expand(x.shape[0], 1, -1).to(x.dtype), x], dim=1)
@@ -133,7 +144,7 @@ class MultimodalTransformer(nn.Module):
         self.names, self.head = names, head
         self.heads, self.head_size = config.heads, config.width // config.heads
         self.modality_dropout = config.modality_dropout
-        self.embed = nn.ModuleDict({m.name: TokenEmbedding(m, config.width) for m in modalities})
+        self.embed = nn.ModuleDict({m.name: TokenEmbedding(m, config) for m in modalities})
         unfused = config.depth - config.fusion_depth
         self.layers = nn.ModuleList(
             Layer(

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -25,6 +26,13 @@ class OptimizerConfig:
         ge=0,
         allow_inf_nan=False,
         description="Epochs of linear warm-up before the cosine decay.",
+    )
+    average_epochs: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time constant, in epochs, of the running average of the weights that is "
+        "validated and kept; 0 takes the weights as they are.",
     )
     clip_norm: float = Field(
         default=1.0, ge=0, description="Largest norm of the gradients; 0 switches clipping off."
@@ -43,6 +51,21 @@ def make_optimizer(
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, fused=device.type in ("cuda", "cpu"))
+
+
+def make_average(
+    model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int
+) -> AveragedModel | None:
+    """Return an exponential moving average of the weights, or None if none is asked for.
+
+    B. Polyak and A. Juditsky 1992, *Acceleration of Stochastic Approximation by Averaging*. The
+    decay is e^{−1 / steps of the time constant}, so that a setting means the same for any number
+    of rows and any batch size.
+    """
+    if not config.average_epochs:
+        return None
+    decay = math.exp(-1.0 / (config.average_epochs * steps_per_epoch))
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def lr_at(step: int, config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> float:

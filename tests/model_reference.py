@@ -73,7 +73,9 @@ def embedded(weights: Weights, modality: Modality, stored: Array) -> Array:
     if len(stored) == 0:
         return readout
     values = stored.astype(np.float64) * modality.scale + modality.offset
-    x = linear(weights, f"{path}.project", layer_norm(weights, f"{path}.norm", values))
+    if f"{path}.norm.weight" in weights:
+        values = layer_norm(weights, f"{path}.norm", values)
+    x = linear(weights, f"{path}.project", values)
     added = positions(mid_times(len(stored), modality.rate_hz), x.shape[1])
     x = x + weights[f"{path}.kind"] + weights[f"{path}.position_scale"] * added
     return np.concatenate([readout, x])

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from raymc import checkpoint
-from raymc.checkpoint import DIGESTS, OPTIMIZER, PROGRESS, WEIGHTS, Progress
+from raymc.checkpoint import DIGESTS, PROGRESS, TRAINING, WEIGHTS, Progress
 from raymc.errors import CheckpointError
 
-FILES = (WEIGHTS, OPTIMIZER, PROGRESS, DIGESTS)
+FILES = (WEIGHTS, TRAINING, PROGRESS, DIGESTS)
 PROGRESS_MADE = Progress(
     epoch=3,
     best_epoch=2,
@@ -55,9 +55,9 @@ def assert_holds(folder: Path, *, seed: int = 0, progress: Progress = PROGRESS_M
         assert weights.keys() == model.state_dict().keys()
         assert all(torch.equal(weights[name], x) for name, x in model.state_dict().items())
     state = optimizer.state_dict()
-    assert loaded.optimizer["param_groups"] == state["param_groups"]
+    assert loaded.training_state["param_groups"] == state["param_groups"]
     for index, moments in state["state"].items():
-        found = loaded.optimizer["state"][index]
+        found = loaded.training_state["state"][index]
         assert all(torch.equal(found[name], value) for name, value in moments.items())
 
 
@@ -209,14 +209,14 @@ def test_a_pickle_with_code_is_refused_and_not_run(
         data = (tmp_path / "attack.pt").read_bytes()
     else:
         data = pickle.dumps(attack, protocol=2)
-    replace_file(folder, OPTIMIZER, data)
+    replace_file(folder, TRAINING, data)
     with pytest.raises(CheckpointError, match="can't be read") as caught:
         checkpoint.load(folder)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, OPTIMIZER])
+@pytest.mark.parametrize("name", [WEIGHTS, TRAINING])
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"\x80\x02", b"PK\x03\x04", b"\0" * 64])
 def test_a_foreign_file_with_the_right_digest(folder: Path, name: str, data: bytes) -> None:
     replace_file(folder, name, data)

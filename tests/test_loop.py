@@ -4,7 +4,7 @@ import itertools
 import math
 import shutil
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,23 @@ def train(
     return run
 
 
+def tensors_of(state: Mapping[Any, Any]) -> Iterator[torch.Tensor]:
+    """All tensors of nested mappings, in order."""
+    for value in state.values():
+        if isinstance(value, Mapping):
+            yield from tensors_of(value)
+        elif isinstance(value, torch.Tensor):
+            yield value
+
+
 def assert_same_checkpoint(one: Path, other: Path) -> None:
     """Weights, moments and progress, bit for bit, but for what the clock says."""
     first, second = checkpoint.load(one), checkpoint.load(other)
     assert first.weights.keys() == second.weights.keys()
     assert all(torch.equal(x, second.weights[name]) for name, x in first.weights.items())
-    for index, moments in first.optimizer["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, second.optimizer["state"][index][name])
+    states = (tensors_of(found.training_state) for found in (first, second))
+    for state, other_state in zip(*states, strict=True):
+        assert torch.equal(state, other_state)
     speed = "train/samples_per_second"
     cleared = [
         replace(
@@ -161,6 +170,45 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert rest.events[0].first_epoch == stop + 1
     for epoch in range(stop + 1, 5):
         assert_same_checkpoint(rest.checkpoint(epoch), whole.checkpoint(epoch))
+
+
+def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
+    random_config: Config, tiny: Dataset, tmp_path: Path
+) -> None:
+    config = override(random_config, {"train.epochs": 2, "optimizer.average_epochs": 0.5})
+    feeds = feeds_of(tiny, config)
+    learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
+    learner.model.train()
+    expected: dict[str, torch.Tensor] = {}
+    decay = math.exp(-1 / (0.5 * feeds.train.steps))
+    for epoch in (1, 2):
+        for step, batch in enumerate(feeds.train.training(epoch)):
+            learning.train_step(learner, config, batch, epoch=epoch, step=step, feed=feeds.train)
+            for name, now in learner.model.state_dict().items():
+                before = expected.get(name, now)
+                expected[name] = decay * before + (1 - decay) * now
+    run = train(config, tiny, tmp_path)
+    kept = checkpoint.load(run.checkpoint(2))
+    torch.testing.assert_close(kept.weights, expected)
+    plain = train(override(config, {"optimizer.average_epochs": 0}), tiny, tmp_path / "plain")
+    last = checkpoint.load(plain.checkpoint(2)).weights
+    for name, raw in kept.training_state["weights"].items():
+        assert torch.equal(raw, last[name])  # the average doesn't change how training goes
+    learner.result.load_state_dict(kept.weights)
+    found = scoring.predict(learner.result, feeds.val, device=CPU)
+    judged = evaluate_scores(found.scores, found.labels, found.observed)
+    assert run.metrics()[2]["val/mAP"] == judged.mAP
+
+
+def test_a_resumed_run_goes_on_with_its_average(
+    random_config: Config, tiny: Dataset, tmp_path: Path
+) -> None:
+    config = override(random_config, {"train.epochs": 2, "optimizer.average_epochs": 0.5})
+    whole = train(config, tiny, tmp_path / "whole")
+    first = train(config, tiny, tmp_path / "first", stop=1)
+    rest = train(config, tiny, tmp_path / "rest", resume=first.checkpoint(1))
+    assert rest.metrics()[2] == whole.metrics()[2]
+    assert_same_checkpoint(rest.checkpoint(2), whole.checkpoint(2))
 
 
 def test_a_run_that_is_over_reports_again_and_trains_nothing(
@@ -329,7 +377,7 @@ def test_a_checkpoint_that_is_torn(
     whole: Run, random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
     torn = shutil.copytree(whole.checkpoint(2), tmp_path / "torn")
-    (torn / checkpoint.OPTIMIZER).write_bytes(b"")
+    (torn / checkpoint.TRAINING).write_bytes(b"")
     with pytest.raises(CheckpointError, match="differs from what was written"):
         train(random_config, tiny, tmp_path, resume=torn)
 

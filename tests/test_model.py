@@ -26,11 +26,8 @@ from raymc.model import Embeddings, ModelConfig, drop_modalities
 from raymc.shards import Modality
 
 
-@every_fusion
-@every_fusion_depth
-@pytest.mark.parametrize("heads", [1, 3, 4])
-def test_every_row_is_as_the_reference_says(fusion: Any, fusion_depth: int, heads: int) -> None:
-    config = make_config(fusion=fusion, fusion_depth=fusion_depth, heads=heads)
+def assert_is_the_reference(config: ModelConfig) -> None:
+    """Every row of a batch, in the model and in plain NumPy."""
     model, clips = make_model(config), make_clips()
     made = embed(model, clips)
     weights = {name: x.detach().numpy() for name, x in model.named_parameters()}
@@ -40,6 +37,27 @@ def test_every_row_is_as_the_reference_says(fusion: Any, fusion_depth: int, head
         for name, expected in by_modality.items():
             np.testing.assert_allclose(made.by_modality[name][row], expected, rtol=0, atol=1e-5)
     assert made.fused.std() > 0.1
+
+
+@every_fusion
+@every_fusion_depth
+@pytest.mark.parametrize("heads", [1, 3, 4])
+def test_every_row_is_as_the_reference_says(fusion: Any, fusion_depth: int, heads: int) -> None:
+    assert_is_the_reference(make_config(fusion=fusion, fusion_depth=fusion_depth, heads=heads))
+
+
+def test_tokens_may_go_without_a_norm() -> None:
+    assert_is_the_reference(make_config(token_norm="none"))
+
+
+def test_token_dropout_is_training_s_alone_and_leaves_the_mean() -> None:
+    clips = make_clips()
+    with_dropout, without = (make_model(make_config(token_dropout=rate)) for rate in (0.5, 0.0))
+    assert_same(embed(with_dropout, clips), embed(without, clips))
+    drop = with_dropout.get_submodule("embed.text.dropout").train()
+    dropped = drop(torch.ones(100, 100))
+    assert set(dropped.unique().tolist()) == {0.0, 2.0}
+    assert dropped.mean() == pytest.approx(1.0, abs=0.05)
 
 
 @every_fusion
