@@ -14,6 +14,9 @@ from jaxtyping import Bool, Float, Int
 from raymc.errors import ConfigError
 from raymc.metrics import MetricName, weighted_metric
 
+# From how often each row counts to a metric, or to each class's.
+Measure = Callable[[Int[np.ndarray, " N"]], float | Float[np.ndarray, " C"]]
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -99,33 +102,55 @@ def paired_difference(
         [weighted_metric(metric, scores, labels, observed) for scores in runs]
         for runs in (ours, theirs)
     ]
-    generator, rows = np.random.default_rng(seed), len(labels)
-    once = np.ones(rows, dtype=np.int64)
-    values = np.array(
-        [
-            _difference(measures, [_runs_drawn(len(runs), generator) for runs in measures], counts)
-            for counts in _draws(rows, resamples, generator)
-        ]
-    )
-    every_run = [np.ones(len(runs)) for runs in measures]
-    low, high = _interval(values, confidence)
-    return Difference(_difference(measures, every_run, once), low, high)
+    means = resampled_means(measures, len(labels), resamples=resamples, seed=seed)
+    return difference_of(means[:, 0] - means[:, 1], confidence=confidence)
 
 
-def _difference(
-    measures: Sequence[Sequence[Callable[[Int[np.ndarray, " N"]], float]]],
-    weights: Sequence[np.ndarray],
+def resampled_means(
+    models: Sequence[Sequence[Measure]], rows: int, *, resamples: int = 1000, seed: int = 0
+) -> Float[np.ndarray, "draws models *classes"]:
+    """Return each model's mean over its runs, on the split itself and on resamples of it.
+
+    A resample draws rows, the same for all models, and runs of each model.
+
+    Args:
+        models: How each run of each model is measured; at least one run a model.
+        rows: of the split.
+        resamples: How many.
+        seed: Of the draws.
+
+    Returns:
+        The split itself first, then the resamples.
+    """
+    generator = np.random.default_rng(seed)
+    every_run = [np.ones(len(runs), dtype=np.int64) for runs in models]
+    means = [_means(models, every_run, np.ones(rows, dtype=np.int64))]
+    for counts in _draws(rows, resamples, generator):
+        drawn = [_runs_drawn(len(runs), generator) for runs in models]
+        means.append(_means(models, drawn, counts))
+    return np.array(means)
+
+
+def difference_of(values: Float[np.ndarray, " draws"], *, confidence: float = 0.95) -> Difference:
+    """Return a difference and its interval; the split's own value comes first in `values`."""
+    low, high = _interval(values[1:], confidence)
+    return Difference(float(values[0]), low, high)
+
+
+def _means(
+    models: Sequence[Sequence[Measure]],
+    weights: Sequence[Int[np.ndarray, " _"]],
     counts: Int[np.ndarray, " N"],
-) -> float:
-    """Return the first model's weighted mean over its runs minus the second's."""
+) -> np.ndarray:
+    """Return each model's mean over its runs, each run weighted: [M] or [M, C]."""
     means = []
-    for runs, share in zip(measures, weights):
-        values = [measure(counts) if drawn else 0.0 for measure, drawn in zip(runs, share)]
-        means.append(np.average(values, weights=share))
-    return float(means[0] - means[1])
+    for runs, share in zip(models, weights, strict=True):
+        values = np.array([measure(counts) for measure, times in zip(runs, share) if times])
+        means.append(np.average(values, axis=0, weights=share[share > 0]))
+    return np.array(means)
 
 
-def _runs_drawn(runs: int, generator: np.random.Generator) -> np.ndarray:
+def _runs_drawn(runs: int, generator: np.random.Generator) -> Int[np.ndarray, " runs"]:
     """Return how often each run counts in a resample."""
     return np.bincount(generator.integers(runs, size=runs), minlength=runs)
 

@@ -48,6 +48,7 @@ class Bundle:
             held no threshold of the target precision.
         metrics: of the epoch it was taken from.
         dataset_digest: of the dataset it was trained on.
+        weights_digest: SHA-256 of its weights, in hex.
     """
 
     model: MultimodalTransformer
@@ -57,6 +58,7 @@ class Bundle:
     thresholds: np.ndarray
     metrics: Mapping[str, float]
     dataset_digest: str
+    weights_digest: str
 
     @property
     def device(self) -> torch.device:
@@ -198,6 +200,7 @@ def _assemble(description: Mapping[str, Any], weights: bytes) -> Bundle:
         thresholds=np.asarray(thresholds, dtype=np.float32),
         metrics=description["metrics"],
         dataset_digest=description["dataset_digest"],
+        weights_digest=description["weights_sha256"],
     )
 
 

@@ -5,6 +5,7 @@ at once.
 """
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,8 @@ from raymc import __version__
 from raymc.data_commands import data, extract, import_
 from raymc.job_commands import JOB_COMMANDS
 from raymc.options import Errors, configured, load_config, make_console
+
+RATES = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
 
 
 @click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,6 +104,52 @@ def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
     if sweep is not None and "=" in sweep:
         sweep, overrides = None, (sweep, *overrides)
     show_runs(sweep, load_config(None, overrides, {}), make_console())
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN... [KEY=VALUE]...")
+@click.option("--split", default="", help="Split to compare on; the first run's test split.")
+@click.option("--dataset", default="", help="Dataset to compare on; the first run's.")
+@click.option("--metric", type=RATES, default="mAP", show_default=True, help="What decides.")
+@click.option("--html", type=click.Path(), help="Write it as a page, too.")
+def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: str | None) -> None:
+    """Compare each RUN with the first: on the same rows, with intervals; settings and classes.
+
+    A RUN is a run's or sweep's name, its folder, or a bundle. Runs that differ in their seed
+    alone are taken together.
+    """
+    from raymc.comparing import run_compare
+
+    overrides = [text for text in runs if "=" in text]
+    run_compare(
+        [text for text in runs if "=" not in text],
+        make_console(),
+        overrides=overrides,
+        split=split,
+        dataset=dataset,
+        metric=metric,
+        html=Path(html) if html else None,
+    )
+
+
+@main.command()
+@click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--alias", default="champion", show_default=True, help="Alias to take.")
+@click.option("--name", default="", help="Registered model; else the run's tracking.register_as.")
+@click.option("--dataset", default="", help="Dataset to compare on, rather than the recorded one.")
+@click.option("--split", default="", help="Split to compare on, rather than the recorded one.")
+@click.option("--metric", type=RATES, default="mAP", show_default=True, help="What decides.")
+@click.option("--force", is_flag=True, help="Promote a worse one, too.")
+def promote(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
+    """Register RUN's bundle and give it an alias, unless it is worse than who has that.
+
+    It is compared on the test set recorded with that version, and refused, with exit code 1, if
+    it is worse beyond the interval.
+    """
+    from raymc.promote import Promotion, run_promote
+
+    run_promote(run, Promotion(**asked), make_console(), overrides=overrides)
 
 
 @main.command()

@@ -22,7 +22,7 @@ from raymc.predict import predict
 from raymc.prepare import prepare_dataset
 from raymc.progress import ExtractDisplay, rows_progress
 from raymc.recording import RunRecorder, SweepRecorder, trial_name
-from raymc.runs import open_run
+from raymc.runs import BUNDLE, open_run
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
 from raymc.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
@@ -37,8 +37,6 @@ from raymc.tracking import (
     ui_command,
 )
 from raymc.train import train
-
-BUNDLE = "bundle"
 
 
 def run_train(config: Config, console: Console) -> Path:
@@ -101,7 +99,6 @@ def run_evaluate(
     """Measure a bundle on a split; prints a table and, if asked, writes the numbers as JSON."""
     opened = open_dataset(dataset)
     load_bundle(bundle).check_dataset(opened.manifest)
-    connect()
     result = evaluate(bundle, opened, split, device=device)
     console.print(evaluation_table(result))
     if json_file is not None:

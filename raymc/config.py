@@ -184,6 +184,15 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         ConfigError: naming the file or override, the key and what would be right.
     """
     config = Config() if path is None else from_dict(_read_yaml(Path(path)), source=str(path))
+    return overridden(config, overrides)
+
+
+def overridden(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the configuration with `dotted.path=value` overrides applied; values are YAML.
+
+    Raises:
+        ConfigError: naming the override, the key and what would be right.
+    """
     return override(config, dict(_parse_override(text) for text in overrides))
 
 
@@ -232,12 +241,17 @@ def digest(config: Config, *, with_space: bool = False) -> str:
 
 def differences(config: Config, other: Config, *, with_space: bool = False) -> list[str]:
     """Return the settings that make two runs' results differ, as `path: value → other value`."""
-    here, there = (dict(_leaves(_identity(c, with_space), "")) for c in (config, other))
-    return [
-        f"{key}: {here.get(key)} → {there.get(key)}"
-        for key in sorted(here.keys() | there.keys())
-        if here.get(key) != there.get(key)
-    ]
+    differing = differing_settings((config, other), with_space=with_space)
+    return [f"{key}: {here} → {there}" for key, (here, there) in differing.items()]
+
+
+def differing_settings(
+    configs: Sequence[Config], *, with_space: bool = False
+) -> dict[str, tuple[Any, ...]]:
+    """Return the settings that make runs' results differ: by dotted path each run's value."""
+    leaves = [dict(_leaves(_identity(config, with_space), "")) for config in configs]
+    values = {key: tuple(one.get(key) for one in leaves) for key in sorted(set().union(*leaves))}
+    return {key: each for key, each in values.items() if any(one != each[0] for one in each)}
 
 
 def run_name(config: Config, *, sweep: bool = False) -> str:

@@ -7,6 +7,7 @@ RaymcError                 anything raymc itself reports
 ├── CheckpointError        a checkpoint that is torn, foreign or of another run
 ├── ResourceError          hardware or a server that was asked for and isn't there
 ├── ExtractionError        media of which too little could be read
+├── PromotionError         a model that is worse than the one it was to replace
 └── TrainingError          training itself went wrong
     ├── DivergedError      the loss became NaN or infinite
     └── SweepError         no trial of a sweep succeeded
@@ -45,6 +46,12 @@ class ResourceError(RaymcError):
 
 class ExtractionError(RaymcError):
     """Too many of the media could not be read."""
+
+    exit_code = 1
+
+
+class PromotionError(RaymcError):
+    """A model that is worse than the one whose place it was to take."""
 
     exit_code = 1
 

@@ -1,16 +1,20 @@
 """How good a bundle is on a split it was not trained on. Ray layer."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
 from raymc.bundle import Bundle, load_bundle
+from raymc.cluster import connect
 from raymc.metrics import Scores, evaluate_scores
 from raymc.predict import scored_rows, scores_of
-from raymc.scored import ScoredSplit
+from raymc.runs import run_of
+from raymc.scored import ScoredSplit, load_scored, save_scored
 from raymc.shards import Dataset
 
 CLASSES_SHOWN = 12
@@ -32,11 +36,45 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
         BundleError: the bundle can't be read or doesn't match the dataset.
         DataError: there is no such split, or a shard can't be read.
     """
-    loaded = load_bundle(bundle)
-    loaded.check_labels(dataset.manifest)
-    scored = _scored(loaded, dataset, split, scored_rows(bundle, dataset, split, device=device))
+    scored = stored_scores(Path(bundle), dataset, split, device=device)
     measured = evaluate_scores(scored.scores, scored.labels, scored.observed)
-    return Evaluation(loaded, scored, measured)
+    return Evaluation(load_bundle(bundle), scored, measured)
+
+
+def stored_scores(
+    bundle: Path, dataset: Dataset, split: str, *, device: str = "auto", run: Path | None = None
+) -> ScoredSplit:
+    """Return what a bundle says of a split's rows; of a run's bundle that is computed once.
+
+    The scores of a run's bundle are kept in its folder, in a file named by the split and by the
+    digests of dataset and weights. Ray is joined or started only if they have to be computed.
+
+    Args:
+        bundle: whose scores.
+        dataset: that the split is of.
+        split: its name.
+        device: `auto`, `cpu` or `gpu`.
+        run: folder of the run that keeps them; None for the bundle's own.
+
+    Raises:
+        BundleError: the bundle can't be read or doesn't match the dataset.
+        DataError: there is no such split, or a shard or the file of scores can't be read.
+    """
+    loaded = load_bundle(bundle)
+    loaded.check_dataset(dataset.manifest)
+    loaded.check_labels(dataset.manifest)
+    run = run or run_of(bundle)
+    of = f"{split}-{dataset.manifest.digest()[:16]}-{loaded.weights_digest[:16]}"
+    file = run / "scores" / f"{of}.parquet" if run else None
+    if file is not None and file.exists():
+        return load_scored(file)
+    connect()
+    tables = scored_rows(str(bundle), dataset, split, device=device)
+    scored = _scored(loaded, dataset, split, tables)
+    if file is not None:
+        with suppress(OSError):  # the run may be another's, to be read only
+            save_scored(scored, file)
+    return scored
 
 
 def _scored(

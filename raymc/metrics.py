@@ -132,10 +132,8 @@ def weighted_metric(
     table = _checked(scores, labels, observed)
     match metric:
         case "mAP":
-            rankings = list(_rank_classes(table))
-            return lambda counts: _mean(
-                np.concatenate([_average_precision(_curve(one, counts)) for one in rankings])
-            )
+            per_class = weighted_class_precision(scores, labels, observed)
+            return lambda counts: _mean(per_class(counts))
         case "R80":
             rankings = list(_rank_classes(table))
             return lambda counts: _mean(
@@ -152,6 +150,24 @@ def weighted_metric(
             known = ", ".join(get_args(MetricName))
             raise ConfigError(f"unknown metric {metric!r}; expected one of {known}")
     return lambda counts: _mean(np.repeat(per_row, counts))
+
+
+def weighted_class_precision(
+    scores: Float[np.ndarray, "N C"],
+    labels: Bool[np.ndarray, "N C"],
+    observed: Bool[np.ndarray, "N C"] | None = None,
+) -> Callable[[Int[np.ndarray, " N"]], Float[np.ndarray, " C"]]:
+    """Return a function from how often each row counts to each class's average precision.
+
+    It gives nan for a class without a positive among the rows that count.
+
+    Raises:
+        DataError: There are no rows, or an observed score is NaN or infinite.
+    """
+    rankings = list(_rank_classes(_checked(scores, labels, observed)))
+    return lambda counts: np.concatenate(
+        [_average_precision(_curve(one, counts)) for one in rankings]
+    )
 
 
 @dataclass(frozen=True)

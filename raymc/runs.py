@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+from raymc.bundle import DESCRIPTION
 from raymc.config import Config, differences, from_dict, run_name, to_dict
 from raymc.errors import ConfigError
 
 CONFIG_FILE = "config.json"
+BUNDLE = "bundle"
 
 
 def open_run(config: Config, *, sweep: bool = False) -> Path:
@@ -49,3 +51,35 @@ def read_config(folder: Path) -> Config:
         return from_dict(values, source=str(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} holds no run of raymc: {path} can't be read") from error
+
+
+def find_bundle(run: str, runs_folder: str) -> Path:
+    """Return the bundle of a run or sweep.
+
+    Args:
+        run: its name, its folder, or the bundle's own folder.
+        runs_folder: where runs of a name lie, the setting `run.folder`.
+
+    Raises:
+        ConfigError: there is no such run, or it has no bundle yet.
+    """
+    folders = (Path(runs_folder, run), Path(run))
+    for folder in folders:
+        for place in (folder / BUNDLE, folder):
+            if (place / DESCRIPTION).exists():
+                return place
+    if any((folder / CONFIG_FILE).exists() for folder in folders):
+        raise ConfigError(
+            f"run {run!r} has no bundle: it has not ended; the command that began it goes on"
+        )
+    raise ConfigError(
+        f"no run {run!r} in {runs_folder}, and no folder of a run or bundle at {run}: "
+        "correct the name, or name the folder of runs with run.folder=FOLDER"
+    )
+
+
+def run_of(bundle: Path) -> Path | None:
+    """Return the folder of the run that a bundle belongs to; None where it lies elsewhere."""
+    folder = bundle.absolute().parent
+    is_of_run = bundle.name == BUNDLE and (folder / CONFIG_FILE).exists()
+    return folder if is_of_run else None

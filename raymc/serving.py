@@ -5,7 +5,7 @@ MLflow's global address and active run alone.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import raymc
 from raymc.bundle import load_bundle
 from raymc.errors import ResourceError
 from raymc.shards import Modality
-from raymc.tracking.connect import open_client
+from raymc.tracking.connect import open_client, unusable
 from raymc.tracking.records import reason, without_password
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "bundle"
 LOADER = "raymc.pyfunc_model"
+WEIGHTS_TAG = "raymc.weights"  # digest of a version's weights
 _VERSIONS_TAG = "mlflow.modelVersions"  # what a model's page reads its registered versions from
 
 
@@ -44,13 +45,15 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
         BundleError: `folder` holds no readable bundle.
         ResourceError: MLflow is away or refuses; the bundle itself is untouched.
     """
-    modalities = load_bundle(folder).modalities
+    bundle = load_bundle(folder)
     client = open_client(uri, create=False)
     try:
-        model = _log(client, folder, run_id, modalities)
+        model = _log(client, folder, run_id, bundle.modalities)
         if not register_as:
             return model.model_uri
-        _register(client, model, register_as, alias)
+        tags = {WEIGHTS_TAG: bundle.weights_digest}
+        version = _register(client, model, register_as, tags)
+        client.set_registered_model_alias(register_as, alias, version)
     except Exception as error:  # whatever a store raises must not hide that training succeeded
         raise ResourceError(
             f"MLflow at {without_password(uri)} did not take the model ({reason(error)}): the "
@@ -58,6 +61,31 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
             "tracking.register_as and tracking.alias"
         ) from error
     return f"models:/{register_as}@{alias}"
+
+
+def register_bundle(
+    folder: Path, run_id: str, *, uri: str, name: str, tags: Mapping[str, str]
+) -> str:
+    """Log a bundle with a run and register it, without an alias; returns the version.
+
+    Args:
+        folder: The bundle.
+        run_id: The MLflow run it belongs to.
+        uri: MLflow's tracking address.
+        name: Name of the registered model.
+        tags: Of the version.
+
+    Raises:
+        BundleError: `folder` holds no readable bundle.
+        ResourceError: MLflow is away or refuses.
+    """
+    bundle = load_bundle(folder)
+    client = open_client(uri, create=False)
+    try:
+        model = _log(client, folder, run_id, bundle.modalities)
+        return _register(client, model, name, {WEIGHTS_TAG: bundle.weights_digest, **tags})
+    except Exception as error:  # whatever a store raises
+        raise unusable(uri, error) from error
 
 
 def _log(
@@ -89,9 +117,12 @@ def _log(
 
 
 def _register(
-    client: "mlflow.MlflowClient", model: "mlflow.entities.LoggedModel", name: str, alias: str
-) -> None:
-    """Make the model the newest version of a registered one, and point the alias at it."""
+    client: "mlflow.MlflowClient",
+    model: "mlflow.entities.LoggedModel",
+    name: str,
+    tags: Mapping[str, str],
+) -> str:
+    """Make the model the newest version of a registered one; returns the version."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -101,11 +132,15 @@ def _register(
             raise
     # By its location: of a model's address MLflow would make sense with its global address only.
     made = client.create_model_version(
-        name, model.artifact_location, run_id=model.source_run_id, model_id=model.model_id
+        name,
+        model.artifact_location,
+        run_id=model.source_run_id,
+        model_id=model.model_id,
+        tags=dict(tags),
     )
     versions = [{"name": name, "version": made.version}]
     client.set_logged_model_tags(model.model_id, {_VERSIONS_TAG: json.dumps(versions)})
-    client.set_registered_model_alias(name, alias, made.version)
+    return str(made.version)
 
 
 def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature":

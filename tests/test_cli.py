@@ -335,7 +335,17 @@ def test_importing_is_light(program: str) -> None:
 
 def test_the_command_itself() -> None:
     done = subprocess.run([RAYMC, "--help"], capture_output=True, text=True, check=True)
-    for command in ("train", "tune", "evaluate", "predict", "runs", "ui", "demo", "config", "data"):
+    for command in (
+        "train",
+        "tune",
+        "evaluate",
+        "compare",
+        "promote",
+        "runs",
+        "ui",
+        "demo",
+        "data",
+    ):
         assert f"\n  {command} " in done.stdout
     done = subprocess.run([RAYMC, "train", "loss.margn=1"], capture_output=True, text=True)
     assert done.returncode == 2

@@ -17,8 +17,8 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"data_commands", "job_commands"},
-    {"bench", "commands", "demo", "recording", "submit"},
-    {"display", "progress", "pyfunc_model", "serving", "tracking"},
+    {"bench", "commands", "comparing", "demo", "promote", "recording", "submit"},
+    {"display", "progress", "pyfunc_model", "registry", "serving", "tracking"},
     {
         "channel",
         "cluster",

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from raymc import checkpoint
+from raymc.batches import decode_tokens
 from raymc.bundle import load_bundle, save_bundle
 from raymc.checkpoint import Progress
 from raymc.config import TrackingConfig, load, to_dict
@@ -32,7 +33,7 @@ from raymc.labels import Vocabulary
 from raymc.learner import make_model
 from raymc.loop import describe_dataset
 from raymc.serving import log_bundle
-from raymc.shards import Manifest, Modality, Ragged
+from raymc.shards import Dataset, Manifest, Modality, Ragged, read_shard
 from raymc.tracking import Tracker, open_tracker, ui_command
 
 VOCABULARY = Vocabulary(("coin", "number", "shape"))
@@ -324,20 +325,31 @@ def post(address: str, content: object) -> tuple[int, str]:
 
 
 @pytest.mark.slow
-def test_a_served_model_scores_over_http(store: Store, tmp_path: Path) -> None:
-    address = store.log(store.bundles[0], "served")
+def test_a_served_model_answers_with_the_scores_of_a_dataset_s_rows(
+    store: Store, tiny_bundle: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    address = store.log(tiny_bundle, "served")
+    table = read_shard(tiny, tiny.split("test")[0])
+    bundle = load_bundle(tiny_bundle)
+    tokens = decode_tokens(table, bundle.modalities)
+    rows = [
+        {name: ragged.row(row).tolist() or None for name, ragged in tokens.items()}
+        for row in range(len(table))
+    ]
+    assert any(row["audio"] is None for row in rows)
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", address]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(free_port())]
     with server(command, tmp_path, store.uri) as url:
-        content = {"columns": ["video", "audio"], "data": frame().to_numpy().tolist()}
-        status, text = post(f"{url}/invocations", {"dataframe_split": content})
+        status, text = post(f"{url}/invocations", {"dataframe_records": rows})
         assert status == 200
-        rows = pd.DataFrame(json.loads(text)["predictions"]).iloc[:, 1:].to_numpy()
-        np.testing.assert_allclose(rows, expected_scores(store.bundles[0]), rtol=1e-5, atol=1e-6)
-        bad = {"dataframe_records": [{"video": [[1, 2]], "audio": None}]}
+        answer = pd.DataFrame(json.loads(text)["predictions"])
+        scores = bundle.score(table)
+        np.testing.assert_allclose(answer.iloc[:, 1:].to_numpy(), scores, rtol=1e-5, atol=1e-6)
+        assert answer["labels"].tolist() == bundle.labels_above(scores)
+        bad = {"dataframe_records": [{"visual": [[1, 2]], "audio": None}]}
         status, text = post(f"{url}/invocations", bad)
         assert status == 400
-        assert "row 0: 'video' has shape (1, 2), expected [tokens, 4]" in text
+        assert "row 0: 'visual' has shape (1, 2), expected [tokens, 6]" in text
 
 
 @pytest.mark.slow

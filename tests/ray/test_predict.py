@@ -46,7 +46,7 @@ def test_every_row_is_evaluated_once(
 ) -> None:
     file = tmp_path / "metrics.json"
     found = run_evaluate(str(tiny_bundle), str(tiny_path), CONSOLE, json_file=file)
-    assert (found.split, found.rows) == ("test", SPLIT_ROWS["test"])
+    assert (found.scored.split, len(found.scored.ids)) == ("test", SPLIT_ROWS["test"])
     scores = evaluate_scores(expected.scores, expected.labels, expected.observed)
     assert found.scores.to_dict() == pytest.approx(scores.to_dict(), abs=1e-6)
     assert json.loads(file.read_text()) == found.scores.to_dict()

@@ -1,0 +1,82 @@
+"""What `raymc compare` does: finds runs, scores the same rows with each, shows what differs.
+
+Top layer: joins the Ray layer with what people see.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from raymc.bundle import load_bundle
+from raymc.compare import Comparison, Run, check_classes, compare
+from raymc.compare_tables import comparison_parts, save_page
+from raymc.config import Config, overridden
+from raymc.errors import ConfigError
+from raymc.evaluate import stored_scores
+from raymc.metrics import MetricName
+from raymc.runs import find_bundle, run_of
+from raymc.shards import open_dataset
+
+
+def run_compare(
+    runs: Sequence[str],
+    console: Console,
+    *,
+    overrides: Sequence[str] = (),
+    split: str = "",
+    dataset: str = "",
+    metric: MetricName = "mAP",
+    html: Path | None = None,
+) -> Comparison:
+    """Compare runs with the first one on a split; prints it and, if asked, writes a page.
+
+    Args:
+        runs: Each a name below `run.folder`, a run's folder or a bundle; at least two.
+        console: Where to print.
+        overrides: Settings such as run.folder=FOLDER.
+        split: Empty for the first run's `data.test`.
+        dataset: Empty for the first run's `data.path`.
+        metric: What the verdict is about.
+        html: File for the same as a page.
+    """
+    if len(runs) < 2:
+        raise ConfigError("a comparison is of at least two runs: raymc compare RUN RUN")
+    folder = overridden(Config(), overrides).run.folder
+    bundles = [find_bundle(run, folder) for run in runs]
+    loaded = [load_bundle(bundle) for bundle in bundles]
+    names = _names(runs, bundles)
+    for name, other in zip(names[1:], loaded[1:]):
+        check_classes(names[0], loaded[0].vocabulary, name, other.vocabulary)
+    data = loaded[0].config.data
+    opened, split = open_dataset(dataset or data.path), split or data.test
+    found = compare(
+        [
+            Run(name, one.config, one.dataset_digest, stored_scores(bundle, opened, split))
+            for name, one, bundle in zip(names, loaded, bundles)
+        ]
+    )
+    for part in comparison_parts(found, metric):
+        console.print(part, markup=False, highlight=False)
+    if html is not None:
+        save_page(found, html, metric=metric)
+        console.print(f"page: {html}", soft_wrap=True)
+    return found
+
+
+def name_of(bundle: Path) -> str:
+    """Return what a bundle's run is called, or the bundle itself where it is of none."""
+    run = run_of(bundle)
+    return (run or bundle.absolute()).name
+
+
+def _names(runs: Sequence[str], bundles: Sequence[Path]) -> list[str]:
+    """Return what to call each run: its name, or where names repeat what was typed.
+
+    Raises:
+        ConfigError: a run is named twice.
+    """
+    if len({bundle.resolve() for bundle in bundles}) < len(bundles):
+        raise ConfigError(f"a run is named twice: {', '.join(runs)}")
+    names = [name_of(bundle) for bundle in bundles]
+    return names if len(set(names)) == len(names) else list(runs)
