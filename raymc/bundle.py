@@ -23,8 +23,9 @@ from safetensors.torch import load, save_file
 import raymc
 from raymc import checkpoint
 from raymc.batches import Block, RowStore, decode_tokens
+from raymc.calibration import Calibration
 from raymc.config import Config, from_dict
-from raymc.errors import BundleError, ConfigError, DataError
+from raymc.errors import BundleError, CheckpointError, ConfigError, DataError
 from raymc.labels import Vocabulary
 from raymc.losses import head_of
 from raymc.model import MultimodalTransformer
@@ -45,7 +46,8 @@ class Bundle:
         vocabulary: its classes, in the order of the scores.
         modalities: what it reads.
         thresholds: [C], the score from which a label is given; infinite where validation data
-            held no threshold of the target precision.
+            held no threshold of the target precision, or too few rows to be sure of one.
+        calibration: what makes probabilities of scores; None where the bundle has none.
         metrics: of the epoch it was taken from.
         dataset_digest: of the dataset it was trained on.
         weights_digest: SHA-256 of its weights, in hex.
@@ -56,6 +58,7 @@ class Bundle:
     vocabulary: Vocabulary
     modalities: tuple[Modality, ...]
     thresholds: np.ndarray
+    calibration: Calibration | None
     metrics: Mapping[str, float]
     dataset_digest: str
     weights_digest: str
@@ -91,6 +94,19 @@ class Bundle:
         """Return the labels whose score reaches their threshold, for each row of [N, C]."""
         names = np.asarray(self.vocabulary.names, dtype=object)
         return [names[row].tolist() for row in scores >= self.thresholds]
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return how likely each label is, for scores of [N, C]; [N, C] float32.
+
+        Raises:
+            BundleError: the bundle has no calibration.
+        """
+        if self.calibration is None:
+            raise BundleError(
+                "the bundle has no probabilities: train.calibration was none, its validation "
+                "split had no labels, or an earlier raymc made it; use its scores, or train anew"
+            )
+        return self.calibration.probabilities(scores).astype(np.float32)
 
     def check_dataset(self, manifest: Manifest) -> None:
         """Check that a dataset's tokens are what the model reads.
@@ -133,10 +149,16 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
     """Turn a checkpoint into a bundle; `folder` appears whole or not at all.
 
     Raises:
-        CheckpointError: the checkpoint is torn or foreign.
+        CheckpointError: the checkpoint is torn or foreign, or of an epoch that an earlier one
+            beats, which has no thresholds.
     """
     checkpoint.verify(checkpoint_folder)
     progress = checkpoint.load_progress(checkpoint_folder)
+    if not progress.thresholds:
+        raise CheckpointError(
+            f"checkpoint {checkpoint_folder} is of epoch {progress.epoch} and has no thresholds, "
+            f"as epoch {progress.best_epoch} is better: make the bundle of that one"
+        )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -149,6 +171,7 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
         "vocabulary": progress.dataset["vocabulary"],
         "modalities": progress.dataset["modalities"],
         "thresholds": progress.thresholds,
+        "calibration": progress.calibration,
         "metrics": progress.metrics,
         "epoch": progress.epoch,
         "dataset_digest": progress.dataset["digest"],
@@ -192,12 +215,17 @@ def _assemble(description: Mapping[str, Any], weights: bytes) -> Bundle:
     thresholds = [np.inf if t is None else t for t in description["thresholds"]]
     if len(thresholds) != len(vocabulary):
         raise ValueError(f"{len(thresholds)} thresholds of {len(vocabulary)} classes")
+    fitted = description.get("calibration")  # absent from bundles of earlier versions
+    calibration = Calibration.from_json(fitted) if fitted is not None else None
+    if calibration is not None and len(calibration.biases) != len(vocabulary):
+        raise ValueError(f"calibration of {len(calibration.biases)} of {len(vocabulary)} classes")
     return Bundle(
         model=model.eval(),
         config=config,
         vocabulary=vocabulary,
         modalities=modalities,
         thresholds=np.asarray(thresholds, dtype=np.float32),
+        calibration=calibration,
         metrics=description["metrics"],
         dataset_digest=description["dataset_digest"],
         weights_digest=description["weights_sha256"],

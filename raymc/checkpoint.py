@@ -39,7 +39,8 @@ class Progress:
         metrics: of `epoch`, by their MLflow names.
         best: of `best_epoch`.
         thresholds: per class, chosen on validation data at `epoch`; None where none reaches the
-            target precision.
+            target precision. Empty where an earlier epoch is better, as no one uses this one.
+        calibration: of the same data and epochs, as plain values; None if there is none.
         is_over: whether no further epoch is due.
         config: the whole configuration, as plain values.
         dataset: vocabulary, modalities and digest of the dataset trained on.
@@ -50,6 +51,7 @@ class Progress:
     metrics: Mapping[str, float]
     best: Mapping[str, float]
     thresholds: list[float | None]
+    calibration: Mapping[str, Any] | None = None
     is_over: bool = False
     reason: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)

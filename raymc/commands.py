@@ -16,7 +16,7 @@ from raymc.cluster import connect
 from raymc.config import Config, check_space, flatten, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
 from raymc.errors import ExtractionError, ResourceError, TrainingError
-from raymc.evaluate import Evaluation, evaluate, evaluation_table
+from raymc.evaluate import Evaluation, evaluate, evaluation_table, group_table, numbers_of
 from raymc.extract import ExtractSummary, extract
 from raymc.predict import predict
 from raymc.prepare import prepare_dataset
@@ -101,8 +101,11 @@ def run_evaluate(
     load_bundle(bundle).check_dataset(opened.manifest)
     result = evaluate(bundle, opened, split, device=device)
     console.print(evaluation_table(result))
+    groups = group_table(result)
+    if groups is not None:
+        console.print(groups)
     if json_file is not None:
-        json_file.write_text(json.dumps(result.scores.to_dict(), indent=1))
+        json_file.write_text(json.dumps(numbers_of(result), indent=1))
     return result
 
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from raymc.calibration import CalibrationName
 from raymc.datasets.approve import ApproveConfig
 from raymc.datasets.arff import ArffConfig
 from raymc.datasets.coin import CoinConfig
@@ -109,6 +110,18 @@ class TrainConfig:
     )
     target_precision: float = Field(
         default=0.8, gt=0, le=1, description="Precision that each class's threshold aims at."
+    )
+    threshold_confidence: float = Field(
+        default=0.7,
+        ge=0,
+        lt=1,
+        description="Share of bootstrap resamples of val in which a threshold must reach it; 0: "
+        "val itself is enough. Classes that no threshold is sure enough for get no label.",
+    )
+    calibration: CalibrationName = Field(
+        default="temperature",
+        description="How scores become probabilities, fitted on val: one temperature and a bias "
+        "a class, a rising curve a class, or not at all.",
     )
     seed: int = Field(default=0, ge=0, description="Of initialisation, order and dropout.")
     workers: int = Field(default=1, ge=1, description="Training workers that share each batch.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,21 @@ import pyarrow as pa
 from rich.table import Table
 
 from raymc.bundle import Bundle, load_bundle
+from raymc.calibration import expected_calibration_error
 from raymc.cluster import connect
+from raymc.hierarchy import family_means, family_scores
 from raymc.metrics import Scores, evaluate_scores
 from raymc.predict import scored_rows, scores_of
 from raymc.runs import run_of
 from raymc.scored import ScoredSplit, load_scored, save_scored
 from raymc.shards import Dataset
 
-CLASSES_SHOWN = 12
+CLASSES_SHOWN, GROUPS_SHOWN = 12, 32
+_TITLES = {
+    "precision": "precision of labels given",
+    "recall": "recall of labels given",
+    "thresholds": "classes with a threshold",
+}
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,38 @@ def _scored(
     )
 
 
-def group_means(evaluation: Evaluation) -> dict[str, float]:
-    """Return the mean AP over the classes of each label group, by the group's name."""
-    vocabulary, per_class = evaluation.bundle.vocabulary, evaluation.scores.per_class_AP
+def numbers_of(evaluation: Evaluation) -> dict[str, float]:
+    """Return all of the split's metrics by name: those of all classes, and `METRIC/GROUP`.
+
+    `precision` and `recall` are of the labels given at the bundle's thresholds, all classes as
+    one, and `thresholds` is the share of classes with one. `ECE` is there if the bundle has
+    probabilities.
+    """
+    bundle, scored = evaluation.bundle, evaluation.scored
+    numbers = evaluation.scores.to_dict() | _label_numbers(bundle, scored)
+    if bundle.calibration is not None:
+        probabilities = bundle.probabilities(scored.scores)
+        numbers["ECE"] = expected_calibration_error(probabilities, scored.labels, scored.observed)
+    truth = (scored.scores, scored.labels, scored.observed)
+    for family, found in family_scores(*truth, bundle.vocabulary).items():
+        numbers |= {f"{name}/{family}": value for name, value in asdict(found).items()}
+    return numbers
+
+
+def _label_numbers(bundle: Bundle, scored: ScoredSplit) -> dict[str, float]:
+    given = (scored.scores >= bundle.thresholds) & scored.observed
+    true = scored.labels & scored.observed
+    right, nan = (given & true).sum(), float("nan")
     return {
-        group: float(np.nanmean([per_class[vocabulary.index(name)] for name in names]))
-        for group, names in vocabulary.groups.items()
+        "precision": float(right / given.sum()) if given.any() else nan,
+        "recall": float(right / true.sum()) if true.any() else nan,
+        "thresholds": float(np.isfinite(bundle.thresholds).mean()),
     }
+
+
+def group_means(evaluation: Evaluation) -> dict[str, float]:
+    """Return the mean AP over the classes of each label group and parent, by its name."""
+    return family_means(evaluation.scores.per_class_AP, evaluation.bundle.vocabulary)
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -115,10 +147,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("metric or class")
     table.add_column("value", justify="right")
     table.add_column("rows with it", justify="right")
-    for name, value in evaluation.scores.to_dict().items():
-        table.add_row(name, f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %", "")
-    for group, value in group_means(evaluation).items():
-        table.add_row(f"mAP of {group}", f"{100 * value:.1f} %", "")
+    for name, value in numbers_of(evaluation).items():
+        if "/" not in name:
+            text = f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %"
+            table.add_row(_TITLES.get(name, name), text, "")
     table.add_section()
     names, per_class = evaluation.bundle.vocabulary.names, evaluation.scores.per_class_AP
     order = np.argsort(-np.nan_to_num(per_class, nan=-1.0), kind="stable")
@@ -131,4 +163,21 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_row(
             f"AP {names[c]}", f"{100 * per_class[c]:.1f} %", str(evaluation.scores.support[c])
         )
+    return table
+
+
+def group_table(evaluation: Evaluation) -> Table | None:
+    """Return the metrics by label group and parent as a table; None where there is neither."""
+    scored, vocabulary = evaluation.scored, evaluation.bundle.vocabulary
+    found = family_scores(scored.scores, scored.labels, scored.observed, vocabulary)
+    if not found:
+        return None
+    table = Table("group", title=f"{scored.split}, by group, in percent")
+    for title in ("classes", "mAP", "R80", "micro_AP", "AP of any label"):
+        table.add_column(title, justify="right")
+    for family, values in list(found.items())[:GROUPS_SHOWN]:
+        cells = [f"{100 * value:.1f}" for value in asdict(values).values()]
+        table.add_row(family, str(len(vocabulary.families()[family])), *cells)
+    if len(found) > GROUPS_SHOWN:
+        table.add_row(f"… {len(found) - GROUPS_SHOWN} more")
     return table

@@ -27,15 +27,18 @@ class Vocabulary:
         groups: Labels that were annotated together, by the group's name, e.g. all of math.
             A label may be in no group, or in several.
         background: The label that stands for "none of the others", if there is one.
+        parents: What a label is part of, e.g. counting of math. A parent may be a label itself,
+            and may have a parent. Unlike a group it says nothing of who annotated what.
 
     Raises:
-        DataError: An empty or repeated name, or a group or background that names a
-            label which isn't there.
+        DataError: An empty or repeated name; a group, background or parent of a label which
+            isn't there; a label above itself; a name for a group and for the parent of others.
     """
 
     names: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     background: str | None = None
+    parents: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not all(self.names):
@@ -49,6 +52,42 @@ class Vocabulary:
                     raise DataError(f"group '{group}': {_unknown('label', name, self.names)}")
         if self.background is not None and self.background not in self.names:
             raise DataError(f"background: {_unknown('label', self.background, self.names)}")
+        self._check_parents()
+
+    def _check_parents(self) -> None:
+        known = dict.fromkeys([*self.names, *self.parents.values()])
+        for name, parent in self.parents.items():
+            if name not in known:
+                raise DataError(f"parents: {_unknown('label', name, self.names)}")
+            if not parent:
+                raise DataError(f"parents: '{name}' has an empty name for a parent; leave it out")
+            path = [name]
+            while path[-1] in self.parents:
+                path.append(self.parents[path[-1]])
+                if path[-1] in path[:-1]:
+                    raise DataError(f"parents go in a circle: {' → '.join(path)}; cut it")
+        for name, members in self._descendants().items():
+            if set(members) != set(self.groups.get(name, members)):
+                raise DataError(
+                    f"'{name}' is a group of other labels than it is the parent of; give one of "
+                    "the two another name"
+                )
+
+    def _descendants(self) -> dict[str, tuple[str, ...]]:
+        beneath: dict[str, tuple[str, ...]] = {}
+        for name in self.names:
+            above = self.parents.get(name)
+            while above is not None:
+                beneath[above] = (*beneath.get(above, ()), name)
+                above = self.parents.get(above)
+        return beneath
+
+    def families(self) -> dict[str, tuple[str, ...]]:
+        """Return the labels that belong together, by name: of each group, and under each parent.
+
+        Under a parent are its children, theirs, and so on; not the parent itself.
+        """
+        return {**self.groups, **self._descendants()}
 
     def __len__(self) -> int:
         """Return the number of classes C."""
@@ -116,11 +155,15 @@ class Vocabulary:
         return {group: np.isin(names, members) for group, members in self.groups.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the vocabulary as plain JSON values; `from_json` is the way back."""
+        """Return the vocabulary as plain JSON values; `from_json` is the way back.
+
+        Without parents it has no such key, so that digests of earlier datasets still hold.
+        """
         return {
             "names": list(self.names),
             "groups": {group: list(members) for group, members in self.groups.items()},
             "background": self.background,
+            **({"parents": dict(self.parents)} if self.parents else {}),
         }
 
     @classmethod
@@ -133,7 +176,8 @@ class Vocabulary:
         if "names" not in values:
             raise DataError("the vocabulary lacks its key 'names', the list of labels")
         groups = {group: tuple(members) for group, members in values.get("groups", {}).items()}
-        return cls(tuple(values["names"]), groups, values.get("background"))
+        parents = dict(values.get("parents", {}))
+        return cls(tuple(values["names"]), groups, values.get("background"), parents)
 
 
 def label_counts(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, " C"]:

@@ -17,14 +17,18 @@ import torch
 
 from raymc import checkpoint
 from raymc.batches import Feed, Feeds
+from raymc.calibration import fit_calibration
 from raymc.checkpoint import Progress
 from raymc.config import Config, TrainConfig, to_dict
 from raymc.errors import CheckpointError, DivergedError
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
+from raymc.hierarchy import family_metrics
+from raymc.labels import Vocabulary
 from raymc.learner import Learner, make_learner, train_step
-from raymc.metrics import evaluate_scores, thresholds_at_precision
-from raymc.scoring import predict, split_loss
+from raymc.metrics import evaluate_scores
+from raymc.scoring import Predictions, predict, split_loss
 from raymc.shards import Manifest
+from raymc.thresholds import thresholds_at_precision
 
 SECONDS_BETWEEN_STEP_EVENTS = 0.25
 
@@ -81,15 +85,14 @@ def fit(
             break
         started = time.perf_counter()
         trained = train_epoch(learner, config, feeds.train, epoch, emit=tell)
-        judged, thresholds = _validate(learner, config, feeds.val, epoch)
+        judged, predictions = _validate(
+            learner, config, feeds.val, epoch, vocabulary=manifest.vocabulary
+        )
         metrics = {**trained, **judged, "train/lr": learner.optimizer.param_groups[0]["lr"]}
         progress = _advance(progress, epoch, metrics, config.train)
-        progress = replace(
-            progress,
-            thresholds=thresholds,
-            config=to_dict(config),
-            dataset=describe_dataset(manifest),
-        )
+        progress = replace(progress, config=to_dict(config), dataset=describe_dataset(manifest))
+        if not metrics[config.train.monitor] < progress.best[config.train.monitor]:
+            progress = _decide(progress, predictions, config.train)
         _report(learner, progress, report, seconds=time.perf_counter() - started)
     assert progress is not None
     tell(Ended(reason=progress.reason, best_epoch=progress.best_epoch, best=progress.best))
@@ -134,9 +137,9 @@ def describe_dataset(manifest: Manifest) -> dict[str, Any]:
 
 
 def _validate(
-    learner: Learner, config: Config, feed: Feed, epoch: int
-) -> tuple[dict[str, float], list[float | None]]:
-    """Return the `val/` metrics, and per class the threshold for the target precision.
+    learner: Learner, config: Config, feed: Feed, epoch: int, *, vocabulary: Vocabulary
+) -> tuple[dict[str, float], Predictions]:
+    """Return the `val/` metrics, and the scores that they are of.
 
     Raises:
         DivergedError: a score is not finite.
@@ -150,12 +153,25 @@ def _validate(
     )
     if not np.isfinite(predictions.scores).all():
         raise _diverged("scores of the validation split became NaN or infinite", epoch, config)
-    judged = (predictions.scores, predictions.labels, predictions.observed)
-    scores = evaluate_scores(*judged)
+    scores = evaluate_scores(predictions.scores, predictions.labels, predictions.observed)
     metrics = {f"val/{name}": value for name, value in scores.to_dict().items()}
     metrics["val/loss"] = split_loss(config, predictions)
-    thresholds = thresholds_at_precision(*judged, precision=config.train.target_precision)
-    return metrics, [float(t) if np.isfinite(t) else None for t in thresholds]
+    metrics |= family_metrics(scores.per_class_AP, vocabulary)
+    return metrics, predictions
+
+
+def _decide(progress: Progress, predictions: Predictions, config: TrainConfig) -> Progress:
+    """Add what turns scores into labels and probabilities, for no epoch that is beaten already."""
+    judged = (predictions.scores, predictions.labels, predictions.observed)
+    thresholds = thresholds_at_precision(
+        *judged, precision=config.target_precision, confidence=config.threshold_confidence
+    )
+    calibration = fit_calibration(*judged, name=config.calibration)
+    return replace(
+        progress,
+        thresholds=[float(t) if np.isfinite(t) else None for t in thresholds],
+        calibration=calibration.to_json() if calibration else None,
+    )
 
 
 def _advance(

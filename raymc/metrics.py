@@ -1,23 +1,29 @@
 """How good the scores of a multi-label classifier are: exact, over all rows at once.
 
 NumPy only. Every number agrees with scikit-learn's, ties included; unobserved entries enter
-none of them. One idea carries the file: sort a list of scored entries once, and each metric
-is read from cumulative counts at the ends of the runs of equal scores.
+none of them. Each metric is read from lists of entries that `ranking.py` sorts once.
 Axes: N rows, C classes, K lists of L entries each (classes × rows, rows × classes, 1 × all).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from raymc.errors import ConfigError, DataError
+from raymc.errors import ConfigError
+from raymc.ranking import (
+    Curve,
+    ScoreTable,
+    checked_table,
+    curve_of,
+    rank_all,
+    rank_classes,
+    rank_rows,
+)
 
 MetricName = Literal["mAP", "micro_AP", "R80", "LRAP", "coverage"]
-
-_BLOCK_ENTRIES = 2_000_000  # sorted at a time: keeps the temporaries near 150 MB
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,13 @@ def evaluate_scores(
     Raises:
         DataError: There are no rows, or an observed score is NaN or infinite.
     """
-    table = _checked(scores, labels, observed)
-    curves = (_curve(ranking) for ranking in _rank_classes(table))
+    table = checked_table(scores, labels, observed)
+    curves = (curve_of(ranking) for ranking in rank_classes(table))
     found = [(_average_precision(curve), _recall_at(curve, 0.8)) for curve in curves]
     precisions, recalls = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return Scores(
         mAP=_mean(precisions),
-        micro_AP=float(_average_precision(_curve(_rank_all(table)))[0]),
+        micro_AP=float(_average_precision(curve_of(rank_all(table)))[0]),
         R80=_mean(recalls),
         LRAP=_mean(_row_lrap(table)),
         coverage=_mean(_row_coverage(table)),
@@ -86,33 +92,6 @@ def evaluate_scores(
         per_class_R80=recalls,
         support=table.labels.sum(axis=0),
     )
-
-
-def thresholds_at_precision(
-    scores: Float[np.ndarray, "N C"],
-    labels: Bool[np.ndarray, "N C"],
-    observed: Bool[np.ndarray, "N C"] | None = None,
-    precision: float = 0.8,
-) -> Float[np.ndarray, " C"]:
-    """Return each class's lowest threshold whose precision on these rows is at least `precision`.
-
-    A row gets the label when score >= threshold; the lowest threshold has the largest recall.
-
-    Returns:
-        float64 thresholds, each one of the class's scores; +inf where none is precise enough.
-
-    Raises:
-        ConfigError: `precision` is outside (0, 1].
-        DataError: There are no rows, or an observed score is NaN or infinite.
-    """
-    if not 0.0 < precision <= 1.0:
-        raise ConfigError(f"precision is {precision}; it must be above 0 and at most 1")
-    thresholds = []
-    for ranking in _rank_classes(_checked(scores, labels, observed)):
-        reached = (_curve(ranking).precision >= precision) & ranking.ends & ranking.observed
-        candidates = np.where(reached, ranking.scores, np.inf)
-        thresholds.append(candidates.min(axis=1).astype(np.float64))
-    return np.concatenate(thresholds)
 
 
 def weighted_metric(
@@ -129,19 +108,19 @@ def weighted_metric(
         ConfigError: Unknown metric.
         DataError: There are no rows, or an observed score is NaN or infinite.
     """
-    table = _checked(scores, labels, observed)
+    table = checked_table(scores, labels, observed)
     match metric:
         case "mAP":
             per_class = weighted_class_precision(scores, labels, observed)
             return lambda counts: _mean(per_class(counts))
         case "R80":
-            rankings = list(_rank_classes(table))
+            rankings = list(rank_classes(table))
             return lambda counts: _mean(
-                np.concatenate([_recall_at(_curve(one, counts), 0.8) for one in rankings])
+                np.concatenate([_recall_at(curve_of(one, counts), 0.8) for one in rankings])
             )
         case "micro_AP":
-            ranking = _rank_all(table)
-            return lambda counts: float(_average_precision(_curve(ranking, counts))[0])
+            ranking = rank_all(table)
+            return lambda counts: float(_average_precision(curve_of(ranking, counts))[0])
         case "LRAP":
             per_row = _row_lrap(table)
         case "coverage":
@@ -164,139 +143,36 @@ def weighted_class_precision(
     Raises:
         DataError: There are no rows, or an observed score is NaN or infinite.
     """
-    rankings = list(_rank_classes(_checked(scores, labels, observed)))
+    rankings = list(rank_classes(checked_table(scores, labels, observed)))
     return lambda counts: np.concatenate(
-        [_average_precision(_curve(one, counts)) for one in rankings]
+        [_average_precision(curve_of(one, counts)) for one in rankings]
     )
 
 
-@dataclass(frozen=True)
-class _Table:
-    """What is measured; where nothing was observed the score is −inf and there is no label."""
-
-    scores: Float[np.ndarray, "N C"]
-    labels: Bool[np.ndarray, "N C"]
-    observed: Bool[np.ndarray, "N C"]
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """K lists of entries, each sorted by falling score, unobserved entries last."""
-
-    scores: Float[np.ndarray, "K L"]
-    rows: Int[np.ndarray, "K L"]  # the row that each entry belongs to
-    positive: Bool[np.ndarray, "K L"]
-    observed: Bool[np.ndarray, "K L"]
-    ends: Bool[np.ndarray, "K L"]  # the last entry of a run of equal scores
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """Precision and positives found when a list is cut after each entry; valid at its ends."""
-
-    found: Int[np.ndarray, "K L"]
-    precision: Float[np.ndarray, "K L"]
-    ends: Bool[np.ndarray, "K L"]
-
-
-def _checked(
-    scores: Float[np.ndarray, "N C"],
-    labels: Bool[np.ndarray, "N C"],
-    observed: Bool[np.ndarray, "N C"] | None,
-) -> _Table:
-    """Return the table, or refuse what can't be ranked."""
-    if scores.size == 0:
-        raise DataError(
-            f"there are no scores to evaluate: {scores.shape[0]} rows of {scores.shape[1]} "
-            "classes; expected at least one row and one class"
-        )
-    known = np.ones(labels.shape, dtype=np.bool_) if observed is None else observed
-    broken = ~np.isfinite(scores) & known
-    if broken.any():
-        row, column = np.argwhere(broken)[0]
-        raise DataError(
-            f"the score of row {row}, class {column} is {scores[row, column]} "
-            f"({int(broken.sum())} such scores in all); scores must be finite, so check that "
-            "training did not diverge"
-        )
-    return _Table(np.where(known, scores, scores.dtype.type(-np.inf)), labels & known, known)
-
-
-def _rank(table: _Table, entries_per_row: int) -> _Ranking:
-    """Sort each line of the table; `entries_per_row` neighbours of a line are of one row."""
-    order = np.argsort(-table.scores, axis=1)
-    scores = np.take_along_axis(table.scores, order, axis=1)
-    ends = np.ones(scores.shape, dtype=np.bool_)
-    ends[:, :-1] = scores[:, :-1] != scores[:, 1:]
-    return _Ranking(
-        scores=scores,
-        rows=order // entries_per_row,
-        positive=np.take_along_axis(table.labels, order, axis=1),
-        observed=np.take_along_axis(table.observed, order, axis=1),
-        ends=ends,
-    )
-
-
-def _rank_classes(table: _Table) -> Iterator[_Ranking]:
-    """Yield the rows ranked by each class, a block of classes at a time."""
-    for block in _blocks(table.scores.shape[1], len(table.scores)):
-        arrays = (table.scores, table.labels, table.observed)
-        yield _rank(_Table(*(np.ascontiguousarray(array[:, block].T) for array in arrays)), 1)
-
-
-def _rank_rows(table: _Table) -> Iterator[_Ranking]:
-    """Yield the classes ranked by each row, a block of rows at a time."""
-    classes = table.scores.shape[1]
-    for block in _blocks(len(table.scores), classes):
-        yield _rank(
-            _Table(table.scores[block], table.labels[block], table.observed[block]), classes
-        )
-
-
-def _rank_all(table: _Table) -> _Ranking:
-    """Return all entries ranked as one list."""
-    arrays = (table.scores, table.labels, table.observed)
-    return _rank(_Table(*(array.reshape(1, -1) for array in arrays)), table.scores.shape[1])
-
-
-def _blocks(lists: int, entries: int) -> Iterator[slice]:
-    """Cut lists of so many entries into blocks of bounded size."""
-    step = max(1, _BLOCK_ENTRIES // entries)
-    return (slice(start, start + step) for start in range(0, lists, step))
-
-
-def _curve(ranking: _Ranking, counts: Int[np.ndarray, " N"] | None = None) -> _Curve:
-    """Count along each list, every row `counts` times (once by default)."""
-    weights = 1 if counts is None else counts[ranking.rows]
-    found = np.cumsum(ranking.positive * weights, axis=1)
-    drawn = np.cumsum(ranking.observed * weights, axis=1)
-    return _Curve(found, found / np.maximum(drawn, 1), ranking.ends)
-
-
-def _average_precision(curve: _Curve) -> Float[np.ndarray, " K"]:
+def _average_precision(curve: Curve) -> Float[np.ndarray, " K"]:
     """Return Σ (R_n − R_{n−1}) P_n of each list, n over its ends; nan without positives."""
     reached = np.maximum.accumulate(np.where(curve.ends, curve.found, 0), axis=1)
     gained = np.diff(reached, axis=1, prepend=0)
     return _share((gained * curve.precision).sum(axis=1), curve.found[:, -1])
 
 
-def _recall_at(curve: _Curve, precision: float) -> Float[np.ndarray, " K"]:
+def _recall_at(curve: Curve, precision: float) -> Float[np.ndarray, " K"]:
     """Return the largest recall of each list at that precision or more; nan without positives."""
     reached = curve.ends & (curve.precision >= precision)
     return _share(np.where(reached, curve.found, 0).max(axis=1), curve.found[:, -1])
 
 
-def _row_lrap(table: _Table) -> Float[np.ndarray, " N"]:
+def _row_lrap(table: ScoreTable) -> Float[np.ndarray, " N"]:
     """Return each row's term of LRAP, which is the average precision over its classes.
 
     1 without labels, nan where nothing is observed.
     """
-    terms = [_average_precision(_curve(ranking)) for ranking in _rank_rows(table)]
+    terms = [_average_precision(curve_of(ranking)) for ranking in rank_rows(table)]
     per_row = np.where(table.labels.any(axis=1), np.concatenate(terms), 1.0)
     return np.where(table.observed.any(axis=1), per_row, np.nan)
 
 
-def _row_coverage(table: _Table) -> Float[np.ndarray, " N"]:
+def _row_coverage(table: ScoreTable) -> Float[np.ndarray, " N"]:
     """Return how many observed classes score at least as high as a row's lowest label.
 
     0 without labels, nan where nothing is observed.

@@ -16,6 +16,7 @@ import ray
 import ray.data
 
 from raymc.bundle import DESCRIPTION, Bundle, load_bundle
+from raymc.calibration import Calibration
 from raymc.cluster import explained, gpus_to_use
 from raymc.errors import DataError
 from raymc.feed import naming_torn_shards, stream_rows
@@ -69,8 +70,9 @@ def score_split(
 def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str = "auto") -> int:
     """Write a split's predictions as Parquet files under `out`; returns the number of rows.
 
-    A file has the columns `id`, `score.LABEL` for every class, and `labels`, those whose score
-    reaches their threshold. `out` appears whole or not at all.
+    A file has the columns `id`, `labels`, those whose score reaches their threshold, and for
+    every class `score.LABEL` and, where the bundle is calibrated, `probability.LABEL`. `out`
+    appears whole or not at all.
 
     Raises:
         DataError: `out` exists already, or can't be written.
@@ -78,12 +80,16 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
     if out.exists():
         raise DataError(f"{out} exists already: choose another --out, or delete it")
     loaded = load_bundle(bundle)
-    names, thresholds = loaded.vocabulary.names, loaded.thresholds
+    names, thresholds, calibration = (
+        loaded.vocabulary.names,
+        loaded.thresholds,
+        loaded.calibration,
+    )
     scored = score_split(bundle, dataset, split, device=device)
     partial = out.absolute().with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     tables = scored.map_batches(
-        lambda table: _spread(table, names, thresholds), batch_format="pyarrow"
+        lambda table: _spread(table, names, thresholds, calibration), batch_format="pyarrow"
     )
     with naming_torn_shards(dataset.shard_paths(split), dataset.filesystem), explained():
         tables.write_parquet(str(partial))
@@ -106,12 +112,20 @@ def scored_rows(
         yield from scored.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
-def _spread(table: pa.Table, names: tuple[str, ...], thresholds: np.ndarray) -> pa.Table:
-    """Turn the list of scores into a column a class, and add the labels above threshold."""
+def _spread(
+    table: pa.Table,
+    names: tuple[str, ...],
+    thresholds: np.ndarray,
+    calibration: Calibration | None,
+) -> pa.Table:
+    """Turn the list of scores into a column a class, and add labels and probabilities."""
     scores = scores_of(table)
     above = [[names[c] for c in np.flatnonzero(row >= thresholds)] for row in scores]
     columns = {"id": table["id"], "labels": pa.array(above, pa.list_(pa.string()))}
     columns |= {f"score.{name}": pa.array(scores[:, c]) for c, name in enumerate(names)}
+    if calibration is not None:
+        likely = calibration.probabilities(scores).astype(np.float32)
+        columns |= {f"probability.{name}": pa.array(likely[:, c]) for c, name in enumerate(names)}
     return pa.table(columns)
 
 

@@ -4,6 +4,7 @@ Top layer. A logged model holds the bundle's own files and this module's name, w
 stays; no code and no pickle. `mlflow.pyfunc.load_model` and `mlflow models serve` take it.
 """
 
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 
@@ -18,7 +19,9 @@ class BundleModel:
         self.bundle = bundle
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """Return a row a clip, of the same index: `labels`, and `score.LABEL` for every class.
+        """Return a row a clip, of the same index: `labels`, and for every class `score.LABEL`.
+
+        A calibrated bundle adds `probability.LABEL`.
 
         Args:
             model_input: A column a modality, None where a clip lacks it.
@@ -33,8 +36,12 @@ class BundleModel:
         except BundleError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
         scores = self.bundle.score_tokens(tokens)
-        names = [f"score.{name}" for name in self.bundle.vocabulary.names]
-        result = pd.DataFrame(scores, columns=names, index=model_input.index)
+        parts = {"score": scores}
+        if self.bundle.calibration is not None:
+            parts["probability"] = self.bundle.probabilities(scores)
+        names = [f"{part}.{name}" for part in parts for name in self.bundle.vocabulary.names]
+        columns = np.hstack(list(parts.values()))
+        result = pd.DataFrame(columns, columns=names, index=model_input.index)
         result.insert(0, "labels", self.bundle.labels_above(scores))
         return result
 

@@ -58,7 +58,7 @@ def tiny_config(tiny_path: Path) -> Config:
                 "bottleneck_tokens": 2,
             },
             "optimizer": {"lr": 1e-3, "warmup_epochs": 1.0, "clip_norm": 1.0},
-            "train": {"epochs": 3, "device": "cpu"},
+            "train": {"epochs": 3, "device": "cpu", "threshold_confidence": 0.0},
             "search": {"space": {"loss.margin": {"low": 0.0, "high": 0.5}}},
         }
     )
@@ -93,7 +93,7 @@ def tiny_bundle(
     folder = tmp_path_factory.mktemp("trained")
 
     def keep(event: EpochEnded, made: Path | None) -> None:
-        if event.is_last and made is not None:
+        if event.is_best and made is not None:
             save_bundle(made, folder / "bundle")
 
     fit_here(tiny, tiny_config, keep)

@@ -26,6 +26,7 @@ from raymc.bundle import (
     save_bundle,
     tokens_of_frames,
 )
+from raymc.calibration import Calibration
 from raymc.config import Config, override, to_dict
 from raymc.errors import BundleError, CheckpointError, DataError
 from raymc.labels import Vocabulary
@@ -33,6 +34,9 @@ from raymc.shards import Dataset, Modality, read_shard
 
 CPU = torch.device("cpu")
 THRESHOLDS = [0.25, None, -1.0, 0.1 + 0.2, None]
+CALIBRATION = Calibration(
+    4.0 + 1 / 3, (0.1, -0.2, -1 / 3, 0.0, 2.0), {2: ((-0.5, 0.7), (0.1, 0.9)), 4: ((0.2,), (0.5,))}
+)
 
 
 def make_checkpoint(config: Config, dataset: Dataset, folder: Path) -> Path:
@@ -42,6 +46,7 @@ def make_checkpoint(config: Config, dataset: Dataset, folder: Path) -> Path:
     progress = replace(
         loop._advance(None, 1, metrics, config.train),
         thresholds=THRESHOLDS,
+        calibration=CALIBRATION.to_json(),
         config=to_dict(config),
         dataset=loop.describe_dataset(dataset.manifest),
     )
@@ -134,6 +139,44 @@ def test_labels_are_given_from_their_threshold_on(bundle: Bundle) -> None:
     scores[2, 0] = 2.0
     scores[2, 2:4] = -3.0
     assert bundle.labels_above(scores) == [["add", "rhyme", "spell"], [], ["add"]]
+
+
+def test_probabilities_are_those_of_the_calibration(bundle: Bundle) -> None:
+    assert bundle.calibration == CALIBRATION
+    scores = np.random.default_rng(0).uniform(-1, 1, (20, 5)).astype(np.float32)
+    found = bundle.probabilities(scores)
+    assert found.dtype == np.float32
+    logits = CALIBRATION.slope * scores.astype(np.float64) + np.array(CALIBRATION.biases)
+    expected = 1.0 / (1.0 + np.exp(-logits))
+    expected[:, 4] = 0.5
+    expected[:, 2] = 0.1 + 0.8 * np.clip((scores[:, 2] + 0.5) / 1.2, 0.0, 1.0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("absent", ["key", "value"])
+def test_a_bundle_without_a_calibration(copy: Path, absent: str) -> None:
+    edit(
+        copy,
+        lambda values: (
+            values.pop("calibration") and None
+            if absent == "key"  # as earlier versions wrote it
+            else values.update(calibration=None)
+        ),
+    )
+    old = load_bundle(copy)
+    assert old.calibration is None
+    assert np.isfinite(old.thresholds).any()
+    with pytest.raises(BundleError, match=r"no probabilities: train.calibration was none, "):
+        old.probabilities(np.zeros((1, 5), np.float32))
+
+
+def test_a_beaten_epoch_makes_no_bundle(made: Path, tmp_path: Path) -> None:
+    loaded = checkpoint.load(made / "checkpoint")
+    beaten = replace(loaded.progress, epoch=7, best_epoch=4, thresholds=[], calibration=None)
+    checkpoint.save(tmp_path / "beaten", loaded.weights, loaded.optimizer, beaten)
+    with pytest.raises(CheckpointError, match=r"is of epoch 7 and has no .* epoch 4 is better"):
+        save_bundle(tmp_path / "beaten", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_bundle_replaces_an_earlier_one(made: Path, copy: Path) -> None:
@@ -261,6 +304,18 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a threshold too few": (
         lambda folder: edit(folder, lambda values: values["thresholds"].pop()),
         r"is corrupt: bundle.json: ValueError: 4 thresholds of 5 classes",
+    ),
+    "a calibration of too few classes": (
+        lambda folder: edit(folder, lambda values: values["calibration"]["biases"].pop(0) and None),
+        r"is corrupt: bundle.json: ValueError: curves of classes \[2, 4\]; there are 4",
+    ),
+    "a calibration of too many classes": (
+        lambda folder: edit(folder, lambda values: values["calibration"]["biases"].append(0.0)),
+        r"is corrupt: bundle.json: ValueError: calibration of 6 of 5 classes",
+    ),
+    "a calibration without a slope": (
+        lambda folder: edit(folder, lambda values: values["calibration"].pop("slope") and None),
+        r"is corrupt: bundle.json: KeyError: 'slope'",
     ),
     "a threshold that is none": (
         lambda folder: edit(folder, lambda values: values.update(thresholds=["x"] * 5)),

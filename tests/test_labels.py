@@ -106,3 +106,43 @@ def test_unknown_group_names_row_and_nearest() -> None:
 def test_group_where_there_are_none() -> None:
     with pytest.raises(DataError, match="row 0: unknown group 'math'; the vocabulary defines no"):
         Vocabulary(("a",)).encode_observed([["math"]])
+
+
+FAMILY = {"add": "math", "count": "math", "math": "school", "rhyme": "school"}
+
+
+def test_families_are_groups_and_all_that_is_under_a_parent() -> None:
+    names = ("rhyme", "add", "count", "school", "other")
+    vocabulary = Vocabulary(names, {"said": ("other",)}, parents=FAMILY)
+    assert vocabulary.families() == {
+        "said": ("other",),
+        "school": ("rhyme", "add", "count"),
+        "math": ("add", "count"),
+    }
+    assert Vocabulary(names).families() == {}
+    same = Vocabulary(names, {"math": ("count", "add")}, parents=FAMILY)
+    assert same.families()["math"] == ("add", "count")
+
+
+def test_parents_go_through_json_and_leave_no_trace_where_there_are_none() -> None:
+    vocabulary = Vocabulary(("rhyme", "add", "count"), parents=FAMILY)
+    assert Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json()))) == vocabulary
+    assert list(Vocabulary(("a",)).to_json()) == ["names", "groups", "background"]
+
+
+@pytest.mark.parametrize(
+    ("parents", "message"),
+    [
+        ({"ad": "math"}, r"parents: unknown label 'ad' .*did you mean 'add'\?"),
+        ({"add": ""}, r"parents: 'add' has an empty name for a parent; leave it out"),
+        ({"add": "add"}, r"parents go in a circle: add → add; cut it"),
+        (
+            {"add": "math", "math": "count", "count": "math"},
+            r"parents go in a circle: add → math → count → math; cut it",
+        ),
+        ({"add": "said"}, r"'said' is a group of other labels than it is the parent of; give"),
+    ],
+)
+def test_parents_that_cannot_be(parents: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Vocabulary(("add", "count"), {"said": ("count",)}, parents=parents)

@@ -18,14 +18,17 @@ from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, 
 from raymc import checkpoint, loop, scoring
 from raymc import learner as learning
 from raymc.batches import block_from_table
+from raymc.calibration import fit_calibration
 from raymc.checkpoint import Progress
 from raymc.config import Config, override, to_dict
 from raymc.errors import CheckpointError, DivergedError
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
+from raymc.hierarchy import family_means
 from raymc.losses import LossName
-from raymc.metrics import evaluate_scores, thresholds_at_precision
+from raymc.metrics import evaluate_scores
 from raymc.optimizer import lr_at
 from raymc.shards import Dataset, Row, open_dataset, read_shard, write_dataset
+from raymc.thresholds import thresholds_at_precision
 
 CPU = torch.device("cpu")
 every_loss = pytest.mark.parametrize("name", typing.get_args(LossName))
@@ -532,9 +535,40 @@ def test_validation_reports_the_metrics_of_all_rows(
     for name, value in evaluate_scores(*judged).to_dict().items():
         assert reported[f"val/{name}"] == value
     assert reported["val/loss"] == scoring.split_loss(random_config, found)
-    thresholds = thresholds_at_precision(*judged, precision=0.8)
-    assert whole.progress is not None
-    assert [math.inf if t is None else t for t in whole.progress.thresholds] == list(thresholds)
+    means = family_means(evaluate_scores(*judged).per_class_AP, VOCABULARY)
+    assert {reported["val/mAP_math"], reported["val/mAP_literacy"]} == set(means.values())
+
+
+@pytest.mark.parametrize("name", ["temperature", "isotonic", "none"])
+def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
+    tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
+) -> None:
+    settings = {
+        "train.epochs": 6,
+        "train.calibration": name,
+        "train.target_precision": 0.4,
+        "train.threshold_confidence": 0.5,
+        "optimizer.lr": 0.05,
+    }
+    config = override(tiny_config, settings)
+    run = train(config, tiny, tmp_path)
+    learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
+    fitted, best = [], -1.0
+    for epoch in range(1, 7):
+        progress = checkpoint.load_progress(run.checkpoint(epoch))
+        if progress.metrics["val/mAP"] < best:
+            assert (progress.thresholds, progress.calibration) == ([], None)
+            continue
+        best = progress.metrics["val/mAP"]
+        fitted.append(epoch)
+        learner.model.load_state_dict(checkpoint.load_weights(run.checkpoint(epoch)))
+        found = scoring.predict(learner.model, feed_of(tiny, "val", config), device=CPU)
+        judged = (found.scores, found.labels, found.observed)
+        thresholds = thresholds_at_precision(*judged, precision=0.4, confidence=0.5)
+        assert [math.inf if t is None else t for t in progress.thresholds] == list(thresholds)
+        calibration = fit_calibration(*judged, name=name)
+        assert progress.calibration == (calibration.to_json() if calibration else None)
+    assert 0 < len(fitted) < 6
 
 
 def test_the_loss_of_a_split_is_the_mean_over_its_batches(tiny_config: Config) -> None:

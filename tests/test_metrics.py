@@ -11,9 +11,9 @@ from sklearn.metrics import (
     precision_recall_curve,
 )
 
-from raymc import metrics
-from raymc.errors import ConfigError, DataError
-from raymc.metrics import MetricName, Scores, evaluate_scores, thresholds_at_precision
+from raymc import ranking
+from raymc.errors import DataError
+from raymc.metrics import MetricName, Scores, evaluate_scores
 
 
 def slow_recall(labels: np.ndarray, scores: np.ndarray, target: float) -> float:
@@ -93,7 +93,6 @@ def test_a_precision_of_exactly_the_target_is_enough() -> None:
     scores = np.array([[5.0], [4.0], [3.0], [2.0], [1.0], [0.0]])
     labels = np.array([[True], [True], [False], [True], [True], [False]])
     assert evaluate_scores(scores, labels).R80 == 1.0
-    assert thresholds_at_precision(scores, labels).tolist() == [1.0]
 
 
 def test_only_the_order_of_scores_matters() -> None:
@@ -113,19 +112,15 @@ def test_unobserved_entries_enter_nothing(noise: float) -> None:
     assert other.to_dict() == found.to_dict()
     assert np.array_equal(other.per_class_AP, found.per_class_AP, equal_nan=True)
     assert np.array_equal(other.support, found.support)
-    thresholds = thresholds_at_precision(scores, labels, observed)
-    assert np.array_equal(thresholds_at_precision(noisy, labels, observed), thresholds)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels, observed = random_table(2, levels=5)
     whole = evaluate_scores(scores, labels, observed)
-    thresholds = thresholds_at_precision(scores, labels, observed)
-    monkeypatch.setattr(metrics, "_BLOCK_ENTRIES", 2 * len(scores))
+    monkeypatch.setattr(ranking, "_BLOCK_ENTRIES", 2 * len(scores))
     cut = evaluate_scores(scores, labels, observed)
     assert cut.to_dict() == whole.to_dict()
     assert np.array_equal(cut.per_class_R80, whole.per_class_R80, equal_nan=True)
-    assert np.array_equal(thresholds_at_precision(scores, labels, observed), thresholds)
 
 
 def test_nothing_to_measure_is_nan_and_not_a_crash() -> None:
@@ -136,7 +131,6 @@ def test_nothing_to_measure_is_nan_and_not_a_crash() -> None:
     assert (no_label.LRAP, no_label.coverage) == (1.0, 0.0)
     unobserved = evaluate_scores(scores, ~nothing, nothing)
     assert all(math.isnan(value) for value in unobserved.to_dict().values())
-    assert np.isinf(thresholds_at_precision(scores, ~nothing, nothing)).all()
 
 
 def test_to_dict_names_every_metric() -> None:
@@ -146,37 +140,14 @@ def test_to_dict_names_every_metric() -> None:
     assert all(type(value) is float for value in found.to_dict().values())
 
 
-@pytest.mark.parametrize("target", [0.3, 0.5, 0.8, 1.0])
-@pytest.mark.parametrize("levels", [2, 10, 100_000])
-@pytest.mark.parametrize("seed", range(4))
-def test_thresholds_equal_a_search_of_all_scores(seed: int, levels: int, target: float) -> None:
-    scores, labels, observed = random_table(seed, levels)
-    scores = scores.astype(np.float32)
-    thresholds = thresholds_at_precision(scores, labels, observed, target)
-    for k, threshold in enumerate(thresholds):
-        values, truth = scores[observed[:, k], k], labels[observed[:, k], k]
-        precise = [t for t in set(values.tolist()) if truth[values >= t].mean() >= target]
-        assert threshold == min(precise, default=np.inf)
-
-
-def test_thresholds_reach_the_recall_that_is_reported() -> None:
-    scores, labels, observed = random_table(1, levels=30, rows=300)
-    found = evaluate_scores(scores, labels, observed)
-    chosen = (scores >= thresholds_at_precision(scores, labels, observed)) & observed
-    with np.errstate(invalid="ignore"):
-        recall = (chosen & labels).sum(axis=0) / (observed & labels).sum(axis=0)
-    assert recall == pytest.approx(found.per_class_R80, nan_ok=True)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_named(value: float) -> None:
     scores, labels, observed = random_table(0, levels=5)
     observed[7, 3] = observed[9, 1] = True
     scores[7, 3] = scores[9, 1] = value
     message = rf"row 7, class 3 is {value} \(2 such scores in all\); scores must be finite"
-    for measure in (evaluate_scores, thresholds_at_precision):
-        with pytest.raises(DataError, match=message):
-            measure(scores, labels, observed)
+    with pytest.raises(DataError, match=message):
+        evaluate_scores(scores, labels, observed)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
@@ -184,10 +155,3 @@ def test_no_scores_are_an_error(shape: tuple[int, int]) -> None:
     empty = np.zeros(shape)
     with pytest.raises(DataError, match=f"{shape[0]} rows of {shape[1]} classes; expected"):
         evaluate_scores(empty, empty.astype(np.bool_))
-
-
-@pytest.mark.parametrize("precision", [0.0, -0.1, 1.01, np.nan])
-def test_a_precision_out_of_range_is_an_error(precision: float) -> None:
-    scores, labels, observed = random_table(0, levels=5)
-    with pytest.raises(ConfigError, match=f"precision is {precision}; it must be above 0"):
-        thresholds_at_precision(scores, labels, observed, precision)

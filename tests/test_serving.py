@@ -26,6 +26,7 @@ from mlflow.pyfunc import PyFuncModel
 from raymc import checkpoint
 from raymc.batches import decode_tokens
 from raymc.bundle import load_bundle, save_bundle
+from raymc.calibration import Calibration
 from raymc.checkpoint import Progress
 from raymc.config import TrackingConfig, load, to_dict
 from raymc.errors import BundleError, ResourceError
@@ -37,6 +38,7 @@ from raymc.shards import Dataset, Manifest, Modality, Ragged, read_shard
 from raymc.tracking import Tracker, open_tracker, ui_command
 
 VOCABULARY = Vocabulary(("coin", "number", "shape"))
+CALIBRATION = Calibration(5.0, (-1.0, 0.5, 0.0), {1: ((-0.5, 0.5), (0.25, 0.75))})
 MODALITIES = (Modality("video", 4, "float32"), Modality("audio", 3, "uint8", scale=1 / 255))
 VIDEO = [[[0.5, -1.0, 2.0, 0.25], [1.0, 1.0, 0.0, 3.0]], None, [[1.0, 2.0, 3.0, 4.0]]]
 AUDIO = [[[1, 2, 3]], [[255, 0, 7], [9, 9, 9], [0, 0, 1]], None]
@@ -53,6 +55,7 @@ def save_tiny_bundle(folder: Path, seed: int) -> Path:
         metrics={"val/mAP": 0.5},
         best={"val/mAP": 0.5},
         thresholds=[0.0, None, -1.0],
+        calibration=CALIBRATION.to_json() if seed == 1 else None,
         config=to_dict(config),
         dataset=describe_dataset(manifest),
     )
@@ -155,7 +158,12 @@ def test_the_next_version_takes_the_alias(store: Store) -> None:
     result = load_model(store, "models:/moving@best").predict(frame())
     newer, older = expected_scores(store.bundles[1]), expected_scores(store.bundles[0])
     assert np.abs(newer - older).max() > 0.01
-    np.testing.assert_allclose(result.iloc[:, 1:].to_numpy(), newer, rtol=1e-5, atol=1e-6)
+    names = VOCABULARY.names
+    kinds = ("score", "probability")  # the older bundle has no probabilities
+    assert list(result.columns)[1:] == [f"{kind}.{name}" for kind in kinds for name in names]
+    np.testing.assert_allclose(result.iloc[:, 1:4].to_numpy(), newer, rtol=1e-5, atol=1e-6)
+    likely = CALIBRATION.probabilities(newer)
+    np.testing.assert_allclose(result.iloc[:, 4:].to_numpy(), likely, rtol=1e-5, atol=1e-6)
     client = MlflowClient(store.uri)
     versions = client.search_model_versions("name = 'moving'")
     assert sorted(int(version.version) for version in versions) == [1, 2]
@@ -362,5 +370,5 @@ def test_a_server_takes_the_model_too(store: Store, tmp_path: Path) -> None:
             log_bundle(bundle, run_id, uri=url, register_as="remote", alias="champion")
         with as_user(url):
             model = mlflow.pyfunc.load_model("models:/remote@champion")
-        scores = model.predict(frame()).iloc[:, 1:].to_numpy()
+        scores = model.predict(frame()).iloc[:, 1:4].to_numpy()
         np.testing.assert_allclose(scores, expected_scores(store.bundles[1]), rtol=1e-5, atol=1e-6)

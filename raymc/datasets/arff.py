@@ -91,7 +91,9 @@ def arff(config: ArffConfig) -> DatasetRecipe:
         if split in chosen
     }
     return DatasetRecipe(
-        vocabulary=Vocabulary(tuple(labels)),
+        vocabulary=Vocabulary(
+            tuple(labels), parents={name: parent for name, parent in parents.items() if parent}
+        ),
         modalities=tuple(
             Modality(name, len(own), "float32", encoder=f"{Path(config.train).name}: {name}")
             for name, own in columns.items()
@@ -101,7 +103,6 @@ def arff(config: ArffConfig) -> DatasetRecipe:
             "files": {Path(file).name: digest(file) for file in (*files.values(), config.labels)},
             "settings": _settings(config),
             "features": {name: scaling.describe(train, own) for name, own in columns.items()},
-            "label_parents": {name: parent for name, parent in parents.items() if parent},
             "notes": notes,
         },
         license=config.license,

@@ -74,7 +74,7 @@ def coin(config: CoinConfig) -> DatasetRecipe:
 
     Every clip of a video has the video's task for a label, and of its steps those whose segments
     overlap the clip: from start_seconds to end_seconds, if the features have these columns or say
-    it in their ids; else it is the whole video.
+    it in their ids; else it is the whole video. A step's parent is its task.
 
     Raises:
         DataError: The file is missing or malformed, or none of its videos has features.
@@ -99,7 +99,7 @@ def coin(config: CoinConfig) -> DatasetRecipe:
         for split in ("train", "val", "test")
     }
     return DatasetRecipe(
-        vocabulary=Vocabulary((*tasks, *steps.values())),
+        vocabulary=Vocabulary((*tasks, *steps.values()), parents=_parents(found.values(), steps)),
         modalities=features.modalities,
         splits={split: chosen for split, chosen in rows.items() if len(chosen)},
         provenance={
@@ -185,6 +185,16 @@ def _step_names(videos: Iterable[_Video], tasks: Sequence[str]) -> dict[str, str
         name: text if uses[text] == 1 else f"{text} [{name}]"
         for name, text in sorted(texts.items(), key=lambda item: (len(item[0]), item[0]))
     }
+
+
+def _parents(videos: Iterable[_Video], steps: Mapping[str, str]) -> dict[str, str]:
+    """Return the task of each step that belongs to one alone, which no step is named as."""
+    tasks: dict[str, set[str]] = {}
+    for video in videos:
+        for step in video.steps:
+            tasks.setdefault(steps[step.id], set()).add(video.task)
+    alone = {name: of.pop() for name, of in sorted(tasks.items()) if len(of) == 1}
+    return {name: task for name, task in alone.items() if task not in tasks}
 
 
 def _labelled(

@@ -29,6 +29,7 @@ DIMS: Mapping[str, int] = {"rgb": 1024, "audio": 128}
 # value · range/255 + range/512 + min, where range = max - min
 SCALE = 4 / 255
 OFFSET = 4 / 512 - 2
+_NO_VERTICAL = "(Unknown)"
 
 
 class ForeignError(DataError):
@@ -145,8 +146,9 @@ def _mean(example: Example, feature: Feature) -> Float32[np.ndarray, "1 D"] | No
 def read_vocabulary(file: str, data: bytes) -> Vocabulary:
     """Read the labels of YouTube-8M's vocabulary.csv, in the order of their numbers.
 
-    A name that is empty, or used more than once, is followed by its number. Verticals don't
-    become label groups, as these would mean that only some of the labels were annotated.
+    A name that is empty, or used more than once, is followed by its number. A label's parent is
+    its first vertical; verticals don't become label groups, as these would mean that only some
+    of the labels were annotated.
 
     Args:
         file: Where it is from, for messages.
@@ -155,22 +157,30 @@ def read_vocabulary(file: str, data: bytes) -> Vocabulary:
     Raises:
         DataError: It isn't such a file, or doesn't number its labels from 0 on.
     """
-    found = _names_by_number(file, data)
+    found, verticals = _labels_by_number(file, data)
     if not found or sorted(found) != list(range(len(found))):
         raise DataError(f"{file}: {len(found)} labels; expected an Index from 0 on without gaps")
     uses = Counter(found.values())
-    names = (
-        name if name and uses[name] == 1 else f"{name} ({number})".strip()
+    names = {
+        number: name if name and uses[name] == 1 else f"{name} ({number})".strip()
         for number, name in sorted(found.items())
-    )
+    }
+    above = set(verticals.values())
+    parents = {
+        name: verticals[number]
+        for number, name in names.items()
+        if number in verticals and name not in above
+    }
     try:
-        return Vocabulary(tuple(names))
+        return Vocabulary(tuple(names.values()), parents=parents)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
 
 
-def _names_by_number(file: str, data: bytes) -> dict[int, str]:
+def _labels_by_number(file: str, data: bytes) -> tuple[dict[int, str], dict[int, str]]:
+    """Return each label's name, and the first vertical of those that have one."""
     names: dict[int, str] = {}
+    verticals: dict[int, str] = {}
     line = 1
     try:
         table = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
@@ -182,9 +192,12 @@ def _names_by_number(file: str, data: bytes) -> dict[int, str]:
             if number in names:
                 raise ValueError(f"the Index {number} was used before")
             names[number] = (row["Name"] or "").strip()
+            vertical = (row.get("Vertical1") or "").strip()
+            if vertical and vertical != _NO_VERTICAL:
+                verticals[number] = vertical
     except (ValueError, csv.Error) as error:
         raise DataError(
             f"{file}: line {line}: {str(error)[:80]}; expected vocabulary.csv of YouTube-8M, in "
             "UTF-8 with the columns Index and Name"
         ) from error
-    return names
+    return names, verticals

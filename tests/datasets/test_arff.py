@@ -243,7 +243,7 @@ def test_nested_labels_are_listed_from_the_top(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, files, val_share=0.0)
     assert recipe.vocabulary.names == ("c", "d", "e")
     assert [row.labels for row in recipe.splits["train"]] == [("c", "d", "e"), ("c",)]
-    assert recipe.provenance["label_parents"] == {"d": "c", "e": "d"}
+    assert recipe.vocabulary.parents == {"d": "c", "e": "d"}
 
 
 def test_the_written_dataset_holds_the_files(tmp_path: Path) -> None:

@@ -110,9 +110,13 @@ def test_clips_have_the_steps_that_overlap_them(tmp_path: Path, kind: Any, first
     }
     tasks = {name: [VIDEOS[name[0]]["class"]][:first] for name in expected}
     assert labels_of(settings) == {name: tasks[name] + expected[name] for name in expected}
-    names = coin(settings).vocabulary.names
+    vocabulary = coin(settings).vocabulary
+    names = vocabulary.names
     steps = ("peel [1]", "cut in half", expected["b"][1], "peel [11]")
     assert names == (*(("CutMango", "WashHair") * first), *steps)
+    of_wash_hair = {"peel [1]": "WashHair"} if kind == "both" else {}  # else that is a step
+    of_cut_mango = {expected["b"][1]: "CutMango", "peel [11]": "CutMango"}
+    assert vocabulary.parents == of_wash_hair | of_cut_mango
 
 
 def test_columns_of_time_go_before_ids(tmp_path: Path) -> None:

@@ -261,6 +261,19 @@ def test_labels_are_named_by_the_vocabulary(tmp_path: Path) -> None:
     assert recipe.provenance["vocabulary"] == {"file": "vocabulary.csv", "sha256": digest}
 
 
+def test_a_label_is_part_of_its_first_vertical(tmp_path: Path) -> None:
+    lines = [
+        "0,9,/m/0,Chess,,Games,Hobbies,,",
+        "1,9,/m/1,Games,,Hobbies,,,",  # is a vertical itself
+        "2,9,/m/2,Thing,,(Unknown),,,",
+        "3,9,/m/3,Guitar,,Arts & Entertainment,,,",
+        "4,9,/m/4,Other,,,,,",
+    ]
+    vocabulary = vocabulary_of(tmp_path, HEADER + "\n".join(lines))
+    recipe = imported(saved(tmp_path, frames()), vocabulary=vocabulary)
+    assert recipe.vocabulary.parents == {"Chess": "Games", "Guitar": "Arts & Entertainment"}
+
+
 def test_labels_are_numbers_without_a_vocabulary(tmp_path: Path) -> None:
     recipe = imported(saved(tmp_path, frames()), classes=4716)
     assert (len(recipe.vocabulary), recipe.vocabulary.names[4715]) == (4716, "4715")

@@ -15,8 +15,11 @@ from rich.console import Console
 from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
 
 from raymc.bundle import Bundle, load_bundle
+from raymc.calibration import expected_calibration_error
 from raymc.commands import run_evaluate, run_predict
 from raymc.errors import BundleError, DataError, ResourceError
+from raymc.evaluate import numbers_of
+from raymc.hierarchy import family_scores
 from raymc.labels import Vocabulary
 from raymc.metrics import evaluate_scores
 from raymc.predict import predict
@@ -42,14 +45,26 @@ def expected(bundle: Bundle, tiny: Dataset) -> Predictions:
 
 @pytest.mark.slow
 def test_every_row_is_evaluated_once(
-    tiny_bundle: Path, tiny_path: Path, expected: Predictions, tmp_path: Path
+    tiny_bundle: Path, tiny_path: Path, bundle: Bundle, expected: Predictions, tmp_path: Path
 ) -> None:
     file = tmp_path / "metrics.json"
     found = run_evaluate(str(tiny_bundle), str(tiny_path), CONSOLE, json_file=file)
     assert (found.scored.split, len(found.scored.ids)) == ("test", SPLIT_ROWS["test"])
     scores = evaluate_scores(expected.scores, expected.labels, expected.observed)
     assert found.scores.to_dict() == pytest.approx(scores.to_dict(), abs=1e-6)
-    assert json.loads(file.read_text()) == found.scores.to_dict()
+    numbers = json.loads(file.read_text())
+    assert numbers == numbers_of(found)
+    assert numbers.items() >= found.scores.to_dict().items()
+    judged = (expected.labels, expected.observed)
+    probabilities = bundle.probabilities(expected.scores)
+    error = expected_calibration_error(probabilities, *judged)
+    assert numbers["ECE"] == pytest.approx(error, abs=1e-4)
+    for group, values in family_scores(expected.scores, *judged, VOCABULARY).items():
+        assert numbers[f"any_AP/{group}"] == pytest.approx(values.any_AP, abs=1e-6)
+    given = (expected.scores >= bundle.thresholds) & expected.observed
+    right = given & expected.labels
+    assert numbers["precision"] == pytest.approx(right.sum() / given.sum())
+    assert numbers["recall"] == pytest.approx(right.sum() / (judged[0] & judged[1]).sum())
     np.testing.assert_array_equal(found.scores.support, scores.support)
 
 
@@ -63,10 +78,13 @@ def test_predictions(
     left_over.write_text("torn")
     run_predict(str(tiny_bundle), str(tiny_path), out, CONSOLE)
     table = pq.read_table(out)
-    assert table.column_names == ["id", "labels", *(f"score.{name}" for name in LABELS)]
+    columns = [f"{kind}.{name}" for kind in ("score", "probability") for name in LABELS]
+    assert table.column_names == ["id", "labels", *columns]
     assert table["id"].to_pylist() == [f"test-{i:03d}" for i in range(SPLIT_ROWS["test"])]
     scores = np.stack([table[f"score.{name}"].to_numpy() for name in LABELS], axis=1)
     np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-5)
+    likely = np.stack([table[f"probability.{name}"].to_numpy() for name in LABELS], axis=1)
+    np.testing.assert_array_equal(likely, bundle.probabilities(scores))
     above = [[LABELS[c] for c in np.flatnonzero(row >= bundle.thresholds)] for row in scores]
     assert table["labels"].to_pylist() == above
     assert any(above)
