@@ -173,7 +173,7 @@ def test_a_bundle_without_a_calibration(copy: Path, absent: str) -> None:
 def test_a_beaten_epoch_makes_no_bundle(made: Path, tmp_path: Path) -> None:
     loaded = checkpoint.load(made / "checkpoint")
     beaten = replace(loaded.progress, epoch=7, best_epoch=4, thresholds=[], calibration=None)
-    checkpoint.save(tmp_path / "beaten", loaded.weights, loaded.optimizer, beaten)
+    checkpoint.save(tmp_path / "beaten", loaded.weights, loaded.training_state, beaten)
     with pytest.raises(CheckpointError, match=r"is of epoch 7 and has no .* epoch 4 is better"):
         save_bundle(tmp_path / "beaten", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
