@@ -5,6 +5,7 @@ Top layer: joins the Ray layer with what people see. Each function is one comman
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +14,16 @@ from rich.console import Console
 
 from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
-from raymc.config import Config, check_space, flatten, to_dict
+from raymc.config import Config, check_space, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
 from raymc.errors import ExtractionError, ResourceError, TrainingError
 from raymc.evaluate import Evaluation, evaluate, evaluation_table, group_table, numbers_of
 from raymc.extract import ExtractSummary, extract
+from raymc.notes import trial_name
 from raymc.predict import predict
 from raymc.prepare import prepare_dataset
 from raymc.progress import ExtractDisplay, rows_progress
-from raymc.recording import RunRecorder, SweepRecorder, trial_name
+from raymc.recording import RunRecorder, SweepRecorder, log_dataset, recorded_settings
 from raymc.runs import BUNDLE, open_run
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
@@ -30,9 +32,11 @@ from raymc.study import STATES
 from raymc.tables import TrialView, trials_table
 from raymc.tracking import (
     Tracker,
+    check_reachable,
     compare_runs,
     list_sweeps,
     open_tracker,
+    runs_page,
     tracking_uri,
     ui_command,
 )
@@ -50,8 +54,11 @@ def run_train(config: Config, console: Console) -> Path:
     _start_ray(folder, console)
     display = TrainDisplay(console, metric=config.train.monitor)
     with open_tracker(config.tracking, config.run.folder) as tracker:
-        run = tracker.start_run(folder.name, key=folder.name, params=flatten(config), tags={})
+        run = tracker.start_run(
+            folder.name, key=folder.name, params=recorded_settings(config), tags={}
+        )
         tracker.log_json(run, "config.json", to_dict(config))
+        log_dataset(tracker, run, config, dataset.manifest)
         with _ending(tracker, run), display:
             record = RunRecorder(tracker, run)
             result = train(config, dataset, listeners=[display.handle, record])
@@ -70,14 +77,14 @@ def run_tune(config: Config, console: Console) -> Path:
     _start_ray(folder, console)
     with open_tracker(config.tracking, config.run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
-        record = SweepRecorder(config, tracker, display)
+        record = SweepRecorder(config, dataset.manifest, tracker, display)
         with _ending(tracker, record.parent), display:
             result = sweep(config, dataset, folder, listener=record)
         bundle = folder / BUNDLE
         save_bundle(result.checkpoint, bundle)
         views = sweep_views(config, result)
         console.print(trials_table(views, config.train.monitor, width=console.width))
-        tracker.set_note(record.parent, sweep_note(config, result))
+        record.summarise()
         best = {f"best/{key[4:]}": x for key, x in _best(result).items() if key[:4] == "val/"}
         tracker.end_run(record.parent, "complete", metrics=best)
         console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
@@ -174,13 +181,33 @@ def show_runs(sweep: str | None, config: Config, console: Console) -> None:
 
 def run_ui(config: Config, port: int, console: Console) -> None:
     """Serve MLflow's page on the runs, on this machine alone, until it is interrupted."""
-    uri = tracking_uri(config.tracking, config.run.folder)
+    uri, experiment = tracking_uri(config.tracking, config.run.folder), config.tracking.experiment
     command = ui_command(uri, port)
     if not command:
-        console.print(f"MLflow's page is at {uri}")
+        console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
         return
-    console.print(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    subprocess.run(command, check=False)
+    console.print("MLflow starts, which takes some seconds …", style="dim")
+    server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
+    try:
+        page = runs_page(uri, experiment, address)
+        if _answers(server, address):
+            console.print(f"Sweeps and runs: {page} (Ctrl-C ends it)", soft_wrap=True)
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Wait until a server that was started answers; false if it ends before."""
+    while server.poll() is None:
+        try:
+            check_reachable(address, create=False)
+        except ResourceError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
 
 
 def sweep_views(config: Config, result: SweepResult) -> list[TrialView]:
@@ -198,21 +225,6 @@ def sweep_views(config: Config, result: SweepResult) -> list[TrialView]:
         )
         for trial in result.study.get_trials(deepcopy=False)
     ]
-
-
-def sweep_note(config: Config, result: SweepResult) -> str:
-    """Return the sweep in a few lines of Markdown, for its page in MLflow."""
-    views = sweep_views(config, result)
-    states = [view.state for view in views]
-    seconds = sum(view.seconds for view in views)
-    counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed"))
-    best = _best(result)
-    return (
-        f"**{len(views)} trials** on `{config.data.path}`: {counts}; {seconds / 60:.1f} "
-        f"trial minutes in all.\n\n**Best: trial {result.best.number}**, "
-        f"`{trial_name(result.best.params)}`, {config.train.monitor} "
-        f"{100 * best[config.train.monitor]:.1f} % at epoch {best['epoch']:.0f}.\n"
-    )
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 Top layer. Uses nothing that the other commands don't: what it does, a user can type.
 """
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -72,11 +74,23 @@ def run_demo(folder: Path, console: Console) -> None:
 
 def next_steps(config: Config, bundle: Path, out: Path) -> list[str]:
     """Return the commands that show what the demo has made."""
-    runs = f"run.folder={config.run.folder}"
+    raymc, runs = program(), f"run.folder={config.run.folder}"
     return [
-        f"  raymc runs {config.run.name} {runs}    the trials once more, from MLflow",
-        f"  raymc ui {runs}    MLflow in the browser: compare the trials",
-        f"  raymc data info {config.data.path}    what the dataset holds",
+        f"  {raymc} ui {runs}    MLflow in the browser: open the address it prints, unfold the",
+        f"      sweep {config.run.name!r}, tick trials and press Compare; its page has the winner",
+        f"  {raymc} runs {config.run.name} {runs}    the trials once more, in this terminal",
+        f"  {raymc} data info {config.data.path}    what the dataset holds",
         f"  {bundle}    the model; {out} its predictions (Parquet)",
-        "  raymc train MY.yaml    your own data: see the README",
+        f"  {raymc} train MY.yaml    your own data: see the README",
     ]
+
+
+def program() -> str:
+    """Return what to type for `raymc`: its path, where the environment isn't activated."""
+    if shutil.which("raymc"):
+        return "raymc"
+    beside = Path(sys.executable).with_name("raymc")
+    if not beside.exists():
+        return f"{sys.executable} -m raymc"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

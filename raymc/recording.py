@@ -1,25 +1,42 @@
 """From a run's events to its records: MLflow's, and for sweeps the display's. Top layer."""
 
-from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from raymc.config import Config, flatten, run_name, to_dict
 from raymc.display import TrialsDisplay
 from raymc.events import EpochEnded, Event, SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted
-from raymc.tables import TrialView
-from raymc.tracking import Tracker
+from raymc.notes import plan_note, sweep_note, trial_name, trial_note
+from raymc.shards import Manifest
+from raymc.tables import TrialView, ranked
+from raymc.tracking import Tracker, command_line
 
-SHORT_NAMES = {"temperature": "τ", "fusion_depth": "fusion"}
+_LEFT_OUT = ("data.make", "extract.", "tracking.", "run.")  # these change no result
 
 
-def trial_name(params: Mapping[str, object]) -> str:
-    """Return what tells a trial from others in a line, such as `margin=0.31 τ=0.07 fusion=2`."""
-    parts = []
-    for path, value in params.items():
-        name = path.rpartition(".")[2]
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts.append(f"{SHORT_NAMES.get(name, name)}={shown}")
-    return " ".join(parts)
+def recorded_settings(config: Config, *, sweep: bool = False) -> dict[str, object]:
+    """Return the settings that tell runs apart; config.json beside them holds the others too.
+
+    Of a sweep without those it searches, which are its trials'.
+    """
+    left_out = [*_LEFT_OUT, "search.space", *([] if sweep else ["search."])]
+    searched = config.search.space if sweep else ()
+    return {
+        path: value
+        for path, value in flatten(config).items()
+        if path not in searched and not path.startswith(tuple(left_out))
+    }
+
+
+def log_dataset(tracker: Tracker, run: str, config: Config, manifest: Manifest) -> None:
+    """Record which dataset a run trains on."""
+    tracker.log_dataset(
+        run,
+        name=Path(config.data.path).name,
+        digest=manifest.digest(),
+        source=config.data.path,
+        rows={split: manifest.rows(split) for split in manifest.splits},
+    )
 
 
 class RunRecorder:
@@ -37,12 +54,26 @@ class RunRecorder:
 class SweepRecorder:
     """Shows a sweep's trials and writes them to MLflow, below one parent run."""
 
-    def __init__(self, config: Config, tracker: Tracker, display: TrialsDisplay) -> None:
-        self._config, self._tracker, self._display = config, tracker, display
+    def __init__(
+        self, config: Config, manifest: Manifest, tracker: Tracker, display: TrialsDisplay
+    ) -> None:
+        self._config, self._manifest = config, manifest
+        self._tracker, self._display = tracker, display
         self._views: dict[int, TrialView] = {}
-        name = run_name(config, sweep=True)
-        self.parent = tracker.start_run(name, key=name, params=flatten(config), tags={})
+        name, settings = run_name(config, sweep=True), recorded_settings(config, sweep=True)
+        self.parent = tracker.start_run(name, key=name, params=settings, tags={})
         tracker.log_json(self.parent, "config.json", to_dict(config))
+        tracker.set_note(self.parent, plan_note(config, command_line()))
+        tracker.set_views(self.parent, list(config.search.space), config.train.monitor)
+        log_dataset(tracker, self.parent, config, manifest)
+
+    def summarise(self) -> None:
+        """Write about the finished sweep on its MLflow page."""
+        views = list(self._views.values())
+        scored = [view for view in ranked(views) if view.value is not None]
+        trials = [self._key(view.number) for view in scored if view.state != "failed"]
+        note = sweep_note(self._config, views, command_line())
+        self._tracker.set_note(self.parent, note, compare=trials)
 
     def __call__(self, event: SweepEvent) -> None:
         """Show an event and record it."""
@@ -56,29 +87,36 @@ class SweepRecorder:
 
     def _start(self, event: TrialStarted) -> None:
         self._show(TrialView(event.number, event.params, "running", 0, self._config.train.epochs))
+        key = self._key(event.number)
         self._tracker.start_run(
             trial_name(event.params),
-            key=self._key(event.number),
+            key=key,
             parent=self.parent,
             params=event.params,
             tags={"raymc.trial": str(event.number)},
             reopen=not event.is_over,
         )
+        log_dataset(self._tracker, key, self._config, self._manifest)
 
     def _epoch(self, event: TrialEpochEnded) -> None:
-        view, value = self._views[event.number], event.metrics[self._config.train.monitor]
+        monitor = self._config.train.monitor
+        view, value = self._views[event.number], event.metrics[monitor]
         is_best = view.value is None or value > view.value
         best = value if is_best else view.value
         self._show(replace(view, epoch=event.epoch, value=best, seconds=event.seconds))
-        key = self._key(event.number)
-        self._tracker.log_epoch(key, event.epoch, event.metrics, is_best=is_best)
+        metrics = {monitor: value, **event.metrics}  # what counts comes first
+        self._tracker.log_epoch(self._key(event.number), event.epoch, metrics, is_best=is_best)
 
     def _end(self, event: TrialEnded) -> None:
-        view, value = self._views[event.number], event.best.get(self._config.train.monitor)
-        self._show(replace(view, state=event.state, value=value, seconds=event.seconds))
-        key = self._key(event.number)
-        if event.message:
-            self._tracker.set_note(key, event.message)
+        monitor, key = self._config.train.monitor, self._key(event.number)
+        view = self._views[event.number]
+        view = replace(
+            view, state=event.state, value=event.best.get(monitor), seconds=event.seconds
+        )
+        self._show(view)
+        if "val/R80" in event.best:
+            view = self._views[event.number] = replace(view, others={"R80": event.best["val/R80"]})
+        self._tracker.set_note(key, trial_note(view, monitor, event.message))
         worker_seconds = event.seconds * self._config.train.workers
         costs = {"cost/seconds": event.seconds, "cost/worker_seconds": worker_seconds}
         self._tracker.end_run(key, event.state, metrics=costs)

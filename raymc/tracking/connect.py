@@ -106,14 +106,22 @@ def ui_command(uri: str, port: int = 5000) -> list[str]:
     `uri` is a server's own address: its page is there already.
 
     Raises:
-        ResourceError: There are no records at `uri`.
+        ResourceError: There are no records at `uri`, or the port is taken.
     """
     if _is_server(uri):
         return []
     check_reachable(uri, create=False)
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise ResourceError(
+            f"port {port} of this machine can't be used ({reason(error)}): is MLflow running "
+            "already? If not, choose another with --port"
+        ) from error
     _set_switches()
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
-    return [*server, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = ["--workers", "1", "--uvicorn-opts", "--log-level=warning"]
+    return [*server, "--host", "127.0.0.1", "--port", str(port), *quiet]
 
 
 def check_reachable(uri: str, *, create: bool) -> None:

@@ -5,6 +5,7 @@ Imports mlflow inside functions only. Passwords in addresses never leave here.
 
 import getpass
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -67,11 +68,18 @@ def source_tags() -> dict[str, str]:
         user = "unknown"
     tags = {
         "mlflow.user": user,
-        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.name": " ".join(command_line().split(maxsplit=2)[:2]),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git_commit(),
     }
     return {name: value for name, value in tags.items() if value}
+
+
+def command_line() -> str:
+    """Return what was typed to start this process; `python -m raymc` is called `raymc`."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return without_password(shlex.join([name, *sys.argv[1:]]))
 
 
 @cache

@@ -5,13 +5,14 @@ Imports mlflow inside functions only. One process of a run holds the one tracker
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.tracking.connect import open_client, open_experiment, tracking_uri
+from raymc.tracking.pages import comparison, sweep_page_tags
 from raymc.tracking.records import (
     KEY_TAG,
     NOTE_TAG,
@@ -124,9 +125,9 @@ class Tracker:
         Of the best epoch so far, every `val/NAME` is recorded as `best/NAME` too, because
         MLflow's pages show the last value only.
         """
-        named = {**metrics, "epoch": float(epoch)}
-        if is_best:
-            named |= {best_name(key): metrics[key] for key in metrics if key.startswith("val/")}
+        validated = [key for key in metrics if key.startswith("val/")] if is_best else []
+        best = {best_name(key): metrics[key] for key in validated}
+        named = {**best, **metrics, "epoch": float(epoch)}  # MLflow's plots begin with the first
         records = make_metrics(named, epoch, now())
 
         def write() -> None:
@@ -167,11 +168,62 @@ class Tracker:
         """Store JSON with the run, at the relative path `file`."""
         self.log_text(run, file, json.dumps(content, indent=2, sort_keys=True))
 
-    def set_note(self, run: str, markdown: str) -> None:
-        """Set the description on the run's MLflow page."""
-        note = fit_text(markdown, TAG_LENGTH)
+    def log_dataset(self, run: str, *, name: str, digest: str, source: str, rows: object) -> None:
+        """Say which dataset a run trains on, as its MLflow page shows it.
+
+        Args:
+            run: Key of the run.
+            name: Shown in MLflow's column "Dataset".
+            digest: What tells the dataset from others of the name; MLflow shows 8 characters.
+            source: Where it is.
+            rows: How many rows each split has, by name.
+        """
+        source = json.dumps({"uri": without_password(source)})
+        profile = json.dumps(rows)
 
         def write() -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            dataset = Dataset(name, digest[:8], "local", source, profile=profile)
+            made = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+            opened = self._opened(run)
+            if not opened.is_closed:
+                self._client.log_inputs(opened.run_id, datasets=[made])
+
+        self._writer.send(f"dataset of {run}", write)
+
+    def set_views(self, sweep: str, params: Sequence[str], metric: str) -> None:
+        """Make MLflow's saved views of sweeps, and of this one's trials, best first.
+
+        Args:
+            sweep: Key of the sweep, from now on the newest.
+            params: What it searches, by dotted config key: columns of the views.
+            metric: What it maximises.
+        """
+
+        def write() -> None:
+            tags = sweep_page_tags(self._opened(sweep).run_id, params, metric)
+            for name, value in tags.items():
+                self._client.set_experiment_tag(self.experiment_id, name, value)
+
+        self._writer.send(f"views of {sweep}", write)
+
+    def set_note(self, run: str, markdown: str, *, compare: Sequence[str] = ()) -> None:
+        """Set the description on the run's MLflow page.
+
+        Args:
+            run: Key of the run.
+            markdown: The description.
+            compare: Keys of runs; a link below the first paragraph opens their comparison.
+        """
+
+        def write() -> None:
+            note = markdown
+            if len(compare) > 1:
+                first, _, rest = markdown.partition("\n\n")
+                page = comparison([self._opened(key).run_id for key in compare], self.experiment_id)
+                note = f"{first}\n\n[Compare the trials]({page})\n\n{rest}"
+            note = fit_text(note, TAG_LENGTH)
             self._client.set_tag(self._opened(run).run_id, NOTE_TAG, note)
 
         self._writer.send(f"note of {run}", write)

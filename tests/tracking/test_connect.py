@@ -9,7 +9,14 @@ from tracking_cases import free_port, silent_server
 
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, RaymcError, ResourceError
-from raymc.tracking import connect, list_sweeps, open_tracker, tracking_uri, ui_command
+from raymc.tracking import (
+    connect,
+    list_sweeps,
+    open_tracker,
+    runs_page,
+    tracking_uri,
+    ui_command,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,26 @@ def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match="nothing was recorded there yet"):
             read(uri)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_port_is_one_clear_line(folder: str, config: TrackingConfig) -> None:
+    uri = open_tracker(config, folder).uri
+    with silent_server() as port, pytest.raises(ResourceError, match=rf"port {port} .*--port"):
+        ui_command(uri, port)
+
+
+def test_the_page_of_an_experiment_shows_sweeps(folder: str, config: TrackingConfig) -> None:
+    server = "http://127.0.0.1:5000/"
+    with open_tracker(config, folder) as tracker:
+        assert runs_page(tracker.uri, "none", server) == "http://127.0.0.1:5000"
+        page = f"http://127.0.0.1:5000/#/experiments/{tracker.experiment_id}/runs"
+        page += "?workflowType=machine_learning"
+        assert runs_page(tracker.uri, config.experiment, server) == page
+        tracker.start_run("a", key="a", params={}, tags={})
+        tracker.set_views("a", ["loss.margin"], "val/mAP")
+        assert tracker.close() == 0
+    shared = f"{page}&viewStateShareKey=raymc-sweeps"
+    assert runs_page(tracker.uri, config.experiment, server) == shared
 
 
 def test_a_server_shows_its_own_page() -> None:

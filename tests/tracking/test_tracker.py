@@ -186,3 +186,35 @@ def test_a_run_that_has_not_ended_is_gone_on_with(
     (only,) = runs_of(tracker)
     assert only.info.status == "FINISHED"
     assert steps(only, "val/mAP", tracker.uri) == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_dataset_is_recorded_once(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        run = start(tracker)
+        for _ in range(2):  # as after a restart
+            source = "s3://me:secret@host/mine"
+            tracker.log_dataset(run, name="mine", digest="0123456789", source=source, rows={"a": 3})
+        assert tracker.close() == 0
+    (only,) = runs_of(tracker)
+    (given,) = only.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("mine", "01234567")
+    assert given.dataset.source == '{"uri": "s3://***@host/mine"}'
+    assert given.dataset.profile == '{"a": 3}'
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "training")]
+
+
+def test_a_note_links_to_the_comparison(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        for key in ("a", "b", "c"):
+            start(tracker, key)
+        tracker.set_note("a", "first\n\nrest", compare=["c", "b"])
+        tracker.set_note("b", "alone", compare=["c"])
+        assert tracker.close() == 0
+    notes = {
+        run.data.tags["raymc.key"]: run.data.tags.get("mlflow.note.content")
+        for run in runs_of(tracker)
+    }
+    runs = f"%5B%22{tracker.run_id('c')}%22%2C%20%22{tracker.run_id('b')}%22%5D"
+    page = f"#/compare-runs?runs={runs}&experiments=%5B%22{tracker.experiment_id}%22%5D"
+    link = f"[Compare the trials]({page}&workflowType=machine_learning)"
+    assert notes == {"a": f"first\n\n{link}\n\nrest", "b": "alone", "c": None}
