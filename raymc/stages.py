@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from raymc.cluster import explained, keep_order
 from raymc.features.clips import Failure
+from raymc.features.digests import Digests
 from raymc.features.extraction import (
     Encoders,
     Extract,
@@ -61,11 +62,11 @@ def extract_items(
 def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
     """Decode files, and encode what needs no weights; a few clips at a time."""
     sources, plan = _fetch(shared)
-    encoders = _light_encoders(plan)
+    encoders, digests = _light_encoders(plan), Digests()
 
     def items() -> Iterator[tuple[int, Item]]:
         for file in (batch["id"] + first).tolist():
-            for item in extract_source(sources[file], plan, encoders):
+            for item in extract_source(sources[file], plan, encoders, digests=digests):
                 yield file, item
             yield file, END
 

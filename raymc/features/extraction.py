@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from raymc.errors import ConfigError, DataError
 from raymc.features.clips import Clip, ClipRequest, Failure
+from raymc.features.digests import Digests
 from raymc.features.encoders import audio_encoder, text_encoder, transcriber, visual_encoder
 from raymc.features.media import read_clips
 from raymc.features.settings import NONE, ExtractConfig
@@ -129,12 +130,25 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
 
 
 def extract_source(
-    source: Source, plan: ExtractPlan, encoders: Encoders
+    source: Source, plan: ExtractPlan, encoders: Encoders, *, digests: Digests | None = None
 ) -> Iterator[Extract | Failure]:
     """Decode a file clip by clip, and encode what needs no weights.
 
-    Never raises because of the file: what can't be read is a `Failure`, of a clip or alone.
+    Never raises because of the file: what can't be read is a `Failure`, of a clip or alone. A
+    file that hasn't the digest its source says is not decoded at all.
+
+    Args:
+        source: The file, or a part of it.
+        plan: What is wanted.
+        encoders: Those of `plan.light`.
+        digests: Shared by the parts of a file, so that its digest is computed once.
     """
+    try:
+        (digests or Digests()).check(source)
+    except (DataError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        yield Failure(path=source.path, id=source.id, stage="open", error=reason)
+        return
     transcript, failures = _transcript(source, plan)
     for clip in read_clips(source, plan.request):
         if isinstance(clip, Failure):

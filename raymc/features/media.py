@@ -28,7 +28,7 @@ def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]
     found: flipped bits that leave a valid stream (easily so in VP8, VP9, HEVC, MP2, MP3, PCM; FFV1
     and FLAC have checksums), a file without a length (MPEG-PS and -TS, raw streams) that was cut
     and now is simply shorter, bytes lost in AVI, which numbers its frames instead of timing
-    them, and headers that say something else just as plausible.
+    them, and headers that say something else just as plausible. `digests.py` finds all of it.
 
     The same file and request give the same bytes. Frames are also the same wherever the source
     starts; sound is up to the decoder's dither and noise, and to a millisecond where a format

@@ -43,7 +43,8 @@ class Source:
         split: Of all its clips.
         start_seconds: Where the part begins.
         end_seconds: Where it ends; None: with the file.
-        extra: Further columns of the table, kept.
+        sha256: What the file's digest has to be, in small hex; None: nobody said.
+        extra: Further columns of the table, kept; `sha256` as well.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Source:
     split: str = "train"
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    sha256: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -63,8 +65,8 @@ def list_sources(address: str, *, split: str = "train") -> list[Source]:
       a pattern without a suffix of its own only media files. Addresses know no `?`.
     - A table (.csv, .tsv, .jsonl, .ndjson, .parquet) in its own order: `path` (a relative one is
       relative to the table's folder), and if it has them `id`, `labels` (a list, or one text
-      with `;` or `|` between them), `split`, `start_seconds`, `end_seconds`; other columns are
-      kept as `extra`.
+      with `;` or `|` between them), `split`, `start_seconds`, `end_seconds`, `sha256` (of the
+      whole file, in hex); other columns are kept as `extra`.
 
     Without an id, it is the path (below the folder) without its suffix; files that differ by
     their suffix only keep it, and a stated part adds `@START-END`.
@@ -198,6 +200,7 @@ def _of_row(row: Mapping[str, Any], path: str, default_id: str, split: str, wher
         split=split if row.get("split") is None else _text(row, "split", where),
         start_seconds=start or 0.0,
         end_seconds=end,
+        sha256=_sha256(row, where),
         extra={name: value for name, value in row.items() if name not in _COLUMNS},
     )
 
@@ -227,6 +230,15 @@ def _labels(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: labels are {value!r}; expected names, or a text of them with ;")
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+
+def _sha256(row: Mapping[str, Any], where: str) -> str | None:
+    value = row.get("sha256")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value.strip()):
+        raise DataError(f"{where}: sha256 is {value!r}; expected 64 hex digits, as of sha256sum.")
+    return value.strip().lower()
 
 
 def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:

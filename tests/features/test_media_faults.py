@@ -4,7 +4,6 @@ import os
 import random
 import resource
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from damage import CHECKED, DAMAGES, FUZZED, flip, write_fuzzed
 from media_files import Sound, Video, write_media
 
 from raymc.features.clips import Clip, ClipRequest, Failure, Picture
@@ -21,10 +21,6 @@ from raymc.features.media import read_clips
 from raymc.features.sources import Source
 
 SMALL = Picture(height=8, width=8)
-CHECKED = (
-    Video(codec="ffv1", options={"slicecrc": "1", "g": "5"}, seconds=2.0),
-    Sound(codec="flac", seconds=2.0),
-)
 
 
 def read(
@@ -334,57 +330,9 @@ def test_times_that_cannot_be_right(seconds: list[float], settled: list[float | 
     assert bool(times.trouble) == (None in settled or LOST in settled)
 
 
-def cut(data: bytearray, rng: random.Random) -> None:
-    del data[rng.randrange(len(data)) :]
-
-
-def flip(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 5, 50])):
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-
-
-def spoil_head(data: bytearray, rng: random.Random) -> None:
-    for _ in range(rng.choice([1, 5, 20])):
-        data[rng.randrange(min(len(data), 1000))] = rng.choice([0, 127, 255, rng.randrange(256)])
-
-
-def drop(data: bytearray, rng: random.Random) -> None:
-    at = rng.randrange(len(data))
-    del data[at : at + rng.choice([1, 100, 5000])]
-
-
-def blank(data: bytearray, rng: random.Random) -> None:
-    at, size = rng.randrange(len(data)), rng.choice([10, 1000])
-    data[at : at + size] = bytes(len(data[at : at + size]))
-
-
-DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
-    cut,
-    flip,
-    spoil_head,
-    drop,
-    blank,
-)
-FUZZED: dict[str, tuple[Video | None, Sound]] = {
-    "a.mkv": CHECKED,
-    "b.mp4": (Video(options={"g": "12"}, seconds=2.0), Sound(seconds=2.0)),
-    "c.ts": (Video(codec="mpeg2video", seconds=2.0), Sound(codec="mp2", seconds=2.0)),
-    "d.mpg": (Video(codec="mpeg1video", seconds=2.0), Sound(codec="mp2", seconds=2.0)),
-    "e.avi": (Video(codec="mpeg4", seconds=2.0), Sound(codec="pcm_s16le", seconds=2.0)),
-    "f.flv": (Video(codec="flv", seconds=2.0), Sound(seconds=2.0)),
-    "g.wav": (None, Sound(codec="pcm_s16le", seconds=2.0)),
-    "h.mp3": (None, Sound(codec="libmp3lame", seconds=2.0)),
-}
-
-
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("fuzzed")
-    files = {}
-    for name, (video, sound) in FUZZED.items():
-        write_media(folder / name, video, sound)
-        files[name] = (folder / name).read_bytes()
-    return files
+    return write_fuzzed(tmp_path_factory.mktemp("fuzzed"))
 
 
 def check(clip: Clip | Failure) -> None:

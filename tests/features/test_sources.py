@@ -96,6 +96,14 @@ def test_a_table(folder: Path, suffix: str) -> None:
     assert [source.extra["url"] for source in sources] == ["u", None, "v"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_digests(folder: Path, suffix: str) -> None:
+    digests = [32 * "aB", None, f" {64 * 'c'}\t"]
+    rows = [{"path": f"{i}.mp4", "sha256": digest} for i, digest in enumerate(digests)]
+    sources = list_sources(write_table(folder, suffix, rows))
+    assert [source.sha256 for source in sources] == [32 * "ab", None, 64 * "c"]
+
+
 def test_parts_of_a_file(folder: Path) -> None:
     rows = [
         {"path": "b.mp4", "start_seconds": 0, "end_seconds": 2.5},
@@ -118,6 +126,9 @@ def test_parts_of_a_file(folder: Path) -> None:
         ({"path": "a", "labels": 3}, "row 2: labels are 3; expected names"),
         ({"path": "a", "labels": [1]}, r"row 2: labels are \[1\]; expected names"),
         ({"path": "a", "id": [1]}, r"row 2: id is \[1\]; expected text"),
+        ({"path": "a", "sha256": "e3b0"}, "row 2: sha256 is 'e3b0'; expected 64 hex digits"),
+        ({"path": "a", "sha256": 64 * "g"}, "row 2: sha256 is 'gggg"),
+        ({"path": "a", "sha256": 5}, "row 2: sha256 is 5; expected 64 hex digits"),
         ({"path": "ok.mp4"}, "2 rows have the id 'ok'; give each its own id"),
     ],
 )

@@ -1,8 +1,9 @@
 """Extraction on Ray: what one process would write, in order, whatever happens on the way."""
 
 import csv
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -102,6 +103,12 @@ def assert_as_expected(config: Config) -> list[Failure]:
     return failures
 
 
+def rows_by_id(config: Config) -> dict[str, Mapping[str, object]]:
+    dataset = open_dataset(config.data.path)
+    tables = [read_shard(dataset, shard) for shard in dataset.split("train")]
+    return {row["id"]: row for table in tables for row in table.to_pylist()}
+
+
 def test_rows_are_those_of_one_process(ray_logs: Path, videos: list[Path], tmp_path: Path) -> None:
     table = write_table(tmp_path / "videos.csv", videos, 22)
     config = configured(table, tmp_path / "out", fps=5, license="CC0-1.0")
@@ -143,6 +150,40 @@ def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path:
     assert "3 of 6 files could not be read, or not all of them" in printed.getvalue()
     with pytest.raises(ExtractionError, match=r"3 of 6 files failed, more than .* \(40 %\)"):
         run_extract(override(config, {"extract.max_failures": 0.4}), Console(file=printed))
+
+
+def test_files_without_their_digest_give_no_row(
+    ray_logs: Path, videos: list[Path], tmp_path: Path
+) -> None:
+    """A flipped bit in the last picture: nothing but the digest tells."""
+    lines = ["path\tid\tsha256\tend_seconds"]
+    for video in videos:
+        digest = hashlib.sha256(video.read_bytes()).hexdigest()
+        lines += [f"{video.name}\t{video.stem}\t{digest}\t"]
+        lines += [f"{video.name}\t{video.stem}-half\t{digest}\t0.4"]
+        shutil.copy(video, tmp_path)
+    table = tmp_path / "videos.tsv"
+    table.write_text("\n".join(lines))
+    whole = configured(table, tmp_path / "whole")
+    run_extract(whole, Console(file=StringIO()))
+    assert assert_as_expected(whole) == []
+
+    damaged = tmp_path / videos[2].name
+    data = bytearray(damaged.read_bytes())
+    data[data.index(b"mdat") + 2000] ^= 1
+    damaged.write_bytes(data)
+    config = configured(table, tmp_path / "out")
+    run_extract(config, Console(file=StringIO()))
+    failures = assert_as_expected(config)
+    found = hashlib.sha256(data).hexdigest()
+    expected = hashlib.sha256(videos[2].read_bytes()).hexdigest()
+    assert [(x.path, x.id, x.stage, x.error) for x in failures] == [
+        (str(damaged), name, "open", f"the file's sha256 is {found}, expected {expected}")
+        for name in ("2", "2-half")
+    ]
+    rows, kept = rows_by_id(whole), rows_by_id(config)
+    assert kept == {name: row for name, row in rows.items() if name not in ("2", "2-half")}
+    assert len(kept) == 8
 
 
 def test_media_without_a_single_clip(ray_logs: Path, tmp_path: Path) -> None:
