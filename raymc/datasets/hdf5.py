@@ -1,15 +1,14 @@
 """Datasets of an HDF5 file to rows, read clip by clip: for features too large for memory.
 
 Like `npz.py`, from one .h5 whose tokens are padded, end to end with offsets, or one HDF5
-dataset per clip. Imports numpy; h5py when a file is read.
+dataset per clip. Imports numpy; `hdf5_file.py` reads the file.
 
 Axes: N clips, T tokens, S tokens of all clips, D dim.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -26,14 +25,13 @@ from raymc.datasets.arrays import (
     digest,
     listed,
 )
-from raymc.errors import ConfigError, DataError, ResourceError
+from raymc.datasets.hdf5_file import Hdf5File, Node
+from raymc.errors import ConfigError, DataError
 from raymc.shards import Modality
 
 Reader = Callable[[int], Shaped[np.ndarray, "..."] | None]  # the tokens of a clip
 
 _ID = "{id}"
-_DAMAGES = (OSError, RuntimeError, TypeError, ValueError)  # what h5py raises on a damaged file
-_LISTED = 8  # datasets named in a message
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -82,13 +80,13 @@ def hdf5(config: Hdf5Config) -> DatasetRecipe:
     """
     check_rates(config.rates_hz, config.modalities)
     _check_offsets(config)
-    file = _open(config.file)
-    labels = _array(file, config.labels)
+    file = Hdf5File(config.file)
+    labels = file.array(config.labels)
     clips = check_clips(
         labels=labels,
-        classes=_array(file, config.classes),
-        ids=_array(file, config.ids),
-        split=_array(file, config.split),
+        classes=file.array(config.classes),
+        ids=file.array(config.ids),
+        split=file.array(config.split),
         group_separator=config.group_separator,
     )
     notes: list[str] = []
@@ -126,41 +124,43 @@ def _check_offsets(config: Hdf5Config) -> None:
 
 def _tokens(
     config: Hdf5Config,
-    file: Any,
+    file: Hdf5File,
     name: str,
     labels: FileArray,
     ids: Sequence[str],
     notes: list[str],
-) -> tuple[Any, Reader]:
+) -> tuple[Node, Reader]:
     """Return an HDF5 dataset with a modality's type and dim, and what reads a clip's tokens."""
     path = config.modalities[name]
     if _ID in path:
         return _per_clip(file, path, ids, notes)
     if name in config.offsets:
-        return _end_to_end(file, path, _array(file, config.offsets[name]), labels)
+        return _end_to_end(file, path, file.array(config.offsets[name]), labels)
     return _padded(file, path, labels)
 
 
-def _padded(file: Any, path: str, labels: FileArray) -> tuple[Any, Reader]:
-    node = _node(file, path)
-    if node.ndim != 3:
+def _padded(file: Hdf5File, path: str, labels: FileArray) -> tuple[Node, Reader]:
+    node = file.node(path)
+    if len(node.shape) != 3:
         raise DataError(
-            f"{_where(node)} has shape {node.shape}; expected [clips, tokens, dim], or [tokens of "
+            f"{node.where} has shape {node.shape}; expected [clips, tokens, dim], or [tokens of "
             "all clips, dim] with `offsets`."
         )
-    check_length(labels, path, len(node))
-    return node, lambda clip: _read(node, clip)
+    check_length(labels, path, node.shape[0])
+    return node, lambda clip: file.read(path, clip)
 
 
-def _end_to_end(file: Any, path: str, offsets: FileArray, labels: FileArray) -> tuple[Any, Reader]:
-    node = _node(file, path)
-    if node.ndim != 2:
+def _end_to_end(
+    file: Hdf5File, path: str, offsets: FileArray, labels: FileArray
+) -> tuple[Node, Reader]:
+    node = file.node(path)
+    if len(node.shape) != 2:
         raise DataError(
-            f"{_where(node)} has shape {node.shape}; expected [tokens of all clips, dim], as it "
+            f"{node.where} has shape {node.shape}; expected [tokens of all clips, dim], as it "
             "has offsets."
         )
-    starts = _starts(offsets, len(labels.values), len(node))
-    return node, lambda clip: _read(node, slice(starts[clip], starts[clip + 1]))
+    starts = _starts(offsets, len(labels.values), node.shape[0])
+    return node, lambda clip: file.read(path, slice(starts[clip], starts[clip + 1]))
 
 
 def _starts(offsets: FileArray, clips: int, tokens: int) -> list[int]:
@@ -179,32 +179,34 @@ def _starts(offsets: FileArray, clips: int, tokens: int) -> list[int]:
     return starts
 
 
-def _per_clip(file: Any, path: str, ids: Sequence[str], notes: list[str]) -> tuple[Any, Reader]:
+def _per_clip(
+    file: Hdf5File, path: str, ids: Sequence[str], notes: list[str]
+) -> tuple[Node, Reader]:
     paths = [path.replace(_ID, clip) for clip in ids]
-    present = [_has(file, clip_path) for clip_path in paths]
+    present = [file.has(clip_path) for clip_path in paths]
     missing = [clip_path for clip_path, found in zip(paths, present) if not found]
     if len(missing) == len(paths):
         raise DataError(
-            f"{file.filename}: no dataset '{paths[0]}', nor that of any other id; the file has "
-            f"{_datasets(file)}."
+            f"{file.path}: no dataset '{paths[0]}', nor that of any other id; the file has "
+            f"{file.datasets()}."
         )
     if missing:
         notes.append(
             f"{path}: {len(missing)} of {len(paths)} clips have no such dataset, e.g. "
             f"'{missing[0]}'; the modality is missing there."
         )
-    first = _node(file, paths[present.index(True)])
-    if first.ndim != 2:
-        raise DataError(f"{_where(first)} has shape {first.shape}; expected [tokens, dim].")
-    return first, lambda clip: _read(_node(file, paths[clip]), ()) if present[clip] else None
+    first = file.node(paths[present.index(True)])
+    if len(first.shape) != 2:
+        raise DataError(f"{first.where} has shape {first.shape}; expected [tokens, dim].")
+    return first, lambda clip: file.read(paths[clip], ()) if present[clip] else None
 
 
-def _modality(config: Hdf5Config, name: str, node: Any) -> Modality:
+def _modality(config: Hdf5Config, name: str, node: Node) -> Modality:
     if node.shape[-1] == 0:
-        raise DataError(f"{_where(node)} has shape {node.shape}; expected a dim of 1 or more.")
+        raise DataError(f"{node.where} has shape {node.shape}; expected a dim of 1 or more.")
     if node.dtype.name not in STORED_AS:
         raise DataError(
-            f"{_where(node)} holds {node.dtype}; expected float16, float32, float64 or uint8."
+            f"{node.where} holds {node.dtype}; expected float16, float32, float64 or uint8."
         )
     return Modality(
         name,
@@ -213,84 +215,3 @@ def _modality(config: Hdf5Config, name: str, node: Any) -> Modality:
         rate_hz=config.rates_hz[name],
         encoder=f"{Path(config.file).name}: {config.modalities[name]}",
     )
-
-
-def _open(file: str) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ResourceError(
-            f"{file} can't be read: h5py is missing; pip install 'raymc[formats]'."
-        ) from error
-    try:
-        return h5py.File(file, "r")
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: no such file; give the path of a .h5 file.") from error
-    except _DAMAGES as error:
-        raise DataError(
-            f"{file}: not an HDF5 file ({_reason(error)}); expected a .h5 file."
-        ) from error
-
-
-def _has(file: Any, path: str) -> bool:
-    try:
-        return path in file
-    except (KeyError, *_DAMAGES) as error:
-        raise DataError(f"{file.filename}: '{path}' is damaged ({_reason(error)}).") from error
-
-
-def _node(file: Any, path: str) -> Any:
-    """Return the HDF5 dataset at a path."""
-    import h5py
-
-    try:
-        node = file[path]
-    except KeyError as error:
-        raise DataError(
-            f"{file.filename}: no dataset '{path}'; the file has {_datasets(file)}."
-        ) from error
-    except _DAMAGES as error:
-        raise DataError(f"{file.filename}: '{path}' is damaged ({_reason(error)}).") from error
-    if not isinstance(node, h5py.Dataset):
-        raise DataError(
-            f"{file.filename}: '{path}' is a group; expected a dataset; the file has "
-            f"{_datasets(file)}."
-        )
-    return node
-
-
-def _datasets(file: Any) -> str:
-    """Return the first paths of the file's datasets."""
-    found: list[str] = []
-    with suppress(KeyError, *_DAMAGES):
-        file.visititems(lambda path, node: found.append(path) if hasattr(node, "shape") else None)
-    return listed(found[:_LISTED]) + (", …" if len(found) > _LISTED else "")
-
-
-def _array(file: Any, path: str) -> FileArray:
-    """Read a whole dataset; strings become NumPy strings."""
-    import h5py
-
-    node = _node(file, path)
-    is_text = h5py.check_string_dtype(node.dtype) is not None
-    values = _read(node.asstr() if is_text else node, (), of=node)
-    return FileArray(file.filename, path, values.astype(str) if is_text else values)
-
-
-def _read(view: Any, key: Any, of: Any = None) -> Shaped[np.ndarray, "..."]:
-    """Read a part of an HDF5 dataset, or of a view `of` one."""
-    try:
-        return np.asarray(view[key])
-    except _DAMAGES as error:
-        raise DataError(
-            f"{_where(of or view)} can't be read ({_reason(error)}); fetch the file again, or save "
-            "it as numbers or UTF-8 strings."
-        ) from error
-
-
-def _where(node: Any) -> str:
-    return f"{node.file.filename}: '{node.name.lstrip('/')}'"
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
