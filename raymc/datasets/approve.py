@@ -1,11 +1,11 @@
 """APPROVE, educational videos labelled for literacy and math, joined with features by video id.
 
-May import `approve_release.py`, `joined.py` and the shards. The release (Gupta et al., CVPR 2023,
-arXiv 2510.11204) lists some videos in several splits or under several ids, and some as background
-too: the choices that this asks for are settings, and each says in a note what it did.
+May import the files `approve_*.py`, `joined.py` and the shards. The release (Gupta et al., CVPR
+2023, arXiv 2510.11204) lists some videos in several splits or under several ids, and some as
+background too: the choices that this asks for are settings, and each says in a note what it did.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -14,15 +14,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.datasets import DatasetRecipe
+from raymc.datasets.approve_files import DOMAINS, SPLITS
+from raymc.datasets.approve_notes import notes
 from raymc.datasets.approve_release import (
     BACKGROUND,
-    DOMAINS,
-    SPLITS,
     Entry,
     Release,
     read_release,
 )
-from raymc.datasets.joined import Features, fraction, shown
+from raymc.datasets.joined import Features, fraction
 from raymc.errors import ConfigError
 from raymc.shards import Row
 
@@ -85,6 +85,13 @@ def approve(config: ApproveConfig) -> DatasetRecipe:
         )
         for split in SPLITS
     }
+    chosen = notes(
+        release,
+        features,
+        splits,
+        split_policy=config.split_policy,
+        background=config.background,
+    )
     return DatasetRecipe(
         vocabulary=release.vocabulary,
         modalities=features.modalities,
@@ -97,7 +104,7 @@ def approve(config: ApproveConfig) -> DatasetRecipe:
             "background": config.background,
             "background_shares": shares,
             "seed": config.seed,
-            "notes": [*release.notes, *_notes(config, release, features, splits)],
+            "notes": [*release.notes, *chosen],
         },
         license="; ".join(filter(None, ["annotations: CC BY-NC 4.0", features.license])),
     )
@@ -143,53 +150,3 @@ def _labelled(entries: Mapping[str, Entry], name: str, row: Row) -> Row:
         observed=tuple(entry.labels) or None,
         extra={**row.extra, **extra},
     )
-
-
-def _notes(
-    config: ApproveConfig, release: Release, features: Features, splits: Mapping[str, str]
-) -> Iterator[str]:
-    listed = release.listed()
-    several = sum(len(found) > 1 for found in listed.values())
-    if several:
-        yield f"split_policy {config.split_policy} decided on {several} videos of several splits"
-    background = [name for name, entry in release.entries.items() if not entry.labels]
-    torn = {name: None for name in background if release.entries[name].video in listed}
-    if torn:
-        yield (
-            f"{len(torn)} of {len(background)} background ids have the address of a video that is "
-            f"annotated under another id ({shown(torn)}); background '{config.background}' "
-            f"{'keeps them, as background' if config.background == 'all' else 'leaves them out'}"
-        )
-    drawn = [splits[name] for name in background if name in splits and name not in torn]
-    if drawn:
-        counts = ", ".join(f"{split} {drawn.count(split)}" for split in SPLITS)
-        yield (
-            f"background ids are in no list of a split; {len(drawn)} were divided by a hash: "
-            f"{counts} (the release's README uses all for training: background_val_share and "
-            "background_test_share 0)"
-        )
-    yield from features.notes(splits, release.entries)
-    yield from _gap_notes(config, release, features, splits)
-
-
-def _gap_notes(
-    config: ApproveConfig, release: Release, features: Features, splits: Mapping[str, str]
-) -> Iterator[str]:
-    """Say which labels of a split no video carries, and what follows."""
-    both = any({"val", "test"} <= set(found) for found in release.listed().values())
-    remedy = (
-        "; split_policy divide shares what val and test both list"
-        if both and config.split_policy != "divide"
-        else ""
-    )
-    for split, use in zip(SPLITS, ("learned", "used to choose epochs or thresholds", "tested")):
-        names = [name for name, at in splits.items() if at == split and name in features.clips]
-        for domain, known in release.vocabulary.groups.items():
-            labels = [release.entries[name].labels.get(domain) for name in names]
-            annotated = [row for row in labels if row is not None]
-            missing = set(known) - {label for row in annotated for label in row}
-            if missing:
-                yield (
-                    f"{split} has {len(annotated)} videos annotated for {domain}, and none with "
-                    f"{len(missing)} of its {len(known)} labels: they can't be {use}{remedy}"
-                )

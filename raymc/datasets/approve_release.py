@@ -5,27 +5,26 @@ split and domain; three CSV files hold the addresses of the videos labelled for 
 math, and of those that are background.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from raymc.datasets.joined import digest, kind_of, parse_object, read_file, shown
-from raymc.errors import DataError
+from raymc.datasets.approve_files import (
+    DOMAINS,
+    SPLITS,
+    Addresses,
+    Labels,
+    Lists,
+    read_addresses,
+    read_lists,
+)
+from raymc.datasets.joined import digest, read_file, shown
 from raymc.labels import Vocabulary
 
-SPLITS = ("train", "val", "test")  # from the least held out to the most
-DOMAINS = ("literacy", "math")
 BACKGROUND = "background"
 _LABEL_FILE = "approve_label_data.json"
-
-_Labels = Mapping[str, Sequence[str]]  # of each id
-_Lists = Mapping[str, Mapping[str, _Labels]]  # of each domain and split
-_Addresses = Mapping[str, Mapping[str, str]]  # of each file and id
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Entry:
 
     address: str | None
     video: str
-    labels: _Labels
+    labels: Labels
     listed: Sequence[str]
 
 
@@ -80,9 +79,9 @@ def read_release(folder: str) -> Release:
     paths = {name: f"{folder.rstrip('/')}/{name}" for name in (_LABEL_FILE, *tables.values())}
     data = {name: read_file(path) for name, path in paths.items()}
     notes: list[str] = []
-    lists = _read_lists(data[_LABEL_FILE], paths[_LABEL_FILE])
+    lists = read_lists(data[_LABEL_FILE], paths[_LABEL_FILE])
     addresses = {
-        source: _read_addresses(data[name], paths[name], notes) for source, name in tables.items()
+        source: read_addresses(data[name], paths[name], notes) for source, name in tables.items()
     }
     names = _class_names(lists, notes)
     entries = _entries(lists, addresses, names)
@@ -96,63 +95,7 @@ def read_release(folder: str) -> Release:
     )
 
 
-def _read_lists(data: bytes, file: str) -> _Lists:
-    lists: dict[str, dict[str, _Labels]] = {domain: {} for domain in DOMAINS}
-    for split, domains in parse_object(data, file).items():
-        if split not in SPLITS:
-            raise DataError(f"{file}: unknown split '{split}'; expected {', '.join(SPLITS)}")
-        for domain, videos in _items(domains, f"{file}: '{split}'"):
-            where = f"{file}: '{split}', '{domain}'"
-            if domain not in DOMAINS:
-                raise DataError(f"{where}: unknown domain; expected {' or '.join(DOMAINS)}")
-            lists[domain][split] = {
-                name: _labels(labels, f"{where}, '{name}'")
-                for name, labels in _items(videos, where)
-            }
-    return {
-        domain: {split: found[split] for split in SPLITS if split in found}
-        for domain, found in lists.items()
-    }
-
-
-def _items(values: Any, where: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(values, dict):
-        raise DataError(
-            f"{where} holds {kind_of(values)}; expected {{split: {{domain: {{id: [labels]}}}}}}"
-        )
-    yield from values.items()
-
-
-def _labels(values: Any, where: str) -> Sequence[str]:
-    if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
-        raise DataError(f"{where} holds {values!r:.60}; expected a list of labels' names")
-    return sorted(set(values))
-
-
-def _read_addresses(data: bytes, file: str, notes: list[str]) -> dict[str, str]:
-    addresses: dict[str, str] = {}
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        for fields in filter(None, reader):
-            name, address = (field.strip() for field in fields) if len(fields) == 2 else ("", "")
-            if not name or not address.startswith(("http://", "https://")):
-                raise DataError(
-                    f"{file}: line {reader.line_num}: {','.join(fields)!r:.80}; expected an id and "
-                    "an address, such as 1,https://…"
-                )
-            if name in addresses:
-                same = "the same" if address == addresses[name] else "another"
-                notes.append(
-                    f"{file.rsplit('/', 1)[-1]}: line {reader.line_num} repeats id {name} with "
-                    f"{same} address; the first is kept"
-                )
-            addresses.setdefault(name, address)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: no CSV in UTF-8 ({error}); fetch the file again") from error
-    return addresses
-
-
-def _class_names(lists: _Lists, notes: list[str]) -> dict[str, dict[str, str]]:
+def _class_names(lists: Lists, notes: list[str]) -> dict[str, dict[str, str]]:
     """Return each domain's labels and the classes they become; no class is of both domains."""
     found = {
         domain: sorted(
@@ -171,7 +114,7 @@ def _class_names(lists: _Lists, notes: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _entries(
-    lists: _Lists, addresses: _Addresses, names: Mapping[str, Mapping[str, str]]
+    lists: Lists, addresses: Addresses, names: Mapping[str, Mapping[str, str]]
 ) -> dict[str, Entry]:
     labels: dict[str, dict[str, Sequence[str]]] = {}
     listed: dict[str, set[str]] = {}
@@ -203,7 +146,7 @@ def _video_at(address: str) -> str:
     return parse_qs(parts.query).get("v", [parts.path.rsplit("/", 1)[-1]])[0] or address
 
 
-def _list_notes(lists: _Lists) -> Iterator[str]:
+def _list_notes(lists: Lists) -> Iterator[str]:
     for domain, splits in lists.items():
         for a, b in combinations(splits, 2):
             if splits[a] and splits[a].keys() == splits[b].keys():
@@ -226,7 +169,7 @@ def _list_notes(lists: _Lists) -> Iterator[str]:
             )
 
 
-def _id_notes(entries: Mapping[str, Entry], addresses: _Addresses) -> Iterator[str]:
+def _id_notes(entries: Mapping[str, Entry], addresses: Addresses) -> Iterator[str]:
     annotated = [name for name, entry in entries.items() if entry.labels]
     listed = {**addresses["literacy"], **addresses["math"]}
     without = [name for name in annotated if name not in listed]

@@ -1,31 +1,37 @@
 """Mulan's multi-label data sets to rows: ARFF files, and the XML that names their labels.
 
 A row is one token per modality, its features in the order of the file. Imports numpy;
-`arff_file.py` reads the files.
+`arff_file.py` reads the files, `arff_rows.py` scales their rows.
 
 Axes: N rows, K columns of numbers.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float32, Float64, Int64
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.datasets import DatasetRecipe
-from raymc.datasets.arff_file import Table, is_one_hot, read_arff, read_labels
-from raymc.datasets.arrays import SPLITS, digest
+from raymc.datasets.arff_file import Table, read_arff, read_labels
+from raymc.datasets.arff_rows import (
+    Columns,
+    Scaling,
+    TableRows,
+    check_attributes,
+    check_labels,
+    choose_rows,
+    missing_notes,
+    one_hot_notes,
+)
+from raymc.datasets.arrays import SPLITS
 from raymc.datasets.lazy_rows import LazyRows
 from raymc.errors import ConfigError, DataError
 from raymc.labels import Vocabulary
-from raymc.shards import Modality, Row
-
-Columns = dict[str, list[int]]  # the columns of each modality
+from raymc.shards import Modality
+from raymc.shards.storage import digest, open_address
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -78,15 +84,16 @@ def arff(config: ArffConfig) -> DatasetRecipe:
     train = tables["train"]
     labels = _label_columns(config, train, parents)
     columns = _choose_columns(config, train, labels)
-    notes = _one_hot_notes(train, columns)
+    notes = one_hot_notes(train, columns)
     for table in tables.values():
-        _check_attributes(table, train)
-        _check_labels(table, labels)
-        notes += _missing_notes(config, table, columns)
-    chosen = _choose_rows(config, tables, notes)
-    scaling = _Scaling.of(train.values[chosen["train"]], standardise=config.standardise)
+        check_attributes(table, train)
+        check_labels(table, labels)
+        notes += missing_notes(table, columns, allowed=config.missing == "mean")
+    val_share = 0.0 if config.val else config.val_share
+    chosen = choose_rows(tables, notes, val_share=val_share, seed=config.seed)
+    scaling = Scaling.of(train.values[chosen["train"]], standardise=config.standardise)
     rows = {
-        split: _Rows(tables.get(split, train), chosen[split], labels, columns, scaling)
+        split: TableRows(tables.get(split, train), chosen[split], labels, columns, scaling)
         for split in SPLITS
         if split in chosen
     }
@@ -100,75 +107,21 @@ def arff(config: ArffConfig) -> DatasetRecipe:
         ),
         splits={split: LazyRows(len(part.chosen), part.row) for split, part in rows.items()},
         provenance={
-            "files": {Path(file).name: digest(file) for file in (*files.values(), config.labels)},
-            "settings": _settings(config),
+            "files": {
+                Path(file).name: digest(*open_address(file))
+                for file in (*files.values(), config.labels)
+            },
+            "settings": {
+                "val_share": val_share,
+                "seed": config.seed,
+                "standardise": config.standardise,
+                "missing": config.missing,
+            },
             "features": {name: scaling.describe(train, own) for name, own in columns.items()},
             "notes": notes,
         },
         license=config.license,
     )
-
-
-def _settings(config: ArffConfig) -> dict[str, object]:
-    return {
-        "val_share": 0.0 if config.val else config.val_share,
-        "seed": config.seed,
-        "standardise": config.standardise,
-        "missing": config.missing,
-    }
-
-
-@plain_dataclass(frozen=True)
-class _Scaling:
-    """What is done to each column: missing values become the mean, then (x − mean) / std."""
-
-    mean: Float64[np.ndarray, " K"]
-    std: Float64[np.ndarray, " K"]
-    standardise: bool
-
-    @classmethod
-    def of(cls, values: Float32[np.ndarray, "N K"], *, standardise: bool) -> "_Scaling":
-        """Measure columns; a constant one has an std of 1, one without any value a mean of 0."""
-        known = [column[~np.isnan(column)].astype(np.float64) for column in values.T]
-        mean = np.array([column.mean() if len(column) else 0.0 for column in known])
-        std = np.array([column.std() if len(column) else 0.0 for column in known])
-        return cls(mean, np.where(std > 0, std, 1.0), standardise)
-
-    def scale(self, values: Float32[np.ndarray, " K"]) -> Float32[np.ndarray, " K"]:
-        """Fill in and scale a row."""
-        filled = np.where(np.isnan(values), self.mean, values.astype(np.float64))
-        scaled = (filled - self.mean) / self.std if self.standardise else filled
-        return scaled.astype(np.float32)
-
-    def describe(self, train: Table, columns: list[int]) -> dict[str, list[str] | list[float]]:
-        """Return for dataset.json what the features are and how they were scaled."""
-        return {
-            "names": [train.columns[column][1] for column in columns],
-            "mean": self.mean[columns].tolist(),
-            "std": self.std[columns].tolist(),
-        }
-
-
-@plain_dataclass(frozen=True)
-class _Rows:
-    """The rows of a split: the `chosen` ones of a table."""
-
-    table: Table
-    chosen: Int64[np.ndarray, " rows"]
-    labels: Mapping[str, int]
-    columns: Columns
-    scaling: _Scaling
-
-    def row(self, i: int) -> Row:
-        """Row i of the split."""
-        number = int(self.chosen[i])
-        values = self.table.values[number]
-        scaled = self.scaling.scale(values)
-        return Row(
-            id=f"{Path(self.table.file).stem}-{number:05d}",
-            labels=tuple(name for name, column in self.labels.items() if values[column]),
-            tokens={name: scaled[None, columns] for name, columns in self.columns.items()},
-        )
 
 
 def _files(config: ArffConfig) -> dict[str, str]:
@@ -222,79 +175,3 @@ def _pattern(name: str, text: str) -> re.Pattern[str]:
         raise ConfigError(
             f"modalities.{name}: '{text}' is no regular expression ({error})."
         ) from error
-
-
-def _one_hot_notes(train: Table, columns: Columns) -> list[str]:
-    chosen = {train.columns[column][0] for own in columns.values() for column in own}
-    sizes = {
-        name: len(values)
-        for name, values in train.attributes
-        if name in chosen and is_one_hot(values)
-    }
-    if not sizes:
-        return []
-    largest = max(sizes, key=lambda name: sizes[name])
-    return [
-        f"{len(sizes)} nominal attributes became {sum(sizes.values())} features of 0 and 1, one "
-        f"for each value; '{largest}' has the most, {sizes[largest]}."
-    ]
-
-
-def _check_attributes(table: Table, train: Table) -> None:
-    if table.attributes != train.attributes:
-        pairs = zip(table.attributes, train.attributes)
-        differing = next((ours[0] for theirs, ours in pairs if theirs != ours), "")
-        what = f"'{differing}' differs or isn't there" if differing else "there are more or fewer"
-        raise DataError(
-            f"{table.file}: not the attributes of {train.file}: {what}; expected the same names "
-            "and values in the same order."
-        )
-
-
-def _check_labels(table: Table, labels: Mapping[str, int]) -> None:
-    values = table.values[:, list(labels.values())]
-    for row, k in np.argwhere((values != 0) & (values != 1))[:1]:
-        found = "missing" if np.isnan(values[row, k]) else f"{values[row, k]:g}"
-        raise DataError(
-            f"{table.file}, line {table.lines[row]}: label '{list(labels)[k]}' is {found}; "
-            "expected 0 or 1."
-        )
-
-
-def _missing_notes(config: ArffConfig, table: Table, columns: Columns) -> list[str]:
-    one_of_each = {table.columns[column][0]: column for own in columns.values() for column in own}
-    missing = np.argwhere(np.isnan(table.values[:, list(one_of_each.values())]))
-    if not len(missing):
-        return []
-    if config.missing == "error":
-        row, k = missing[0]
-        raise DataError(
-            f"{table.file}, line {table.lines[row]}: '{list(one_of_each)[k]}' is missing ('?'), as "
-            f"are {len(missing)} values in all; set `missing` to mean to fill in the mean of the "
-            "training rows."
-        )
-    name = Path(table.file).name
-    return [f"{len(missing)} missing values of {name} became the mean of the training rows."]
-
-
-def _choose_rows(
-    config: ArffConfig, tables: Mapping[str, Table], notes: list[str]
-) -> dict[str, Int64[np.ndarray, " _"]]:
-    """Return the rows of each split; without a file for val, some of train, in its order."""
-    chosen = {split: np.arange(len(table.lines)) for split, table in tables.items()}
-    rows = len(chosen["train"])
-    share = 0 if config.val else config.val_share
-    drawn = np.random.default_rng(config.seed).permutation(rows)[: round(rows * share)]
-    if len(drawn) == rows:
-        raise DataError(
-            f"{config.train}: a val_share of {config.val_share:g} of its {rows} rows leaves none "
-            "to train on; lower it."
-        )
-    if len(drawn):
-        chosen["val"] = np.sort(drawn)
-        chosen["train"] = np.setdiff1d(chosen["train"], drawn)
-        notes.append(
-            f"val is {len(drawn)} of the {rows} rows of {Path(config.train).name}, drawn with "
-            f"seed {config.seed}."
-        )
-    return chosen

@@ -5,7 +5,6 @@ Imports numpy. `npz.py` and `hdf5.py` read the arrays; what they must look like 
 Axes: N clips, T tokens, D dim, C classes.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from raymc.datasets.file_array import FileArray, check_length, listed, texts
 from raymc.datasets.lazy_rows import LazyRows
 from raymc.errors import ConfigError, DataError
 from raymc.labels import Vocabulary
@@ -27,20 +27,6 @@ STORED_AS: Mapping[str, Literal["float16", "float32", "uint8"]] = {
     "float64": "float32",
     "uint8": "uint8",
 }
-
-
-@dataclass(frozen=True)
-class FileArray:
-    """An array and where it comes from, for messages."""
-
-    file: str
-    name: str
-    values: Shaped[np.ndarray, "..."]
-
-    @property
-    def where(self) -> str:
-        """What messages begin with."""
-        return f"{self.file}: '{self.name}'"
 
 
 @dataclass(frozen=True)
@@ -133,35 +119,6 @@ def check_rates(rates_hz: Mapping[str, float], modalities: Mapping[str, str]) ->
             raise ConfigError(f"rates_hz.{name} is {rate_hz}; expected tokens a second, above 0.")
 
 
-def check_length(labels: FileArray, name: str, found: int) -> None:
-    """Check that an array of the file has one row per clip.
-
-    Raises:
-        DataError: It has more or fewer than `labels`.
-    """
-    clips = len(labels.values)
-    if found != clips:
-        raise DataError(
-            f"{labels.file}: '{name}' has {found} rows where '{labels.name}' has {clips}; "
-            "expected one row a clip in both."
-        )
-
-
-def digest(file: str) -> str:
-    """Return the SHA-256 of a file, in hex.
-
-    Raises:
-        OSError: It can't be read.
-    """
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def listed(names: Sequence[str] | Mapping[str, object]) -> str:
-    """Return names as a message shows them, sorted."""
-    return ", ".join(sorted(names)) or "none"
-
-
 def _multi_hot(labels: FileArray) -> Bool[np.ndarray, "N C"]:
     values = labels.values
     if values.ndim != 2 or 0 in values.shape:
@@ -192,7 +149,7 @@ def _class_names(classes: FileArray, labels: FileArray) -> tuple[str, ...]:
             f"{classes.where} names {len(array)} classes where '{labels.name}' has {count} "
             "columns; expected one name a column."
         )
-    return _texts(classes)
+    return texts(classes)
 
 
 def _ids(ids: FileArray, labels: FileArray) -> tuple[str, ...]:
@@ -203,9 +160,9 @@ def _ids(ids: FileArray, labels: FileArray) -> tuple[str, ...]:
             "or whole numbers."
         )
     check_length(labels, ids.name, len(array))
-    texts = _texts(ids)
+    names = texts(ids)
     first_row: dict[str, int] = {}
-    for row, clip in enumerate(texts):
+    for row, clip in enumerate(names):
         if not clip:
             raise DataError(f"{ids.where} is empty in row {row}; expected an id for each clip.")
         if clip in first_row:
@@ -214,7 +171,7 @@ def _ids(ids: FileArray, labels: FileArray) -> tuple[str, ...]:
                 "id once: rename one, or remove the repeated clip."
             )
         first_row[clip] = row
-    return texts
+    return names
 
 
 def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]:
@@ -227,7 +184,7 @@ def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]
     check_length(labels, split.name, len(array))
     named = array.dtype.kind in "US"
     known: list[object] = list(SPLITS if named else range(len(SPLITS)))
-    values: Sequence[object] = _texts(split) if named else array.tolist()
+    values: Sequence[object] = texts(split) if named else array.tolist()
     for row, value in enumerate(values):
         if value not in known:
             raise DataError(
@@ -235,15 +192,6 @@ def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]
                 f"{', '.join(map(str, known))}."
             )
     return np.array([known.index(value) for value in values])
-
-
-def _texts(array: FileArray) -> tuple[str, ...]:
-    try:
-        return tuple(array.values.astype(str).tolist())
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{array.where} holds bytes that aren't ASCII; save them as text."
-        ) from error
 
 
 def _vocabulary(classes: FileArray, names: tuple[str, ...], group_separator: str) -> Vocabulary:

@@ -1,28 +1,26 @@
 """COIN, instructional videos with their task and its steps, joined with features by video id.
 
-May import `joined.py` and the shards. One JSON file holds everything but the media (Tang et al.,
-CVPR 2019, arXiv 1903.02874; format: github.com/coin-dataset/annotations). It has no validation
-split, so that one is held out here.
+May import `coin_videos.py`, `joined.py` and the shards. One JSON file holds everything but the
+media (Tang et al., CVPR 2019, arXiv 1903.02874; format: github.com/coin-dataset/annotations). It
+has no validation split, so that one is held out here.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.datasets import DatasetRecipe
+from raymc.datasets.coin_videos import Video, read_videos
 from raymc.datasets.joined import (
     Features,
     digest,
     fraction,
-    kind_of,
-    parse_object,
     read_file,
     shown,
     span_of,
@@ -30,8 +28,6 @@ from raymc.datasets.joined import (
 from raymc.errors import DataError
 from raymc.labels import Vocabulary
 from raymc.shards import Row
-
-_SUBSETS = {"training": "train", "testing": "test"}
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -53,22 +49,6 @@ class CoinConfig:
     seed: int = Field(default=0, description="Which videos are held out.")
 
 
-@plain_dataclass(frozen=True)
-class _Step:
-    id: str
-    text: str
-    start_seconds: float
-    end_seconds: float
-
-
-@plain_dataclass(frozen=True)
-class _Video:
-    task: str
-    split: str
-    url: str | None
-    steps: Sequence[_Step]
-
-
 def coin(config: CoinConfig) -> DatasetRecipe:
     """The recipe of COIN.
 
@@ -80,7 +60,7 @@ def coin(config: CoinConfig) -> DatasetRecipe:
         DataError: The file is missing or malformed, or none of its videos has features.
     """
     data = read_file(config.annotations)
-    videos = _videos(data, config)
+    videos = read_videos(data, config.annotations, with_steps=config.labels != "class")
     features = Features(config.features)
     features.require(videos, config.annotations)
     held_out = _held_out(videos, config)
@@ -120,51 +100,7 @@ def coin(config: CoinConfig) -> DatasetRecipe:
     )
 
 
-def _videos(data: bytes, config: CoinConfig) -> dict[str, _Video]:
-    file = config.annotations
-    database = parse_object(data, file).get("database")
-    if not isinstance(database, dict):
-        raise DataError(
-            f"{file}: 'database' is {kind_of(database)}; expected the object of COIN.json"
-        )
-    return {
-        name: _video(values, f"{file}: '{name}'", config.labels != "class")
-        for name, values in database.items()
-    }
-
-
-def _video(values: Any, where: str, with_steps: bool) -> _Video:
-    if not isinstance(values, dict):
-        raise DataError(f"{where} is {kind_of(values)}; expected an object, the video's entry")
-    task, subset, url = (values.get(key) for key in ("class", "subset", "video_url"))
-    if not isinstance(task, str) or not task:
-        raise DataError(f"{where}: 'class' is {task!r:.40}; expected the name of the video's task")
-    if not isinstance(subset, str) or subset not in _SUBSETS:
-        raise DataError(f"{where}: 'subset' is {subset!r:.40}; expected {' or '.join(_SUBSETS)}")
-    steps = values.get("annotation", []) if with_steps else []
-    if not isinstance(steps, list):
-        raise DataError(f"{where}: 'annotation' is {kind_of(steps)}; expected a list of steps")
-    return _Video(
-        task=task,
-        split=_SUBSETS[subset],
-        url=url if isinstance(url, str) else None,
-        steps=[_step(step, f"{where}: 'annotation' {i}") for i, step in enumerate(steps)],
-    )
-
-
-def _step(values: Any, where: str) -> _Step:
-    try:
-        name, text, (start, end) = values["id"], values["label"].strip(), values["segment"]
-        if text and isinstance(name, (str, int)) and math.isfinite(start) and math.isfinite(end):
-            return _Step(str(name), text, float(start), float(end))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        pass
-    raise DataError(
-        f"{where} holds {values!r:.80}; expected id, label, and segment as [start, end] in seconds"
-    )
-
-
-def _held_out(videos: Mapping[str, _Video], config: CoinConfig) -> dict[str, str]:
+def _held_out(videos: Mapping[str, Video], config: CoinConfig) -> dict[str, str]:
     """Draw the same share of each class's training videos for val."""
     by_task: dict[str, list[str]] = {}
     for name, video in videos.items():
@@ -177,7 +113,7 @@ def _held_out(videos: Mapping[str, _Video], config: CoinConfig) -> dict[str, str
     return dict.fromkeys(drawn, "val")
 
 
-def _step_names(videos: Iterable[_Video], tasks: Sequence[str]) -> dict[str, str]:
+def _step_names(videos: Iterable[Video], tasks: Sequence[str]) -> dict[str, str]:
     """Name the class of each step's id: its text, and its id too where others have that text."""
     texts = {step.id: step.text for video in videos for step in video.steps}
     uses = Counter([*texts.values(), *tasks])
@@ -198,7 +134,7 @@ def _parents(videos: Iterable[_Video], steps: Mapping[str, str]) -> dict[str, st
 
 
 def _labelled(
-    videos: Mapping[str, _Video], steps: Mapping[str, str], with_task: bool, name: str, row: Row
+    videos: Mapping[str, Video], steps: Mapping[str, str], with_task: bool, name: str, row: Row
 ) -> Row:
     video = videos[name]
     start_seconds, end_seconds = span_of(row)
@@ -216,7 +152,7 @@ def _labelled(
 
 
 def _split_notes(
-    videos: Mapping[str, _Video], held_out: Mapping[str, str], config: CoinConfig
+    videos: Mapping[str, Video], held_out: Mapping[str, str], config: CoinConfig
 ) -> Iterator[str]:
     train = Counter(video.task for video in videos.values() if video.split == "train")
     yield (
@@ -228,7 +164,7 @@ def _split_notes(
         yield f"{len(bare)} classes have too few training videos for one in val ({shown(bare)})"
 
 
-def _step_notes(videos: Mapping[str, _Video], steps: Mapping[str, str]) -> Iterator[str]:
+def _step_notes(videos: Mapping[str, Video], steps: Mapping[str, str]) -> Iterator[str]:
     found = [step for video in videos.values() for step in video.steps]
     backward = sum(step.end_seconds < step.start_seconds for step in found)
     if backward:
@@ -244,7 +180,7 @@ def _step_notes(videos: Mapping[str, _Video], steps: Mapping[str, str]) -> Itera
         yield f"{len(apart)} steps share their text with others; named TEXT [ID] ({shown(apart)})"
 
 
-def _class_notes(videos: Mapping[str, _Video], found: Mapping[str, _Video]) -> Iterator[str]:
+def _class_notes(videos: Mapping[str, Video], found: Mapping[str, Video]) -> Iterator[str]:
     tasks = {video.task for video in videos.values()}
     bare = sorted(tasks - {video.task for video in found.values()})
     if bare:

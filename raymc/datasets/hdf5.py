@@ -1,37 +1,27 @@
 """Datasets of an HDF5 file to rows, read clip by clip: for features too large for memory.
 
 Like `npz.py`, from one .h5 whose tokens are padded, end to end with offsets, or one HDF5
-dataset per clip. Imports numpy; `hdf5_file.py` reads the file.
+dataset per clip. Imports numpy; `hdf5_file.py` reads the file,
+`hdf5_layouts.py` finds the tokens of a clip in it.
 
 Axes: N clips, T tokens, S tokens of all clips, D dim.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Shaped
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.datasets import DatasetRecipe
-from raymc.datasets.arrays import (
-    STORED_AS,
-    FileArray,
-    check_clips,
-    check_length,
-    check_rates,
-    digest,
-    listed,
-)
+from raymc.datasets.arrays import STORED_AS, check_clips, check_rates
+from raymc.datasets.file_array import listed
 from raymc.datasets.hdf5_file import Hdf5File, Node
+from raymc.datasets.hdf5_layouts import ID, find_tokens
 from raymc.errors import ConfigError, DataError
 from raymc.shards import Modality
-
-Reader = Callable[[int], Shaped[np.ndarray, "..."] | None]  # the tokens of a clip
-
-_ID = "{id}"
+from raymc.shards.storage import digest, open_address
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -91,7 +81,15 @@ def hdf5(config: Hdf5Config) -> DatasetRecipe:
     )
     notes: list[str] = []
     found = {
-        name: _tokens(config, file, name, labels, clips.ids, notes) for name in config.modalities
+        name: find_tokens(
+            file,
+            path,
+            offsets=config.offsets.get(name),
+            labels=labels,
+            ids=clips.ids,
+            notes=notes,
+        )
+        for name, path in config.modalities.items()
     }
     return DatasetRecipe(
         vocabulary=clips.vocabulary,
@@ -99,7 +97,7 @@ def hdf5(config: Hdf5Config) -> DatasetRecipe:
         splits=clips.rows(lambda clip: {name: read(clip) for name, (_, read) in found.items()}),
         provenance={
             "file": Path(config.file).name,
-            "sha256": digest(config.file),
+            "sha256": digest(*open_address(config.file)),
             "labels": config.labels,
             "offsets": dict(config.offsets),
             "notes": notes,
@@ -115,90 +113,11 @@ def _check_offsets(config: Hdf5Config) -> None:
             raise ConfigError(
                 f"offsets.{name} is of no modality; `modalities` has {listed(config.modalities)}."
             )
-        if _ID in path:
+        if ID in path:
             raise ConfigError(
                 f"offsets.{name}: '{path}' is one dataset per clip, which needs no offsets; "
                 "leave out one of the two."
             )
-
-
-def _tokens(
-    config: Hdf5Config,
-    file: Hdf5File,
-    name: str,
-    labels: FileArray,
-    ids: Sequence[str],
-    notes: list[str],
-) -> tuple[Node, Reader]:
-    """Return an HDF5 dataset with a modality's type and dim, and what reads a clip's tokens."""
-    path = config.modalities[name]
-    if _ID in path:
-        return _per_clip(file, path, ids, notes)
-    if name in config.offsets:
-        return _end_to_end(file, path, file.array(config.offsets[name]), labels)
-    return _padded(file, path, labels)
-
-
-def _padded(file: Hdf5File, path: str, labels: FileArray) -> tuple[Node, Reader]:
-    node = file.node(path)
-    if len(node.shape) != 3:
-        raise DataError(
-            f"{node.where} has shape {node.shape}; expected [clips, tokens, dim], or [tokens of "
-            "all clips, dim] with `offsets`."
-        )
-    check_length(labels, path, node.shape[0])
-    return node, lambda clip: file.read(path, clip)
-
-
-def _end_to_end(
-    file: Hdf5File, path: str, offsets: FileArray, labels: FileArray
-) -> tuple[Node, Reader]:
-    node = file.node(path)
-    if len(node.shape) != 2:
-        raise DataError(
-            f"{node.where} has shape {node.shape}; expected [tokens of all clips, dim], as it "
-            "has offsets."
-        )
-    starts = _starts(offsets, len(labels.values), node.shape[0])
-    return node, lambda clip: file.read(path, slice(starts[clip], starts[clip + 1]))
-
-
-def _starts(offsets: FileArray, clips: int, tokens: int) -> list[int]:
-    values = offsets.values
-    if values.dtype.kind not in "iu" or values.shape != (clips + 1,):
-        raise DataError(
-            f"{offsets.where} holds {values.dtype} of shape {values.shape}; expected "
-            f"{clips + 1} whole numbers, one more than there are clips."
-        )
-    starts: list[int] = values.tolist()
-    if starts[0] != 0 or starts[-1] != tokens or starts != sorted(starts):
-        raise DataError(
-            f"{offsets.where} goes from {starts[0]} to {starts[-1]}; expected numbers that rise "
-            f"from 0 to {tokens}, the number of tokens."
-        )
-    return starts
-
-
-def _per_clip(
-    file: Hdf5File, path: str, ids: Sequence[str], notes: list[str]
-) -> tuple[Node, Reader]:
-    paths = [path.replace(_ID, clip) for clip in ids]
-    present = [file.has(clip_path) for clip_path in paths]
-    missing = [clip_path for clip_path, found in zip(paths, present) if not found]
-    if len(missing) == len(paths):
-        raise DataError(
-            f"{file.path}: no dataset '{paths[0]}', nor that of any other id; the file has "
-            f"{file.datasets()}."
-        )
-    if missing:
-        notes.append(
-            f"{path}: {len(missing)} of {len(paths)} clips have no such dataset, e.g. "
-            f"'{missing[0]}'; the modality is missing there."
-        )
-    first = file.node(paths[present.index(True)])
-    if len(first.shape) != 2:
-        raise DataError(f"{first.where} has shape {first.shape}; expected [tokens, dim].")
-    return first, lambda clip: file.read(paths[clip], ()) if present[clip] else None
 
 
 def _modality(config: Hdf5Config, name: str, node: Node) -> Modality:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from raymc.child import Child, ChildError, limit_cpu
-from raymc.datasets.arrays import FileArray, listed
+from raymc.datasets.file_array import FileArray, listed
 from raymc.errors import DataError, ResourceError
 
 MOST_CPU_SECONDS = 60.0  # for one request; gigabytes are inflated in less

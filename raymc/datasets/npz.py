@@ -18,17 +18,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.datasets import DatasetRecipe
-from raymc.datasets.arrays import (
-    STORED_AS,
-    FileArray,
-    check_clips,
-    check_length,
-    check_rates,
-    digest,
-    listed,
-)
+from raymc.datasets.arrays import STORED_AS, check_clips, check_rates
+from raymc.datasets.file_array import FileArray, check_length, listed
 from raymc.errors import DataError
 from raymc.shards import Modality
+from raymc.shards.storage import digest, open_address
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -83,7 +77,7 @@ def npz(config: NpzConfig) -> DatasetRecipe:
         vocabulary=clips.vocabulary,
         modalities=_modalities(config, tokens),
         splits=clips.rows(lambda clip: {name: array[clip] for name, array in tokens.items()}),
-        provenance={"file": Path(config.file).name, "sha256": digest(config.file)},
+        provenance={"file": Path(config.file).name, "sha256": digest(*open_address(config.file))},
         license=config.license,
     )
 

@@ -4,7 +4,6 @@ Pure: pyarrow only. A row group of others may hold a million rows, more than fit
 none is ever read whole: what is held is a page of each column.
 """
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,19 +103,6 @@ def opened(file: ParquetFile) -> Iterator[pq.ParquetFile]:
         raise DataError(
             f"{file.path}: can't be read as Parquet ({reason}); copy it again or leave it out."
         ) from error
-
-
-def digest(file: ParquetFile) -> str:
-    """Return the SHA-256 of a file, in hex.
-
-    Raises:
-        DataError: It can't be read.
-    """
-    found = hashlib.sha256()
-    with storage.reaching(file.path), file.filesystem.open_input_stream(file.path) as stream:
-        while block := stream.read(_BUFFER_BYTES):
-            found.update(block)
-    return found.hexdigest()
 
 
 class ForwardReader:

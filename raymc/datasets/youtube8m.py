@@ -1,7 +1,7 @@
 """YouTube-8M and YouTube-8M Segments to rows, from the record files as they are offered.
 
 Every file is read once to check it and to find its records, and once more when the rows are
-written; only offsets are held. Imports numpy, and pyarrow to reach the files.
+written; only offsets are held. Imports numpy; `youtube8m_files.py` reaches the files.
 
 S. Abu-El-Haija et al., YouTube-8M: A Large-Scale Video Classification Benchmark, 2016,
 arXiv 1609.08675.
@@ -9,28 +9,22 @@ Axes: R records.
 """
 
 import hashlib
-from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Int64
-from pyarrow import fs
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.datasets import DatasetRecipe
 from raymc.datasets.lazy_rows import LazyRows
-from raymc.datasets.tfrecord import Damage, RecordReader, scan_records
+from raymc.datasets.tfrecord import RecordReader
+from raymc.datasets.youtube8m_files import Decode, RecordFile, find_files, look_through
 from raymc.datasets.youtube8m_records import (
     Feature,
-    ForeignError,
     Level,
     describe,
     read_row,
@@ -39,13 +33,6 @@ from raymc.datasets.youtube8m_records import (
 from raymc.errors import ConfigError, DataError
 from raymc.labels import Vocabulary
 from raymc.shards import Row, storage
-
-_CHUNK_BYTES = 8 << 20
-_REMEDY = (
-    "fetch the file again (unpack it, if it is compressed), or leave damaged records out with "
-    "skip_damaged"
-)
-_Decode = Callable[[bytes | Damage], tuple[Row, bool]]
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -99,10 +86,12 @@ def youtube8m(config: Youtube8mConfig) -> DatasetRecipe:
     splits, files, notes = {}, {}, []
     for split, pattern in patterns.items():
         if pattern:
-            filesystem, paths = _find(split, pattern)
-            found = [_index(filesystem, path, decode, skip=config.skip_damaged) for path in paths]
+            filesystem, paths = find_files(split, pattern)
+            found = [
+                look_through(filesystem, path, decode, skip=config.skip_damaged) for path in paths
+            ]
             notes += _notes(split, found)
-            files[split] = [{"file": _name(file.path), "sha256": file.sha256} for file in found]
+            files[split] = [{"file": file.name, "sha256": file.sha256} for file in found]
             splits[split] = _Records(RecordReader(filesystem), decode, found).rows()
     return DatasetRecipe(
         vocabulary=vocabulary,
@@ -122,22 +111,10 @@ def youtube8m(config: Youtube8mConfig) -> DatasetRecipe:
     )
 
 
-@plain_dataclass(frozen=True)
-class _File:
-    """A record file that was read through: where its good records begin, and what was odd."""
-
-    path: str
-    sha256: str
-    offsets: Int64[np.ndarray, " R"]
-    remarks: Counter[str]
-    damaged: int
-    first_damage: str
-
-
 class _Records:
     """The good records of a split, over all its files."""
 
-    def __init__(self, reader: RecordReader, decode: _Decode, files: Sequence[_File]) -> None:
+    def __init__(self, reader: RecordReader, decode: Decode, files: Sequence[RecordFile]) -> None:
         self._reader, self._decode = reader, decode
         self._paths = [file.path for file in files]
         self._ends = np.cumsum([len(file.offsets) for file in files])
@@ -165,91 +142,18 @@ def _vocabulary(config: Youtube8mConfig) -> tuple[Vocabulary, dict[str, str]]:
     filesystem, path = storage.open_address(config.vocabulary)
     with storage.reaching(config.vocabulary):
         data = storage.read_bytes(filesystem, path)
-    file = {"file": _name(path), "sha256": hashlib.sha256(data).hexdigest()}
+    file = {"file": PurePosixPath(path).name, "sha256": hashlib.sha256(data).hexdigest()}
     return read_vocabulary(config.vocabulary, data), file
 
 
-def _find(split: str, pattern: str) -> tuple[fs.FileSystem, list[str]]:
-    """The files of a split, sorted by name."""
-    filesystem, path = storage.open_address(pattern)
-    folder, _, wanted = path.rpartition("/")
-    with storage.reaching(pattern):
-        if storage.exists(filesystem, path):
-            return filesystem, [path]
-        inside = filesystem.get_file_info(fs.FileSelector(folder or "/", allow_not_found=True))
-    found = [file for file in inside if file.is_file and fnmatchcase(file.base_name, wanted)]
-    if not found:
-        raise DataError(
-            f"{split}: no file is at {pattern}; expected a path or an address of record files, "
-            "with * in the file's name only, such as frame/train*.tfrecord"
-        )
-    return filesystem, sorted(file.path for file in found)
-
-
-def _records(
-    filesystem: fs.FileSystem, path: str, see: Callable[[bytes], None]
-) -> Iterator[tuple[int, bytes | Damage]]:
-    """Yield the records of a file with their offsets; all bytes of the file are shown to `see`."""
-    with (
-        storage.reaching(path),
-        filesystem.open_input_file(path) as file,
-        pa.input_stream(file, compression=None, buffer_size=_CHUNK_BYTES) as stream,
-    ):
-
-        def read(count: int) -> bytes:
-            data = stream.read(count)
-            see(data)
-            return data
-
-        if file.size() == 0:
-            yield 0, Damage("the file is empty", 0)
-        yield from scan_records(read, file.size())
-        while read(_CHUNK_BYTES):  # what stands behind an unreadable length
-            pass
-
-
-def _index(filesystem: fs.FileSystem, path: str, decode: _Decode, *, skip: bool) -> _File:
-    """Read a file through, and check each record."""
-    digest, offsets, damaged, first_damage = hashlib.sha256(), array("q"), 0, ""
-    remarks: Counter[str] = Counter()
-    for offset, record in _records(filesystem, path, digest.update):
-        where = f"record at byte {offset}"
-        try:
-            remarks.update(_remarks(*decode(record)))
-            offsets.append(offset)
-        except ForeignError as error:
-            raise DataError(f"{path}: {where}: {error}") from error
-        except DataError as error:
-            if not skip:
-                raise DataError(f"{path}: {where}: {error}; {_REMEDY}") from error
-            damaged += 1
-            first_damage = first_damage or f"{where}: {error}"
-    found = np.array(offsets, np.int64)
-    return _File(path, digest.hexdigest(), found, remarks, damaged, first_damage)
-
-
-def _remarks(row: Row, has_segments: bool) -> Iterator[str]:
-    """What is to be counted about a record."""
-    seconds = {name: len(values) for name, values in row.tokens.items() if values is not None}
-    if not row.labels:
-        yield "have no labels"
-    for name in row.tokens:
-        if name not in seconds:
-            yield f"have no {name}"
-    if len(set(seconds.values())) > 1:
-        yield f"have unequal numbers of seconds of {' and '.join(seconds)}, kept as they are"
-    if has_segments:
-        yield "have segment labels, left out: rows keep the labels of the whole video"
-
-
-def _notes(split: str, files: Sequence[_File]) -> list[str]:
+def _notes(split: str, files: Sequence[RecordFile]) -> list[str]:
     """What the user is to know about a split.
 
     Raises:
         DataError: It has no good record.
     """
     notes = [
-        f"{split}: {_name(file.path)}: damaged records left out: {file.damaged}, the first of "
+        f"{split}: {file.name}: damaged records left out: {file.damaged}, the first of "
         f"them the {file.first_damage}"
         for file in files
         if file.damaged
@@ -260,7 +164,3 @@ def _notes(split: str, files: Sequence[_File]) -> list[str]:
     remarks = sum((file.remarks for file in files), Counter[str]())
     counted = [f"{split}: {n} of {records} records {text}" for text, n in sorted(remarks.items())]
     return notes + counted
-
-
-def _name(path: str) -> str:
-    return PurePosixPath(path).name

@@ -4,11 +4,9 @@ Pure: pyarrow only. Most codecs and containers have no checksum, so that flipped
 plausible rows; a digest finds them all.
 """
 
-import hashlib
-
 from raymc.errors import DataError
 from raymc.features.sources import Source
-from raymc.shards.storage import exists, open_address, reaching
+from raymc.shards.storage import digest, exists, open_address, reaching
 
 
 class Digests:
@@ -32,9 +30,9 @@ class Digests:
 
 
 def _sha256(path: str) -> str:
+    filesystem, inner = open_address(path)
     with reaching(path):
-        filesystem, inner = open_address(path)
-        if not exists(filesystem, inner):  # opening a pipe would wait for ever
-            raise DataError("no such file")
-        with filesystem.open_input_stream(inner, compression=None) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        is_file = exists(filesystem, inner)
+    if not is_file:  # opening a pipe would wait for ever
+        raise DataError("no such file")
+    return digest(filesystem, inner)

@@ -3,6 +3,7 @@
 Pure: pyarrow.fs only. The shards need a place where nobody ever sees half a file.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,16 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
     """Read a whole file."""
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
+
+
+def digest(filesystem: fs.FileSystem, path: str) -> str:
+    """Return the SHA-256 of a file, in hex, without holding the file.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    with reaching(path), filesystem.open_input_stream(path, compression=None) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
