@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from raymc.cluster import connect, gpus_to_use
 from raymc.errors import ConfigError, ExtractionError
 from raymc.events import ExtractProgress
+from raymc.features.apart import END, Item
 from raymc.features.clips import Failure
 from raymc.features.extraction import Extract, ExtractPlan, plan_extraction
 from raymc.features.settings import ExtractConfig
@@ -24,7 +25,7 @@ from raymc.features.sources import Source, list_sources
 from raymc.labels import Vocabulary
 from raymc.shards import FAILURES_FILE, Manifest, Modality, Row, ShardStream
 from raymc.shards.storage import open_address, read_bytes
-from raymc.stages import END, Item, extract_items
+from raymc.stages import extract_items
 
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
 

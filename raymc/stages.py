@@ -14,14 +14,12 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from raymc.cluster import explained, keep_order
-from raymc.features.clips import Failure
-from raymc.features.digests import Digests
+from raymc.features.apart import Item, extract_files, extract_files_apart
 from raymc.features.extraction import (
     Encoders,
     Extract,
     ExtractPlan,
     encode,
-    extract_source,
     make_encoders,
 )
 from raymc.features.sources import Source
@@ -29,8 +27,6 @@ from raymc.features.sources import Source
 # Enough that a task's own cost doesn't show, and few enough that all workers end together.
 FILES_PER_TASK = 16
 CLIPS_PER_BLOCK = 16  # so that a long video's frames never lie in memory all at once
-END = None  # what follows a file's last clip
-Item = Extract | Failure | None
 
 
 def extract_items(
@@ -62,17 +58,18 @@ def extract_items(
 def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
     """Decode files, and encode what needs no weights; a few clips at a time."""
     sources, plan = _fetch(shared)
-    encoders, digests = _light_encoders(plan), Digests()
-
-    def items() -> Iterator[tuple[int, Item]]:
-        for file in (batch["id"] + first).tolist():
-            for item in extract_source(sources[file], plan, encoders, digests=digests):
-                yield file, item
-            yield file, END
-
-    waiting = items()
+    files = [(file, sources[file]) for file in (batch["id"] + first).tolist()]
+    if _has_died():
+        waiting = extract_files_apart(files, plan)
+    else:
+        waiting = extract_files(files, plan, _light_encoders(plan))
     while some := list(islice(waiting, CLIPS_PER_BLOCK)):
         yield _block(some)
+
+
+def _has_died() -> bool:
+    """Whether this task is one that Ray repeats: a file may have crashed FFmpeg, and with it us."""
+    return ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number() > 0
 
 
 class _Encoder:

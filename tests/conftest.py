@@ -74,6 +74,8 @@ def ray_logs() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr(os, "cpu_count", lambda: 2)
+        here = str(Path(__file__).parent)  # so that workers find the tests' own modules
+        patch.setenv("PYTHONPATH", here, prepend=os.pathsep)
         logs = connect()
     yield Path(logs)
     ray.shutdown()

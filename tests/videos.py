@@ -1,10 +1,16 @@
 """Small real videos, encoded by PyAV: a moving pattern and a tone."""
 
+import os
+import signal
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+
+from raymc.features.sources import Source
 
 FPS, SIDE, SAMPLE_RATE_HZ = 10, 32, 16_000
 
@@ -34,3 +40,15 @@ def write_video(path: Path, *, seconds: float = 2.0, seed: int = 0) -> Path:
         container.mux(video.encode(None))
         container.mux(audio.encode(None))
     return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crashing(Source):
+    """A file on which the process that decodes it dies, as by a fault of FFmpeg."""
+
+    driver: int
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "start_seconds" and os.getpid() != super().__getattribute__("driver"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().__getattribute__(name)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -12,7 +13,7 @@ import pytest
 from drivers import RAYMC, kill, running, wait_until
 from example_dataset import contents
 from rich.console import Console
-from videos import write_video
+from videos import Crashing, write_video
 
 from raymc.check import check_dataset
 from raymc.commands import run_extract
@@ -208,6 +209,28 @@ def test_encoders_with_weights_work_in_actors(
     run_extract(config, Console(file=StringIO()))
     assert assert_as_expected(config) == []
     assert plan_extraction(config.extract).heavy == {"visual"}
+
+
+def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
+    ray_logs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(tmp_path / "videos.csv", videos, 36)
+    config = configured(table, tmp_path / "out", fps=5, window_seconds=0.5)
+    run_extract(override(config, {"data.path": f"{tmp_path}/whole"}), Console(file=StringIO()))
+    sources = list_sources(str(table))
+    for k in (8, 9, 20):
+        sources[k] = Crashing(**vars(sources[k]), driver=os.getpid())
+    monkeypatch.setattr("raymc.extract.list_sources", lambda source: sources)
+    summary = run_extract(config, Console(file=StringIO()))
+    assert [(x.path, x.id, x.stage, x.error) for x in summary.failures] == [
+        (sources[k].path, f"clip-{k:02d}", "open", "decoding it crashed (SIGSEGV)")
+        for k in (8, 9, 20)
+    ]
+    whole = rows_by_id(override(config, {"data.path": f"{tmp_path}/whole"}))
+    lost = {"clip-08", "clip-09", "clip-20"}
+    kept = {name: row for name, row in whole.items() if name.partition("@")[0] not in lost}
+    assert len(whole) > len(kept) + 3
+    assert list(rows_by_id(config).items()) == list(kept.items())
 
 
 @pytest.mark.slow

@@ -1,0 +1,71 @@
+"""Files decoded apart: the same items, and a crash is a failure of its file."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from videos import Crashing, write_video
+
+from raymc.errors import ResourceError
+from raymc.features.apart import END, extract_files, extract_files_apart
+from raymc.features.clips import Failure
+from raymc.features.extraction import make_encoders, plan_extraction
+from raymc.features.settings import ExtractConfig
+from raymc.features.sources import Source
+
+PLAN = plan_extraction(ExtractConfig(window_seconds=0.5))
+
+
+class Full(Source):
+    """A file for which there is no memory."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "start_seconds":
+            raise MemoryError("full")
+        return super().__getattribute__(name)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, Source]]:
+    """Four files with numbers of their own; the third is no video."""
+    folder = tmp_path_factory.mktemp("videos")
+    paths = [write_video(folder / f"{seed}.mp4", seconds=1.0, seed=seed) for seed in range(4)]
+    paths[2].write_text("not a video")
+    return [(k + 7, Source(path=str(path), id=path.stem)) for k, path in enumerate(paths)]
+
+
+def test_items_are_the_same(files: list[tuple[int, Source]]) -> None:
+    here = list(extract_files(files, PLAN, make_encoders(PLAN.config)))
+    assert [number for number, _ in here] == [7, 7, 7, 8, 8, 8, 9, 9, 10, 10, 10]
+    assert list(extract_files_apart(files, PLAN)) == here
+
+
+def test_crashes_are_failures(files: list[tuple[int, Source]]) -> None:
+    here = list(extract_files(files, PLAN, make_encoders(PLAN.config)))
+    crashing = [
+        (number, Crashing(**vars(source), driver=os.getpid()) if number in (7, 10) else source)
+        for number, source in files
+    ]
+    expected: list[object] = []
+    for number, source in crashing:
+        if not isinstance(source, Crashing):
+            expected += [item for item in here if item[0] == number]
+            continue
+        error = "decoding it crashed (SIGSEGV)"
+        failure = Failure(path=source.path, id=source.id, stage="open", error=error)
+        expected += [(number, failure), (number, END)]
+    assert list(extract_files_apart(crashing, PLAN)) == expected
+
+
+def test_what_is_no_fault_of_a_file_is_raised(
+    files: list[tuple[int, Source]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    unknown = replace(PLAN, config=replace(PLAN.config, audio="nothing"))
+    with pytest.raises(ResourceError, match="ended with code 1 before it began"):
+        list(extract_files_apart(files, unknown))
+    assert "unknown audio encoder 'nothing'" in capfd.readouterr().err
+
+    number, source = files[0]
+    with pytest.raises(MemoryError, match="full"):
+        list(extract_files_apart([(number, Full(**vars(source)))], PLAN))
