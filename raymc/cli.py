@@ -133,6 +133,28 @@ def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: 
 
 
 @main.command()
+@click.argument("sweep")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(), help="The page; else report.html in SWEEP's folder.")
+@click.option("--split", help="Split to judge the winner on; else the validation split.")
+@click.option("--price", type=click.FloatRange(min=0), help="Of an hour of a GPU, else a worker.")
+def report(
+    sweep: str, overrides: tuple[str, ...], out: str | None, split: str | None, price: float | None
+) -> None:
+    """Write a page on SWEEP, a name or a folder: which setting won, why, and at what cost."""
+    from raymc.commands import run_report
+    from raymc.config import load
+    from raymc.report import find_sweep
+    from raymc.runs import CONFIG_FILE
+
+    folder = find_sweep(sweep, load_config(None, overrides, {}).run.folder)
+    config = load(folder / CONFIG_FILE, overrides)
+    run_report(
+        folder, config, make_console(), out=Path(out) if out else None, split=split, price=price
+    )
+
+
+@main.command()
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--alias", default="champion", show_default=True, help="Alias to take.")

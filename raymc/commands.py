@@ -14,9 +14,9 @@ from rich.console import Console
 
 from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
-from raymc.config import Config, check_space, to_dict
+from raymc.config import Config, check_space, run_name, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
-from raymc.errors import ExtractionError, ResourceError, TrainingError
+from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError
 from raymc.evaluate import Evaluation, evaluate, evaluation_table, group_table, numbers_of
 from raymc.extract import ExtractSummary, extract
 from raymc.notes import trial_name
@@ -24,7 +24,8 @@ from raymc.predict import predict
 from raymc.prepare import prepare_dataset
 from raymc.progress import ExtractDisplay, rows_progress
 from raymc.recording import RunRecorder, SweepRecorder, log_dataset, recorded_settings
-from raymc.runs import BUNDLE, open_run
+from raymc.report import build_report, save_report
+from raymc.runs import BUNDLE, open_run, read_config
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
 from raymc.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
@@ -41,6 +42,8 @@ from raymc.tracking import (
     ui_command,
 )
 from raymc.train import train
+
+REPORT = "report.html"
 
 
 def run_train(config: Config, console: Console) -> Path:
@@ -90,8 +93,36 @@ def run_tune(config: Config, console: Console) -> Path:
         console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
         if result.is_new:
             _log_bundle(bundle, tracker, record.parent, config, console)
+            _add_report(folder, config, tracker, record.parent, console)
     console.print(f"bundle: {bundle}", soft_wrap=True)
     return bundle
+
+
+def run_report(
+    folder: Path,
+    config: Config,
+    console: Console,
+    *,
+    out: Path | None = None,
+    split: str | None = None,
+    price: float | None = None,
+) -> Path:
+    """Write a sweep's report, by default into its folder, and store it with its run in MLflow."""
+    page = build_report(folder, config, split=split, price=price)
+    path = folder / REPORT if out is None else out
+    save_report(page, path)
+    console.print(f"report: {path}", soft_wrap=True)
+    name = run_name(read_config(folder), sweep=True)
+    try:
+        uri = tracking_uri(config.tracking, config.run.folder)
+        if name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
+            raise ResourceError(f"{uri} knows no sweep {name!r}")
+        with open_tracker(config.tracking, config.run.folder) as tracker:
+            run = tracker.start_run(name, key=name, params={}, tags={}, reopen=False)
+            tracker.log_text(run, REPORT, page)
+    except (ConfigError, ResourceError) as error:
+        console.print(f"the report is not in MLflow: {error}", style="yellow", soft_wrap=True)
+    return path
 
 
 def run_evaluate(
@@ -275,6 +306,19 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
         console.print(f"the bundle is not in MLflow: {error}", style="yellow")
     else:
         console.print(f"MLflow model: {model}", soft_wrap=True)
+
+
+def _add_report(folder: Path, config: Config, tracker: Tracker, run: str, console: Console) -> None:
+    """Write the report of a sweep that is safe already, and say so where that goes wrong."""
+    try:
+        page = build_report(folder, config)
+        save_report(page, folder / REPORT)
+    except Exception as error:  # whatever it is, it must not cost anybody a finished sweep
+        line = str(error).partition("\n")[0] or type(error).__name__
+        console.print(f"no report could be made: {line}", style="yellow", soft_wrap=True)
+    else:
+        tracker.log_text(run, REPORT, page)
+        console.print(f"report: {folder / REPORT}", soft_wrap=True)
 
 
 def _best(result: SweepResult) -> Mapping[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
-from raymc.commands import run_evaluate, run_predict, run_tune
+from raymc.commands import REPORT, run_evaluate, run_predict, run_tune
 from raymc.config import Config, from_dict
 from raymc.prepare import prepare_dataset
 
@@ -76,6 +76,7 @@ def next_steps(config: Config, bundle: Path, out: Path) -> list[str]:
     """Return the commands that show what the demo has made."""
     raymc, runs = program(), f"run.folder={config.run.folder}"
     return [
+        f"  {bundle.parent / REPORT}    the sweep on one page: open it in a browser",
         f"  {raymc} ui {runs}    MLflow in the browser: open the address it prints, unfold the",
         f"      sweep {config.run.name!r}, tick trials and press Compare; its page has the winner",
         f"  {raymc} runs {config.run.name} {runs}    the trials once more, in this terminal",

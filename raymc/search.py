@@ -23,7 +23,7 @@ from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
 from raymc.shards import Dataset
-from raymc.study import FAILURE, StudySearcher, make_scheduler, open_study
+from raymc.study import FAILURE, GPUS_ATTRIBUTE, StudySearcher, make_scheduler, open_study
 from raymc.study import trial_folder as folder_of
 from raymc.train import EPOCH, IS_LAST, limit_threads, make_trainer
 
@@ -70,6 +70,7 @@ def sweep(
     searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
     is_new = searcher.due > 0
     if is_new:
+        study.set_user_attr(GPUS_ATTRIBUTE, gpus)
         data = share_data(dataset, config.data)
         tuner = make_tuner(
             config, data, searcher, scheduler, session=session, gpus=gpus, concurrent=concurrent

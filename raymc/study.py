@@ -30,6 +30,9 @@ from raymc.train import EPOCH, IS_LAST
 FAILURE, CHECKPOINT_PATH = "failure", "checkpoint_path"
 # Where a trial of the study keeps all metrics of an epoch, of which Optuna itself knows but one.
 EPOCH_ATTRIBUTE = "epoch {}"
+# Where the study keeps how many GPUs each worker of its trials had.
+GPUS_ATTRIBUTE = "gpus_per_worker"
+STUDY_FILE = "study.db"
 
 STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
     TrialState.COMPLETE: "complete",
@@ -66,7 +69,7 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
         ConfigError: `search.storage` can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = config.search.storage or f"sqlite:///{folder / 'study.db'}"
+    storage = _storage(config, folder)
     try:
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
@@ -79,6 +82,25 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
     if config.search.try_default and not study.trials and defaults:
         study.enqueue_trial(defaults)
     return study
+
+
+def read_study(config: Config, name: str, folder: Path) -> optuna.Study:
+    """Open the study of a sweep to look at it.
+
+    Raises:
+        ConfigError: there is none, or `search.storage` can't be opened.
+    """
+    storage = _storage(config, folder)
+    if not config.search.storage and not (folder / STUDY_FILE).is_file():
+        raise ConfigError(f"{folder} holds no sweep: it has no {STUDY_FILE}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        raise ConfigError(f"the storage {storage} holds no sweep {name!r}") from None
+    except (ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
+        line = str(error).splitlines()[0]
+        raise ConfigError(f"the study {storage} can't be opened: {line}") from error
 
 
 def distributions(config: Config) -> dict[str, BaseDistribution]:
@@ -274,6 +296,10 @@ def last_checkpoint(trials_folder: Path, number: int, last_epoch: int) -> str | 
         except CheckpointError:
             continue  # torn by the crash that made it the last one; the one before will do
     return max((one for one in found if one[0] <= last_epoch), default=(0, None))[1]
+
+
+def _storage(config: Config, folder: Path) -> str:
+    return config.search.storage or f"sqlite:///{folder / STUDY_FILE}"
 
 
 def _sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:

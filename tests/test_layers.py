@@ -18,7 +18,7 @@ LAYERS = (
     {"cli"},
     {"data_commands", "job_commands"},
     {"bench", "commands", "comparing", "demo", "promote", "recording", "submit"},
-    {"display", "progress", "pyfunc_model", "registry", "serving", "tracking"},
+    {"display", "progress", "pyfunc_model", "registry", "report", "serving", "tracking"},
     {
         "channel",
         "cluster",

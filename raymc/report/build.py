@@ -1,0 +1,250 @@
+"""Gathers what a report is made of, from a sweep's folder, and says in words what came of it.
+
+What can't be had (a dataset that has moved, a checkpoint that is gone) is said on the page in
+its place, and the rest is there.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from optuna.distributions import BaseDistribution
+
+from raymc.bundle import Bundle, load_bundle, save_bundle
+from raymc.cluster import connect
+from raymc.config import Config, flatten, run_name
+from raymc.errors import ConfigError, RaymcError
+from raymc.evaluate import evaluate
+from raymc.report.class_sections import class_sections
+from raymc.report.comparison import Compared, compare, comparison_table
+from raymc.report.embeddings import EmbeddedSplit, embed_split
+from raymc.report.page import Note, Page, Section, percent, render
+from raymc.report.trial_sections import cost_sentences, trial_sections
+from raymc.report.trials import Costs, Trial, costs_of, trials_of
+from raymc.runs import CONFIG_FILE, read_config
+from raymc.scored import ScoredSplit
+from raymc.search import best_trial
+from raymc.shards import Dataset, open_dataset
+from raymc.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
+
+BUNDLE = "bundle"
+ROWS_HERE = 2000  # scored in this process; of larger splits Ray scores all, and these are mapped
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The winner on a split, and the default settings' model if it could be had."""
+
+    bundle: Bundle
+    scored: ScoredSplit
+    embedded: EmbeddedSplit
+    default: ScoredSplit | None
+    without_default: str
+
+
+def find_sweep(sweep: str, runs_folder: str) -> Path:
+    """Return the folder of a sweep, given by its path or by its name under `runs_folder`.
+
+    Raises:
+        ConfigError: There is none; names those there are.
+    """
+    for folder in (Path(runs_folder) / sweep, Path(sweep)):
+        if (folder / CONFIG_FILE).is_file():
+            return folder.absolute()
+    there = sorted(path.parent.name for path in Path(runs_folder).glob(f"*/{STUDY_FILE}"))
+    raise ConfigError(
+        f"no sweep {sweep!r} in {runs_folder}; there are: {', '.join(there) or 'none'}"
+    )
+
+
+def build_report(
+    folder: Path, config: Config, *, split: str | None = None, price: float | None = None
+) -> str:
+    """Return the report of a sweep as HTML.
+
+    Args:
+        folder: The sweep's.
+        config: Its settings, as the folder has them or with another `data.path`.
+        split: That the model is judged on; None is the validation split.
+        price: Of an hour of a GPU, or of a worker where the sweep used none.
+
+    Raises:
+        ConfigError: The folder holds no sweep.
+        SweepError: No trial of it ended an epoch.
+    """
+    name, split = run_name(read_config(folder), sweep=True), split or config.data.val
+    study = read_study(config, name, folder)
+    best_number = best_trial(study).number
+    trials = trials_of(study.get_trials(deepcopy=False), config)
+    by_number = {trial.number: trial for trial in trials}
+    best, default = by_number[best_number], default_trial(trials, config)
+    gpus = study.user_attrs.get(GPUS_ATTRIBUTE, config.search.gpus_per_trial)
+    costs = costs_of(trials, workers=config.train.workers, gpus=gpus, price=price)
+    metric, space = config.train.monitor, space_of(study.get_trials(deepcopy=False))
+    sections = trial_sections(trials, space, costs, metric=metric, best=best_number)
+    try:
+        judged = _judge(folder, config, split, best=best, default=default)
+    except RaymcError as error:
+        note = Note(f"The model could not be looked at: {error}")
+        sections.append(Section("model", "The model", [note]))
+        compared = []
+    else:
+        compared = compare(judged.scored, judged.default)
+        sections.insert(0, _comparison(compared, judged, split))
+        sections += class_sections(
+            judged.bundle, judged.scored, judged.embedded, default=judged.default
+        )
+    page = Page(
+        title=f"Sweep {name}",
+        summary=summary(trials, best, default, costs, compared, metric=metric, split=split),
+        sections=sections,
+        about=f"{config.data.path} · {folder} · written by `raymc report {name}`",
+    )
+    return render(page)
+
+
+def save_report(page: str, path: Path) -> None:
+    """Write a report; the file appears whole or not at all.
+
+    Raises:
+        ConfigError: It can't be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"the report can't be written to {path}: {error.strerror}") from None
+
+
+def default_trial(trials: Sequence[Trial], config: Config) -> Trial | None:
+    """Return the trial of the configuration's own values, if the sweep had it and it got far."""
+    settings = flatten(config)
+    for trial in trials[:1]:
+        own = all(settings.get(path) == value for path, value in trial.params.items())
+        if own and not math.isnan(trial.value):
+            return trial
+    return None
+
+
+def space_of(trials: Sequence) -> dict[str, BaseDistribution]:
+    """Return the distributions of the settings that the trials were given."""
+    found: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        found.update(trial.distributions)
+    return found
+
+
+def summary(
+    trials: Sequence[Trial],
+    best: Trial,
+    default: Trial | None,
+    costs: Costs,
+    compared: Sequence[Compared],
+    *,
+    metric: str,
+    split: str,
+) -> list[str]:
+    """Return what came of the sweep in plain words."""
+    won = f"Trial {best.number} won with {metric} {percent(best.value)}"
+    said = [f"{won}: {settings_text(best.params)}."]
+    said.append(_gain(best, default, compared, split))
+    states = [trial.state for trial in trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    one = "trial was" if len(trials) == 1 else "trials were"
+    said.append(" ".join([f"{len(trials)} {one} run ({counts}).", *cost_sentences(costs)]))
+    return said
+
+
+def settings_text(params: Mapping[str, object]) -> str:
+    """Return settings in a line."""
+    shown = ((p, f"{v:.3g}" if isinstance(v, float) else v) for p, v in params.items())
+    return ", ".join(f"{path} = {value}" for path, value in shown) or "no setting was searched"
+
+
+def _gain(best: Trial, default: Trial | None, compared: Sequence[Compared], split: str) -> str:
+    """Say by how much the best trial beats the default, and whether that matters."""
+    if default is not None and default.number == best.number:
+        return (
+            "No trial did better than the default settings, which this is: the search found "
+            "nothing, and more trials or another space may."
+        )
+    difference = compared[0].difference if compared else None
+    if difference is None:
+        return "There is no comparison with the default settings; see below why."
+    points, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
+    between = f"{low:+.1f} to {high:+.1f}"
+    gain = f"That is {points:+.1f} points of mAP against the default settings on {split}"
+    chosen = (
+        "The trial was chosen on these clips, which flatters it: measure the bundle once on the "
+        "test split."
+    )
+    if difference.is_clear and points > 0:
+        verdict = "more than the luck of which clips are in the split would give"
+    elif difference.is_clear:
+        verdict = "so the default is the better model here"
+    else:
+        verdict = "which could be the luck of which clips are in the split"
+    return f"{gain} (95 % interval {between}), {verdict}. {chosen}"
+
+
+def _comparison(compared: list[Compared], judged: _Judged, split: str) -> Section:
+    parts: list = [comparison_table(compared, split)]
+    if judged.without_default:
+        parts.append(Note(judged.without_default))
+    if compared[0].best_interval is None:
+        parts.append(Note("The split is too large for bootstrap intervals here."))
+    return Section("default", "Best trial against default", parts)
+
+
+def _judge(
+    folder: Path, config: Config, split: str, *, best: Trial, default: Trial | None
+) -> _Judged:
+    """Score the split with the winner, and with the default settings' model if it is there."""
+    dataset = open_dataset(config.data.path)
+    with _bundle_of(best, folder) as path:
+        bundle = load_bundle(path)
+        scored, embedded = _score(path, bundle, dataset, split, config)
+    if default is None:
+        missing = "The default settings were not tried, so there is nothing to compare with."
+        return _Judged(bundle, scored, embedded, None, missing)
+    if default.number == best.number:
+        return _Judged(bundle, scored, embedded, None, "The best trial is the default itself.")
+    try:
+        with _bundle_of(default, folder) as path:
+            before, _ = _score(path, load_bundle(path), dataset, split, config)
+    except RaymcError as error:
+        missing = f"The default's model can't be compared: {error}"
+        return _Judged(bundle, scored, embedded, None, missing)
+    return _Judged(bundle, scored, embedded, before, "")
+
+
+@contextmanager
+def _bundle_of(trial: Trial, folder: Path) -> Iterator[Path]:
+    """Have a trial's best epoch as a bundle: the sweep's if that is it, else of its checkpoint."""
+    kept = folder / BUNDLE
+    if kept.is_dir():
+        metrics = load_bundle(kept).metrics.items()
+        if all(trial.best.get(key) == value for key, value in metrics if not math.isnan(value)):
+            yield kept
+            return
+    with TemporaryDirectory() as temporary:
+        made = Path(temporary) / BUNDLE
+        save_bundle(Path(trial.checkpoint), made)
+        yield made
+
+
+def _score(
+    path: Path, bundle: Bundle, dataset: Dataset, split: str, config: Config
+) -> tuple[ScoredSplit, EmbeddedSplit]:
+    """Return the scores of a whole split, and embeddings of as much as is quick."""
+    embedded = embed_split(bundle, dataset, split, most=ROWS_HERE)
+    if dataset.manifest.rows(split) <= ROWS_HERE:
+        return embedded.scored, embedded
+    connect()
+    scored = evaluate(str(path), dataset, split, device=config.train.device).scored
+    return scored, embedded

@@ -1,0 +1,106 @@
+"""Figures as inline SVG: one size, one style, colours that the colour-blind tell apart.
+
+Imports matplotlib inside functions only, because it takes a second to load.
+"""
+
+import re
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# M. Okabe and K. Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
+BLUE, ORANGE, GREEN, PINK, SKY, RED = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
+)  # fmt: skip
+GREY, INK = "#8A8A8A", "#222222"
+SEQUENTIAL, DIVERGING = "cividis", "PuOr"
+
+WIDTH = 5.0  # inches: on a phone's 400 px, text of 10 pt is still 10 px high
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: to search, to read out, in the page's own font
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "text.parse_math": False,
+    "axes.unicode_minus": False,
+}
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", _XLINK)
+
+
+def as_svg(draw: Callable[["Figure"], None], *, name: str, label: str, height: float) -> Markup:
+    """Return what `draw` puts on an empty figure.
+
+    Args:
+        draw: Draws on the figure it is given.
+        name: Tells the figure's ids from those of the page's other figures.
+        label: What those hear who don't see the figure.
+        height: In inches.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure)
+        file = BytesIO()
+        figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
+    return Markup(_inline(file.getvalue(), name, label))
+
+
+def _inline(svg: bytes, name: str, label: str) -> str:
+    """Return the drawing as an element of a page: named, with ids of its own."""
+    root = ElementTree.fromstring(svg)
+    for parent in (root, *root.findall(f"{{{_SVG}}}defs")):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key.endswith("href") and value.startswith("#"):
+                element.set(key, f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, re.sub(r"url\(#", f"url(#{name}-", value))
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def short(name: str, longest: int = 22) -> str:
+    """Return a name that fits beside an axis."""
+    return name if len(name) <= longest else f"{name[: longest - 8]}…{name[-7:]}"
+
+
+def whole_numbers(axes: "Axes", *, which: str = "x") -> None:
+    """Put ticks at whole numbers only, a few of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+
+
+def percent(axes: "Axes", *, which: str = "y") -> None:
+    """Show shares on an axis as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))

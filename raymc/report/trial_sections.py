@@ -1,0 +1,179 @@
+"""What the page says of the trials: which there were, what mattered, what they cost.
+
+Axes of figures and words only; the numbers are those of `trials.py`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from optuna.distributions import BaseDistribution
+
+from raymc.report import trial_figures as draw
+from raymc.report.page import Cell, Figure, Note, Part, Section, Table, number, text
+from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, Trial, importances
+from raymc.tables import duration, param_text
+
+FEW_TRIALS = 20  # below, importances change with every trial
+MOST_MESSAGES = 5
+
+
+def trial_sections(
+    trials: Sequence[Trial],
+    space: Mapping[str, BaseDistribution],
+    costs: Costs,
+    *,
+    metric: str,
+    best: int,
+) -> list[Section]:
+    """Return the sections about the sweep itself."""
+    return [
+        Section("trials", "Trials", _trials(trials, space, metric, best)),
+        Section("history", "Course of the search", _history(trials, metric)),
+        Section("settings", "What mattered", _settings(trials, space, metric)),
+        Section("cost", "Stopped early, and cost", _cost(trials, costs, metric, best)),
+    ]
+
+
+def hours(value: float) -> str:
+    """Return hours with as many digits as they deserve."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _trials(
+    trials: Sequence[Trial], space: Mapping[str, BaseDistribution], metric: str, best: int
+) -> list[Part]:
+    order = sorted(trials, key=lambda trial: (math.isnan(trial.value), -trial.value))
+    rows = [_row(trial, space) for trial in order]
+    names = [_short(path, space) for path in space]
+    heads = ["trial", "state", metric, "R80", "epochs", "time", *names]
+    plain = {1} | {6 + at for at, path in enumerate(space) if not _is_numeric(trials, path)}
+    marked = next(at for at, trial in enumerate(order) if trial.number == best)
+    table = Table(
+        "All trials, the best first and marked; a click on a head sorts by that column. "
+        f"{metric} and R80 (recall at 80 % precision) are those of a trial's best epoch.",
+        heads,
+        rows,
+        numeric=frozenset(range(len(heads))) - plain,
+        marked=marked,
+    )
+    failed = [trial for trial in trials if trial.message]
+    notes = [Note(f"Trial {t.number} failed: {t.message}") for t in failed[:MOST_MESSAGES]]
+    if len(failed) > MOST_MESSAGES:
+        notes.append(Note(f"So did {len(failed) - MOST_MESSAGES} more."))
+    return [table, *notes]
+
+
+def _row(trial: Trial, space: Mapping[str, BaseDistribution]) -> list[Cell]:
+    recall = trial.best.get("val/R80", float("nan")) if trial.state != "failed" else float("nan")
+    params = [trial.params.get(path, "") for path in space]
+    return [
+        number(trial.number, str(trial.number)),
+        text(trial.state),
+        number(trial.value, _exactly(trial.value)),
+        number(recall, _exactly(recall)),
+        number(trial.epochs, f"{trial.epochs}/{trial.planned}"),
+        number(trial.seconds, duration(trial.seconds)),
+        *(
+            number(float(value), param_text(value))
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else text(param_text(value))
+            for value in params
+        ),
+    ]
+
+
+def _exactly(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.2f} %"
+
+
+def _short(path: str, space: Mapping[str, BaseDistribution]) -> str:
+    """Return a setting's name without its section, where no other has the same."""
+    last = [other.rpartition(".")[2] for other in space]
+    name = path.rpartition(".")[2]
+    return name if last.count(name) == 1 else path
+
+
+def _is_numeric(trials: Sequence[Trial], path: str) -> bool:
+    values = [trial.params[path] for trial in trials if path in trial.params]
+    return all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
+
+
+def _history(trials: Sequence[Trial], metric: str) -> list[Part]:
+    caption = (
+        f"Each mark is a trial at its best epoch; the line is the best {metric} so far. While it "
+        "still climbs at the right end, more trials may help."
+    )
+    return [Figure(draw.history(trials, metric), caption)]
+
+
+def _settings(
+    trials: Sequence[Trial], space: Mapping[str, BaseDistribution], metric: str
+) -> list[Part]:
+    shares, parts = importances(trials, space), list[Part]()
+    usable = len(draw.scored(trials))
+    if shares and len(space) > 1:
+        caution = f" With {usable} trials this is a hint at most." if usable < FEW_TRIALS else ""
+        caption = (
+            f"How much of the difference between trials each setting explains (functional ANOVA, "
+            f"from {usable} trials).{caution}"
+        )
+        parts.append(Figure(draw.importance_bars(shares), caption))
+    elif len(space) > 1:
+        parts.append(
+            Note(
+                f"Importances need {FEWEST_FOR_IMPORTANCES} trials with results that differ; "
+                f"{usable} ended an epoch."
+            )
+        )
+    caption = (
+        f"{metric} against each setting, every other one left as it fell. A slope that the marks "
+        "share is an effect; a cloud is none. Trials that were stopped early stand lower than they "
+        "might have come."
+    )
+    parts.append(Figure(draw.slices(trials, space, metric), caption))
+    if pairs := draw.pairs_of(shares, space):
+        caption = (
+            "Two settings at a time: marks are trials, and the colours between them are straight "
+            "interpolation, so trust them near marks only."
+        )
+        parts.append(Figure(draw.contours(trials, space, metric, pairs), caption))
+    return parts
+
+
+def _cost(trials: Sequence[Trial], costs: Costs, metric: str, best: int) -> list[Part]:
+    states = list(dict.fromkeys(trial.state for trial in trials))
+    rows = []
+    for state in states:
+        some = [trial for trial in trials if trial.state == state]
+        seconds = sum(trial.seconds for trial in some)
+        epochs = sum(trial.epochs for trial in some)
+        rows.append(
+            [
+                text(state),
+                number(len(some), str(len(some))),
+                number(epochs, f"{epochs} of {sum(trial.planned for trial in some)}"),
+                number(seconds, duration(seconds)),
+            ]
+        )
+    caption = "Trials by how they ended, the epochs they ran of those planned, and their time."
+    table = Table(caption, ["state", "trials", "epochs", "time"], rows, frozenset({1, 2, 3}))
+    course = (
+        f"{metric} of every trial after each epoch. Lines that end early with a square were "
+        "stopped by ASHA; if one of them was still rising steeply, more grace_epochs may pay."
+    )
+    sentences = Note(" ".join(cost_sentences(costs)))
+    return [sentences, table, Figure(draw.courses(trials, metric, best), course)]
+
+
+def cost_sentences(costs: Costs) -> list[str]:
+    """Return what the sweep cost and saved, in words."""
+    money = "" if costs.money is None else f", {costs.money:,.2f} at {costs.price:g} an hour"
+    said = [f"The trials took {hours(costs.hours)} {costs.unit}{money}."]
+    if costs.saved_epochs:
+        share = costs.saved_epochs / (costs.epochs + costs.saved_epochs)
+        worth = "" if costs.saved_money is None else f" or {costs.saved_money:,.2f}"
+        said.append(
+            f"Stopping weak trials early left out {costs.saved_epochs} epochs, {share:.0%} of "
+            f"all: an estimated {hours(costs.saved_hours)} {costs.unit}{worth} saved."
+        )
+    return said

@@ -1,0 +1,169 @@
+"""The numbers of a sweep: its trials, what mattered among their settings, what they cost.
+
+Optuna's trials in, plain values out; no Ray.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from raymc.config import Config
+
+STATES: Mapping[TrialState, str] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+FEWEST_FOR_IMPORTANCES = 4
+_EPOCHS = "train.epochs"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of the sweep.
+
+    Attributes:
+        number: As the study counts.
+        state: complete, pruned, failed, running or waiting.
+        params: What the sweep chose, by dotted config key.
+        values: The monitored metric after each epoch that was run.
+        best: All metrics of its best epoch; empty if it ended none.
+        planned: Epochs that it was to run.
+        seconds: The time that it had its workers.
+        message: Why it failed.
+        checkpoint: Folder of its best epoch's checkpoint; empty if there is none.
+    """
+
+    number: int
+    state: str
+    params: Mapping[str, object]
+    values: Mapping[int, float]
+    best: Mapping[str, float]
+    planned: int
+    seconds: float
+    message: str
+    checkpoint: str
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were run."""
+        return max(self.values, default=0)
+
+    @property
+    def value(self) -> float:
+        """The monitored metric at its best; nan if the trial failed or ended no epoch."""
+        usable = self.values.values() if self.state != "failed" else ()
+        return max(usable, default=math.nan)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a sweep cost, and about what stopping trials early saved.
+
+    Attributes:
+        unit: `GPU-hours`, or `worker-hours` where no GPU was used.
+        hours: In that unit, all trials together.
+        saved_hours: Epochs that pruned trials didn't run, each as long as that trial's others.
+        epochs: That were run.
+        saved_epochs: That pruned trials didn't run.
+        price: Of an hour; None if it isn't known.
+    """
+
+    unit: str
+    hours: float
+    saved_hours: float
+    epochs: int
+    saved_epochs: int
+    price: float | None
+
+    @property
+    def money(self) -> float | None:
+        """What the sweep cost."""
+        return None if self.price is None else self.hours * self.price
+
+    @property
+    def saved_money(self) -> float | None:
+        """About what the epochs not run would have cost."""
+        return None if self.price is None else self.saved_hours * self.price
+
+
+def trials_of(study: Sequence[FrozenTrial], config: Config) -> list[Trial]:
+    """Return the study's trials, in the order of their numbers."""
+    return [
+        Trial(
+            number=trial.number,
+            state=STATES[trial.state],
+            params=dict(trial.params),
+            values=dict(trial.intermediate_values),
+            best=trial.user_attrs.get("best", {}),
+            planned=int(trial.params.get(_EPOCHS, config.train.epochs)),
+            seconds=trial.user_attrs.get("seconds", 0.0),
+            message=trial.user_attrs.get("message", ""),
+            checkpoint=trial.user_attrs.get("checkpoint", ""),
+        )
+        for trial in study
+    ]
+
+
+def best_so_far(trials: Sequence[Trial]) -> list[float]:
+    """Return after each trial the best value until then; nan before the first."""
+    best, course = math.nan, []
+    for trial in trials:
+        best = trial.value if not best >= trial.value and not math.isnan(trial.value) else best
+        course.append(best)
+    return course
+
+
+def importances(trials: Sequence[Trial], space: Mapping[str, BaseDistribution]) -> dict[str, float]:
+    """Return each setting's share of what made trials differ, the largest first.
+
+    Functional ANOVA (F. Hutter, H. Hoos and K. Leyton-Brown 2014, *An Efficient Approach for
+    Assessing Hyperparameter Importance*, ICML) as Optuna computes it, over the best value of
+    every trial that didn't fail.
+
+    Returns:
+        Shares that sum to 1; empty where fewer than `FEWEST_FOR_IMPORTANCES` trials have a
+        value, or all have the same.
+    """
+    scored = [trial for trial in trials if not math.isnan(trial.value)]
+    if len(scored) < FEWEST_FOR_IMPORTANCES or len({trial.value for trial in scored}) == 1:
+        return {}
+    study = optuna.create_study(direction="maximize")
+    for trial in scored:
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=dict(trial.params), distributions=dict(space), value=trial.value
+            )
+        )
+    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+
+
+def costs_of(
+    trials: Sequence[Trial], *, workers: int, gpus: float, price: float | None = None
+) -> Costs:
+    """Return what trials cost.
+
+    Args:
+        trials: Of one sweep.
+        workers: Of each trial.
+        gpus: Of each worker; 0 where they had none.
+        price: Of a GPU for an hour, or of a worker where they had none.
+    """
+    hours_per_second = workers * (gpus or 1.0) / 3600
+    pruned = [trial for trial in trials if trial.state == "pruned" and trial.epochs]
+    saved = [(trial.planned - trial.epochs, trial.seconds / trial.epochs) for trial in pruned]
+    return Costs(
+        unit="GPU-hours" if gpus else "worker-hours",
+        hours=sum(trial.seconds for trial in trials) * hours_per_second,
+        saved_hours=sum(epochs * seconds for epochs, seconds in saved) * hours_per_second,
+        epochs=sum(trial.epochs for trial in trials),
+        saved_epochs=sum(epochs for epochs, _ in saved),
+        price=price,
+    )
