@@ -23,7 +23,7 @@ class Cell:
     """
 
     text: str
-    key: float | str | None = None
+    key: float | int | str | None = None
     bar: float | None = None
 
 
@@ -86,7 +86,7 @@ class Page:
     about: str
 
 
-def number(value: float, text: str, *, bar: float | None = None) -> Cell:
+def number(value: float | int, text: str, *, bar: float | None = None) -> Cell:
     """Return a cell that is sorted as a number; NaN sorts last."""
     return Cell(text, key=None if value != value else value, bar=bar)
 

@@ -161,8 +161,8 @@ def costs_of(
     saved = [(trial.planned - trial.epochs, trial.seconds / trial.epochs) for trial in pruned]
     return Costs(
         unit="GPU-hours" if gpus else "worker-hours",
-        hours=sum(trial.seconds for trial in trials) * hours_per_second,
-        saved_hours=sum(epochs * seconds for epochs, seconds in saved) * hours_per_second,
+        hours=sum((trial.seconds for trial in trials), 0.0) * hours_per_second,
+        saved_hours=sum((epochs * seconds for epochs, seconds in saved), 0.0) * hours_per_second,
         epochs=sum(trial.epochs for trial in trials),
         saved_epochs=sum(epochs for epochs, _ in saved),
         price=price,

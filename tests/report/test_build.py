@@ -1,0 +1,208 @@
+"""Whole pages of small sweeps: valid, self-contained, escaped, and there whatever is missing."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from pages import Seen
+from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_dataset
+
+from raymc.config import Config, override
+from raymc.errors import ConfigError, SweepError
+from raymc.report import build_report, find_sweep, save_report
+from raymc.shards import Dataset
+
+SPACE = {
+    "loss.margin": {"low": 0.0, "high": 0.5},
+    "optimizer.lr": {"low": 1e-5, "high": 0.1, "log": True},
+    "model.fusion_depth": {"low": 0, "high": 2},
+    "loss.two_way": {"choices": [True, False]},
+}
+ANCHORS = [
+    "default", "trials", "history", "settings", "cost", "classes", "curves", "prototypes", "map",
+    "errors",
+]  # fmt: skip
+
+
+def chosen(margin: float, lr: float, depth: int, two_way: bool) -> dict[str, object]:
+    return dict(zip(SPACE, (margin, lr, depth, two_way)))
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("report")
+    return override(
+        tiny_config,
+        {
+            "data.path": str(folder / "odd"),
+            "run.folder": str(folder / "runs"),
+            "run.name": "some",
+            "train.epochs": 3,
+            "optimizer.lr": 1e-5,  # that of the first trial, which must not win
+            "search.space": SPACE,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(config: Config) -> Dataset:
+    return odd_dataset(Path(config.data.path))
+
+
+@pytest.fixture(scope="module")
+def sweep(config: Config, dataset: Dataset) -> Path:
+    """Trials of every state, the first with the configuration's own values; not to be changed."""
+    folder = make_sweep(
+        config,
+        dataset,
+        [
+            Planned({**default_of(config), "loss.two_way": True}, is_trained=True),
+            Planned(chosen(0.3, 0.03, 2, True), is_trained=True),
+            Planned(chosen(0.2, 0.001, 0, False), TrialState.PRUNED, [0.2]),
+            Planned(chosen(0.4, 0.05, 1, True), TrialState.FAIL, message="<b>it</b> broke"),
+            Planned(chosen(0.1, 0.002, 0, True), TrialState.PRUNED, [0.25, 0.3]),
+            Planned(chosen(0.45, 0.0001, 1, False), TrialState.PRUNED, [0.1]),
+            Planned(chosen(0.05, 0.02, 2, False), TrialState.RUNNING, [0.15]),
+        ],
+    )
+    keep_bundle(folder, 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(sweep: Path, config: Config) -> str:
+    return build_report(sweep, config, price=36.0)
+
+
+def test_a_page_is_whole_and_loads_nothing(page: str) -> None:
+    seen = Seen(page)
+    assert seen.loaded == []
+    assert len(seen.ids) == len(set(seen.ids))
+    assert seen.links == [f"#{anchor}" for anchor in ANCHORS]
+    assert set(ANCHORS) <= set(seen.ids)
+    assert seen.tags.count("svg") == 8
+    assert len(set(seen.labels)) == 8
+    assert "url(" not in re.sub(r"url\(#[\w-]+\)", "", page)
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', page))
+    assert used <= set(seen.ids)
+
+
+def test_names_are_escaped(page: str) -> None:
+    seen = Seen(page)
+    assert seen.tags.count("script") == 1
+    shown = seen.all_text()
+    for name in (*ODD_NAMES, "<b>it</b> broke", "<i>val-0"):
+        assert name in shown
+    assert "i" not in seen.tags
+    assert "b" not in seen.tags
+
+
+def test_what_the_page_says(page: str) -> None:
+    shown = Seen(page).all_text()
+    for text in (
+        "Trial 1 won with val/mAP", "points of mAP against the default settings on val",
+        "7 trials were run (2 complete, 3 pruned, 1 failed, 1 running).",
+        # pruned: 2, 1 and 2 epochs of 2 s not run; the price is a hundredth a second
+        "Stopping weak trials early left out 5 epochs", "0.00278 worker-hours or 0.10 saved",
+        "Trial 3 failed: <b>it</b> broke", "t-SNE of cosine distances",
+    ):  # fmt: skip
+        assert text in shown
+
+
+def test_the_winner_is_scored_without_the_bundle_too(
+    page: str, sweep: Path, config: Config
+) -> None:
+    shutil.move(sweep / "bundle", sweep / "away")
+    again = build_report(sweep, config, price=36.0)
+    shutil.move(sweep / "away", sweep / "bundle")
+    assert again == page
+
+
+def test_a_page_of_another_split(sweep: Path, config: Config) -> None:
+    shown = Seen(build_report(sweep, config, split="test")).all_text()
+    assert "<i>test-0" in shown
+    assert "<i>val-0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("lost", "settings", "message"),
+    [
+        ("trial-0000", {}, "The default's model can't be compared: "),
+        ("", {"data.path": "nowhere"}, "The model could not be looked at: no dataset at nowhere"),
+        ("", {"loss.margin": 0.2}, "The default settings were not tried"),
+    ],
+)
+def test_what_is_missing_is_said_in_its_place(
+    lost: str,
+    settings: dict[str, object],
+    message: str,
+    sweep: Path,
+    config: Config,
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "some")
+    if lost:
+        shutil.move(sweep / "trials" / lost, sweep / "away")
+    try:
+        seen = Seen(build_report(folder, override(config, settings)))
+    finally:
+        if lost:
+            shutil.move(sweep / "away", sweep / "trials" / lost)
+    assert message in seen.all_text()
+    assert "There is no comparison with the default settings" in seen.all_text()
+    assert {"trials", "history", "settings", "cost"} <= set(seen.ids)
+
+
+@pytest.mark.parametrize("names", [("one",), ("one", "two")])
+def test_small_sweeps_of_few_classes(
+    names: tuple[str, ...], config: Config, tmp_path: Path
+) -> None:
+    data = odd_dataset(tmp_path / "data", names)
+    settings = {
+        "data.path": str(tmp_path / "data"),
+        "run.folder": str(tmp_path),
+        "search.space": {"loss.margin": SPACE["loss.margin"]},
+    }
+    only = override(config, settings)
+    folder = make_sweep(only, data, [Planned(default_of(only), is_trained=True)])
+    seen = Seen(build_report(folder, only))
+    assert seen.links == [f"#{anchor}" for anchor in ANCHORS]
+    shown = seen.all_text()
+    assert "No trial did better than the default settings" in shown
+    assert "1 trial was run (1 complete)." in shown
+    assert ("There is one class only" in shown) == (len(names) == 1)
+
+
+def test_a_sweep_in_which_all_failed(config: Config, dataset: Dataset) -> None:
+    settings = override(config, {"run.name": "failed"})
+    failed = Planned(chosen(0.1, 0.1, 1, True), TrialState.FAIL, message="the loss became nan")
+    folder = make_sweep(settings, dataset, [failed])
+    with pytest.raises(SweepError, match="all 1 trials of the sweep failed; the first: the loss"):
+        build_report(folder, settings)
+
+
+def test_sweeps_are_found_by_name_or_folder(sweep: Path, config: Config, tmp_path: Path) -> None:
+    runs = config.run.folder
+    assert find_sweep("some", runs) == sweep
+    assert find_sweep(str(sweep), str(tmp_path)) == sweep
+    with pytest.raises(ConfigError, match=r"no sweep 'other' in .*; there are: .*some"):
+        find_sweep("other", runs)
+    with pytest.raises(ConfigError, match=r"no sweep 'some' in .*; there are: none"):
+        find_sweep("some", str(tmp_path))
+
+
+def test_a_run_is_no_sweep(sweep: Path, config: Config, tmp_path: Path) -> None:
+    shutil.copy(sweep / "config.json", tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no sweep: it has no study\.db"):
+        build_report(tmp_path, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_pages_appear_whole(tmp_path: Path) -> None:
+    save_report("<p>ü</p>", tmp_path / "a" / "b.html")
+    assert (tmp_path / "a" / "b.html").read_text("utf-8") == "<p>ü</p>"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.html"]
+    with pytest.raises(ConfigError, match="the report can't be written to"):
+        save_report("", tmp_path / "a" / "b.html" / "c.html")
