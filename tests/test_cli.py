@@ -295,6 +295,12 @@ def test_sweeps_that_nobody_knows(runs_folder: Path, monkeypatch: pytest.MonkeyP
     assert line == complaint("ui", f"run.folder={runs_folder / 'none'}")
 
 
+def test_a_report_of_no_sweep(tmp_path: Path) -> None:
+    line = complaint("report", "mine", f"run.folder={tmp_path}")
+    assert line == f"no sweep 'mine' in {tmp_path}; there are: none"
+    assert run("report", "mine", "--price", "-1").exit_code == 2
+
+
 def test_the_configuration_goes_round(file: Path, config: Config, tmp_path: Path) -> None:
     printed = run("config", file, "loss.margin=0.25").stdout
     (tmp_path / "again.yaml").write_text(printed)
@@ -342,6 +348,7 @@ def test_the_command_itself() -> None:
         "compare",
         "promote",
         "runs",
+        "report",
         "ui",
         "demo",
         "data",

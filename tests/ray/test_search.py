@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 import ray
+from click.testing import CliRunner
 from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -18,6 +19,7 @@ from rich.console import Console
 from tiny import fit_here
 
 from raymc.bundle import WEIGHTS
+from raymc.cli import main
 from raymc.commands import run_tune
 from raymc.config import Config, override
 from raymc.errors import SweepError
@@ -157,6 +159,42 @@ def test_the_winner_is_the_best_epoch_of_all(finished: Sweep) -> None:
     parent, _ = finished.mlflow_runs()
     assert parent.data.metrics["best/mAP"] == max(best.intermediate_values.values())
     assert f"best: trial {best.number}, " in finished.printed.getvalue()
+
+
+def test_the_report_is_kept_with_the_sweep(finished: Sweep, tmp_path: Path) -> None:
+    page = (finished.folder / "report.html").read_text("utf-8")
+    assert "Best trial against default" in page
+    assert "The model could not be looked at" not in page
+    parent, _ = finished.mlflow_runs()
+    stored = finished.client().download_artifacts(parent.info.run_id, "report.html", str(tmp_path))
+    assert Path(stored).read_text("utf-8") == page
+
+
+def test_the_report_is_made_again_when_asked(finished: Sweep, tmp_path: Path) -> None:
+    folder, out = f"run.folder={finished.config.run.folder}", tmp_path / "again.html"
+    arguments = ["report", "finished", folder, "--out", str(out), "--price", "7"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "".join(result.output.split()) == f"report:{out}"
+    assert " at 7 an hour" in out.read_text("utf-8")
+    parent, _ = finished.mlflow_runs()
+    assert parent.data.tags["raymc.state"] == "complete"
+    stored = finished.client().download_artifacts(parent.info.run_id, "report.html", str(tmp_path))
+    assert Path(stored).read_text("utf-8") == out.read_text("utf-8")
+
+
+def test_a_report_that_fails_costs_no_sweep(
+    make: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> str:
+        raise RuntimeError("no ink\nleft")
+
+    monkeypatch.setattr("raymc.commands.build_report", fail)
+    made = make("inkless", {"loss.margin": {"low": 0, "high": 0.5}}, search__trials=1)
+    assert (made.run() / WEIGHTS).is_file()
+    assert "no report could be made: no ink\n" in made.printed.getvalue()
+    parent, _ = made.mlflow_runs()
+    assert parent.data.tags["raymc.state"] == "complete"
 
 
 def test_a_finished_sweep_does_nothing_again(finished: Sweep) -> None:
