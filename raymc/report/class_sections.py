@@ -96,16 +96,18 @@ def _curves(scored: ScoredSplit, measured: Scores) -> list[Part]:
     order = [c for c in _by_precision(measured) if not np.isnan(measured.per_class_AP[c])]
     if not order:
         return [Note("No class has a clip in this split.")]
-    shown = order[: draw.MOST_CURVES]
+    places = np.linspace(0, len(order) - 1, min(draw.MOST_CURVES, len(order))).round().astype(int)
+    shown = [order[place] for place in places]
     found = {}
     for index in shown:
         curve = precision_recall(scored, index)
         assert curve is not None
         found[scored.vocabulary.names[index]] = (curve, float(measured.per_class_AP[index]))
-    which = "All classes" if len(shown) == len(order) else f"The {len(shown)} weakest classes"
+    count = len(order)
+    which = "All classes" if len(shown) == count else f"{len(shown)} of {count} classes"
     caption = (
-        f"{which}, the weakest first: how precise the clips found are as more of the class's "
-        "clips are found. The dot is R80, the farthest point still above the dashed 80 % line; "
+        f"{which}, from the weakest to the strongest: how precise the clips found are as more "
+        "of the class's clips are found. The dot is R80, the farthest point still above the dashed 80 % line; "
         "without a dot it is never reached."
     )
     return [Figure(draw.curves(found), caption)]

@@ -43,7 +43,7 @@ _LOOKS = {
     "pruned": (ORANGE, "s", False),
     "running": (GREY, "^", True),
 }
-MOST_PAIRS = 3
+MOST_PAIRS, MOST_IN_PAIRS = 3, 4
 FEWEST_FOR_SURFACE = 6
 
 
@@ -142,7 +142,13 @@ def pairs_of(shares: Mapping[str, float], space: Space) -> list[tuple[str, str]]
     """Return the pairs of settings worth a contour: of the most important ones that vary."""
     ranked = sorted(space, key=lambda name: -shares.get(name, 0.0))
     varying = [name for name in ranked if not space[name].single()]
-    return list(combinations(varying[:3], 2))[:MOST_PAIRS]
+    pairs = [
+        (sum(_is_choice(space[name]) for name in pair), pair)
+        for pair in combinations(varying[:MOST_IN_PAIRS], 2)
+    ]
+    return [pair for choices, pair in sorted(pairs, key=lambda one: one[0]) if choices < 2][
+        :MOST_PAIRS
+    ]
 
 
 def contours(
@@ -163,7 +169,8 @@ def contours(
             )
             _dress(axes, "x", across, space[across])
             _dress(axes, "y", up, space[up])
-            _surface(axes, (x, y), values, span)
+            if not any(_is_choice(space[name]) for name in (across, up)):
+                _surface(axes, (x, y), values, span)
             points = axes.scatter(
                 x, y, c=values, cmap=SEQUENTIAL, vmin=span[0], vmax=span[1], s=34,
                 edgecolors="white", linewidths=1.2, zorder=3,
@@ -191,6 +198,10 @@ def _surface(
     axes.tricontourf(Triangulation(*points, triangles), values, levels, cmap=SEQUENTIAL, alpha=0.75)
 
 
+def _is_choice(kind: BaseDistribution) -> bool:
+    return isinstance(kind, CategoricalDistribution)
+
+
 def _scaled(places: np.ndarray, axis: Any) -> np.ndarray:
     """Return places as they lie along an axis, from 0 to 1."""
     along = np.log10(places) if axis.get_scale() == "log" else places
@@ -209,9 +220,11 @@ def _dress(axes: "Axes", which: Which, name: str, kind: BaseDistribution) -> Non
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}label": short(name.rpartition(".")[2], 24)})
     if isinstance(kind, CategoricalDistribution):
-        texts = [short(str(choice), 10) for choice in kind.choices]
+        texts = [short(str(choice), 14) for choice in kind.choices]
         axis.set_ticks(range(len(texts)), labels=texts)
         axes.set(**{f"{which}lim": (-0.5, len(texts) - 0.5)})
+        if which == "x" and sum(map(len, texts)) > 16:
+            axes.tick_params(axis="x", labelrotation=30)
     elif isinstance(kind, FloatDistribution | IntDistribution) and not kind.single():
         _span(axes, which, kind)
 

@@ -14,7 +14,7 @@ from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, Trial, importance
 from raymc.tables import duration, param_text
 
 FEW_TRIALS = 20  # below, importances change with every trial
-MOST_MESSAGES = 5
+MOST_MESSAGES = 3
 
 
 def trial_sections(
@@ -59,7 +59,7 @@ def _trials(
     failed = [trial for trial in trials if trial.message]
     notes = [Note(f"Trial {t.number} failed: {t.message}") for t in failed[:MOST_MESSAGES]]
     if len(failed) > MOST_MESSAGES:
-        notes.append(Note(f"So did {len(failed) - MOST_MESSAGES} more."))
+        notes.append(Note(f"{len(failed) - MOST_MESSAGES} more failed."))
     return [table, *notes]
 
 
@@ -133,8 +133,8 @@ def _settings(
     parts.append(Figure(draw.slices(trials, space, metric), caption))
     if pairs := draw.pairs_of(shares, space):
         caption = (
-            "Two settings at a time: marks are trials, and the colours between them are straight "
-            "interpolation, so trust them near marks only."
+            "Two settings at a time: marks are trials, and colours between them straight "
+            "interpolation, so trust them near marks only; between choices there is nothing to draw."
         )
         parts.append(Figure(draw.contours(trials, space, metric, pairs), caption))
     return parts
