@@ -14,23 +14,21 @@ from tempfile import TemporaryDirectory
 from optuna.distributions import BaseDistribution
 
 from raymc.bundle import Bundle, load_bundle, save_bundle
-from raymc.cluster import connect
 from raymc.config import Config, flatten, run_name
 from raymc.errors import ConfigError, RaymcError
-from raymc.evaluate import evaluate
+from raymc.evaluate import stored_scores
 from raymc.report.class_sections import class_sections
 from raymc.report.comparison import Compared, compare, comparison_table
 from raymc.report.embeddings import EmbeddedSplit, embed_split
 from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, Trial, costs_of, trials_of
-from raymc.runs import CONFIG_FILE, read_config
+from raymc.runs import BUNDLE, CONFIG_FILE, read_config
 from raymc.scored import ScoredSplit
 from raymc.search import best_trial
 from raymc.shards import Dataset, open_dataset
 from raymc.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
 
-BUNDLE = "bundle"
 ROWS_HERE = 2000  # scored in this process; of larger splits Ray scores all, and these are mapped
 
 
@@ -208,7 +206,7 @@ def _judge(
     dataset = open_dataset(config.data.path)
     with _bundle_of(best, folder) as path:
         bundle = load_bundle(path)
-        scored, embedded = _score(path, bundle, dataset, split, config)
+        scored, embedded = _score(path, bundle, dataset, split, config=config, folder=folder)
     if default is None:
         missing = "The default settings were not tried, so there is nothing to compare with."
         return _Judged(bundle, scored, embedded, None, missing)
@@ -216,7 +214,9 @@ def _judge(
         return _Judged(bundle, scored, embedded, None, "The best trial is the default itself.")
     try:
         with _bundle_of(default, folder) as path:
-            before, _ = _score(path, load_bundle(path), dataset, split, config)
+            before, _ = _score(
+                path, load_bundle(path), dataset, split, config=config, folder=folder
+            )
     except RaymcError as error:
         missing = f"The default's model can't be compared: {error}"
         return _Judged(bundle, scored, embedded, None, missing)
@@ -239,12 +239,11 @@ def _bundle_of(trial: Trial, folder: Path) -> Iterator[Path]:
 
 
 def _score(
-    path: Path, bundle: Bundle, dataset: Dataset, split: str, config: Config
+    path: Path, bundle: Bundle, dataset: Dataset, split: str, *, config: Config, folder: Path
 ) -> tuple[ScoredSplit, EmbeddedSplit]:
     """Return the scores of a whole split, and embeddings of as much as is quick."""
     embedded = embed_split(bundle, dataset, split, most=ROWS_HERE)
     if dataset.manifest.rows(split) <= ROWS_HERE:
         return embedded.scored, embedded
-    connect()
-    scored = evaluate(str(path), dataset, split, device=config.train.device).scored
-    return scored, embedded
+    device = config.train.device
+    return stored_scores(path, dataset, split, device=device, run=folder), embedded

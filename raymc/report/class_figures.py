@@ -172,7 +172,7 @@ def _name(
             continue
         taken.append((left, left + width, y))
         axes.annotate(
-            name, places[index], (6 if left > x else -6, -3), textcoords="offset points",
+            name, tuple(places[index]), (6 if left > x else -6, -3), textcoords="offset points",
             ha="left" if left > x else "right", fontsize=9, color=INK,
             bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip

@@ -107,8 +107,8 @@ def _curves(scored: ScoredSplit, measured: Scores) -> list[Part]:
     which = "All classes" if len(shown) == count else f"{len(shown)} of {count} classes"
     caption = (
         f"{which}, from the weakest to the strongest: how precise the clips found are as more "
-        "of the class's clips are found. The dot is R80, the farthest point still above the dashed 80 % line; "
-        "without a dot it is never reached."
+        "of the class's clips are found. The dot is R80, the farthest point still above the "
+        "dashed 80 % line; without a dot it is never reached."
     )
     return [Figure(draw.curves(found), caption)]
 

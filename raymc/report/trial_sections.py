@@ -134,7 +134,7 @@ def _settings(
     if pairs := draw.pairs_of(shares, space):
         caption = (
             "Two settings at a time: marks are trials, and colours between them straight "
-            "interpolation, so trust them near marks only; between choices there is nothing to draw."
+            "interpolation, so trust them near marks only; between choices there is nothing to see."
         )
         parts.append(Figure(draw.contours(trials, space, metric, pairs), caption))
     return parts
