@@ -123,7 +123,7 @@ def _step_names(videos: Iterable[Video], tasks: Sequence[str]) -> dict[str, str]
     }
 
 
-def _parents(videos: Iterable[_Video], steps: Mapping[str, str]) -> dict[str, str]:
+def _parents(videos: Iterable[Video], steps: Mapping[str, str]) -> dict[str, str]:
     """Return the task of each step that belongs to one alone, which no step is named as."""
     tasks: dict[str, set[str]] = {}
     for video in videos:
