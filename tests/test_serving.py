@@ -352,7 +352,8 @@ def test_a_served_model_answers_with_the_scores_of_a_dataset_s_rows(
         assert status == 200
         answer = pd.DataFrame(json.loads(text)["predictions"])
         scores = bundle.score(table)
-        np.testing.assert_allclose(answer.iloc[:, 1:].to_numpy(), scores, rtol=1e-5, atol=1e-6)
+        expected = np.hstack([scores, bundle.probabilities(scores)])
+        np.testing.assert_allclose(answer.iloc[:, 1:].to_numpy(), expected, rtol=1e-5, atol=1e-6)
         assert answer["labels"].tolist() == bundle.labels_above(scores)
         bad = {"dataframe_records": [{"visual": [[1, 2]], "audio": None}]}
         status, text = post(f"{url}/invocations", bad)
