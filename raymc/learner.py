@@ -80,7 +80,11 @@ class Learner:
     @property
     def result(self) -> MultimodalTransformer:
         """The model that is validated and kept."""
-        return self.model if self.average is None else self.average.module
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, MultimodalTransformer)
+        return averaged
 
     def training_state(self) -> dict[str, Any]:
         """Return what going on needs besides the weights of `result`."""

@@ -19,6 +19,8 @@ from raymc.shards import Dataset, open_dataset, write_dataset
 
 # Read when Ray is imported: what little the tests put there needs no more.
 os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
+# Read when MLflow is imported, which a test may do before raymc does.
+os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 

@@ -28,7 +28,6 @@ from raymc.errors import ConfigError, DivergedError
 from raymc.events import EpochEnded
 from raymc.feed import SharedData, SharedSplit, share_data, share_split
 from raymc.learner import make_model
-from raymc.losses import LossName
 from raymc.metrics import evaluate_scores
 from raymc.prepare import prepare_dataset
 from raymc.scored import ScoredSplit, load_scored, save_scored
@@ -43,7 +42,7 @@ _PROTOTYPES = {
     "loss.margin": Range(low=0.0, high=0.5),
     "loss.temperature": Range(low=0.03, high=0.6, log=True),
 }
-LOSS_SPACES: Mapping[LossName, Mapping[str, Range]] = {
+LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
     "prototype_contrast": _PROTOTYPES,
     "prototype_margin": {
         "loss.margin": Range(low=0.1, high=1.5),

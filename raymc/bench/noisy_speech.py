@@ -59,7 +59,7 @@ def make_noisy(
     arrays["audio"] = ((audio - heard.mean(axis=0)) / deviation).astype(np.float16)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial.npz")
-    np.savez(partial, **arrays)
+    np.savez(partial, **arrays)  # pyright: ignore[reportArgumentType]
     partial.replace(out)
 
 
