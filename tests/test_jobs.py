@@ -25,9 +25,9 @@ OF_RAY = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in JOBS.glob("configs/*.yaml")))
-def test_every_configuration_can_be_searched(name: str) -> None:
-    config = load(JOBS / "configs" / f"{name}.yaml")
+@pytest.mark.parametrize("path", sorted(JOBS.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_can_be_searched(path: Path) -> None:
+    config = load(path)
     check_space(config)
     assert config.data.make is not None or config.extract.source
 

@@ -3,9 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
-from raymc.config import check_space, load
 from raymc.reference import config_reference
 
 ROOT = Path(__file__).parent.parent
@@ -28,10 +25,3 @@ def test_every_module_is_in_the_house() -> None:
     modules = [p.name for p in (ROOT / "raymc").iterdir() if p.suffix == ".py" or p.is_dir()]
     named = {name for name in modules if not name.startswith("__")}
     assert {name for name in named if name.removesuffix("/") not in house} == set()
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda p: p.stem
-)
-def test_every_shipped_configuration_loads(path: Path) -> None:
-    check_space(load(path))

@@ -2,14 +2,14 @@
 
 Top layer: may import the configuration, the tables and, inside functions only, mlflow; never
 Ray. `tracker.py` says what is recorded of a run, `writer.py` brings it to MLflow without making
-training wait, `compare.py` reads sweeps back, `pages.py` says what MLflow's pages show first,
+training wait, `sweeps.py` reads sweeps back, `pages.py` says what MLflow's pages show first,
 `connect.py` finds MLflow, and `records.py` makes names and values fit for it.
 """
 
-from raymc.tracking.compare import Sweep, compare_runs, list_sweeps
 from raymc.tracking.connect import check_reachable, tracking_uri, ui_command
 from raymc.tracking.pages import runs_page
 from raymc.tracking.records import command_line
+from raymc.tracking.sweeps import Sweep, compare_runs, list_sweeps
 from raymc.tracking.tracker import EndState, Tracker, open_tracker
 
 __all__ = [
