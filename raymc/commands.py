@@ -4,6 +4,7 @@ Top layer: joins the Ray layer with what people see. Each function is one comman
 """
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -218,6 +219,7 @@ def run_ui(config: Config, port: int, console: Console) -> None:
         console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
         return
     console.print("MLflow starts, which takes some seconds …", style="dim")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server too, as Ctrl-C does
     server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
     try:
         page = runs_page(uri, experiment, address)
