@@ -43,17 +43,29 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of the global batch; every worker computes the same number.
 
-        Rows that only pad a share are observed in nothing, and so count nowhere.
+        Rows that only pad a share are observed in nothing, and so count nowhere. In the loss of
+        a modality alone count the rows that have it.
         """
-        fused = self.model(batch.tokens, batch.lengths).fused.float()
-        fused = self.workers.gather_with_gradients(fused)
+        embeddings = self.model(batch.tokens, batch.lengths)
         labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
+        loss = self._loss(embeddings.fused, labels, observed)
+        if not self.config.modality_weight:
+            return loss
+        own = []
+        for name, embedding in embeddings.by_modality.items():
+            present = self.workers.gather(embeddings.present[name])
+            own.append(self._loss(embedding, labels, observed & present[:, None]))
+        return loss + self.config.modality_weight * torch.stack(own).mean()
+
+    def _loss(self, embedding: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
+        """Return the loss of this worker's embeddings, gathered, against the global labels."""
+        gathered = self.workers.gather_with_gradients(embedding.float())
         if labels.shape[1] <= chunk_classes(len(labels), labels.device):
-            scores = self.model.scores(fused)
+            scores = self.model.scores(gathered)
             return compute_loss(self.config, scores, labels, observed, self.weights)
         return chunked_loss(
             self.config,
-            fused,
+            gathered,
             self.model.prototypes,
             labels,
             observed,

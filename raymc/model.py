@@ -84,11 +84,13 @@ class Embeddings:
     """What the transformer says about a batch of clips, before normalisation.
 
     `fused` is [B, E]; `by_modality` has one [B, E] a modality, of which `fused` is the mean
-    over the modalities that the clip has.
+    over the modalities that the clip has. `present` says, [B] a modality, which have it; those
+    that dropout took have not.
     """
 
     fused: Tensor
     by_modality: dict[str, Tensor]
+    present: dict[str, Tensor]
 
 
 class TokenEmbedding(nn.Module):
@@ -196,7 +198,8 @@ class MultimodalTransformer(nn.Module):
         }
         # no einsum, which autocast would round
         weighted = torch.stack(list(by_modality.values()), dim=1) * presence[:, :, None]
-        return Embeddings(fused=weighted.sum(dim=1), by_modality=by_modality)
+        present = {name: counts[:, index] > 0 for index, name in enumerate(self.names)}
+        return Embeddings(weighted.sum(dim=1), by_modality, present)
 
     def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Tensor:
         """Return the readout token, [B, D], after it has looked at its modality once more.

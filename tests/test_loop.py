@@ -24,7 +24,7 @@ from raymc.config import Config, override, to_dict
 from raymc.errors import CheckpointError, DivergedError
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
 from raymc.hierarchy import family_means
-from raymc.losses import LossName
+from raymc.losses import LossName, compute_loss
 from raymc.metrics import evaluate_scores
 from raymc.optimizer import lr_at
 from raymc.shards import Dataset, Row, open_dataset, read_shard, write_dataset
@@ -173,6 +173,43 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert rest.events[0].first_epoch == stop + 1
     for epoch in range(stop + 1, 5):
         assert_same_checkpoint(rest.checkpoint(epoch), whole.checkpoint(epoch))
+
+
+@pytest.mark.parametrize("name", ["prototype_contrast", "bce"])
+def test_each_modality_s_own_loss_is_of_the_rows_that_have_it(
+    name: str, tiny: Dataset, tiny_config: Config
+) -> None:
+    quiet = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "loss.name": name}
+    config = override(tiny_config, {**quiet, "loss.modality_weight": 0.7, "batch.size": 45})
+    feeds = feeds_of(tiny, config)
+    learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
+    learner.model.train()
+    batch = next(iter(feeds.train.training(1)))
+    assert not all((lengths > 0).all() for lengths in batch.lengths.values())
+    embeddings = learner.model(batch.tokens, batch.lengths)
+
+    def loss_of(embedding: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        scores = learner.model.scores(embedding[rows])
+        return compute_loss(config.loss, scores, batch.labels[rows], batch.observed[rows])
+
+    everyone = torch.ones(len(batch.rows), dtype=torch.bool)
+    own = [loss_of(x, batch.lengths[m] > 0) for m, x in embeddings.by_modality.items()]
+    expected = loss_of(embeddings.fused, everyone) + 0.7 * sum(own) / len(own)
+    torch.testing.assert_close(learner.objective(batch), expected)
+
+
+def test_a_modality_that_dropout_took_is_not_in_its_own_loss(
+    tiny: Dataset, tiny_config: Config
+) -> None:
+    config = override(tiny_config, {"model.modality_dropout": 0.9, "batch.size": 45})
+    feeds = feeds_of(tiny, config)
+    model = learning.make_learner(config, tiny.manifest, feeds, device=CPU).model.train()
+    batch = next(iter(feeds.train.training(1)))
+    there = torch.stack([lengths > 0 for lengths in batch.lengths.values()])
+    kept = torch.stack(list(model(batch.tokens, batch.lengths).present.values()))
+    assert (kept <= there).all()
+    assert (kept.sum(dim=0) == 1)[there.all(dim=0)].any()
+    assert kept.any(dim=0)[there.any(dim=0)].all()
 
 
 def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(

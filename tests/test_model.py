@@ -71,7 +71,9 @@ def test_a_clip_alone_is_the_clip_in_a_batch(fusion: Any, fusion_depth: int) -> 
             {n: x[row : row + 1] for n, x in clips.lengths.items()},
         )
         by_modality = {name: x[row : row + 1] for name, x in whole.by_modality.items()}
-        assert_same(embed(model, alone), Embeddings(whole.fused[row : row + 1], by_modality))
+        present = {name: x[row : row + 1] for name, x in whole.present.items()}
+        expected = Embeddings(whole.fused[row : row + 1], by_modality, present)
+        assert_same(embed(model, alone), expected)
 
 
 @every_fusion

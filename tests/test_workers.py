@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hinge": {"loss.name": "prototype_margin", "loss.temperature": 0.0, "loss.margin": 0.8},
     "balanced": {"loss.name": "prototype_contrast", "loss.balance": 0.7},
     "bottleneck": {"loss.name": "bce", "model.fusion": "bottleneck"},
+    "modalities alone": {"loss.name": "prototype_contrast", "loss.modality_weight": 0.5},
     "late fusion": {"loss.name": "cosine_bce", "model.fusion_depth": 0},
 }
 Step = tuple[Tensor, dict[str, Tensor]]

@@ -82,6 +82,13 @@ class LossConfig:
         lt=1.0,
         description="Probability below which asl drops a negative.",
     )
+    modality_weight: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=10.0,
+        description="Weight of the same loss of each modality's own embedding, averaged over "
+        "the modalities, so that none of them leans on another.",
+    )
     balance: float = Field(
         default=0.0,
         ge=0.0,
