@@ -171,16 +171,17 @@ def _gain(best: Trial, default: Trial | None, compared: Sequence[Compared], spli
             "No trial did better than the default settings, which this is: the search found "
             "nothing, and more trials or another space may."
         )
-    difference = compared[0].difference if compared else None
-    if difference is None:
+    if not compared or compared[0].default is None:
         return "There is no comparison with the default settings; see below why."
-    points, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
-    between = f"{low:+.1f} to {high:+.1f}"
+    points, difference = 100 * (compared[0].best - compared[0].default), compared[0].difference
     gain = f"That is {points:+.1f} points of mAP against the default settings on {split}"
     chosen = (
         "The trial was chosen on these clips, which flatters it: measure the bundle once on the "
         "test split."
     )
+    if difference is None:
+        return f"{gain}; the split is too large for an interval here. {chosen}"
+    between = f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     if difference.is_clear and points > 0:
         verdict = "more than the luck of which clips are in the split would give"
     elif difference.is_clear:

@@ -155,6 +155,15 @@ def test_what_is_missing_is_said_in_its_place(
     assert {"trials", "history", "settings", "cost"} <= set(seen.ids)
 
 
+def test_a_split_too_large_for_intervals_is_still_compared(
+    sweep: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymc.report.comparison._MOST_ENTRIES", 1)
+    shown = Seen(build_report(sweep, config)).all_text()
+    assert re.search(r"That is [+-]\d+\.\d points .* too large for an interval here", shown)
+    assert "There is no comparison" not in shown
+
+
 @pytest.mark.parametrize("names", [("one",), ("one", "two")])
 def test_small_sweeps_of_few_classes(
     names: tuple[str, ...], config: Config, tmp_path: Path
