@@ -2,10 +2,12 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from score_tables import random_table
 from sklearn.linear_model import LogisticRegression
@@ -14,7 +16,7 @@ from tiny import feed_of
 
 from raymc.bench.accuracy import METHODS, bench_accuracy
 from raymc.bench.accuracy_table import Found, lines_of
-from raymc.bench.baselines import BASELINES, Matrix, ml_knn, read_matrix
+from raymc.bench.baselines import BASELINES, Matrix, ml_knn, parts_worth_trying, read_matrix
 from raymc.config import Config, override
 from raymc.errors import ConfigError
 from raymc.labels import Vocabulary
@@ -109,6 +111,18 @@ def test_clips_are_read_as_means_of_parts_of_their_time(
                     expected.append(tokens[first:last].mean(0) if length else np.zeros(dim))
             np.testing.assert_allclose(matrix.features[row], np.concatenate(expected), rtol=1e-5)
             assert np.array_equal(matrix.labels[row], batch.labels[place].numpy())
+
+
+def test_no_more_parts_are_tried_than_the_longest_clip_has_tokens(
+    tiny: Dataset, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = feed_of(tiny, "train", tiny_config)
+    longest = max(int(x.max()) for batch in feed.evaluation() for x in batch.lengths.values())
+    assert longest == 12
+    assert parts_worth_trying(feed) == (1, 4, 12)
+    short = [replace(b, lengths={"audio": torch.ones(2)}) for b in feed.evaluation()]
+    monkeypatch.setattr(feed, "evaluation", lambda: short)
+    assert parts_worth_trying(feed) == (1,)
 
 
 def found_of(method: str, *, signal: float) -> Found:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from raymc import checkpoint, loop
 from raymc.bench.accuracy_table import Found, publish_accuracy
-from raymc.bench.baselines import BASELINES, Matrix, read_matrix
+from raymc.bench.baselines import BASELINES, Matrix, parts_worth_trying, read_matrix
 from raymc.cluster import connect
 from raymc.config import Config, from_dict, override, to_dict
 from raymc.errors import ConfigError, DivergedError
@@ -156,10 +156,13 @@ def run_method(method: str, settings: dict[str, Any], data: Data, folder: str, s
 def tune_method(study: optuna.Study, method: str, config: Config, data: Data) -> None:
     """Try what is left of `search.trials` settings; of trials that were cut off none counts."""
     monitor = config.train.monitor
+    parts = parts_worth_trying(data.shared.train.feed(config)) if method in BASELINES else ()
 
     def objective(trial: optuna.Trial) -> float:
         if method in BASELINES:
-            scores, truth = score_baseline(method, BASELINES[method].suggest(trial), data, 0, "val")
+            params = BASELINES[method].suggest(trial)
+            params = {**params, "parts": trial.suggest_categorical("parts", parts)}
+            scores, truth = score_baseline(method, params, data, 0, "val")
             found = evaluate_scores(scores, truth.labels, truth.observed).to_dict()
             return found[monitor.removeprefix("val/")]
         best = -np.inf

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from raymc.batches import Feed
 
-PARTS = (1, 4, 12)  # of a clip's time, among which tuning chooses
+PARTS = (1, 4, 12)  # of a clip's time
 TREES = 300
 
 Params = Mapping[str, Any]
@@ -42,6 +42,14 @@ class Baseline:
 
     suggest: Callable[[Trial], Params]
     score: Callable[[Params, int, Matrix, np.ndarray], Float[np.ndarray, "N C"]]
+
+
+def parts_worth_trying(feed: Feed) -> tuple[int, ...]:
+    """Return those of `PARTS` that tuning chooses from: at most the longest clip's tokens."""
+    longest = max(
+        int(lengths.max()) for batch in feed.evaluation() for lengths in batch.lengths.values()
+    )
+    return tuple(parts for parts in PARTS if parts <= max(1, longest))
 
 
 def read_matrix(feed: Feed, parts: int) -> Matrix:
@@ -145,14 +153,12 @@ BASELINES: Mapping[str, Baseline] = {
     "logistic regression": Baseline(
         lambda trial: {
             "C": trial.suggest_float("C", 1e-4, 10.0, log=True),
-            "parts": trial.suggest_categorical("parts", PARTS),
         },
         one_per_label(_logistic),
     ),
     "ML-kNN": Baseline(
         lambda trial: {
             "neighbours": trial.suggest_int("neighbours", 3, 40),
-            "parts": trial.suggest_categorical("parts", PARTS),
         },
         ml_knn,
     ),
@@ -160,7 +166,6 @@ BASELINES: Mapping[str, Baseline] = {
         lambda trial: {
             "max_features": trial.suggest_float("max_features", 0.01, 0.5, log=True),
             "min_samples_leaf": trial.suggest_int("min_samples_leaf", 1, 10),
-            "parts": trial.suggest_categorical("parts", PARTS),
         },
         one_per_label(_forest),
     ),
