@@ -41,6 +41,7 @@ class Bundle:
     """A trained model with all that is needed to use it.
 
     Attributes:
+        folder: where it was read from.
         model: in evaluation mode.
         config: the settings it was trained with.
         vocabulary: its classes, in the order of the scores.
@@ -53,6 +54,7 @@ class Bundle:
         weights_digest: SHA-256 of its weights, in hex.
     """
 
+    folder: Path
     model: MultimodalTransformer
     config: Config
     vocabulary: Vocabulary
@@ -194,7 +196,7 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     if hashlib.sha256(data).hexdigest() != description.get("weights_sha256"):
         raise BundleError(f"bundle {folder} is corrupt: {WEIGHTS} differs from what was saved")
     try:
-        bundle = _assemble(description, data)
+        bundle = _assemble(folder, description, data)
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError, DataError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION}: {reason}") from error
@@ -204,7 +206,7 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     return bundle
 
 
-def _assemble(description: Mapping[str, Any], weights: bytes) -> Bundle:
+def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> Bundle:
     vocabulary = Vocabulary.from_json(description["vocabulary"])
     modalities = tuple(Modality.from_json(values) for values in description["modalities"])
     config = from_dict(dict(description["config"]))
@@ -220,6 +222,7 @@ def _assemble(description: Mapping[str, Any], weights: bytes) -> Bundle:
     if calibration is not None and len(calibration.biases) != len(vocabulary):
         raise ValueError(f"calibration of {len(calibration.biases)} of {len(vocabulary)} classes")
     return Bundle(
+        folder=folder,
         model=model.eval(),
         config=config,
         vocabulary=vocabulary,

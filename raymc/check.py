@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 from raymc.labels import Vocabulary
 from raymc.shards import FAILURES_FILE, Dataset, Manifest, Modality, Shard, open_dataset, ragged
 from raymc.shards.ragged import unnest
@@ -105,7 +105,7 @@ def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]
     except FileNotFoundError:
         faults.append((None, "is missing; restore it"))
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         faults.append((None, f"can't be read ({reason}); restore it, or make the dataset again"))
     return faults, pa.concat_arrays(ids)
 

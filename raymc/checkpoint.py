@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raymc.errors import CheckpointError
+from raymc.errors import CheckpointError, first_line
 
 WEIGHTS, TRAINING, PROGRESS, DIGESTS = (
     "model.safetensors",
@@ -103,7 +103,7 @@ def load(folder: Path, *, device: str = "cpu") -> Checkpoint:
             progress=load_progress(folder),
         )
     except (OSError, EOFError, SafetensorError, RuntimeError, UnpicklingError) as error:
-        line = str(error).partition("\n")[0]
+        line = first_line(error)
         raise CheckpointError(f"checkpoint {folder} can't be read: {line}") from error
 
 

@@ -17,7 +17,7 @@ from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
 from raymc.config import Config, check_space, run_name, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
-from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError
+from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError, first_line
 from raymc.evaluate import Evaluation, evaluate, evaluation_table, group_table, numbers_of
 from raymc.extract import ExtractSummary, extract
 from raymc.notes import trial_name
@@ -30,8 +30,7 @@ from raymc.runs import BUNDLE, open_run, read_config
 from raymc.search import SweepResult, sweep
 from raymc.serving import log_bundle
 from raymc.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
-from raymc.study import STATES
-from raymc.tables import TrialView, trials_table
+from raymc.tables import trials_table
 from raymc.tracking import (
     Tracker,
     check_reachable,
@@ -86,8 +85,7 @@ def run_tune(config: Config, console: Console) -> Path:
             result = sweep(config, dataset, folder, listener=record)
         bundle = folder / BUNDLE
         save_bundle(result.checkpoint, bundle)
-        views = sweep_views(config, result)
-        console.print(trials_table(views, config.train.monitor, width=console.width))
+        console.print(trials_table(record.views, config.train.monitor, width=console.width))
         record.summarise()
         best = {f"best/{key[4:]}": x for key, x in _best(result).items() if key[:4] == "val/"}
         tracker.end_run(record.parent, "complete", metrics=best)
@@ -136,9 +134,7 @@ def run_evaluate(
     json_file: Path | None = None,
 ) -> Evaluation:
     """Measure a bundle on a split; prints a table and, if asked, writes the numbers as JSON."""
-    opened = open_dataset(dataset)
-    load_bundle(bundle).check_dataset(opened.manifest)
-    result = evaluate(bundle, opened, split, device=device)
+    result = evaluate(bundle, open_dataset(dataset), split, device=device)
     console.print(evaluation_table(result))
     groups = group_table(result)
     if groups is not None:
@@ -243,23 +239,6 @@ def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
     return False
 
 
-def sweep_views(config: Config, result: SweepResult) -> list[TrialView]:
-    """Return a finished sweep's trials as tables show them."""
-    return [
-        TrialView(
-            number=trial.number,
-            params=trial.params,
-            state=STATES[trial.state],
-            epoch=max(trial.intermediate_values, default=0),
-            epochs=config.train.epochs,
-            value=trial.user_attrs.get("best", {}).get(config.train.monitor),
-            seconds=trial.user_attrs.get("seconds", 0.0),
-            others={"R80": trial.user_attrs.get("best", {}).get("val/R80", float("nan"))},
-        )
-        for trial in result.study.get_trials(deepcopy=False)
-    ]
-
-
 @contextmanager
 def _ending(tracker: Tracker, run: str) -> Iterator[None]:
     """End a run in MLflow as failed or stopped if what is done inside doesn't succeed."""
@@ -316,7 +295,7 @@ def _add_report(folder: Path, config: Config, tracker: Tracker, run: str, consol
         page = build_report(folder, config)
         save_report(page, folder / REPORT)
     except Exception as error:  # whatever it is, it must not cost anybody a finished sweep
-        line = str(error).partition("\n")[0] or type(error).__name__
+        line = first_line(error)
         console.print(f"no report could be made: {line}", style="yellow", soft_wrap=True)
     else:
         tracker.log_text(run, REPORT, page)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from html import escape
 from io import StringIO
-from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -60,8 +59,8 @@ def comparison_parts(
     return [*verdict_lines(comparison, metric), "", *_tables(comparison, classes)]
 
 
-def save_page(comparison: Comparison, path: Path, *, metric: MetricName = "mAP") -> None:
-    """Write the comparison, all classes included, as one HTML file that needs nothing else."""
+def comparison_page(comparison: Comparison, metric: MetricName = "mAP") -> str:
+    """Return the comparison, all classes included, as one HTML page that needs nothing else."""
     console = Console(record=True, width=WIDTH, file=StringIO(), highlight=False)
     for part in _tables(comparison, None):
         console.print(part, markup=False)
@@ -70,9 +69,7 @@ def save_page(comparison: Comparison, path: Path, *, metric: MetricName = "mAP")
     )
     title = ", ".join(model_name(runs) for runs in comparison.models)
     verdicts = "".join(f"<p>{escape(line.plain)}</p>" for line in verdict_lines(comparison, metric))
-    page = _PAGE.format(title=escape(title), verdicts=verdicts, tables=tables)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    return _PAGE.format(title=escape(title), verdicts=verdicts, tables=tables)
 
 
 def verdict_lines(comparison: Comparison, metric: MetricName) -> list[Text]:

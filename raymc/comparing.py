@@ -10,11 +10,12 @@ from rich.console import Console
 
 from raymc.bundle import load_bundle
 from raymc.compare import Comparison, Run, check_classes, compare
-from raymc.compare_tables import comparison_parts, save_page
+from raymc.compare_tables import comparison_page, comparison_parts
 from raymc.config import Config, overridden
 from raymc.errors import ConfigError
 from raymc.evaluate import stored_scores
 from raymc.metrics import MetricName
+from raymc.report import save_report
 from raymc.runs import find_bundle, run_of
 from raymc.shards import open_dataset
 
@@ -43,23 +44,22 @@ def run_compare(
     if len(runs) < 2:
         raise ConfigError("a comparison is of at least two runs: raymc compare RUN RUN")
     folder = overridden(Config(), overrides).run.folder
-    bundles = [find_bundle(run, folder) for run in runs]
-    loaded = [load_bundle(bundle) for bundle in bundles]
-    names = _names(runs, bundles)
-    for name, other in zip(names[1:], loaded[1:]):
-        check_classes(names[0], loaded[0].vocabulary, name, other.vocabulary)
-    data = loaded[0].config.data
+    bundles = [load_bundle(find_bundle(run, folder)) for run in runs]
+    names = _names(runs, [bundle.folder for bundle in bundles])
+    for name, other in zip(names[1:], bundles[1:]):
+        check_classes(names[0], bundles[0].vocabulary, name, other.vocabulary)
+    data = bundles[0].config.data
     opened, split = open_dataset(dataset or data.path), split or data.test
     found = compare(
         [
-            Run(name, one.config, one.dataset_digest, stored_scores(bundle, opened, split))
-            for name, one, bundle in zip(names, loaded, bundles)
+            Run(name, bundle.config, bundle.dataset_digest, stored_scores(bundle, opened, split))
+            for name, bundle in zip(names, bundles)
         ]
     )
     for part in comparison_parts(found, metric):
         console.print(part, markup=False, highlight=False)
     if html is not None:
-        save_page(found, html, metric=metric)
+        save_report(comparison_page(found, metric), html)
         console.print(f"page: {html}", soft_wrap=True)
     return found
 

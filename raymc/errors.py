@@ -68,3 +68,8 @@ class DivergedError(TrainingError):
 
 class SweepError(TrainingError):
     """A sweep in which no trial succeeded."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; its type where it says nothing."""
+    return str(error).partition("\n")[0].rstrip("\r") or type(error).__name__

@@ -1,6 +1,6 @@
 """How good a bundle is on a split it was not trained on. Ray layer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from rich.table import Table
 from raymc.bundle import Bundle, load_bundle
 from raymc.calibration import expected_calibration_error
 from raymc.cluster import connect
-from raymc.hierarchy import family_means, family_scores
+from raymc.hierarchy import FamilyScores, family_means, family_scores
 from raymc.metrics import Scores, evaluate_scores
 from raymc.predict import scored_rows, scores_of
 from raymc.runs import run_of
@@ -29,11 +29,15 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a bundle said of a split's rows, each once, and how good that is."""
+    """What a bundle said of a split's rows, each once, and how good that is.
+
+    `families` are the metrics of each label group and parent, by its name.
+    """
 
     bundle: Bundle
     scored: ScoredSplit
     scores: Scores
+    families: Mapping[str, FamilyScores]
 
 
 def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto") -> Evaluation:
@@ -43,13 +47,15 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
         BundleError: the bundle can't be read or doesn't match the dataset.
         DataError: there is no such split, or a shard can't be read.
     """
-    scored = stored_scores(Path(bundle), dataset, split, device=device)
-    measured = evaluate_scores(scored.scores, scored.labels, scored.observed)
-    return Evaluation(load_bundle(bundle), scored, measured)
+    loaded = load_bundle(bundle)
+    scored = stored_scores(loaded, dataset, split, device=device)
+    judged = (scored.scores, scored.labels, scored.observed)
+    families = family_scores(*judged, loaded.vocabulary)
+    return Evaluation(loaded, scored, evaluate_scores(*judged), families)
 
 
 def stored_scores(
-    bundle: Path, dataset: Dataset, split: str, *, device: str = "auto", run: Path | None = None
+    bundle: Bundle, dataset: Dataset, split: str, *, device: str = "auto", run: Path | None = None
 ) -> ScoredSplit:
     """Return what a bundle says of a split's rows; of a run's bundle that is computed once.
 
@@ -64,20 +70,19 @@ def stored_scores(
         run: folder of the run that keeps them; None for the bundle's own.
 
     Raises:
-        BundleError: the bundle can't be read or doesn't match the dataset.
+        BundleError: the bundle doesn't match the dataset, or can't be read any more.
         DataError: there is no such split, or a shard or the file of scores can't be read.
     """
-    loaded = load_bundle(bundle)
-    loaded.check_dataset(dataset.manifest)
-    loaded.check_labels(dataset.manifest)
-    run = run or run_of(bundle)
-    of = f"{split}-{dataset.manifest.digest()[:16]}-{loaded.weights_digest[:16]}"
+    bundle.check_dataset(dataset.manifest)
+    bundle.check_labels(dataset.manifest)
+    run = run or run_of(bundle.folder)
+    of = f"{split}-{dataset.manifest.digest()[:16]}-{bundle.weights_digest[:16]}"
     file = run / "scores" / f"{of}.parquet" if run else None
     if file is not None and file.exists():
         return load_scored(file)
     connect()
-    tables = scored_rows(str(bundle), dataset, split, device=device)
-    scored = _scored(loaded, dataset, split, tables)
+    tables = scored_rows(str(bundle.folder), dataset, split, device=device)
+    scored = _scored(bundle, dataset, split, tables)
     if file is not None:
         with suppress(OSError):  # the run may be another's, to be read only
             save_scored(scored, file)
@@ -114,14 +119,18 @@ def numbers_of(evaluation: Evaluation) -> dict[str, float]:
     one, and `thresholds` is the share of classes with one. `ECE` is there if the bundle has
     probabilities.
     """
+    numbers = _overall_numbers(evaluation)
+    for family, found in evaluation.families.items():
+        numbers |= {f"{name}/{family}": value for name, value in asdict(found).items()}
+    return numbers
+
+
+def _overall_numbers(evaluation: Evaluation) -> dict[str, float]:
     bundle, scored = evaluation.bundle, evaluation.scored
     numbers = evaluation.scores.to_dict() | _label_numbers(bundle, scored)
     if bundle.calibration is not None:
         probabilities = bundle.probabilities(scored.scores)
         numbers["ECE"] = expected_calibration_error(probabilities, scored.labels, scored.observed)
-    truth = (scored.scores, scored.labels, scored.observed)
-    for family, found in family_scores(*truth, bundle.vocabulary).items():
-        numbers |= {f"{name}/{family}": value for name, value in asdict(found).items()}
     return numbers
 
 
@@ -147,10 +156,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("metric or class")
     table.add_column("value", justify="right")
     table.add_column("rows with it", justify="right")
-    for name, value in numbers_of(evaluation).items():
-        if "/" not in name:
-            text = f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %"
-            table.add_row(_TITLES.get(name, name), text, "")
+    for name, value in _overall_numbers(evaluation).items():
+        text = f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %"
+        table.add_row(_TITLES.get(name, name), text, "")
     table.add_section()
     names, per_class = evaluation.bundle.vocabulary.names, evaluation.scores.per_class_AP
     order = np.argsort(-np.nan_to_num(per_class, nan=-1.0), kind="stable")
@@ -168,16 +176,15 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def group_table(evaluation: Evaluation) -> Table | None:
     """Return the metrics by label group and parent as a table; None where there is neither."""
-    scored, vocabulary = evaluation.scored, evaluation.bundle.vocabulary
-    found = family_scores(scored.scores, scored.labels, scored.observed, vocabulary)
+    found, families = evaluation.families, evaluation.bundle.vocabulary.families()
     if not found:
         return None
-    table = Table("group", title=f"{scored.split}, by group, in percent")
+    table = Table("group", title=f"{evaluation.scored.split}, by group, in percent")
     for title in ("classes", "mAP", "R80", "micro_AP", "AP of any label"):
         table.add_column(title, justify="right")
     for family, values in list(found.items())[:GROUPS_SHOWN]:
         cells = [f"{100 * value:.1f}" for value in asdict(values).values()]
-        table.add_row(family, str(len(vocabulary.families()[family])), *cells)
+        table.add_row(family, str(len(families[family])), *cells)
     if len(found) > GROUPS_SHOWN:
         table.add_row(f"… {len(found) - GROUPS_SHOWN} more")
     return table

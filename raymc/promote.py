@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from raymc.bootstrap import Difference, bootstrap_interval, paired_difference
-from raymc.bundle import load_bundle
+from raymc.bundle import Bundle, load_bundle
 from raymc.compare import METRICS, check_classes
 from raymc.compare_tables import difference_text, estimate_text
 from raymc.comparing import name_of
@@ -19,7 +19,7 @@ from raymc.config import Config, flatten, overridden, override
 from raymc.errors import ConfigError, DataError, PromotionError
 from raymc.evaluate import stored_scores
 from raymc.metrics import MetricName, evaluate_scores
-from raymc.registry import Registry, Trial, Version
+from raymc.registry import RecordedTest, Registry, Version
 from raymc.runs import find_bundle, read_config, run_of
 from raymc.scored import ScoredSplit
 from raymc.serving import register_bundle
@@ -75,17 +75,17 @@ def run_promote(
     Raises:
         PromotionError: The bundle is worse, beyond the interval.
     """
-    bundle = find_bundle(run, overridden(Config(), overrides).run.folder)
+    bundle = load_bundle(find_bundle(run, overridden(Config(), overrides).run.folder))
     config = _config_of(bundle, overrides)
     model = asked.name or config.tracking.register_as
     if not model:
         raise ConfigError(f"run {run!r} names no tracking.register_as: name the model with --name")
-    weights = load_bundle(bundle).weights_digest
+    name = name_of(bundle.folder)
     with open_tracker(config.tracking, config.run.folder) as tracker:
         registry = Registry(tracker.uri)
         holder = registry.holder(model, asked.alias)
-        if holder is not None and holder.weights == weights:
-            console.print(f"{name_of(bundle)} is {asked.alias} of {model} already", soft_wrap=True)
+        if holder is not None and holder.weights == bundle.weights_digest:
+            console.print(f"{name} is {asked.alias} of {model} already", soft_wrap=True)
             return
         field = _field(config, holder, asked)
         if holder is None:
@@ -93,29 +93,29 @@ def run_promote(
         else:
             difference = _difference(bundle, holder, registry, field, asked.metric)
             rival = f"version {holder.number} ({asked.alias} of {model})"
-            found = f"{name_of(bundle)} against {rival} on {field}: {asked.metric} "
+            found = f"{name} against {rival} on {field}: {asked.metric} "
             _judge(found + difference_text(difference), difference, asked.force, console)
-        trial = _tested(stored_scores(bundle, field.dataset, field.split), field)
-        version = registry.version_of(model, weights)
+        tested = _tested(stored_scores(bundle, field.dataset, field.split), field)
+        version = registry.version_of(model, bundle.weights_digest)
         if version is None:
             run_id = _mlflow_run(tracker, bundle)
-            tags = trial.to_tags()
-            number = register_bundle(bundle, run_id, uri=tracker.uri, name=model, tags=tags)
+            tags = tested.to_tags()
+            number = register_bundle(bundle.folder, run_id, uri=tracker.uri, name=model, tags=tags)
         else:
             number = version.number
-            registry.record(version, trial)
+            registry.record(version, tested)
         registry.point(model, asked.alias, number)
-    found = f"{asked.metric} {estimate_text(*trial.metrics[asked.metric])} % on {field}"
+    found = f"{asked.metric} {estimate_text(*tested.metrics[asked.metric])} % on {field}"
     console.print(
         f"models:/{model}@{asked.alias} is version {number}: {found}", soft_wrap=True, markup=False
     )
 
 
-def _config_of(bundle: Path, overrides: Sequence[str]) -> Config:
+def _config_of(bundle: Bundle, overrides: Sequence[str]) -> Config:
     """Return a run's settings as its folder has them, wherever that lies by now."""
-    folder = run_of(bundle)
+    folder = run_of(bundle.folder)
     if folder is None:
-        return overridden(load_bundle(bundle).config, overrides)
+        return overridden(bundle.config, overrides)
     config = overridden(read_config(folder), overrides)
     return override(config, {"run.folder": str(folder.parent)})
 
@@ -140,16 +140,15 @@ def _field(config: Config, holder: Version | None, asked: Promotion) -> _Field:
 
 
 def _difference(
-    bundle: Path, holder: Version, registry: Registry, field: _Field, metric: MetricName
+    bundle: Bundle, holder: Version, registry: Registry, field: _Field, metric: MetricName
 ) -> Difference:
     """Return by how much the challenger's metric exceeds the holder's."""
-    run = run_of(bundle)
+    run = run_of(bundle.folder)
     # Beside the runs, which all nodes of a cluster see.
     with TemporaryDirectory(prefix=".raymc-", dir=run.parent if run else None) as temporary:
-        rival = registry.fetch_bundle(holder, Path(temporary))
-        vocabularies = [load_bundle(each).vocabulary for each in (bundle, rival)]
+        rival = load_bundle(registry.fetch_bundle(holder, Path(temporary)))
         name = f"version {holder.number} of {holder.name}"
-        check_classes(name_of(bundle), vocabularies[0], name, vocabularies[1])
+        check_classes(name_of(bundle.folder), bundle.vocabulary, name, rival.vocabulary)
         ours, theirs = (
             stored_scores(each, field.dataset, field.split, run=run) for each in (bundle, rival)
         )
@@ -171,19 +170,18 @@ def _judge(found: str, difference: Difference, force: bool, console: Console) ->
         console.print("promoted all the same: --force", style="yellow")
 
 
-def _tested(scored: ScoredSplit, field: _Field) -> Trial:
+def _tested(scored: ScoredSplit, field: _Field) -> RecordedTest:
     """Return what is recorded with a promoted version."""
     table = (scored.scores, scored.labels, scored.observed)
     values = evaluate_scores(*table).to_dict()
     metrics = {name: (values[name], *bootstrap_interval(*table, metric=name)) for name in METRICS}
     path = field.path if "://" in field.path else str(Path(field.path).absolute())
-    return Trial(path, scored.dataset_digest, field.split, metrics)
+    return RecordedTest(path, scored.dataset_digest, field.split, metrics)
 
 
-def _mlflow_run(tracker: Tracker, bundle: Path) -> str:
+def _mlflow_run(tracker: Tracker, bundle: Bundle) -> str:
     """Return the id of the bundle's run in MLflow, recorded now if it never was."""
-    name = name_of(bundle)
-    params = flatten(load_bundle(bundle).config)
-    run = tracker.start_run(name, key=name, params=params, tags={}, reopen=False)
+    name = name_of(bundle.folder)
+    run = tracker.start_run(name, key=name, params=flatten(bundle.config), tags={}, reopen=False)
     tracker.end_run(run, "complete")
     return tracker.run_id(run)

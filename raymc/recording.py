@@ -67,9 +67,14 @@ class SweepRecorder:
         tracker.set_views(self.parent, list(config.search.space), config.train.monitor)
         log_dataset(tracker, self.parent, config, manifest)
 
+    @property
+    def views(self) -> list[TrialView]:
+        """All trials that were told of, earlier drivers' included."""
+        return list(self._views.values())
+
     def summarise(self) -> None:
         """Write about the finished sweep on its MLflow page."""
-        views = list(self._views.values())
+        views = self.views
         scored = [view for view in ranked(views) if view.value is not None]
         trials = [self._key(view.number) for view in scored if view.state != "failed"]
         note = sweep_note(self._config, views, command_line())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from raymc.bundle import DESCRIPTION
 from raymc.errors import BundleError
 from raymc.serving import WEIGHTS_TAG
-from raymc.tracking.connect import open_client, unusable
+from raymc.tracking.connect import answering, open_client, unusable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -23,7 +23,7 @@ _DATASET, _DIGEST, _SPLIT, _METRICS = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class RecordedTest:
     """What a version was tested on, and how it did.
 
     Attributes:
@@ -49,12 +49,12 @@ class Trial:
         }
 
     @staticmethod
-    def of_tags(tags: Mapping[str, str]) -> "Trial | None":
+    def of_tags(tags: Mapping[str, str]) -> "RecordedTest | None":
         """Return what a version's tags say; None where they say nothing of it."""
         if not {_DATASET, _DIGEST, _SPLIT, _METRICS} <= tags.keys():
             return None
         metrics = {name: tuple(each) for name, each in json.loads(tags[_METRICS]).items()}
-        return Trial(tags[_DATASET], tags[_DIGEST], tags[_SPLIT], metrics)
+        return RecordedTest(tags[_DATASET], tags[_DIGEST], tags[_SPLIT], metrics)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Version:
     number: str
     location: str
     weights: str
-    tested: Trial | None
+    tested: RecordedTest | None
 
 
 class Registry:
@@ -103,12 +103,8 @@ class Registry:
 
     def version_of(self, name: str, weights: str) -> Version | None:
         """Return the newest version of a model that has these weights; None if there is none."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with answering(self.uri):
             found = self._client.search_model_versions(f"name = '{name}'")
-        except MlflowException as error:
-            raise unusable(self.uri, error) from error
         same = [_version(one) for one in found if one.tags.get(WEIGHTS_TAG) == weights]
         return max(same, key=lambda version: int(version.number), default=None)
 
@@ -134,24 +130,16 @@ class Registry:
             )
         return found[0].parent
 
-    def record(self, version: Version, tested: Trial) -> None:
+    def record(self, version: Version, tested: RecordedTest) -> None:
         """Note what a version was tested on."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with answering(self.uri):
             for key, value in tested.to_tags().items():
                 self._client.set_model_version_tag(version.name, version.number, key, value)
-        except MlflowException as error:
-            raise unusable(self.uri, error) from error
 
     def point(self, name: str, alias: str, number: str) -> None:
         """Make an alias point at a version, and no longer at another."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with answering(self.uri):
             self._client.set_registered_model_alias(name, alias, number)
-        except MlflowException as error:
-            raise unusable(self.uri, error) from error
 
 
 def _version(found: "ModelVersion") -> Version:
@@ -160,5 +148,5 @@ def _version(found: "ModelVersion") -> Version:
         number=str(found.version),
         location=str(found.source),
         weights=found.tags.get(WEIGHTS_TAG, ""),
-        tested=Trial.of_tags(found.tags),
+        tested=RecordedTest.of_tags(found.tags),
     )

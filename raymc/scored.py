@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 from raymc.labels import Vocabulary
 
 _MATRICES = ("scores", "labels", "observed")
@@ -88,5 +88,5 @@ def load_scored(path: Path) -> ScoredSplit:
             dataset_digest=about["dataset_digest"],
         )
     except (OSError, KeyError, ValueError, TypeError, DataError, pa.ArrowException) as error:
-        line = str(error).partition("\n")[0]
+        line = first_line(error)
         raise DataError(f"{path} holds no scores of raymc ({line}): delete it") from error

@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 
 from raymc import checkpoint
 from raymc.config import Config, flatten
-from raymc.errors import CheckpointError, ConfigError
+from raymc.errors import CheckpointError, ConfigError, first_line
 from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
 from raymc.train import EPOCH, IS_LAST
 
@@ -75,7 +75,7 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
     except (ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
-        line = str(error).splitlines()[0]
+        line = first_line(error)
         raise ConfigError(f"search.storage: the study {storage} can't be opened: {line}") from error
     study.sampler = _sampler(config, known=len(study.trials))
     defaults = _defaults(config)
@@ -99,7 +99,7 @@ def read_study(config: Config, name: str, folder: Path) -> optuna.Study:
     except KeyError:
         raise ConfigError(f"the storage {storage} holds no sweep {name!r}") from None
     except (ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
-        line = str(error).splitlines()[0]
+        line = first_line(error)
         raise ConfigError(f"the study {storage} can't be opened: {line}") from error
 
 

@@ -15,11 +15,11 @@ from score_tables import random_table
 from raymc.bootstrap import Difference, paired_difference
 from raymc.compare import METRICS, Comparison, Run, check_classes, compare, group_seeds
 from raymc.compare_tables import (
+    comparison_page,
     comparison_parts,
     difference_text,
     estimate_text,
     model_name,
-    save_page,
     verdict,
     verdict_lines,
 )
@@ -27,6 +27,7 @@ from raymc.config import load
 from raymc.errors import DataError
 from raymc.labels import Vocabulary
 from raymc.metrics import MetricName, evaluate_scores
+from raymc.report import save_report
 from raymc.scored import ScoredSplit
 
 NAMES = tuple("abcdefg")
@@ -239,7 +240,7 @@ def test_of_many_classes_the_largest_gains_and_losses_are_shown(found: Compariso
 def test_a_page_holds_it_all_and_needs_nothing_else(tmp_path: Path) -> None:
     odd = compare([run("a < b {x}", scores_of(1)), run("[bold]c[/]", scores_of(2))], resamples=2)
     file = tmp_path / "deep" / "page.html"
-    save_page(odd, file, metric="R80")
+    save_report(comparison_page(odd, metric="R80"), file)
     page = file.read_text()
     assert "<h1>a &lt; b {x}, [bold]c[/]</h1>" in page
     (line,) = verdict_lines(odd, "R80")

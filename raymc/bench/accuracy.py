@@ -106,7 +106,7 @@ def bench_accuracy(
         test = share_split(dataset, config.data.test, config.data)
         data = Data(shared, test, dataset.manifest.digest())
         for method in methods:
-            folder = out / name / method.replace(" ", "-")
+            folder = folder_of(out, name, method)
             folder.mkdir(parents=True, exist_ok=True)
             task = run.remote(method, to_dict(config), data, str(folder.absolute()), seeds)
             asked.append((name, method, task))
@@ -114,12 +114,15 @@ def bench_accuracy(
         seconds = ray.get(task)
         console.print(f"{name}: {method} done in {seconds:.0f} s", style="dim")
     found = {
-        name: [
-            read_found(out / name / method.replace(" ", "-"), method, seeds) for method in methods
-        ]
+        name: [read_found(folder_of(out, name, method), method, seeds) for method in methods]
         for name in configs
     }
     publish_accuracy(found, configs, console, out)
+
+
+def folder_of(out: Path, dataset: str, method: str) -> Path:
+    """Return where what a method found on a dataset stands."""
+    return out / dataset / method.replace(" ", "-")
 
 
 def run_method(method: str, settings: dict[str, Any], data: Data, folder: str, seeds: int) -> float:

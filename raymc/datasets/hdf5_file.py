@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 
 from raymc.child import Child, ChildError, limit_cpu
 from raymc.datasets.file_array import FileArray, listed
-from raymc.errors import DataError, ResourceError
+from raymc.errors import DataError, ResourceError, first_line
 
 MOST_CPU_SECONDS = 60.0  # for one request; gigabytes are inflated in less
 # what h5py raises on a damaged file
@@ -109,7 +109,7 @@ def _serve(connection: Connection, path: str, cpu_seconds: float) -> None:
                 connection.send(error)
             except _DAMAGES as error:
                 where = f"{path}: '{arguments[0]}'" if arguments else path
-                reason = f"can't be read ({_reason(error)}); fetch the file again, or save it as"
+                reason = f"can't be read ({first_line(error)}); fetch the file again, or save it as"
                 connection.send(DataError(f"{where} {reason} numbers or UTF-8 strings."))
             limit_cpu(0)
 
@@ -130,7 +130,7 @@ class _Store:
             raise DataError(f"{self._path}: no such file; give the path of a .h5 file.") from error
         except _DAMAGES as error:
             raise DataError(
-                f"{self._path}: not an HDF5 file ({_reason(error)}); expected a .h5 file."
+                f"{self._path}: not an HDF5 file ({first_line(error)}); expected a .h5 file."
             ) from error
 
     def has(self, path: str) -> bool:
@@ -177,7 +177,3 @@ class _Store:
                 f"{self.datasets()}."
             )
         return node
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 from raymc.shards import storage
 
 _BATCH_ROWS = 32
@@ -99,7 +99,7 @@ def opened(file: ParquetFile) -> Iterator[pq.ParquetFile]:
         with file.filesystem.open_input_file(file.path) as stream:
             yield pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(
             f"{file.path}: can't be read as Parquet ({reason}); copy it again or leave it out."
         ) from error

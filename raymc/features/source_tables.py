@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PLAIN = (str, int, float, bytes, list, dict)
@@ -38,7 +38,7 @@ def read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]
             return list(_csv_rows(text, "\t" if suffix == ".tsv" else ",", address))
         return list(_json_rows(text, address))
     except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"{address}: it can't be read as {suffix[1:]}: {reason}; write it again, in UTF-8."
         ) from error

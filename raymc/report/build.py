@@ -207,7 +207,7 @@ def _judge(
     dataset = open_dataset(config.data.path)
     with _bundle_of(best, folder) as path:
         bundle = load_bundle(path)
-        scored, embedded = _score(path, bundle, dataset, split, config=config, folder=folder)
+        scored, embedded = _score(bundle, dataset, split, config=config, folder=folder)
     if default is None:
         missing = "The default settings were not tried, so there is nothing to compare with."
         return _Judged(bundle, scored, embedded, None, missing)
@@ -215,9 +215,7 @@ def _judge(
         return _Judged(bundle, scored, embedded, None, "The best trial is the default itself.")
     try:
         with _bundle_of(default, folder) as path:
-            before, _ = _score(
-                path, load_bundle(path), dataset, split, config=config, folder=folder
-            )
+            before, _ = _score(load_bundle(path), dataset, split, config=config, folder=folder)
     except RaymcError as error:
         missing = f"The default's model can't be compared: {error}"
         return _Judged(bundle, scored, embedded, None, missing)
@@ -240,11 +238,11 @@ def _bundle_of(trial: Trial, folder: Path) -> Iterator[Path]:
 
 
 def _score(
-    path: Path, bundle: Bundle, dataset: Dataset, split: str, *, config: Config, folder: Path
+    bundle: Bundle, dataset: Dataset, split: str, *, config: Config, folder: Path
 ) -> tuple[ScoredSplit, EmbeddedSplit]:
     """Return the scores of a whole split, and embeddings of as much as is quick."""
     embedded = embed_split(bundle, dataset, split, most=ROWS_HERE)
     if dataset.manifest.rows(split) <= ROWS_HERE:
         return embedded.scored, embedded
     device = config.train.device
-    return stored_scores(path, dataset, split, device=device, run=folder), embedded
+    return stored_scores(bundle, dataset, split, device=device, run=folder), embedded

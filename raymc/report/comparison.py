@@ -36,14 +36,16 @@ class Compared:
 def compare(best: ScoredSplit, default: ScoredSplit | None) -> list[Compared]:
     """Measure both models on the same rows."""
     resamples = min(RESAMPLES, _MOST_ENTRIES // max(1, best.scores.size))
-    scores = evaluate_scores(best.scores, best.labels, best.observed).to_dict()
+    ours, theirs = (
+        {} if one is None else evaluate_scores(one.scores, one.labels, one.observed).to_dict()
+        for one in (best, default)
+    )
     found = []
     for metric in METRICS:
         inside = _interval(best, metric, resamples)
         if default is None:
-            found.append(Compared(metric, scores[metric], inside))
+            found.append(Compared(metric, ours[metric], inside))
             continue
-        theirs = evaluate_scores(default.scores, default.labels, default.observed).to_dict()
         difference = None
         if resamples >= FEWEST_RESAMPLES:
             difference = paired_difference(
@@ -51,7 +53,7 @@ def compare(best: ScoredSplit, default: ScoredSplit | None) -> list[Compared]:
                 metric=metric, resamples=resamples,
             )  # fmt: skip
         before = _interval(default, metric, resamples)
-        found.append(Compared(metric, scores[metric], inside, theirs[metric], before, difference))
+        found.append(Compared(metric, ours[metric], inside, theirs[metric], before, difference))
     return found
 
 

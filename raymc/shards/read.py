@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 from raymc.shards import storage
 from raymc.shards.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, Shard
 from raymc.shards.scan import scan
@@ -143,7 +143,7 @@ def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = N
         raise DataError(f"{path} is missing; restore it, or make the dataset again") from error
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"{path} can't be read ({str(error).splitlines()[0]}); "
+            f"{path} can't be read ({first_line(error)}); "
             f"look at it with `raymc data check {dataset.path}`"
         ) from error
 

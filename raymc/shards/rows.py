@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Shaped
 from pyarrow import fs
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 from raymc.labels import Vocabulary
 from raymc.shards import storage
 from raymc.shards.tokens import RESERVED_COLUMNS, Modality, encode_tokens
@@ -208,5 +208,5 @@ def _extra_column(rows: Sequence[Row], name: str, kind: pa.DataType | None, path
         return column
     except (pa.ArrowException, OverflowError) as error:
         expected = f"{kind}, as in the first shard" if kind else "one type"
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(f"{path}: extra column '{name}': {reason}; expected {expected}") from error

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 from raymc.labels import Vocabulary
 from raymc.shards import storage
 from raymc.shards.manifest import Manifest, Shard
@@ -56,7 +56,7 @@ def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
                 raise DataError(f"{root}/{file}: {error}") from error
             except pa.ArrowException as error:
                 raise DataError(
-                    f"{root}/{file} can't be read as Parquet ({str(error).splitlines()[0]}); "
+                    f"{root}/{file} can't be read as Parquet ({first_line(error)}); "
                     "copy it again or delete it"
                 ) from error
             shard = Shard(file, parquet.metadata.num_rows, source.size(), sha256="")

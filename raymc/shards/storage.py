@@ -12,7 +12,7 @@ from uuid import uuid4
 import pyarrow as pa
 from pyarrow import fs
 
-from raymc.errors import DataError
+from raymc.errors import DataError, first_line
 
 _PARTIAL = ".partial"
 
@@ -56,7 +56,7 @@ def reaching(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"can't read or write {path}: {reason}; check the address, rights, space and network"
         ) from error

@@ -9,7 +9,8 @@ import sqlite3
 import sys
 import urllib.error
 import urllib.request
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,12 +67,9 @@ def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
     check_reachable(uri, create=create)
     _set_switches()
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    try:
+    with answering(uri):
         return MlflowClient(tracking_uri=uri)
-    except MlflowException as error:
-        raise unusable(uri, error) from error
 
 
 def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) -> str:
@@ -145,6 +143,21 @@ def check_reachable(uri: str, *, create: bool) -> None:
     except urllib.error.HTTPError:
         return  # it answers; a proxy or login in front of it is MLflow's matter
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
+        raise unusable(uri, error) from error
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises inside into the one line of `unusable`.
+
+    Raises:
+        ResourceError: MLflow is away, or refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
         raise unusable(uri, error) from error
 
 

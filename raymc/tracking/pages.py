@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from raymc.tracking.connect import open_client, unusable
+from raymc.tracking.connect import answering, open_client
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name, now
 
 SWEEPS_VIEW, BEST_VIEW = "raymc-sweeps", "raymc-best"
@@ -65,12 +65,8 @@ def runs_page(uri: str, experiment: str, server: str) -> str:
         ResourceError: MLflow does not answer.
     """
     client = open_client(uri, create=False)
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with answering(uri):
         found = client.get_experiment_by_name(experiment)
-    except MlflowException as error:
-        raise unusable(uri, error) from error
     server = server.rstrip("/")
     if found is None:
         return server

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from raymc.errors import ConfigError, ResourceError
 from raymc.tables import TrialState, TrialView
-from raymc.tracking.connect import open_client, unusable
+from raymc.tracking.connect import answering, open_client
 from raymc.tracking.records import KEY_TAG, PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def _sweeps(runs: "Sequence[mlflow.entities.Run]") -> list[Sweep]:
 def _all_runs(uri: str, experiment: str) -> "list[mlflow.entities.Run]":
     """Every run of the experiment, newest first."""
     client = open_client(uri, create=False)
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with answering(uri):
         found = client.get_experiment_by_name(experiment)
         if found is None:
             known = ", ".join(one.name for one in client.search_experiments())
@@ -90,8 +88,6 @@ def _all_runs(uri: str, experiment: str) -> "list[mlflow.entities.Run]":
             )
             runs += page
             token = page.token or ""
-    except MlflowException as error:
-        raise unusable(uri, error) from error
     return runs
 
 

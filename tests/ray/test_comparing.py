@@ -45,7 +45,7 @@ def quiet() -> Console:
 
 def test_scores_are_the_bundle_s_and_kept(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
     run = finished_run(tmp_path, "run", tiny_bundle)
-    made = stored_scores(run / BUNDLE, tiny, "val")
+    made = stored_scores(load_bundle(run / BUNDLE), tiny, "val")
     bundle = load_bundle(tiny_bundle)
     expected = predict(
         bundle.model, feed_of(tiny, "val", bundle.config), device=torch.device("cpu")
@@ -72,14 +72,14 @@ def test_a_bundle_of_no_run_leaves_nothing_behind(
     tiny_bundle: Path, tiny: Dataset, tmp_path: Path
 ) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "mine" / BUNDLE)
-    stored_scores(bundle, tiny, "val")
+    stored_scores(load_bundle(bundle), tiny, "val")
     assert [path.name for path in bundle.parent.iterdir()] == [BUNDLE]
 
 
 def test_another_run_may_keep_a_bundle_s_scores(
     tiny_bundle: Path, tiny: Dataset, tmp_path: Path
 ) -> None:
-    made = stored_scores(tiny_bundle, tiny, "val", run=tmp_path)
+    made = stored_scores(load_bundle(tiny_bundle), tiny, "val", run=tmp_path)
     (file,) = (tmp_path / "scores").iterdir()
     assert load_scored(file).ids == made.ids
     assert load_bundle(tiny_bundle).weights_digest[:16] in file.name
@@ -87,7 +87,9 @@ def test_another_run_may_keep_a_bundle_s_scores(
 
 def test_runs_are_compared_on_the_first_one_s_dataset(runs: Path, tiny: Dataset) -> None:
     found = run_compare(["good", "bad"], quiet(), overrides=[f"run.folder={runs}"], split="train")
-    ours, theirs = (stored_scores(runs / name / BUNDLE, tiny, "train") for name in ("bad", "good"))
+    ours, theirs = (
+        stored_scores(load_bundle(runs / name / BUNDLE), tiny, "train") for name in ("bad", "good")
+    )
     expected = paired_difference([ours.scores], [theirs.scores], ours.labels, ours.observed)
     (difference,) = found.differences["mAP"]
     values = [difference.value, difference.low, difference.high]

@@ -21,7 +21,7 @@ from raymc.errors import BundleError, ConfigError, DataError, PromotionError, Re
 from raymc.evaluate import stored_scores
 from raymc.metrics import evaluate_scores
 from raymc.promote import Promotion, run_promote
-from raymc.registry import Registry, Trial
+from raymc.registry import RecordedTest, Registry
 from raymc.runs import BUNDLE
 from raymc.scored import ScoredSplit
 from raymc.serving import log_bundle
@@ -81,7 +81,7 @@ def versions(runs: Path, model: str) -> list[int]:
 
 
 def scores(run: Path, dataset: Dataset) -> ScoredSplit:
-    return stored_scores(run / BUNDLE, dataset, "train")
+    return stored_scores(load_bundle(run / BUNDLE), dataset, "train")
 
 
 def difference(run: Path, other: Path, dataset: Dataset) -> str:
@@ -98,7 +98,7 @@ def test_the_first_one_is_promoted_and_its_test_recorded(
     assert text.startswith(f"{model} has no champion yet\nmodels:/{model}@champion is version 1: ")
     version = client(runs).get_model_version_by_alias(model, "champion")
     assert version.tags["raymc.weights"] == weights(runs / "good")
-    trial = Trial.of_tags(version.tags)
+    trial = RecordedTest.of_tags(version.tags)
     assert trial is not None
     assert (trial.dataset, trial.digest, trial.split) == (
         str(tiny.path),
@@ -228,7 +228,7 @@ def test_a_version_that_training_registered_is_taken(runs: Path, model: str) -> 
     promote(runs / "like", model)
     version = client(runs).get_model_version_by_alias(model, "champion")
     assert (int(version.version), version.run_id) == (1, run_id)
-    assert Trial.of_tags(version.tags) is not None
+    assert RecordedTest.of_tags(version.tags) is not None
     assert versions(runs, model) == [1]
 
 
@@ -262,6 +262,8 @@ def test_a_holder_that_is_no_bundle(runs: Path, model: str, tmp_path: Path) -> N
 
 
 def test_what_is_recorded_goes_round() -> None:
-    trial = Trial("s3://a/b", "abc", "test", {"mAP": (0.5, 0.25, 0.75), "R80": (0.1, 0.0, 0.2)})
-    assert Trial.of_tags({**trial.to_tags(), "other": "x"}) == trial
-    assert Trial.of_tags({"raymc.test_split": "test"}) is None
+    trial = RecordedTest(
+        "s3://a/b", "abc", "test", {"mAP": (0.5, 0.25, 0.75), "R80": (0.1, 0.0, 0.2)}
+    )
+    assert RecordedTest.of_tags({**trial.to_tags(), "other": "x"}) == trial
+    assert RecordedTest.of_tags({"raymc.test_split": "test"}) is None
