@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from raymc import __version__
+from raymc.bench_commands import bench
 from raymc.data_commands import data, extract, import_
 from raymc.job_commands import JOB_COMMANDS
 from raymc.options import Errors, configured, load_config, make_console
@@ -209,5 +210,5 @@ def show_config(config: str | None, overrides: tuple[str, ...], reference: bool)
     )
 
 
-for command in (data, extract, import_, *JOB_COMMANDS):
+for command in (data, extract, import_, bench, *JOB_COMMANDS):
     main.add_command(command)

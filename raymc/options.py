@@ -95,7 +95,8 @@ def _option(name: str, field: Any) -> click.Option:
         given["metavar"] = "NAME=VALUE"
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True)
-    shown = f"  [default: {default}]" if default not in (None, "", (), {}) else ""
+    listed = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = f"  [default: {listed}]" if default not in (None, "", (), {}) else ""
     text = f"{field.description}{shown}"
     return click.Option([*flags, name], help=text, required=required, **given)
 
@@ -106,6 +107,8 @@ def option_name(name: str, *, many: bool) -> str:
         name = name.removesuffix(unit)
     if many and name.endswith("ies"):
         name = name[:-3] + "y"
+    elif many and name.endswith(("sses", "ches")):
+        name = name[:-2]
     elif many:
         name = name.removesuffix("s")
     return name.replace("_", "-")

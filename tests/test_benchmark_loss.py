@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from raymc.bench import loss as bench
-from raymc.bench.loss import Figure, Point, bench_loss, inputs, loss_of, measure, steps
+from raymc.bench.loss import Figure, Point, Settings, bench_loss, inputs, loss_of, measure, steps
 from raymc.bench.measure import Timing, added_bytes
 
 SMALL = Point(batch=12, classes=7)
@@ -146,7 +146,8 @@ def test_the_whole_benchmark_prints_and_writes(
 ) -> None:
     monkeypatch.setattr(bench, "MOST_SCORES", 100)
     page = io.StringIO()
-    bench_loss(Console(file=page), classes=[7, 30], batches=[2, 12], rounds=2, out=tmp_path)
+    settings = Settings(classes=(7, 30), batches=(2, 12), rounds=2)
+    bench_loss(Console(file=page), settings, out=tmp_path)
     rows = [
         line.split(" | ")[:3] for line in page.getvalue().splitlines() if line[:3] in ("| 2", "| 1")
     ]

@@ -16,7 +16,7 @@ PACKAGE = Path(raymc.__file__).parent
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"data_commands", "job_commands"},
+    {"bench_commands", "data_commands", "job_commands"},
     {"bench", "commands", "comparing", "demo", "promote", "recording", "submit"},
     {"display", "progress", "pyfunc_model", "registry", "report", "serving", "tracking"},
     {

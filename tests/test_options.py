@@ -80,6 +80,8 @@ def test_names_are_those_people_type() -> None:
     assert option_name("window_seconds", many=False) == "window"
     assert option_name("classes", many=False) == "classes"
     assert option_name("columns", many=True) == "column"
+    assert option_name("classes", many=True) == "class"
+    assert option_name("batches", many=True) == "batch"
 
 
 def test_help_explains_every_setting() -> None:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
@@ -37,6 +39,8 @@ ROOM = 0.6
 FORETOLD_CLASSES = 8192
 # Smaller steps are taken several times a round.
 SCORES_OF_A_ROUND = 2**22
+
+BRIEF = {"classes": (19, 10_000, 100_000), "batches": (1024,)}
 
 Result = TypeVar("Result")
 
@@ -71,28 +75,27 @@ class Figure:
     reason: str = ""
 
 
-def bench_loss(
-    console: Console,
-    *,
-    classes: Sequence[int],
-    batches: Sequence[int],
-    rounds: int = 5,
-    threads: int = 1,
-    device: str = "cpu",
-    out: Path | None = None,
-) -> None:
-    """Compare `prototype_contrast` in chunks with its plain formula and with a BCE of that size.
+@pydantic_dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Settings:
+    """The sizes of the loss, and how it is measured."""
 
-    Args:
-        console: Where the table goes.
-        classes: Numbers of classes.
-        batches: Numbers of clips; each goes with each number of classes, up to 2^30 scores.
-        rounds: How often each way is timed.
-        threads: Of each way, on the CPU.
-        device: Where the loss is computed.
-        out: Folder for the table and all numbers.
-    """
-    points = [Point(b, c, device, threads) for c, b in product(classes, batches)]
+    classes: tuple[int, ...] = Field(
+        default=(19, 1000, 10_000, 100_000, 1_000_000), description="Number of classes."
+    )
+    batches: tuple[int, ...] = Field(
+        default=(256, 1024, 16_384),
+        description="Number of clips; each goes with each number of classes, up to 2^30 scores.",
+    )
+    rounds: int = Field(default=5, ge=1, description="How often each way is timed.")
+    threads: int = Field(default=1, ge=1, description="Of each way, on the CPU.")
+    device: str = Field(default="cpu", description="Where the loss is computed.")
+
+
+def bench_loss(console: Console, settings: Settings, *, out: Path | None = None) -> None:
+    """Compare `prototype_contrast` in chunks with its plain formula and with a BCE of that size."""
+    device, threads, rounds = settings.device, settings.threads, settings.rounds
+    sizes = product(settings.classes, settings.batches)
+    points = [Point(b, c, device, threads) for c, b in sizes]
     figures: list[Figure] = []
     for point in (p for p in points if p.scores <= MOST_SCORES):
         with console.status(f"{point.batch:,} clips × {point.classes:,} classes"):

@@ -13,14 +13,17 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from importlib.util import find_spec
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-PACKAGES = ("raymc", "ray", "torch", "torchaudio", "pyarrow", "av")
+PACKAGES = (
+    *("raymc", "ray", "torch", "torchaudio", "pyarrow", "numpy", "av", "optuna", "lightning"),
+    *("transformers", "accelerate", "datasets", "mosaicml-streaming", "webdataset", "litdata"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,30 @@ def _status_bytes(field: str) -> int:
 
 
 def machine() -> dict[str, str]:
-    """Return what the timings were taken on: processor, cores, versions."""
-    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
-    found["processor"] = _processor()
-    return found | {name: version(name) for name in PACKAGES if find_spec(name)}
+    """Return what the timings were taken on, and when and how: processor, versions, command."""
+    from raymc.tracking.records import command_line, git_commit  # seconds that few processes need
+
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+        "commit": git_commit() or "unknown",
+        "command": command_line(),
+        "date": datetime.now().astimezone().isoformat(" ", "minutes"),
+    }
+
+
+def machine_line() -> str:
+    """Return what `machine` finds as one line."""
+    return ", ".join(f"{name} {value}" for name, value in machine().items())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:
@@ -115,14 +138,12 @@ def publish(
         out: Folder for the page and, as JSON, the numbers.
         figures: Other numbers, as plain JSON values.
     """
-    here = machine()
-    told = ", ".join(f"{name} {value}" for name, value in here.items())
-    page = f"## {title}\n\n{text}\n{told}\n"
+    page = f"## {title}\n\n{text}\n{machine_line()}\n"
     console.print(Markdown(page) if console.is_terminal else page, highlight=False, soft_wrap=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         stem = title.lower().replace(" ", "-")
         (out / f"{stem}.md").write_text(page)
-        values = {"machine": here, "timings": [asdict(timing) for timing in timings]}
+        values = {"machine": machine(), "timings": [asdict(timing) for timing in timings]}
         values |= {"figures": list(figures)} if figures else {}
         (out / f"{stem}.json").write_text(json.dumps(values, indent=1))

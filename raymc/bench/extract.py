@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from raymc.bench.measure import markdown_table, publish, take_turns
@@ -29,16 +31,27 @@ SAMPLE_RATE_HZ = 16_000
 SIDE = 24
 
 
-def bench_extraction(
-    media: str, console: Console, *, clips: int = 1000, rounds: int = 3, out: Path | None = None
-) -> None:
-    """Compare `raymc extract` with bare decoding, on `clips` files (those of `media`, repeated).
+BRIEF = {"clips": 200}
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Settings:
+    """What is extracted, and how often."""
+
+    media: str = Field(description="Videos with sound: a folder, glob or table.")
+    clips: int = Field(default=1000, ge=10, description="Clips; the videos are repeated.")
+    rounds: int = Field(default=3, ge=1, description="How often each way is timed.")
+
+
+def bench_extract(console: Console, settings: Settings, *, out: Path | None = None) -> None:
+    """Compare `raymc extract` with bare decoding.
 
     Prints clips/s, hours of video an hour and the ratio, and how memory grows with ten times
     the clips.
     """
     connect()
-    files = [source.path for source in list_sources(media)]
+    clips, rounds = settings.clips, settings.rounds
+    files = [source.path for source in list_sources(settings.media)]
     paths = [files[i % len(files)] for i in range(clips)]
     with TemporaryDirectory() as folder, _workers() as pool:
         many, few = (_table(paths[:n], Path(folder) / f"{n}.csv") for n in (clips, clips // 10))
@@ -68,7 +81,7 @@ def bench_extraction(
     table = markdown_table(header, rows)
     grown = ", ".join(f"{n} clips {peak / 2**20:,.0f} MiB" for n, peak in memory.items())
     text = f"{clips} clips, {rounds} rounds in turns, medians.\n\n{table}\nPeak memory: {grown}.\n"
-    publish("Extraction", text, timings, console, out)
+    publish("Extract", text, timings, console, out)
 
 
 def decode_bare(path: str) -> float:
