@@ -2,7 +2,8 @@
 
 Top layer, though it needs neither Ray nor MLflow. Every point is measured in processes of its own.
 Memory is what a call adds to what it is given: the embeddings, the prototypes, and labels and
-observed entries as bool matrices. It includes the gradients of embeddings and prototypes.
+observed entries, which are matrices for all but the loss in chunks. It includes the gradients of
+embeddings and prototypes.
 """
 
 import math
@@ -28,8 +29,8 @@ from raymc.losses import LossConfig, compute_loss
 from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import ModelConfig
 
-PLAIN, COMPILED = "plain formula", "plain, compiled"
-WAYS = ("in chunks", PLAIN, COMPILED, "BCE")
+CHUNKS, PLAIN, COMPILED = "in chunks", "plain formula", "plain, compiled"
+WAYS = (CHUNKS, PLAIN, COMPILED, "BCE")
 LABELS_OF_A_CLIP = 3
 # Larger points are left out.
 MOST_SCORES = 2**30
@@ -94,6 +95,7 @@ class Settings:
 def bench_loss(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare `prototype_contrast` in chunks with its plain formula and with a BCE of that size."""
     device, threads, rounds = settings.device, settings.threads, settings.rounds
+    where = torch.device(device)
     sizes = product(settings.classes, settings.batches)
     points = [Point(b, c, device, threads) for c, b in sizes]
     figures: list[Figure] = []
@@ -104,9 +106,10 @@ def bench_loss(console: Console, settings: Settings, *, out: Path | None = None)
         f"`prototype_contrast` of {LABELS_OF_A_CLIP} labels a clip, forward and backward to "
         f"embeddings and prototypes of {ModelConfig().embedding_dim} float32 numbers; {threads} "
         f"threads on {device}; {rounds} rounds in turns, medians. Memory is what a call adds to "
-        "its inputs (labels and observed entries, 2 bytes a score, are among them), gradients "
-        f"included; ≈ is foretold from a quarter of the classes. raymc takes the plain formula "
-        f"for up to {chunk_classes(1, torch.device(device)):,} scores, chunks for more.\n\n"
+        "its inputs, gradients included. The chunks are given sparse labels, the others matrices "
+        "of 2 bytes a score in all, which are not counted. ≈ is foretold from a quarter of the "
+        f"classes. raymc takes the plain formula for up to {chunk_classes(1, where):,} scores, "
+        "chunks for more.\n\n"
     )
     numbers = [numbers_of(figure) for figure in figures]
     publish("Loss", text + table_of(figures), [], console, out, figures=numbers)
@@ -178,19 +181,21 @@ def _seconds_here(point: Point, names: Sequence[str], rounds: int) -> list[Timin
 def steps(point: Point, names: Sequence[str]) -> dict[str, Callable[[], object]]:
     """Return what each of some ways does once: the loss of a batch, and its gradients."""
     torch.set_num_threads(point.threads)
-    given = inputs(point)
+    embedding, prototypes, *sparse = inputs(point)
+    matrices = [] if names == [CHUNKS] else [x.to_dense().contiguous() for x in sparse]
 
-    def step(loss: Callable[..., Tensor]) -> Callable[[], object]:
+    def step(name: str) -> Callable[[], object]:
+        loss, entries = loss_of(name), sparse if name == CHUNKS else matrices
+
         def run() -> None:
-            loss(*given).backward()
+            loss(embedding, prototypes, *entries).backward()
             if point.device != "cpu":
                 torch.cuda.synchronize(point.device)
-            for x in given[:2]:
-                x.grad = None
+            embedding.grad = prototypes.grad = None
 
         return run
 
-    return {name: step(loss_of(name)) for name in names}
+    return {name: step(name) for name in names}
 
 
 def loss_of(way: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -211,19 +216,30 @@ def loss_of(way: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
 
     if way == COMPILED:
         return torch.compile(plain)
-    return {"in chunks": in_chunks, PLAIN: plain, "BCE": bce}[way]
+    return {CHUNKS: in_chunks, PLAIN: plain, "BCE": bce}[way]
 
 
 def inputs(point: Point) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return embeddings and prototypes that want gradients, a few labels a clip, all observed."""
+    """Return embeddings and prototypes that want gradients, a few labels a clip, all observed.
+
+    The labels are sparse, and what is observed is a view of one entry a clip.
+    """
     generator = torch.Generator().manual_seed(0)
     size = ModelConfig().embedding_dim
     embedding = torch.randn(point.batch, size, generator=generator).to(point.device)
     prototypes = torch.randn(point.classes, size, generator=generator).to(point.device)
-    chosen = torch.randint(point.classes, (point.batch, LABELS_OF_A_CLIP), generator=generator)
-    labels = torch.zeros(point.batch, point.classes, dtype=torch.bool, device=point.device)
-    labels.scatter_(1, chosen.to(point.device), True)
-    return embedding.requires_grad_(), prototypes.requires_grad_(), labels, torch.ones_like(labels)
+    chosen = torch.randint(point.classes, (point.batch * LABELS_OF_A_CLIP,), generator=generator)
+    clips = torch.arange(point.batch).repeat_interleave(LABELS_OF_A_CLIP)
+    entries, size = torch.stack([clips, chosen]), (point.batch, point.classes)
+    marks = torch.ones(len(clips), dtype=torch.bool)
+    labels = torch.sparse_coo_tensor(entries, marks, size, check_invariants=True).coalesce()
+    observed = torch.ones(point.batch, 1, dtype=torch.bool, device=point.device).expand(size)
+    return (
+        embedding.requires_grad_(),
+        prototypes.requires_grad_(),
+        labels.to(point.device),
+        observed,
+    )
 
 
 def table_of(figures: Sequence[Figure]) -> str:

@@ -31,12 +31,24 @@ LEAST_CLASSES = 256
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What a batch says of some classes; matrices are views of those of all classes."""
+    """What a batch says of some classes; matrices are views of those of all classes.
+
+    Attributes:
+        classes: Which they are, of all.
+        marked: Their labels, dense or sparse.
+        observed: Which entries are known.
+        weights: Of the classes.
+    """
 
     classes: slice
-    labels: Bool[Tensor, "B K"]
+    marked: Bool[Tensor, "B K"]
     observed: Bool[Tensor, "B K"]
     weights: Float[Tensor, " K"]
+
+    @property
+    def labels(self) -> Bool[Tensor, "B K"]:
+        """The labels of each clip, for as long as they are looked at."""
+        return self.marked.to_dense() if self.marked.is_sparse else self.marked
 
     @cached_property
     def pairs(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
@@ -72,11 +84,15 @@ def chunked_loss(
     clip. Scores are computed twice. The idea is that of E. Wijmans et al. 2024, *Cut Your Losses
     in Large-Vocabulary Language Models*, arXiv 2411.09009, for one label a token.
 
+    A matrix of bools is a quarter of one of scores, so with very many classes `labels` and
+    `observed` are better not made: give labels as a sparse tensor, and what is observed of whole
+    clips as an expanded column, `known[:, None].expand(B, C)`.
+
     Args:
         config: Which loss, and its constants.
         embedding: Of the clips; normalised here where the head of the loss is cosine.
         prototypes: Of the classes, likewise.
-        labels: The labels of each clip; ignored where unobserved.
+        labels: The labels of each clip, dense or sparse (COO); ignored where unobserved.
         observed: Which entries are known.
         bias: Of the classes, where the head of the loss is linear; None is 0.
         class_weights: As of `compute_loss`.
@@ -103,10 +119,13 @@ def chunked_loss(
 def _chunks(
     labels: Bool[Tensor, "B C"], observed: Bool[Tensor, "B C"], weights: Float[Tensor, " C"]
 ) -> Iterator[_Chunk]:
-    size = chunk_classes(len(labels), labels.device)
-    for first in range(0, labels.shape[1], size):
-        at = slice(first, first + size)
-        yield _Chunk(at, labels[:, at], observed[:, at], weights[at])
+    rows, count = labels.shape
+    size = chunk_classes(rows, labels.device)
+    for first in range(0, count, size):
+        at = slice(first, min(first + size, count))
+        part = (1, first, at.stop - first)
+        marked = labels.narrow_copy(*part) if labels.is_sparse else labels.narrow(*part)
+        yield _Chunk(at, marked, observed[:, at], weights[at])
 
 
 class _Reduced(torch.autograd.Function):
@@ -209,7 +228,7 @@ def _contrast(
 
     The embeddings' length is 1 / temperature, so that scores are logits.
     """
-    sizes = [(len(chunk.pairs[0]), *chunk.labels.shape)[: 2 + config.two_way] for chunk in chunks]
+    sizes = [(len(chunk.pairs[0]), *chunk.marked.shape)[: 2 + config.two_way] for chunk in chunks]
     parts_of = partial(_contrast_parts, config.two_way)
     pulls, rivals, *others = _Reduced.apply(parts_of, chunks, sizes, embedding, prototypes)
     clips = torch.cat([chunk.pairs[0] for chunk in chunks])

@@ -9,6 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+def dense_tensors(tree: Any) -> list[torch.Tensor]:
+    """Return the tensors of nested values, but for sparse ones, which have no storage to ask."""
+    return [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor) and not x.is_sparse]
+
+
 class Meter(TorchDispatchMode):
     """The largest tensor made inside, in numbers, and the most bytes of tensors held at once."""
 
@@ -20,10 +25,10 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        given = {self._key(x) for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        given = {self._key(x) for x in dense_tensors((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for x in tree_leaves(result):
-            if isinstance(x, torch.Tensor) and self._key(x) not in given:
+        for x in dense_tensors(result):
+            if self._key(x) not in given:
                 self._hold(x)
         return result
 

@@ -126,6 +126,24 @@ def test_equals_the_plain_loss(config: LossConfig, rows: int, classes: int, weig
 
 
 @every_loss
+@pytest.mark.parametrize("rows", [9, 0])
+def test_sparse_labels_and_expanded_entries_are_the_same(config: LossConfig, rows: int) -> None:
+    case = random_case(4, rows=9, classes=11)
+    known = np.arange(9)[:, None] % 4 > 0
+    case = replace(case, labels=case.labels[:rows], observed=np.repeat(known, 11, axis=1)[:rows])
+
+    def sparse_loss(
+        config: LossConfig, x: Tensor, c: Tensor, labels: Tensor, observed: Tensor, **named: Any
+    ) -> Tensor:
+        column = observed[:, :1].clone().expand(observed.shape)
+        return chunked_loss(config, x, c, labels.to_sparse_coo(), column, **named)
+
+    inputs, weights = inputs_of(case), case.class_weights(True)
+    expected = value_and_gradients(chunked_loss, config, case, inputs, weights)
+    assert_equal(value_and_gradients(sparse_loss, config, case, inputs, weights), expected, 1e-12)
+
+
+@every_loss
 @pytest.mark.parametrize("classes", [1, 2, 10, 11, 100])
 def test_the_size_of_a_chunk_does_not_matter(
     config: LossConfig, classes: int, monkeypatch: pytest.MonkeyPatch
@@ -296,6 +314,23 @@ def test_no_tensor_is_larger_than_a_chunk(
     matrix = rows * classes * 4
     assert metered[plain_loss].peak_bytes > 2 * matrix
     assert metered[chunked_loss].peak_bytes < matrix
+
+
+@every_loss
+def test_with_sparse_labels_not_even_bools_are_a_matrix(
+    config: LossConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, classes = 64, 20_000
+    chunks_of(64, monkeypatch)
+    entries = torch.stack([torch.arange(rows), torch.arange(rows) * 70])
+    with Meter() as meter:
+        embedding = torch.randn(rows, 2, requires_grad=True)
+        prototypes = torch.randn(classes, 2, requires_grad=True)
+        marks = torch.ones(rows, dtype=torch.bool)
+        labels = torch.sparse_coo_tensor(entries, marks, (rows, classes), check_invariants=True)
+        observed = torch.ones(rows, 1, dtype=torch.bool).expand(rows, classes)
+        chunked_loss(config, embedding, prototypes, labels, observed).backward()
+    assert meter.peak_bytes < rows * classes  # what one matrix of bools would take
 
 
 def test_a_chunk_has_room_for_many_scores_but_not_too_few_classes(
