@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from raymc.errors import DataError, first_line
 from raymc.labels import Vocabulary
 from raymc.shards import FAILURES_FILE, Dataset, Manifest, Modality, Shard, open_dataset, ragged
+from raymc.shards.names import multi_hot, observed_classes
 from raymc.shards.ragged import unnest
 from raymc.shards.scan import column_faults
 from raymc.shards.storage import parquet_files, reaching
@@ -127,8 +129,8 @@ def _column_faults(schema: pa.Schema, manifest: Manifest) -> Iterator[str]:
 
 def _row_faults(table: pa.Table, manifest: Manifest) -> Iterator[Fault]:
     """Look at the names and tokens of one row group."""
-    ids = np.array(table["id"].fill_null("").to_pylist(), dtype=object)
-    yield from _first(np.flatnonzero(ids == ""), "the id is null or empty")
+    empty = pc.call_function("equal", [table["id"].fill_null(""), ""])
+    yield from _first(np.flatnonzero(empty.to_numpy()), "the id is null or empty")
     vocabulary = manifest.vocabulary
     faults = list(_name_faults(table["labels"], vocabulary.names, "label"))
     if table["labels"].null_count:
@@ -152,8 +154,8 @@ def _name_faults(column: pa.ChunkedArray, known: Sequence[str], kind: str) -> It
 
 
 def _unobserved_labels(table: pa.Table, vocabulary: Vocabulary) -> Iterator[Fault]:
-    labels = vocabulary.encode(table["labels"].to_pylist())
-    observed = vocabulary.encode_observed(table["observed"].to_pylist())
+    labels = multi_hot(table["labels"], vocabulary)
+    observed = observed_classes(table["observed"], vocabulary)
     for k in np.flatnonzero((labels & ~observed).any(axis=0)):
         message = f"label '{vocabulary.names[k]}', but none of its groups is in observed"
         yield from _first(np.flatnonzero(labels[:, k] & ~observed[:, k]), message)

@@ -20,8 +20,8 @@ from raymc.batches import Feed, Feeds
 from raymc.cluster import keep_order
 from raymc.config import Config, DataConfig
 from raymc.errors import DataError
-from raymc.labels import label_counts
 from raymc.shards import Dataset, Manifest, read_shard
+from raymc.shards.names import label_entries
 
 # Up to this size the driver reads a split itself: Ray's read tasks need seconds to start, which
 # is longer than the reading takes, and nodes fetch each block once from wherever it lies.
@@ -191,7 +191,7 @@ def count_classes(dataset: Dataset, split: str) -> np.ndarray:
     for shard in dataset.split(split):
         labels = read_shard(dataset, shard, columns=["labels"])["labels"]
         try:
-            counts += label_counts(vocabulary.encode(labels.to_pylist()))
+            counts += np.bincount(label_entries(labels, vocabulary)[1], minlength=len(counts))
         except DataError as error:
             raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
     return counts

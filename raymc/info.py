@@ -11,13 +11,16 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int64
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from scipy.sparse import csr_array
 
-from raymc.labels import cooccurrence, label_counts
+from raymc.labels import Vocabulary, label_counts
 from raymc.shards import Dataset, Manifest, ragged, read_shard
+from raymc.shards.names import label_entries, observed_classes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,16 +86,24 @@ def describe(dataset: Dataset) -> DatasetInfo:
     for split, shards in manifest.splits.items():
         for shard in shards:
             table = read_shard(dataset, shard, columns)
-            multi_hot = vocabulary.encode(table["labels"].to_pylist())
-            counts[split] += label_counts(multi_hot)
-            pairs += cooccurrence(multi_hot)
-            unlabelled[split] += int((~multi_hot.any(axis=1)).sum())
-            annotated = table["observed"].to_pylist() if vocabulary.groups else [None] * len(table)
-            observed[split] += label_counts(vocabulary.encode_observed(annotated))
+            rows, labels = label_entries(table["labels"], vocabulary)
+            counts[split] += np.bincount(labels, minlength=classes)
+            unlabelled[split] += len(table) - len(np.unique(rows))
+            marks = csr_array((np.ones_like(rows), (rows, labels)), (len(table), classes))
+            together = (marks.T @ marks).tocoo()
+            pairs[together.coords] += together.data
+            observed[split] += _annotated(table, vocabulary)
             for modality in manifest.modalities:
                 lengths[modality.name].append(ragged(table[modality.name], modality).lengths)
     tokens = {name: np.concatenate(parts) for name, parts in lengths.items()}
     return DatasetInfo(dataset.path, manifest, counts, observed, unlabelled, tokens, pairs)
+
+
+def _annotated(table: pa.Table, vocabulary: Vocabulary) -> Int64[np.ndarray, " C"]:
+    """Count the rows in which each class was looked for."""
+    if not vocabulary.groups:
+        return np.full(len(vocabulary), len(table))
+    return label_counts(observed_classes(table["observed"], vocabulary))
 
 
 def print_info(info: DatasetInfo, console: Console) -> None:

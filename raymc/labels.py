@@ -49,16 +49,16 @@ class Vocabulary:
         for group, members in self.groups.items():
             for name in members:
                 if name not in self.names:
-                    raise DataError(f"group '{group}': {_unknown('label', name, self.names)}")
+                    raise DataError(f"group '{group}': {unknown_name('label', name, self.names)}")
         if self.background is not None and self.background not in self.names:
-            raise DataError(f"background: {_unknown('label', self.background, self.names)}")
+            raise DataError(f"background: {unknown_name('label', self.background, self.names)}")
         self._check_parents()
 
     def _check_parents(self) -> None:
         known = dict.fromkeys([*self.names, *self.parents.values()])
         for name, parent in self.parents.items():
             if name not in known:
-                raise DataError(f"parents: {_unknown('label', name, self.names)}")
+                raise DataError(f"parents: {unknown_name('label', name, self.names)}")
             if not parent:
                 raise DataError(f"parents: '{name}' has an empty name for a parent; leave it out")
             path = [name]
@@ -100,7 +100,7 @@ class Vocabulary:
             DataError: The label is not in the vocabulary.
         """
         if name not in self.names:
-            raise DataError(_unknown("label", name, self.names))
+            raise DataError(unknown_name("label", name, self.names))
         return self.names.index(name)
 
     def encode(
@@ -120,7 +120,9 @@ class Vocabulary:
         for i, row in enumerate(labels):
             for name in row:
                 if name not in classes:
-                    raise DataError(f"row {first_row + i}: {_unknown('label', name, self.names)}")
+                    raise DataError(
+                        f"row {first_row + i}: {unknown_name('label', name, self.names)}"
+                    )
                 encoded[i, classes[name]] = True
         return encoded
 
@@ -139,18 +141,19 @@ class Vocabulary:
         Raises:
             DataError: A group that is not in the vocabulary, with its row and the nearest name.
         """
-        members = self._group_members()
+        members = self.group_members()
         grouped = np.any(list(members.values()), axis=0) if members else False
         encoded = np.empty((len(observed), len(self.names)), dtype=bool)
         for i, row in enumerate(observed):
             encoded[i] = True if row is None else ~np.broadcast_to(grouped, len(self.names))
             for name in row or ():
                 if name not in members:
-                    raise DataError(f"row {first_row + i}: {_unknown('group', name, members)}")
+                    raise DataError(f"row {first_row + i}: {unknown_name('group', name, members)}")
                 encoded[i] |= members[name]
         return encoded
 
-    def _group_members(self) -> dict[str, Bool[np.ndarray, " C"]]:
+    def group_members(self) -> dict[str, Bool[np.ndarray, " C"]]:
+        """Tell for each group which classes it has."""
         names = np.array(self.names)
         return {group: np.isin(names, members) for group, members in self.groups.items()}
 
@@ -185,14 +188,14 @@ def label_counts(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, " C"]:
     return multi_hot.sum(axis=0, dtype=np.int64)
 
 
-def cooccurrence(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, "C C"]:
-    """Count the rows that carry both labels of each pair; the diagonal holds `label_counts`."""
-    # float64 takes the fast matrix product and is exact up to 2**53 rows
-    values = multi_hot.astype(np.float64)
-    return (values.T @ values).astype(np.int64)
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that nothing of some kind has this name, and which known name is near.
 
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    Args:
+        kind: What is named, such as label.
+        name: The name.
+        known: All names there are.
+    """
     names = list(known)
     if not names:
         return f"unknown {kind} '{name}'; the vocabulary defines no {kind}s"

@@ -33,7 +33,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         return function(*arguments)
 
     bench._memory.cache_clear()
-    monkeypatch.setattr(bench, "_apart", call)
+    monkeypatch.setattr(bench, "apart", call)
     monkeypatch.setattr(bench, "SCORES_OF_A_ROUND", 200)
     monkeypatch.setattr(bench, "WAYS", ("in chunks", bench.PLAIN, "BCE"))
 

@@ -66,6 +66,20 @@ def test_observed_rows_are_counted_by_label(tmp_path: Path) -> None:
     assert info.observed_counts["train"].tolist() == [4, 4, 2]
 
 
+def test_pairs_of_many_labels_over_many_shards(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    names = tuple(f"label-{k}" for k in range(30))
+    drawn = [generator.choice(names, size=generator.integers(6)).tolist() for _ in range(50)]
+    rows = [Row(str(i), labels, {}) for i, labels in enumerate(drawn)]
+    vocabulary = Vocabulary(names)
+    write(tmp_path, splits={"train": rows}, vocabulary=vocabulary, shard_rows=7)
+    encoded = vocabulary.encode(drawn).astype(int)
+    info = describe(open_dataset(str(tmp_path)))
+    np.testing.assert_array_equal(info.cooccurrence, encoded.T @ encoded)
+    np.testing.assert_array_equal(info.label_counts["train"], encoded.sum(axis=0))
+    assert info.unlabelled["train"] == (encoded.sum(axis=1) == 0).sum()
+
+
 def test_token_lengths(info: DatasetInfo) -> None:
     for name in ("visual", "audio"):
         tokens = [row.tokens[name] for row in ROWS]

@@ -7,14 +7,11 @@ embeddings and prototypes.
 """
 
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -24,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from raymc.bench.measure import Timing, added_bytes, markdown_table, publish, take_turns
+from raymc.bench.measure import Timing, added_bytes, apart, markdown_table, publish, take_turns
 from raymc.losses import LossConfig, compute_loss
 from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import ModelConfig
@@ -42,8 +39,6 @@ FORETOLD_CLASSES = 8192
 SCORES_OF_A_ROUND = 2**22
 
 BRIEF = {"classes": (19, 10_000, 100_000), "batches": (1024,)}
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def measure(point: Point, *, rounds: int) -> list[Figure]:
     """Measure the memory of every way that has room, then their seconds in turns."""
     figures = [_memory(point, way) for way in WAYS]
     able = [figure.way for figure in figures if not figure.reason]
-    timings = {timing.name: timing for timing in _apart(_seconds_here, point, able, rounds)}
+    timings = {timing.name: timing for timing in apart(_seconds_here, point, able, rounds)}
     return [replace(figure, timing=timings.get(figure.way)) for figure in figures]
 
 
@@ -132,7 +127,7 @@ def _memory(point: Point, way: str) -> Figure:
         if smaller.reason or foretold > ROOM * _free_bytes(point):
             return Figure(point, way, foretold, reason=smaller.reason or "does not fit")
     try:
-        return Figure(point, way, _apart(_added_here, point, way))
+        return Figure(point, way, apart(_added_here, point, way))
     except RuntimeError as error:  # of torch, for want of memory or of a compiler
         return Figure(point, way, math.nan, reason=str(error).strip().partition("\n")[0][:90])
 
@@ -143,17 +138,6 @@ def _free_bytes(point: Point) -> int:
     if point.device != "cpu":
         free = torch.cuda.mem_get_info(point.device)[0]
     return free - 2 * point.scores
-
-
-def _apart(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function in a process that ends with it.
-
-    Raises:
-        RuntimeError: The function did, or the process was killed.
-    """
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def _added_here(point: Point, way: str) -> float:

@@ -7,15 +7,18 @@ so do their neighbours from hour to hour.
 import ctypes
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markdown import Markdown
@@ -24,6 +27,8 @@ PACKAGES = (
     *("raymc", "ray", "torch", "torchaudio", "pyarrow", "numpy", "av", "optuna", "lightning"),
     *("transformers", "accelerate", "datasets", "mosaicml-streaming", "webdataset", "litdata"),
 )
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,30 @@ def take_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> list
     return [Timing(name, tuple(found)) for name, found in seconds.items()]
 
 
-def added_bytes(way: Callable[[], object]) -> float:
-    """Return the most memory that a second call of `way` adds to this process while it runs.
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process that ends with it.
+
+    Raises:
+        RuntimeError: The function did, or the process was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def added_bytes(way: Callable[[], object], *, warm: bool = True) -> float:
+    """Return the most memory that a call of `way` adds to this process while it runs.
 
     Freed memory that the allocator keeps is given back first. NaN where the system doesn't tell:
     only Linux with glibc does.
+
+    Args:
+        way: What to call.
+        warm: Whether it is the second call that counts. Not for what keeps its memory itself,
+            as Arrow does, which a second call would use again.
     """
-    way()
+    if warm:
+        way()
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
