@@ -24,9 +24,11 @@ from raymc.order import (
     share_of,
     windows_of,
 )
+from raymc.prefetch import prefetched
 from raymc.shards import Manifest, Modality, Ragged, ragged
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
+BATCHES_AHEAD = 2  # that wait while a step computes
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,16 @@ class Batch:
             labels=self.labels.to(device, non_blocking=True),
             observed=self.observed.to(device, non_blocking=True),
             rows=self.rows.to(device, non_blocking=True),
+        )
+
+    def pinned(self) -> "Batch":
+        """Return the batch in page-locked memory, from where a GPU fetches it by itself."""
+        return Batch(
+            tokens={name: x.pin_memory() for name, x in self.tokens.items()},
+            lengths={name: x.pin_memory() for name, x in self.lengths.items()},
+            labels=self.labels.pin_memory(),
+            observed=self.observed.pin_memory(),
+            rows=self.rows.pin_memory(),
         )
 
 
@@ -241,14 +253,26 @@ def _pad(
 ) -> tuple[Tensor, Tensor]:
     """Copy token arrays [t, dim] to rows `places` of a zero-padded [rows, T, dim] tensor."""
     lengths = np.zeros(rows, dtype=np.int64)
-    for place, view in zip(places, views):
-        lengths[place] = len(view)
+    lengths[list(places)] = [len(view) for view in views]
     longest = max(1, int(lengths.max(initial=0)))
-    padded = torch.zeros((rows, longest, modality.dim), dtype=TORCH_DTYPES[modality.dtype])
+    padded = _empty((rows, longest, modality.dim), modality)
     buffer = padded.numpy()
     for place, view in zip(places, views):
         buffer[place, : len(view)] = view
+    for place, length in enumerate(lengths.tolist()):
+        buffer[place, length:] = 0
     return padded, torch.from_numpy(lengths)
+
+
+def _empty(shape: tuple[int, ...], modality: Modality) -> Tensor:
+    """Return a tensor of anything, in page-locked memory where there is a GPU to fetch it.
+
+    Elsewhere NumPy gives the memory, since it asks for huge pages: to touch a fresh page for the
+    first time costs more than to fill it, and torch asks for pages of 4 KiB.
+    """
+    if torch.cuda.is_available():
+        return torch.empty(shape, dtype=TORCH_DTYPES[modality.dtype], pin_memory=True)
+    return torch.from_numpy(np.empty(shape, modality.numpy_dtype))
 
 
 ReadShards = Callable[[Sequence[int]], Iterable[pa.Table]]
@@ -256,6 +280,10 @@ ReadShards = Callable[[Sequence[int]], Iterable[pa.Table]]
 
 class Feed:
     """One worker's view of a split: its share of every global batch, in order.
+
+    Batches are made by a thread while the caller computes; where rows are not kept, another one
+    reads the next window. Of windows up to three are in memory then: that which is read, that
+    which is used, and the one before until its last rows went into batches.
 
     Args:
         read: gives the rows of the shards it is asked for, in that order, in tables of any
@@ -281,24 +309,33 @@ class Feed:
     ) -> None:
         self.manifest, self.config, self.seed, self.keep = manifest, config, seed, keep
         self.shard_rows = [shard.rows for shard in manifest.splits[split]]
+        self.shard_bytes = [shard.bytes for shard in manifest.splits[split]]
         self.rows = sum(self.shard_rows)
         self.steps = -(-self.rows // config.size)
         self._read, (self._rank, self._workers) = read, share
         self._store: RowStore | None = None
 
     def training(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
-        """Yield the epoch's batches from number `skip` on, in shuffled order."""
+        """Iterate over the epoch's batches from number `skip` on, in shuffled order."""
         order = shard_order(len(self.shard_rows), seed=self.seed, epoch=epoch)
         windows = windows_of(
-            order, self.shard_rows, seed=self.seed, epoch=epoch, rows=self.config.window_rows
+            order,
+            self.shard_rows,
+            self.shard_bytes,
+            seed=self.seed,
+            epoch=epoch,
+            most_rows=self.config.window_rows,
+            most_bytes=self.config.window_mb << 20,
         )
         generator = np.random.default_rng([self.seed, epoch, 2])
-        yield from self._batches(order, windows, generator, skip)
+        batches = self._batches(order, windows, generator, skip)
+        return prefetched(batches, depth=BATCHES_AHEAD)
 
     def evaluation(self) -> Iterator[Batch]:
-        """Yield every row once, in the order of the shards but for sorting by length."""
+        """Iterate over every row once, in the order of the shards but for sorting by length."""
         order = list(range(len(self.shard_rows)))
-        yield from self._batches(order, ordered_windows(self.shard_rows), None, 0)
+        batches = self._batches(order, ordered_windows(self.shard_rows), None, 0)
+        return prefetched(batches, depth=BATCHES_AHEAD)
 
     def _batches(
         self,
@@ -312,7 +349,8 @@ class Feed:
         batches = batches_by_length(loaded, store.lengths, config=self.config, generator=generator)
         for number, rows in enumerate(batches):
             if number >= skip:
-                yield store.batch(share_of(rows, self._rank, self._workers))
+                batch = store.batch(share_of(rows, self._rank, self._workers))
+                yield batch.pinned() if torch.cuda.is_available() else batch
             if not self.keep:
                 store.release(rows)
 
@@ -330,15 +368,23 @@ class Feed:
     def _load_ahead(
         self, store: RowStore, order: Sequence[int], windows: Iterable[np.ndarray]
     ) -> Iterator[np.ndarray]:
-        """Yield the windows, each once its blocks are in the store."""
+        """Yield the windows, each once its blocks are in the store, while the next is read."""
+        for window, blocks in prefetched(self._read_windows(order, windows), depth=1):
+            while blocks:  # the store alone is to hold them
+                store.add(*blocks.pop())
+            yield window
+
+    def _read_windows(
+        self, order: Sequence[int], windows: Iterable[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, list[tuple[int, Block]]]]:
         blocks = self._blocks(order)
         for window in windows:
+            found = []
             missing = len(window)
             while missing > 0:
-                first, block = next(blocks)
-                store.add(first, block)
-                missing -= len(block)
-            yield window
+                found.append(next(blocks))
+                missing -= len(found[-1][1])
+            yield window, found
         next(blocks, None)  # nothing is left, else the shards have changed
 
     def _blocks(self, shards: Sequence[int]) -> Iterator[tuple[int, Block]]:

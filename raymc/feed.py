@@ -1,7 +1,9 @@
-"""Ray Data's part of the feed: shards into the object store once, or streamed every epoch.
+"""Ray's part of the feed: shards into the object store once, or read anew every epoch.
 
 Ray layer. What comes out are Arrow tables in the order of the shards; `batches.py` makes
 batches of them in either case, so cached and streamed epochs are the same to the last row.
+Splits that are too large for the object store are streamed by pyarrow in the worker itself: a
+new epoch through Ray Data's read tasks takes seconds to start and each row twice through memory.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ from raymc.batches import Feed, Feeds
 from raymc.cluster import keep_order
 from raymc.config import Config, DataConfig
 from raymc.errors import DataError
+from raymc.prefetch import prefetched
 from raymc.shards import Dataset, Manifest, read_shard
 from raymc.shards.names import label_entries
 
@@ -32,28 +35,26 @@ DIRECT_BYTES = 4 << 30
 class SharedSplit:
     """A split that any process of the cluster can read; small enough to send to all of them.
 
-    `blocks` are the split's Arrow tables in the object store, or None if it is streamed.
+    `dataset` has the modalities that are read, `columns` are those of its shards that are
+    needed, and `blocks` the split's Arrow tables in the object store, or None if it is streamed.
     """
 
-    manifest: Manifest
+    dataset: Dataset
     split: str
-    paths: tuple[str, ...]
-    filesystem: fs.FileSystem
+    columns: tuple[str, ...]
     blocks: tuple[ray.ObjectRef, ...] | None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the dataset, with the modalities that are read."""
+        return self.dataset.manifest
 
     def read(self, shards: Sequence[int]) -> Iterable[pa.Table]:
         """Return the rows of `shards`, in that order; cached blocks are not copied."""
         if self.blocks is not None:
             return ray.get(list(self.blocks))
-        return self._stream([self.paths[shard] for shard in shards])
-
-    def _stream(self, paths: Sequence[str]) -> Iterator[pa.Table]:
-        names = [modality.name for modality in self.manifest.modalities]
-        with naming_torn_shards(paths, self.filesystem):
-            rows = stream_rows(paths, self.filesystem, names)
-            yield from rows.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=2
-            )
+        files = self.dataset.split(self.split)
+        return (read_shard(self.dataset, files[shard], self.columns) for shard in shards)
 
     def feed(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feed:
         """Return one worker's feed of this split."""
@@ -113,23 +114,19 @@ def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit
     Raises:
         DataError: the split or a modality is not in the dataset.
     """
-    shared = SharedSplit(
-        manifest=with_modalities(dataset.manifest, config.modalities),
-        split=split,
-        paths=tuple(dataset.shard_paths(split)),
-        filesystem=dataset.filesystem,
-        blocks=None,
-    )
+    dataset = replace(dataset, manifest=with_modalities(dataset.manifest, config.modalities))
+    names = [modality.name for modality in dataset.manifest.modalities]
+    paths, filesystem = dataset.shard_paths(split), dataset.filesystem
+    columns = tuple(row_columns(paths[0], filesystem, names))
+    shared = SharedSplit(dataset, split, columns, blocks=None)
     size = sum(shard.bytes for shard in dataset.split(split))
     if config.cache == "off" or (config.cache == "auto" and not _fits(size, config.cache_share)):
         return shared
-    names = [modality.name for modality in shared.manifest.modalities]
     if size <= DIRECT_BYTES:
-        columns = row_columns(shared.paths[0], shared.filesystem, names)
-        tables = (read_shard(dataset, shard, columns) for shard in dataset.split(split))
+        tables = prefetched(shared.read(range(len(paths))), depth=1)
         return replace(shared, blocks=tuple(ray.put(table) for table in tables))
-    with naming_torn_shards(shared.paths, shared.filesystem):
-        materialised = stream_rows(shared.paths, shared.filesystem, names).materialize()
+    with naming_torn_shards(paths, filesystem):
+        materialised = stream_rows(paths, filesystem, names).materialize()
     return replace(shared, blocks=tuple(materialised.to_arrow_refs()))
 
 

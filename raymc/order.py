@@ -25,6 +25,12 @@ class BatchConfig:
         description="Rows shuffled together: whole shards, in shuffled order, up to this many. "
         "A dataset no larger than this is shuffled globally.",
     )
+    window_mb: int = Field(
+        default=1024,
+        ge=1,
+        description="Like `window_rows`, in MiB of shards; whichever is reached first. A worker "
+        "that streams holds up to three windows.",
+    )
     pool_batches: int = Field(
         default=16,
         ge=1,
@@ -39,23 +45,30 @@ def shard_order(shards: int, *, seed: int, epoch: int) -> list[int]:
 
 
 def windows_of(
-    order: Sequence[int], shard_rows: Sequence[int], *, seed: int, epoch: int, rows: int
+    order: Sequence[int],
+    shard_rows: Sequence[int],
+    shard_bytes: Sequence[int],
+    *,
+    seed: int,
+    epoch: int,
+    most_rows: int,
+    most_bytes: int,
 ) -> Iterator[np.ndarray]:
     """Yield an epoch's windows of shuffled row indices.
 
-    A window is as many whole shards, in `order`, as it takes to reach `rows` rows.
+    A window is as many whole shards, in `order`, as it takes to reach so many rows or bytes.
     """
     generator = np.random.default_rng([seed, epoch, 1])
     starts = np.concatenate([[0], np.cumsum(shard_rows)])
     window: list[np.ndarray] = []
-    gathered = 0
+    rows = size = 0
     for shard in order:
         window.append(np.arange(starts[shard], starts[shard + 1]))
-        gathered += shard_rows[shard]
-        if gathered >= rows:
+        rows, size = rows + shard_rows[shard], size + shard_bytes[shard]
+        if rows >= most_rows or size >= most_bytes:
             yield generator.permutation(np.concatenate(window))
-            window, gathered = [], 0
-    if gathered:
+            window, rows, size = [], 0, 0
+    if rows:
         yield generator.permutation(np.concatenate(window))
 
 

@@ -17,8 +17,10 @@ from raymc.order import (
 )
 
 SHARD_ROWS = [7, 1, 12, 0, 5, 9, 3, 20, 1, 4]
+SHARD_BYTES = [rows * 1000 for rows in SHARD_ROWS]
 ROWS = sum(SHARD_ROWS)
 LENGTHS = np.random.default_rng(0).integers(0, 50, ROWS)
+OF_50_ROWS = {"most_rows": 50, "most_bytes": 1 << 30}
 CONFIGS = [
     BatchConfig(size=8, window_rows=1000, pool_batches=3),
     BatchConfig(size=8, window_rows=1000, pool_batches=1),
@@ -38,7 +40,8 @@ def lengths_of(rows: np.ndarray) -> np.ndarray:
 
 def windows(config: BatchConfig, *, seed: int = 3, epoch: int = 1) -> list[np.ndarray]:
     order = shard_order(len(SHARD_ROWS), seed=seed, epoch=epoch)
-    return list(windows_of(order, SHARD_ROWS, seed=seed, epoch=epoch, rows=config.window_rows))
+    limits = {"most_rows": config.window_rows, "most_bytes": config.window_mb << 20}
+    return list(windows_of(order, SHARD_ROWS, SHARD_BYTES, seed=seed, epoch=epoch, **limits))
 
 
 def batches(config: BatchConfig, *, seed: int = 3, epoch: int = 1) -> list[list[int]]:
@@ -88,15 +91,30 @@ def test_windows_are_whole_shards_in_order_up_to_the_asked_number(config: BatchC
         assert len(window) >= config.window_rows or number == len(made) - 1
 
 
+@pytest.mark.parametrize("most_bytes", [1, 9000, 12_000, 30_000, 10**6])
+def test_windows_are_bounded_in_bytes_too(most_bytes: int) -> None:
+    order, sizes = [3, 7, 0, 2, 5, 6, 1], np.array(SHARD_BYTES)
+    limits = {"most_rows": 10**6, "most_bytes": most_bytes}
+    made = list(windows_of(order, SHARD_ROWS, SHARD_BYTES, seed=0, epoch=1, **limits))
+    shard_of = np.repeat(np.arange(len(SHARD_ROWS)), SHARD_ROWS)
+    held = [sizes[np.unique(shard_of[window])] for window in made]
+    assert sum(len(shards) for shards in held) == 6  # one of the seven is empty
+    for number, shards in enumerate(held):
+        assert shards.sum() - shards.max() < most_bytes
+        assert shards.sum() >= most_bytes or number == len(made) - 1
+
+
 def test_rows_are_shuffled_within_their_window() -> None:
-    rows = np.concatenate(list(windows_of([0], [200], seed=0, epoch=1, rows=50)))
+    rows = np.concatenate(list(windows_of([0], [200], [1], seed=0, epoch=1, **OF_50_ROWS)))
     neighbours = np.count_nonzero(np.diff(rows) == 1)
     assert neighbours < 10
 
 
 def test_a_shard_is_never_shuffled_the_same_way() -> None:
     made = {
-        tuple(next(windows_of([0], [20], seed=s, epoch=e, rows=1))) for s in (0, 1) for e in (1, 2)
+        tuple(next(windows_of([0], [20], [1], seed=s, epoch=e, **OF_50_ROWS)))
+        for s in (0, 1)
+        for e in (1, 2)
     }
     assert len(made) == 4
 
@@ -109,8 +127,8 @@ def test_a_dataset_smaller_than_the_window_is_shuffled_globally() -> None:
 
 def test_without_shards_there_are_no_batches() -> None:
     config = BatchConfig()
-    assert list(windows_of([], [], seed=0, epoch=1, rows=5)) == []
-    assert list(windows_of([0, 1], [0, 0], seed=0, epoch=1, rows=5)) == []
+    assert list(windows_of([], [], [], seed=0, epoch=1, **OF_50_ROWS)) == []
+    assert list(windows_of([0, 1], [0, 0], [9, 9], seed=0, epoch=1, **OF_50_ROWS)) == []
     assert list(batches_by_length([], lengths_of, config=config, generator=None)) == []
 
 

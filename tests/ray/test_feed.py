@@ -1,4 +1,4 @@
-"""Splits in the object store, or streamed by Ray Data: the same batches as from the files."""
+"""Splits in the object store, or streamed by each worker: the same batches as from the files."""
 
 import shutil
 from pathlib import Path
@@ -126,4 +126,4 @@ def test_a_shard_that_cannot_be_read(
 
 
 def _read_all(shared: SharedSplit) -> int:
-    return sum(len(table) for table in shared.read(range(len(shared.paths))))
+    return sum(len(table) for table in shared.read(range(len(shared.dataset.split(shared.split)))))
