@@ -102,7 +102,7 @@ def bench_loss(console: Console, settings: Settings, *, out: Path | None = None)
         f"embeddings and prototypes of {ModelConfig().embedding_dim} float32 numbers; {threads} "
         f"threads on {device}; {rounds} rounds in turns, medians. Memory is what a call adds to "
         "its inputs, gradients included. The chunks are given sparse labels, the others matrices "
-        "of 2 bytes a score in all, which are not counted. ≈ is foretold from a quarter of the "
+        "of 2 bytes a score in all, which are not counted. ≈ is foretold from fewer "
         f"classes. raymc takes the plain formula for up to {chunk_classes(1, where):,} scores, "
         "chunks for more.\n\n"
     )

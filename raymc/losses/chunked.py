@@ -92,7 +92,7 @@ def chunked_loss(
         config: Which loss, and its constants.
         embedding: Of the clips; normalised here where the head of the loss is cosine.
         prototypes: Of the classes, likewise.
-        labels: The labels of each clip, dense or sparse (COO); ignored where unobserved.
+        labels: The labels of each clip, dense or sparse; ignored where unobserved.
         observed: Which entries are known.
         bias: Of the classes, where the head of the loss is linear; None is 0.
         class_weights: As of `compute_loss`.
