@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, normalize, softplus
 
 from raymc.losses import LossConfig, compute_loss, head_of
-from raymc.losses.masked import log_zero, masked_logsumexp, sum_of_means, weighted_mean_of_all
+from raymc.losses.masked import log_zero, sum_of_means, weighted_mean_of_all
 from raymc.losses.prototype import margin_of, margin_sums
 from raymc.losses.proxy_anchor import anchor_sums
 
@@ -250,8 +250,9 @@ def _contrast_parts(
 ) -> tuple[Tensor, ...]:
     """Return the labels' logits, and the log-sum-exp of each clip's rivals, of each class's."""
     negative = ~chunk.labels & chunk.observed
-    parts = (logits[chunk.pairs], masked_logsumexp(logits, negative))
-    return (*parts, masked_logsumexp(logits.T, negative.T)) if two_way else parts
+    rivals = torch.where(negative, logits, log_zero(logits.dtype))
+    parts = (logits[chunk.pairs], rivals.logsumexp(dim=1))
+    return (*parts, rivals.logsumexp(dim=0)) if two_way else parts
 
 
 def _contrast_terms(
