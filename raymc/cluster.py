@@ -27,6 +27,7 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default adds 2 s to every report
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may come 30 s before the node's end
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports why, and no metric
 }
@@ -107,7 +108,7 @@ def gpus_per_worker(config: Config) -> float:
     """
     share = config.search.gpus_per_trial
     device = "gpu" if share and config.train.device == "auto" else config.train.device
-    needed = (share or 1.0) * config.train.workers
+    needed = (share or 1.0) * config.train.fewest_workers
     return (share or 1.0) if gpus_to_use(device, needed=needed) else 0.0
 
 

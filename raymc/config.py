@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, PlainValidator, Tag, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from raymc.calibration import CalibrationName
@@ -97,6 +97,21 @@ class DataConfig:
     )
 
 
+def _workers(value: Any) -> int | tuple[int, int]:
+    """Check a number of workers, or the fewest and the most of them."""
+    numbers = value if isinstance(value, list | tuple) else (value,)
+    if any(type(number) is not int or number < 1 for number in numbers):
+        raise ValueError(f"{value!r} is no number ≥ 1, and no two such as [1, 8]")
+    if len(numbers) == 1 and not isinstance(value, list | tuple):
+        return numbers[0]
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise ValueError(f"{value!r}: expected the fewest and the most workers, such as [1, 8]")
+    return (numbers[0], numbers[1])
+
+
+Workers = Annotated[int | tuple[int, int], PlainValidator(_workers)]
+
+
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class TrainConfig:
     """How long and on what a run trains."""
@@ -124,7 +139,11 @@ class TrainConfig:
         "a class, a rising curve a class, or not at all.",
     )
     seed: int = Field(default=0, ge=0, description="Of initialisation, order and dropout.")
-    workers: int = Field(default=1, ge=1, description="Training workers that share each batch.")
+    workers: Workers = Field(
+        default=1,
+        description="Training workers that share each batch: a number, or the fewest and the most, "
+        "such as [1, 8], between which the group grows and shrinks with the cluster.",
+    )
     device: Literal["auto", "cpu", "gpu"] = Field(
         default="auto", description="Where workers compute; auto takes GPUs if the cluster has any."
     )
@@ -135,6 +154,22 @@ class TrainConfig:
     max_failures: int = Field(
         default=2, ge=0, description="Times a run goes on from its last checkpoint after a crash."
     )
+    checkpoint_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Steps between checkpoints within an epoch, which a crash can't cost more "
+        "than; 0: they are taken at the ends of epochs alone, and before a node goes.",
+    )
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers that a run can't do without."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers that a run takes where it can get them."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -162,6 +197,11 @@ class RunConfig:
     )
     folder: str = Field(
         default="runs", description="Where runs keep checkpoints, studies and logs."
+    )
+    storage: str = Field(
+        default="",
+        description="Where a run's checkpoints go instead: a folder that all nodes see, or an "
+        "address such as s3://bucket/runs. A sweep's stay in `folder`.",
     )
 
 
@@ -280,7 +320,7 @@ def _identity(config: Config, with_space: bool) -> dict[str, Any]:
     space = values.pop("search")["space"]
     for section in ("run", "tracking", "extract"):
         del values[section]
-    for key in ("workers", "device", "max_failures"):
+    for key in ("workers", "device", "max_failures", "checkpoint_steps"):
         del values["train"][key]
     for key in ("cache", "cache_share", "make"):
         del values["data"][key]

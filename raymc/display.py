@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from raymc.events import Ended, EpochEnded, Event, Started, Stepped
+from raymc.events import Ended, EpochEnded, Event, Started, Stepped, Warned
 from raymc.tables import (
     TrialState,
     TrialView,
@@ -93,6 +93,8 @@ class TrainDisplay:
                     self._stepped(event)
                 case EpochEnded():
                     self._epoch_ended(event)
+                case Warned():
+                    self._print(f"warning: {event.message}", style="yellow")
                 case Ended():
                     self._print(_ended_line(event))
 
@@ -101,10 +103,13 @@ class TrainDisplay:
         self._began = self._clock()
         done = event.first_epoch - 1
         self._progress.update(self._epochs, total=event.epochs, completed=done, note="")
-        self._progress.update(self._steps, total=event.steps_per_epoch, completed=0, note="")
-        start = f"going on at epoch {event.first_epoch} of" if done else "training"
-        steps = f"{event.epochs} epochs of {event.steps_per_epoch:,} steps"
-        self._print(f"{start} {steps}: {event.rows:,} rows, {event.parameters:,} parameters")
+        steps, begun = event.steps_per_epoch, event.first_step
+        self._progress.update(self._steps, total=steps, completed=begun, note="")
+        after = f" after step {begun:,}" if begun else ""
+        start = f"going on at epoch {event.first_epoch}{after} of" if done or begun else "training"
+        shared = f", {event.workers} workers" if event.workers > 1 else ""
+        rows = f"{event.rows:,} rows, {event.parameters:,} parameters{shared}"
+        self._print(f"{start} {event.epochs} epochs of {steps:,} steps: {rows}")
 
     def _stepped(self, event: Stepped) -> None:
         self._loss = event.loss
@@ -125,7 +130,7 @@ class TrainDisplay:
 
     def _time_left(self, epochs_done: float) -> str:
         """From the speed since this process took the run up, evaluation included."""
-        first = self._plan.first_epoch - 1
+        first = self._plan.first_epoch - 1 + self._plan.first_step / self._plan.steps_per_epoch
         if epochs_done <= first:
             return ""
         speed = (self._clock() - self._began) / (epochs_done - first)

@@ -13,13 +13,15 @@ TrialStateName = Literal["complete", "pruned", "failed"]
 
 @dataclass(frozen=True)
 class Started:
-    """A run begins, or goes on from a checkpoint (`first_epoch` > 1)."""
+    """A run begins, or goes on from a checkpoint: `first_step` steps of `first_epoch` are done."""
 
     epochs: int
     steps_per_epoch: int
     rows: int
     parameters: int
     first_epoch: int = 1
+    first_step: int = 0
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class EpochEnded:
     """One epoch is trained and evaluated.
 
     `metrics` holds finished numbers by their MLflow names: `train/loss`, `train/lr`,
-    `train/samples_per_second`, `val/loss`, `val/mAP`, `val/R80`, …
+    `train/samples_per_second`, `val/loss`, `val/mAP`, `val/R80`, …; `best_epoch` is the best
+    epoch so far.
     """
 
     epoch: int
@@ -45,6 +48,26 @@ class EpochEnded:
     is_best: bool
     seconds: float
     is_last: bool = False
+    best_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is taken within an epoch.
+
+    `epoch` epochs had ended, the best of them `best_epoch`, and `step` steps of the next one.
+    """
+
+    epoch: int
+    step: int
+    best_epoch: int
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something went wrong that the run could help itself with."""
+
+    message: str
 
 
 @dataclass(frozen=True)
@@ -110,4 +133,4 @@ class ExtractProgress:
 
 
 SweepEvent = TrialStarted | TrialEpochEnded | TrialEnded
-Event = Started | Stepped | EpochEnded | Ended
+Event = Started | Stepped | Saved | EpochEnded | Warned | Ended

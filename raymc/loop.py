@@ -1,11 +1,9 @@
 """Training as such: one epoch, one evaluation, one run.
 
 The same `fit` serves a bare process, a Ray Train worker and a Tune trial; what differs between
-them is passed in: feeds, a device, and two callables that carry news out. Pure: no Ray, no
-MLflow.
+them is passed in: feeds, a device, and callables that carry news out. Pure: no Ray, no MLflow.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -16,16 +14,18 @@ import numpy as np
 import torch
 
 from raymc import checkpoint
-from raymc.batches import Feed, Feeds
+from raymc.audit import RowLog
+from raymc.batches import Batch, Feed, Feeds
 from raymc.calibration import fit_calibration
-from raymc.checkpoint import Progress
+from raymc.checkpoint import Part, Progress
 from raymc.config import Config, TrainConfig, to_dict
 from raymc.errors import CheckpointError, DivergedError
-from raymc.events import Ended, EpochEnded, Event, Started, Stepped
+from raymc.events import Ended, Event, Started, Stepped
 from raymc.hierarchy import family_metrics
 from raymc.labels import Vocabulary
 from raymc.learner import Learner, make_learner, train_step
 from raymc.metrics import evaluate_scores
+from raymc.saving import Midway, Report, Saver
 from raymc.scoring import Predictions, predict, split_loss
 from raymc.shards import Manifest
 from raymc.thresholds import thresholds_at_precision
@@ -33,30 +33,29 @@ from raymc.thresholds import thresholds_at_precision
 SECONDS_BETWEEN_STEP_EVENTS = 0.25
 
 Emit = Callable[[Event], None]
-Report = Callable[[EpochEnded, Path | None], None]
 
 
 def fit(
     config: Config,
-    manifest: Manifest,
     feeds: Feeds,
     *,
     device: torch.device,
     emit: Emit,
     report: Report,
     resume: Path | None = None,
+    midway: Midway | None = None,
 ) -> Progress:
     """Train to the end, or until the monitored metric stops improving.
 
     Args:
         config: all settings.
-        manifest: of the dataset.
         feeds: this worker's feeds.
         device: where this worker computes.
         emit: is told of starts, steps and the end, by worker 0 alone.
         report: is called after every epoch by every worker, with a checkpoint's folder on
-            worker 0 and None elsewhere; the folder is gone once it returns.
+            worker 0 and None elsewhere; the folder is gone once it returns, unless moved away.
         resume: checkpoint to go on from.
+        midway: takes checkpoints within epochs; None: there are none.
 
     Returns:
         The progress at the end.
@@ -65,9 +64,9 @@ def fit(
         DivergedError: the loss or the scores are no longer finite.
         CheckpointError: `resume` is torn or belongs to other settings.
     """
-    learner = make_learner(config, manifest, feeds, device=device)
-    progress = _restore(learner, config, manifest, resume) if resume else None
-    first_epoch = progress.epoch + 1 if progress else 1
+    learner = make_learner(config, feeds.train.manifest, feeds, device=device)
+    progress, log = _begin(learner, config, feeds.train, resume)
+    saver = Saver(learner, log, report, midway, interval=config.train.checkpoint_steps)
     tell = emit if learner.workers.rank == 0 else _silent
     tell(
         Started(
@@ -75,42 +74,68 @@ def fit(
             steps_per_epoch=feeds.train.steps,
             rows=feeds.train.rows,
             parameters=sum(p.numel() for p in learner.model.parameters()),
-            first_epoch=first_epoch,
+            first_epoch=progress.epoch + 1,
+            first_step=progress.part.steps,
+            workers=learner.workers.count,
         )
     )
-    if progress and progress.is_over:
-        _report(learner, progress, report, seconds=0.0)
-    for epoch in range(first_epoch, config.train.epochs + 1):
-        if progress and progress.is_over:
-            break
-        started = time.perf_counter()
-        trained = train_epoch(learner, config, feeds.train, epoch, emit=tell)
-        judged, predictions = _validate(
-            learner, config, feeds.val, epoch, vocabulary=manifest.vocabulary
-        )
-        metrics = {**trained, **judged, "train/lr": learner.optimizer.param_groups[0]["lr"]}
-        progress = _advance(progress, epoch, metrics, config.train)
-        progress = replace(progress, config=to_dict(config), dataset=describe_dataset(manifest))
-        if not metrics[config.train.monitor] < progress.best[config.train.monitor]:
-            progress = _decide(progress, predictions, config.train)
-        _report(learner, progress, report, seconds=time.perf_counter() - started)
-    assert progress is not None
+    if progress.is_over:
+        saver.end_epoch(progress, seconds=0.0)
+    while not progress.is_over:
+        progress, seconds = _run_epoch(learner, config, feeds, progress, saver=saver, emit=tell)
+        saver.end_epoch(progress, seconds=seconds)
     tell(Ended(reason=progress.reason, best_epoch=progress.best_epoch, best=progress.best))
     return progress
 
 
+def _run_epoch(
+    learner: Learner, config: Config, feeds: Feeds, before: Progress, *, saver: Saver, emit: Emit
+) -> tuple[Progress, float]:
+    """Train and validate one epoch, or what is left of it; returns the seconds it took, too."""
+    epoch, started = before.epoch + 1, time.perf_counter() - before.part.seconds
+    saver.begin_epoch(before)
+    trained = train_epoch(
+        learner, config, feeds.train, epoch, emit=emit, part=before.part, after=saver.after_step
+    )
+    judged, predictions = _validate(
+        learner, config, feeds.val, epoch, vocabulary=feeds.train.manifest.vocabulary
+    )
+    metrics = {**trained, **judged, "train/lr": learner.optimizer.param_groups[0]["lr"]}
+    progress = _advance(before, epoch, metrics, config.train)
+    if not metrics[config.train.monitor] < progress.best[config.train.monitor]:
+        progress = _decide(progress, predictions, config.train)
+    return progress, time.perf_counter() - started
+
+
 def train_epoch(
-    learner: Learner, config: Config, feed: Feed, epoch: int, *, emit: Emit
+    learner: Learner,
+    config: Config,
+    feed: Feed,
+    epoch: int,
+    *,
+    emit: Emit,
+    part: Part | None = None,
+    after: Callable[[Batch, Callable[[], Part]], None] = lambda batch, part: None,
 ) -> dict[str, float]:
     """Train on every row once; returns the epoch's `train/` metrics.
+
+    Args:
+        learner: what is trained.
+        config: all settings.
+        feed: of the training split.
+        epoch: which, from 1.
+        emit: is told of some of the steps.
+        part: what is done of the epoch; its steps are left out here.
+        after: is called after every step with its batch and a function that says what is done.
 
     Raises:
         DivergedError: the mean loss of the epoch is not finite.
     """
     learner.model.train()
-    total, rows = torch.zeros((), device=learner.device), 0
+    part = part or Part()
+    total, rows = torch.tensor(part.loss, device=learner.device), part.rows
     started = told = time.perf_counter()
-    for step, batch in enumerate(feed.training(epoch)):
+    for step, batch in enumerate(feed.training(epoch, skip=part.steps), start=part.steps):
         loss = train_step(
             learner, config, batch.to(learner.device), epoch=epoch, step=step, feed=feed
         )
@@ -119,11 +144,13 @@ def train_epoch(
         now = time.perf_counter()
         if now - told > SECONDS_BETWEEN_STEP_EVENTS:
             told = now
-            emit(Stepped(epoch, step + 1, loss.item(), rows / (now - started)))
+            emit(Stepped(epoch, step + 1, loss.item(), (rows - part.rows) / (now - started)))
+        seconds = part.seconds + now - started
+        after(batch, lambda: Part(step + 1, total.item(), rows, seconds))  # noqa: B023
     mean = total.item() / feed.steps
     if not np.isfinite(mean):
         raise _diverged(f"the loss became {mean}", epoch, config)
-    seconds = time.perf_counter() - started
+    seconds = part.seconds + time.perf_counter() - started
     return {"train/loss": mean, "train/samples_per_second": rows / seconds}
 
 
@@ -175,66 +202,60 @@ def _decide(progress: Progress, predictions: Predictions, config: TrainConfig) -
 
 
 def _advance(
-    before: Progress | None, epoch: int, metrics: Mapping[str, float], config: TrainConfig
+    before: Progress, epoch: int, metrics: Mapping[str, float], config: TrainConfig
 ) -> Progress:
     """Return the progress after an epoch with these metrics.
 
     Where the split can't tell, because no row of it has a label, the latest epoch is the best.
     """
     monitored = metrics[config.monitor]
-    is_best = before is None or not monitored <= before.best[config.monitor]
-    best_epoch = epoch if is_best or before is None else before.best_epoch
+    is_best = not before.best or not monitored <= before.best[config.monitor]
+    best_epoch = epoch if is_best else before.best_epoch
     gave_up = config.patience > 0 and epoch - best_epoch >= config.patience
     is_last = epoch == config.epochs
-    return Progress(
+    return replace(
+        before,
         epoch=epoch,
         best_epoch=best_epoch,
         metrics=dict(metrics),
-        best=dict(metrics) if is_best or before is None else before.best,
+        best=dict(metrics) if is_best else before.best,
         thresholds=[],
+        calibration=None,
         is_over=is_last or gave_up,
         reason="finished" if is_last else "early stop" if gave_up else "",
+        part=Part(),
     )
 
 
-def _report(learner: Learner, progress: Progress, report: Report, *, seconds: float) -> None:
-    """Pass an epoch on, with a checkpoint on worker 0."""
-    event = EpochEnded(
-        epoch=progress.epoch,
-        metrics=progress.metrics,
-        is_best=progress.epoch == progress.best_epoch,
-        seconds=seconds,
-        is_last=progress.is_over,
-    )
-    if learner.workers.rank:
-        report(event, None)
-        return
-    with tempfile.TemporaryDirectory(prefix="raymc-") as folder:
-        target = Path(folder) / "checkpoint"
-        checkpoint.save(target, learner.result.state_dict(), learner.training_state(), progress)
-        report(event, target)
-
-
-def _restore(learner: Learner, config: Config, manifest: Manifest, folder: Path) -> Progress:
-    """Load a checkpoint into the learner.
+def _begin(
+    learner: Learner, config: Config, feed: Feed, resume: Path | None
+) -> tuple[Progress, RowLog]:
+    """Return where a run begins, and the record of its rows: from a checkpoint, or fresh.
 
     Raises:
-        CheckpointError: it was made with another dataset or model.
+        CheckpointError: the checkpoint was made with another dataset or model.
     """
-    loaded = checkpoint.load(folder, device=str(learner.device))
+    manifest, values = feed.manifest, to_dict(config)
+    dataset = describe_dataset(manifest)
+    if resume is None:
+        fresh = Progress(0, 0, metrics={}, best={}, thresholds=[], config=values, dataset=dataset)
+        return fresh, RowLog(feed.rows)
+    loaded = checkpoint.load(resume, device=str(learner.device))
     if loaded.progress.dataset.get("digest") != manifest.digest():
         raise CheckpointError(
-            f"checkpoint {folder} was trained on another dataset than {config.data.path}: "
+            f"checkpoint {resume} was trained on another dataset than {config.data.path}: "
             "give the run another name (run.name=…)"
         )
     try:
         learner.restore(loaded.weights, loaded.training_state)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"checkpoint {folder} has another model than this configuration: "
+            f"checkpoint {resume} has another model than this configuration: "
             "give the run another name (run.name=…)"
         ) from error
-    return loaded.progress
+    log = RowLog.from_json(loaded.rows)
+    progress = replace(loaded.progress, config=values, dataset=dataset)
+    return progress, replace(log, attempt=log.attempt + 1)
 
 
 def _diverged(what: str, epoch: int, config: Config) -> DivergedError:

@@ -11,7 +11,8 @@ from raymc.shards import Manifest
 from raymc.tables import TrialView, ranked
 from raymc.tracking import Tracker, command_line
 
-_LEFT_OUT = ("data.make", "extract.", "tracking.", "run.")  # these change no result
+# these change no result
+_LEFT_OUT = ("data.make", "extract.", "tracking.", "run.", "train.checkpoint_steps")
 
 
 def recorded_settings(config: Config, *, sweep: bool = False) -> dict[str, object]:
@@ -122,7 +123,7 @@ class SweepRecorder:
         if "val/R80" in event.best:
             view = self._views[event.number] = replace(view, others={"R80": event.best["val/R80"]})
         self._tracker.set_note(key, trial_note(view, monitor, event.message))
-        worker_seconds = event.seconds * self._config.train.workers
+        worker_seconds = event.seconds * self._config.train.most_workers
         costs = {"cost/seconds": event.seconds, "cost/worker_seconds": worker_seconds}
         self._tracker.end_run(key, event.state, metrics=costs)
 

@@ -53,6 +53,12 @@ def read_config(folder: Path) -> Config:
         raise ConfigError(f"{folder} holds no run of raymc: {path} can't be read") from error
 
 
+def storage_of(config: Config) -> str:
+    """Return where runs' folders of checkpoints are: an absolute path, or an address."""
+    storage = (config.run.storage or config.run.folder).rstrip("/")
+    return storage if "://" in storage else str(Path(storage).absolute())
+
+
 def find_bundle(run: str, runs_folder: str) -> Path:
     """Return the bundle of a run or sweep.
 

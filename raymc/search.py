@@ -25,7 +25,8 @@ from raymc.feed import SharedData, share_data
 from raymc.shards import Dataset
 from raymc.study import FAILURE, GPUS_ATTRIBUTE, StudySearcher, make_scheduler, open_study
 from raymc.study import trial_folder as folder_of
-from raymc.train import EPOCH, IS_LAST, limit_threads, make_trainer
+from raymc.train import make_trainer
+from raymc.train_worker import EPOCH, IS_LAST, limit_threads
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,6 @@ def train_alone(config: Config, data: SharedData, resume: str | None, *, gpus: f
     limit_threads(config)
     loop.fit(
         config,
-        data.manifest,
         data.feeds(config),
         device=torch.device("cuda" if gpus else "cpu"),
         emit=lambda event: None,
@@ -181,11 +181,22 @@ def train_in_group(
     """
     storage = str(Path(session).parent / "groups")
     trainer = make_trainer(
-        config, data, name=name, storage=storage, gpus=gpus, callbacks=[TuneReportCallback()]
+        config, data, name=name, storage=storage, gpus=gpus, callbacks=[EpochsToTune()]
     )
     result = trainer.fit()
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
+
+
+class EpochsToTune(TuneReportCallback):
+    """Tells Ray Tune of a group's epochs; checkpoints within them are Ray Train's business."""
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Pass on what Ray Train was told, if it is an epoch."""
+        if EPOCH in metrics[0]:
+            super().after_report(run_context, metrics, checkpoint)
 
 
 def concurrent_trials(config: Config, gpus: float) -> int:
@@ -195,7 +206,7 @@ def concurrent_trials(config: Config, gpus: float) -> int:
         ResourceError: not even one trial fits.
     """
     there = ray.cluster_resources()
-    workers, search = config.train.workers, config.search
+    workers, search = config.train.fewest_workers, config.search
     fits = int((there.get("CPU", 0) - 1) / (workers * search.cpus_per_trial))
     if gpus:
         fits = min(fits, int(there.get("GPU", 0) / (workers * gpus)))

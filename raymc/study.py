@@ -24,7 +24,7 @@ from raymc import checkpoint
 from raymc.config import Config, flatten
 from raymc.errors import CheckpointError, ConfigError, first_line
 from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
-from raymc.train import EPOCH, IS_LAST
+from raymc.train_worker import EPOCH, IS_LAST
 
 # Keys of a trial's report besides its metrics and those of every run.
 FAILURE, CHECKPOINT_PATH = "failure", "checkpoint_path"

@@ -1,35 +1,43 @@
 """Training on Ray Train: one worker or many, on this machine or a cluster.
 
-Ray layer. The workers run `loop.fit`; this file gives them feeds and a device, carries their
-events to the driver, and leaves a finished run's folder behind. Running the same command again
-goes on from the last checkpoint.
+Ray layer. The workers run `train_worker`; this file starts them, carries their events to those
+who listen, and leaves a finished run's checkpoints behind. Running the same command again goes
+on from the last one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from pyarrow import fs
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 
-from raymc import loop
-from raymc.channel import Channel, Listener, sender
+from raymc import checkpoint
+from raymc.channel import Channel, Listener
 from raymc.cluster import explained, gpus_per_worker
-from raymc.config import Config, from_dict, run_name, to_dict
-from raymc.errors import DivergedError, ResourceError, TrainingError
-from raymc.events import EpochEnded
+from raymc.config import Config, run_name, to_dict
+from raymc.errors import CheckpointError, DivergedError, ResourceError, TrainingError
+from raymc.events import Warned
 from raymc.feed import SharedData, share_data
+from raymc.runs import storage_of
 from raymc.shards import Dataset
+from raymc.shards.storage import exists, open_address, reaching
+from raymc.train_worker import KEEP, KEPT, train_worker
 
-# Keys of an epoch's report besides its metrics.
-EPOCH, IS_LAST = "epoch", "is_last"
+# Ray Train's list of a run's checkpoints, in the run's folder.
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+# How often a group looks whether the cluster has grown.
+RESIZE_SECONDS = 10.0
+# How long an elastic group waits for workers it counted on before it counts again: after a crash
+# Ray believes in a lost node for some seconds more.
+START_SECONDS = "20"
 
 
 @dataclass(frozen=True)
@@ -56,17 +64,15 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
         TrainingError: the workers failed more than `train.max_failures` times.
     """
     gpus = gpus_per_worker(config)
-    check_workers(config.train.workers)
+    check_workers(config.train.fewest_workers)
     data = share_data(dataset, config.data)
-    folder = Path(config.run.folder).absolute()
+    storage, name = storage_of(config), run_name(config)
     with Channel(listeners) as channel:
+        for problem in forget_torn_list(f"{storage}/{name}"):
+            for listener in listeners:
+                listener(Warned(problem))
         trainer = make_trainer(
-            config,
-            data,
-            name=run_name(config),
-            storage=str(folder),
-            gpus=gpus,
-            events=channel.queue,
+            config, data, name=name, storage=storage, gpus=gpus, events=channel.queue
         )
         try:
             with explained():
@@ -77,9 +83,59 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
             ) from error
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
-    best = result.get_best_checkpoint(config.train.monitor, "max")
-    assert best is not None
-    return TrainResult(run_name(config), folder / run_name(config), Path(best.path))
+    folder = Path(config.run.folder).absolute() / name
+    return TrainResult(name, folder, best_checkpoint(f"{storage}/{name}", folder))
+
+
+def forget_torn_list(address: str) -> list[str]:
+    """Delete Ray Train's list of a run's checkpoints where Ray couldn't use it.
+
+    A driver that is killed while it writes the list leaves a torn one, with which Ray starts no
+    run; the checkpoints themselves say all that is needed.
+
+    Returns:
+        What was wrong, for people.
+    """
+    filesystem, path = open_address(address)
+    snapshot = f"{path}/{SNAPSHOT}"
+    with reaching(address):
+        if not exists(filesystem, snapshot):
+            return []
+        try:
+            Result.from_path(path, storage_filesystem=filesystem)
+        except Exception as error:  # Ray's own are internal to it
+            filesystem.delete_file(snapshot)
+            line = str(error).strip().partition("\n")[0]
+            return [f"Ray's list of checkpoints, {snapshot}, is made anew: {line}"]
+    return []
+
+
+def best_checkpoint(address: str, folder: Path) -> Path:
+    """Return the checkpoint of a finished run's best epoch, as a local folder.
+
+    Args:
+        address: of the run's folder in storage.
+        folder: takes the checkpoint if storage isn't local.
+
+    Raises:
+        CheckpointError: it is torn or gone.
+    """
+    filesystem, path = open_address(address)
+    found, _ = checkpoint.find(filesystem, path)
+    problem = f"there is none in {address}"
+    for one in checkpoint.best_of(found):
+        local = Path(one.path)
+        try:
+            if not isinstance(filesystem, fs.LocalFileSystem):
+                local = folder / "checkpoint"
+                with reaching(address):
+                    fs.copy_files(one.path, str(local), source_filesystem=filesystem)
+            checkpoint.verify(local)
+        except CheckpointError as error:
+            problem = str(error)
+        else:
+            return local
+    raise CheckpointError(f"the best epoch's checkpoint can't be used: {problem}")
 
 
 def make_trainer(
@@ -93,6 +149,8 @@ def make_trainer(
     callbacks: Sequence[Any] = (),
 ) -> TorchTrainer:
     """Return the Ray Train trainer of a run; a run of the same name and storage goes on."""
+    if not isinstance(config.train.workers, int):
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
     per_worker = {"CPU": config.search.cpus_per_trial, **({"GPU": gpus} if gpus else {})}
     return TorchTrainer(
         train_worker,
@@ -100,6 +158,7 @@ def make_trainer(
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=gpus > 0,
             resources_per_worker=per_worker,
         ),
@@ -108,63 +167,13 @@ def make_trainer(
             storage_path=storage,
             failure_config=FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=1,
-                checkpoint_score_attribute=config.train.monitor,
+                num_to_keep=KEPT,
+                checkpoint_score_attribute=KEEP,
                 checkpoint_score_order="max",
             ),
             callbacks=list(callbacks),
         ),
     )
-
-
-def train_worker(settings: dict[str, Any]) -> DivergedError | None:
-    """Run the loop on one Ray Train worker.
-
-    A loss that diverges is returned rather than raised: every worker sees the same loss, and
-    Ray's next attempt would only see it again.
-    """
-    config, data = from_dict(settings["config"]), settings["data"]
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
-    limit_threads(config)
-    tell = sender(settings["events"] if rank == 0 else None)
-    try:
-        with local_folder(ray.train.get_checkpoint()) as resume:
-            loop.fit(
-                config,
-                data.manifest,
-                data.feeds(config, share=(rank, workers)),
-                device=get_device(),
-                emit=tell,
-                report=lambda event, folder: report_to_train(event, folder, tell),
-                resume=resume,
-            )
-    except DivergedError as error:
-        return error
-    return None
-
-
-@contextmanager
-def local_folder(checkpoint: Checkpoint | None) -> Iterator[Path | None]:
-    """Have a checkpoint as a local folder, fetched if it lies elsewhere; None if there is none."""
-    if checkpoint is None:
-        yield None
-        return
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
-
-
-def report_to_train(event: EpochEnded, folder: Path | None, tell: Callable[[Any], None]) -> None:
-    """Report an epoch to Ray Train, and to the driver once its checkpoint is safe."""
-    checkpoint = Checkpoint.from_directory(str(folder)) if folder else None
-    metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
-    ray.train.report(metrics, checkpoint=checkpoint)
-    tell(event)
-
-
-def limit_threads(config: Config) -> None:
-    """Compute on as many threads as the worker has CPUs, so that neighbours don't collide."""
-    torch.set_num_threads(max(1, int(config.search.cpus_per_trial)))
 
 
 def check_workers(workers: int) -> None:

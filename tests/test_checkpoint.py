@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem
 
 from raymc import checkpoint
-from raymc.checkpoint import DIGESTS, PROGRESS, TRAINING, WEIGHTS, Progress
-from raymc.errors import CheckpointError
+from raymc.checkpoint import DIGESTS, PROGRESS, ROWS, TRAINING, WEIGHTS, Part, Progress
+from raymc.errors import CheckpointError, DataError
 
-FILES = (WEIGHTS, TRAINING, PROGRESS, DIGESTS)
+FILES = (WEIGHTS, TRAINING, PROGRESS, ROWS, DIGESTS)
 PROGRESS_MADE = Progress(
     epoch=3,
     best_epoch=2,
@@ -27,7 +28,9 @@ PROGRESS_MADE = Progress(
     reason="early stop",
     config={"model": {"width": 16}, "data": {"modalities": []}},
     dataset={"digest": "abc", "vocabulary": {"names": ["a", "ä"]}},
+    part=Part(steps=7, loss=0.1 + 0.7, rows=56, seconds=1e-9),
 )
+ROWS_MADE = {"rows": 9, "attempt": 1, "segments": [], "counts": {}}
 
 
 def small_learner(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -44,13 +47,14 @@ def small_learner(seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer
 
 def save(folder: Path, *, seed: int = 0, progress: Progress = PROGRESS_MADE) -> None:
     model, optimizer = small_learner(seed)
-    checkpoint.save(folder, model.state_dict(), optimizer.state_dict(), progress)
+    checkpoint.save(folder, model.state_dict(), optimizer.state_dict(), progress, rows=ROWS_MADE)
 
 
 def assert_holds(folder: Path, *, seed: int = 0, progress: Progress = PROGRESS_MADE) -> None:
     model, optimizer = small_learner(seed)
     loaded = checkpoint.load(folder)
     assert loaded.progress == progress == checkpoint.load_progress(folder)
+    assert loaded.rows == ROWS_MADE == checkpoint.load_rows(folder)
     for weights in (loaded.weights, checkpoint.load_weights(folder)):
         assert weights.keys() == model.state_dict().keys()
         assert all(torch.equal(weights[name], x) for name, x in model.state_dict().items())
@@ -222,3 +226,48 @@ def test_a_foreign_file_with_the_right_digest(folder: Path, name: str, data: byt
     replace_file(folder, name, data)
     with pytest.raises(CheckpointError, match="can't be read"):
         checkpoint.load(folder)
+
+
+def found_in(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the checkpoints that are found, furthest first, and of the others."""
+    found, unreadable = checkpoint.find(LocalFileSystem(), str(folder))
+    return [Path(one.path).name for one in found], [Path(path).name for path in unreadable]
+
+
+def test_checkpoints_of_a_run_are_found_furthest_first(tmp_path: Path) -> None:
+    positions = {"b": (1, 0), "c": (0, 7), "a": (1, 12), "e": (2, 0), "d": (1, 3)}
+    for name, (epoch, steps) in positions.items():
+        progress = replace(PROGRESS_MADE, epoch=epoch, part=Part(steps))
+        save(tmp_path / f"checkpoint_{name}", progress=progress)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "checkpoint_manager_snapshot.json").write_text("{}")
+    names = [f"checkpoint_{name}" for name in "eadbc"]
+    assert found_in(tmp_path) == (names, [])
+    (tmp_path / names[0] / PROGRESS).unlink()
+    (tmp_path / names[2] / PROGRESS).write_text('{"epoch"')
+    (tmp_path / names[3] / PROGRESS).write_text("[1]")
+    names_left, unreadable = found_in(tmp_path)
+    assert names_left == [names[1], names[4]]
+    assert sorted(unreadable) == sorted([names[0], names[2], names[3]])
+
+
+def test_a_run_without_checkpoints(tmp_path: Path) -> None:
+    assert found_in(tmp_path) == ([], [])
+    assert found_in(tmp_path / "nowhere") == ([], [])
+    assert checkpoint.best_of([]) == []
+
+
+def test_the_best_epoch_s_checkpoint_is_told_from_those_after_it(tmp_path: Path) -> None:
+    for name, best, (epoch, steps) in [("a", 1, (1, 0)), ("b", 2, (2, 0)), ("c", 2, (2, 9))]:
+        progress = replace(PROGRESS_MADE, epoch=epoch, best_epoch=best, part=Part(steps))
+        save(tmp_path / f"checkpoint_{name}", progress=progress)
+    found, _ = checkpoint.find(LocalFileSystem(), str(tmp_path))
+    assert [Path(one.path).name for one in checkpoint.best_of(found)] == ["checkpoint_b"]
+
+
+def test_a_folder_out_of_reach(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="can't read or write") as caught:
+        checkpoint.find(LocalFileSystem(), str(tmp_path / "file"))
+    assert "\n" not in str(caught.value)

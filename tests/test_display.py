@@ -11,7 +11,7 @@ from rich.console import Console
 from trial_views import VIEWS, screen, view
 
 from raymc.display import TrainDisplay, TrialsDisplay
-from raymc.events import Ended, EpochEnded, Started, Stepped
+from raymc.events import Ended, EpochEnded, Started, Stepped, Warned
 
 STARTED = Started(epochs=12, steps_per_epoch=40, rows=1234, parameters=56789)
 
@@ -62,6 +62,18 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
         display.handle(replace(STARTED, first_epoch=5))
     line = "going on at epoch 5 of 12 epochs of 40 steps: 1,234 rows, 56,789 parameters\n"
     assert written(console) == line
+
+
+def test_a_run_that_goes_on_within_an_epoch_with_several_workers() -> None:
+    console = pipe()
+    display = TrainDisplay(console)
+    display.handle(Warned("checkpoint a is torn"))
+    display.handle(replace(STARTED, first_step=17, workers=2))
+    assert written(console).splitlines() == [
+        "warning: checkpoint a is torn",
+        "going on at epoch 1 after step 17 of 12 epochs of 40 steps: 1,234 rows, "
+        "56,789 parameters, 2 workers",
+    ]
 
 
 def test_another_metric_can_decide() -> None:

@@ -28,10 +28,12 @@ LAYERS = (
         "job_log",
         "job_server",
         "predict",
+        "preemption",
         "search",
         "stages",
         "study",
         "train",
+        "train_worker",
     },
 )
 PURE = len(LAYERS)

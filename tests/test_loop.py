@@ -74,7 +74,6 @@ def train(
     try:
         run.progress = loop.fit(
             config,
-            dataset.manifest,
             feeds_of(dataset, config),
             device=CPU,
             emit=run.events.append,
@@ -328,7 +327,7 @@ def test_every_step_of_every_worker_draws_its_own_numbers(
 
 def advance(values: Sequence[float], config: Config) -> list[Progress]:
     """The progress of a run whose monitored metric takes these values."""
-    progress, made = None, []
+    progress, made = Progress(0, 0, {}, {}, []), []
     for epoch, value in enumerate(values, start=1):
         metrics = {config.train.monitor: value, "epoch": float(epoch)}
         progress = loop._advance(progress, epoch, metrics, config.train)

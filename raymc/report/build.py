@@ -80,7 +80,7 @@ def build_report(
     by_number = {trial.number: trial for trial in trials}
     best, default = by_number[best_number], default_trial(trials, config)
     gpus = study.user_attrs.get(GPUS_ATTRIBUTE, config.search.gpus_per_trial)
-    costs = costs_of(trials, workers=config.train.workers, gpus=gpus, price=price)
+    costs = costs_of(trials, workers=config.train.most_workers, gpus=gpus, price=price)
     metric, space = config.train.monitor, space_of(study.get_trials(deepcopy=False))
     sections = trial_sections(trials, space, costs, metric=metric, best=best_number)
     try:

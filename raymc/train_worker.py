@@ -1,0 +1,175 @@
+"""What one worker of a run does: the loop, between Ray Train's checkpoints and reports.
+
+Ray layer. Which checkpoint a run goes on from is read off the checkpoints themselves rather
+than off Ray's list of them, so a torn one, or a torn list, costs no more than an interval.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.collective
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device
+
+from raymc import checkpoint, loop
+from raymc.channel import sender
+from raymc.config import Config, from_dict
+from raymc.errors import CheckpointError, DivergedError
+from raymc.events import EpochEnded, Event, Saved, Warned
+from raymc.preemption import PreemptionWatch
+from raymc.saving import Midway
+
+# Keys of an epoch's report besides its metrics.
+EPOCH, IS_LAST = "epoch", "is_last"
+# The score by which Ray Train keeps checkpoints, and how many it keeps.
+KEEP, KEPT = "keep", 3
+
+
+def train_worker(settings: dict[str, Any]) -> DivergedError | None:
+    """Run the loop on one Ray Train worker.
+
+    A loss that diverges is returned rather than raised: every worker sees the same loss, and
+    Ray's next attempt would only see it again.
+    """
+    config, data = from_dict(settings["config"]), settings["data"]
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    limit_threads(config)
+    tell = sender(settings["events"] if rank == 0 else None)
+    reporter = Reporter(tell)
+    try:
+        with last_checkpoint(tell) as resume:
+            loop.fit(
+                config,
+                data.feeds(config, share=(rank, workers)),
+                device=get_device(),
+                emit=tell,
+                report=reporter.end_epoch,
+                resume=resume,
+                midway=Midway(PreemptionWatch().is_due, reporter.save),
+            )
+    except DivergedError as error:
+        return error
+    return None
+
+
+@contextmanager
+def last_checkpoint(tell: Callable[[Event], None]) -> Iterator[Path | None]:
+    """Have the run's last intact checkpoint as a local folder; None if there is none.
+
+    Worker 0 looks for it, and the others take the same.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them can be used.
+    """
+    storage = ray.train.get_context().get_storage()
+    with ExitStack() as stack:
+        path = None
+        if ray.train.get_context().get_world_rank() == 0:
+            path = _last_intact(storage, tell, stack)
+        path = ray.train.collective.broadcast_from_rank_zero(path)
+        yield _local(path, storage, stack) if path else None
+
+
+def _last_intact(storage: Any, tell: Callable[[Event], None], stack: ExitStack) -> str | None:
+    found, unreadable = checkpoint.find(storage.storage_filesystem, storage.experiment_fs_path)
+    for path in unreadable:
+        tell(Warned(f"checkpoint {path} is torn, and left out"))
+    for one in found:
+        try:
+            checkpoint.verify(_local(one.path, storage, stack))
+        except CheckpointError as error:
+            tell(Warned(f"{error}; going on from the one before"))
+        else:
+            return one.path
+    if found:
+        raise CheckpointError(
+            f"no checkpoint in {storage.experiment_fs_path} is intact: delete them to begin anew"
+        )
+    return None
+
+
+def _local(path: str, storage: Any, stack: ExitStack) -> Path:
+    """Return a checkpoint's folder on this node, fetched if it lies elsewhere."""
+    there = Checkpoint(path, storage.storage_filesystem)
+    return Path(stack.enter_context(there.as_directory()))
+
+
+class Reporter:
+    """Brings a worker's reports to Ray Train, and their checkpoints to storage while it trains.
+
+    Args:
+        tell: passes events on; hears of an epoch once its checkpoint is stored.
+    """
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+
+    def end_epoch(self, event: EpochEnded, folder: Path | None) -> None:
+        """Report an epoch; returns once its checkpoint is stored if it is the last one."""
+        metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
+        metrics[KEEP] = keep_score(event.epoch, 0, event.best_epoch)
+        mode = CheckpointUploadMode.SYNC if event.is_last else CheckpointUploadMode.ASYNC
+        self._report(metrics, folder, event, mode)
+
+    def save(self, event: Saved, folder: Path | None) -> None:
+        """Report a checkpoint within an epoch."""
+        metrics = {KEEP: keep_score(event.epoch, event.step, event.best_epoch)}
+        self._report(metrics, folder, event, CheckpointUploadMode.ASYNC)
+
+    def _report(
+        self,
+        metrics: dict[str, Any],
+        folder: Path | None,
+        event: EpochEnded | Saved,
+        mode: CheckpointUploadMode,
+    ) -> None:
+        def store(local: Checkpoint, name: str) -> Checkpoint:
+            try:
+                storage: Any = ray.train.get_context().get_storage()
+                stored = storage.persist_current_checkpoint(local, name)
+                self._tell(event)
+                return stored
+            finally:
+                self._is_idle.set()
+
+        self._is_idle.wait()  # one at a time: storage slower than training must not pile them up
+        made = None
+        if folder is not None:
+            self._is_idle.clear()
+            ours = folder.rename(folder.parent.with_name(f"{folder.parent.name}-stored"))
+            made = Checkpoint.from_directory(str(ours))
+        ray.train.report(
+            metrics,
+            checkpoint=made,
+            checkpoint_upload_mode=mode,
+            checkpoint_upload_fn=store,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+
+def keep_score(epoch: int, step: int, best_epoch: int) -> float:
+    """Return the score by which the best three checkpoints are the best epoch and the last two.
+
+    The best epoch's own score is its number. What comes after it lies between it and the number
+    before, the later the higher: above every epoch that was the best earlier.
+
+    Args:
+        epoch: epochs that have ended.
+        step: steps of the next one.
+        best_epoch: the best of them; 0: none has ended.
+    """
+    since_best = epoch - best_epoch + step / (1 + step)
+    return float(best_epoch) if not since_best else best_epoch - 1 / (1 + since_best)
+
+
+def limit_threads(config: Config) -> None:
+    """Compute on as many threads as the worker has CPUs, so that neighbours don't collide."""
+    torch.set_num_threads(max(1, int(config.search.cpus_per_trial)))
