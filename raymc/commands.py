@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from raymc.attempts import AttemptRecorder
 from raymc.bundle import load_bundle, save_bundle
 from raymc.cluster import connect
 from raymc.config import Config, check_space, run_name, to_dict
@@ -64,7 +65,8 @@ def run_train(config: Config, console: Console) -> Path:
         log_dataset(tracker, run, config, dataset.manifest)
         with _ending(tracker, run), display:
             record = RunRecorder(tracker, run)
-            result = train(config, dataset, listeners=[display.handle, record])
+            listeners = [AttemptRecorder(folder), display.handle, record]
+            result = train(config, dataset, listeners=listeners)
         save_bundle(result.checkpoint, bundle)
         tracker.end_run(run, "complete")
         _log_bundle(bundle, tracker, run, config, console)

@@ -52,6 +52,23 @@ def data_info(path: str, plot: str | None) -> None:
         plot_info(info, plot)
 
 
+@data.command("audit")
+@click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def data_audit(run: str, overrides: tuple[str, ...]) -> None:
+    """Prove which rows trained RUN, epoch by epoch; exit code 1 if one was lost or used twice."""
+    from raymc.run_audit import audit_run, audit_table, restarts_line
+
+    found = audit_run(run, load_config(None, overrides, {}).run.folder)
+    console = make_console()
+    console.print(audit_table(found))
+    if line := restarts_line(found):
+        console.print(line, soft_wrap=True)
+    verdict = "no row lost, none used twice" if found.is_right else "rows were lost or used twice"
+    console.print(f"{found.checkpoint}: {verdict}", soft_wrap=True)
+    sys.exit(0 if found.is_right else 1)
+
+
 class Formats(click.Group):
     """A command for each format; its options are the settings of the format's recipe."""
 

@@ -59,6 +59,25 @@ def storage_of(config: Config) -> str:
     return storage if "://" in storage else str(Path(storage).absolute())
 
 
+def find_run(run: str, runs_folder: str) -> Path:
+    """Return the folder of a run or sweep.
+
+    Args:
+        run: its name, or its folder.
+        runs_folder: where runs of a name lie, the setting `run.folder`.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    for folder in (Path(runs_folder, run), Path(run)):
+        if (folder / CONFIG_FILE).exists():
+            return folder.absolute()
+    raise ConfigError(
+        f"no run {run!r} in {runs_folder}, and no folder of a run or bundle at {run}: "
+        "correct the name, or name the folder of runs with run.folder=FOLDER"
+    )
+
+
 def find_bundle(run: str, runs_folder: str) -> Path:
     """Return the bundle of a run or sweep.
 
@@ -69,18 +88,13 @@ def find_bundle(run: str, runs_folder: str) -> Path:
     Raises:
         ConfigError: there is no such run, or it has no bundle yet.
     """
-    folders = (Path(runs_folder, run), Path(run))
-    for folder in folders:
+    for folder in (Path(runs_folder, run), Path(run)):
         for place in (folder / BUNDLE, folder):
             if (place / DESCRIPTION).exists():
                 return place
-    if any((folder / CONFIG_FILE).exists() for folder in folders):
-        raise ConfigError(
-            f"run {run!r} has no bundle: it has not ended; the command that began it goes on"
-        )
+    find_run(run, runs_folder)
     raise ConfigError(
-        f"no run {run!r} in {runs_folder}, and no folder of a run or bundle at {run}: "
-        "correct the name, or name the folder of runs with run.folder=FOLDER"
+        f"run {run!r} has no bundle: it has not ended; the command that began it goes on"
     )
 
 

@@ -19,6 +19,7 @@ from raymc.config import (
     flatten,
     from_dict,
     load,
+    overridden,
     override,
     run_name,
     to_dict,
@@ -323,3 +324,18 @@ def test_the_reference_lists_every_setting_in_its_section() -> None:
 )
 def test_the_reference_shows_default_range_and_meaning(row: str) -> None:
     assert row in config_reference().splitlines()
+
+
+def test_workers_are_a_number_or_the_fewest_and_the_most() -> None:
+    train = overridden(Config(), ["train.workers=3"]).train
+    assert (train.workers, train.fewest_workers, train.most_workers) == (3, 3, 3)
+    config = overridden(Config(), ["train.workers=[2, 8]"])
+    train = from_dict(to_dict(config)).train
+    assert (train.workers, train.fewest_workers, train.most_workers) == ((2, 8), 2, 8)
+
+
+@pytest.mark.parametrize("text", ["0", "[0, 2]", "[3, 2]", "[1]", "[1, 2, 3]", "1.5", "two", "[]"])
+def test_numbers_of_workers_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^setting train.workers: .*(\[1, 8\])") as caught:
+        overridden(Config(), [f"train.workers={text}"])
+    assert "\n" not in str(caught.value)
