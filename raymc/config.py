@@ -324,6 +324,7 @@ def _identity(config: Config, with_space: bool) -> dict[str, Any]:
         del values["train"][key]
     for key in ("cache", "cache_share", "make"):
         del values["data"][key]
+    del values["batch"]["rows_per_pass"]
     return {**values, "search": {"space": space}} if with_space else values
 
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from raymc.accumulation import backward_in_passes
 from raymc.batches import Batch, Feed, Feeds
 from raymc.config import Config, TrainConfig
 from raymc.losses import LossConfig, class_weights, compute_loss, head_of
 from raymc.losses.chunked import chunk_classes, chunked_loss
-from raymc.model import MultimodalTransformer
+from raymc.model import Embeddings, MultimodalTransformer
 from raymc.optimizer import lr_at, make_average, make_optimizer
 from raymc.shards import Manifest
 from raymc.workers import Workers
@@ -41,12 +42,19 @@ class Objective(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of the global batch; every worker computes the same number.
+        """Return the loss of the global batch; every worker computes the same number."""
+        return self.loss(self.embed(batch), batch)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embed this worker's share of a global batch."""
+        return self.model(batch.tokens, batch.lengths)
+
+    def loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
+        """Return the loss of the global batch, given the embeddings of this worker's share.
 
         Rows that only pad a share are observed in nothing, and so count nowhere. In the loss of
         a modality alone count the rows that have it.
         """
-        embeddings = self.model(batch.tokens, batch.lengths)
         labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
         loss = self._loss(embeddings.fused, labels, observed)
         if not self.config.modality_weight:
@@ -177,12 +185,32 @@ def train_step(
             number, config.optimizer, steps_per_epoch=feed.steps, epochs=config.train.epochs
         )
     learner.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.autocast):
-        loss = learner.objective(batch)
-    loss.backward()
+    loss = add_gradients(learner, batch, config.batch.rows_per_pass)
     if config.optimizer.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
     learner.optimizer.step()
     if learner.average is not None:
         learner.average.update_parameters(learner.model)
-    return loss.detach()
+    return loss
+
+
+def add_gradients(learner: Learner, batch: Batch, rows_per_pass: int) -> Tensor:
+    """Add the gradients of a global batch's loss to the parameters; returns the loss.
+
+    Args:
+        learner: what is trained.
+        batch: this worker's share.
+        rows_per_pass: rows that may be embedded at a time; 0: all.
+    """
+    objective = learner.objective
+    cast = torch.autocast(learner.device.type, torch.bfloat16, enabled=learner.autocast)
+    if not 0 < rows_per_pass < len(batch.rows):
+        with cast:
+            loss = objective(batch)
+        loss.backward()
+        return loss.detach()
+    plain = objective.module if isinstance(objective, DistributedDataParallel) else objective
+    assert isinstance(plain, Objective)
+    loss = backward_in_passes(cast(plain.embed), cast(plain.loss), batch, rows_per_pass)
+    learner.workers.average([p.grad for p in plain.parameters() if p.grad is not None])
+    return loss

@@ -19,6 +19,12 @@ class BatchConfig:
     """How rows become batches."""
 
     size: int = Field(default=64, ge=1, description="Rows of a global batch, over all workers.")
+    rows_per_pass: int = Field(
+        default=0,
+        ge=0,
+        description="Rows that a worker embeds at a time, where its share of a batch is more than "
+        "its memory takes; 0: all. Each step takes one more forward pass, and ends the same.",
+    )
     window_rows: int = Field(
         default=65536,
         ge=1,

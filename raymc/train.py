@@ -37,7 +37,7 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 RESIZE_SECONDS = 10.0
 # How long an elastic group waits for workers it counted on before it counts again: after a crash
 # Ray believes in a lost node for some seconds more.
-START_SECONDS = "20"
+START_SECONDS = "10"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Plain torch.distributed; one worker needs none of it. Pure: no Ray, no MLflow.
 Axes: b rows of one worker, B rows of all workers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,16 @@ class Workers:
         parts = [torch.empty_like(plain) for _ in range(self.count)]
         dist.all_gather(parts, plain.contiguous())
         return torch.cat(parts).to(x.dtype)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, alike in shape on all workers, by their means over workers."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([x.flatten() for x in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for x, mean in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(mean.view_as(x))
 
     def gather_with_gradients(self, x: Tensor) -> Tensor:
         """Concatenate like `gather`, with gradients.

@@ -255,6 +255,7 @@ def another(path: str, kind: Any, value: Any) -> Any:
 SETTINGS = {path: another(path, kind, value) for path, kind, value in leaves(Config())}
 IGNORED = ("run.", "tracking.", "extract.", "data.make.", "data.cache", "search.")
 IGNORED += ("train.workers", "train.device", "train.max_failures", "train.checkpoint_steps")
+IGNORED += ("batch.rows_per_pass",)
 
 
 @pytest.mark.parametrize("path", [path for path in SETTINGS if path != "data.make.name"])
