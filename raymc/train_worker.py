@@ -5,7 +5,7 @@ than off Ray's list of them, so a torn one, or a torn list, costs no more than a
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import ray.train
 import ray.train.collective
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymc import checkpoint, loop
@@ -80,18 +80,29 @@ def _last_intact(storage: Any, tell: Callable[[Event], None], stack: ExitStack) 
     found, unreadable = checkpoint.find(storage.storage_filesystem, storage.experiment_fs_path)
     for path in unreadable:
         tell(Warned(f"checkpoint {path} is torn, and left out"))
-    for one in found:
+    for at, one in enumerate(found):
         try:
             checkpoint.verify(_local(one.path, storage, stack))
         except CheckpointError as error:
             tell(Warned(f"{error}; going on from the one before"))
         else:
+            needed = {one.path, *(best.path for best in checkpoint.best_of(found[at:]))}
+            _delete_leftovers(storage, {*unreadable, *(each.path for each in found)} - needed)
             return one.path
     if found:
         raise CheckpointError(
             f"no checkpoint in {storage.experiment_fs_path} is intact: delete them to begin anew"
         )
     return None
+
+
+def _delete_leftovers(storage: Any, paths: Collection[str]) -> None:
+    """Delete what crashes left of checkpoints; those that Ray Train lists, it deletes itself."""
+    listed = ray.train.get_all_reported_checkpoints(
+        consistency_mode=CheckpointConsistencyMode.COMMITTED
+    )
+    for path in set(paths) - {one.checkpoint.path for one in listed}:
+        storage.storage_filesystem.delete_dir(path)
 
 
 def _local(path: str, storage: Any, stack: ExitStack) -> Path:

@@ -1,8 +1,10 @@
 """Runs on Ray Train: alike on one worker and two, killed and gone on with, and what goes wrong."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import StringIO
@@ -16,18 +18,22 @@ import pytest
 import torch
 from drivers import RAYMC, kill, running, wait_until, write_config
 from example_dataset import contents
+from ray.util.state import list_actors
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny import SPLIT_ROWS, feed_of, fit_here
 
 from raymc import checkpoint
+from raymc.attempts import AttemptRecorder, load_attempts, restarts
+from raymc.audit import RowLog, audit
 from raymc.bundle import WEIGHTS
 from raymc.commands import run_train
 from raymc.config import Config, from_dict, override
-from raymc.errors import DataError, DivergedError, ResourceError
-from raymc.events import Ended, EpochEnded, Event, Started
+from raymc.errors import CheckpointError, DataError, DivergedError, ResourceError
+from raymc.events import Ended, EpochEnded, Event, Saved, Started, Warned
 from raymc.learner import make_model
 from raymc.metrics import evaluate_scores
+from raymc.run_audit import audit_run
 from raymc.scoring import predict
 from raymc.shards import Dataset, open_dataset
 from raymc.train import TrainResult, train
@@ -115,7 +121,8 @@ def test_the_best_and_the_last_two_checkpoints_are_kept(alone: Run) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Path) -> None:
-    config = configure("killed-run", train__epochs=12, model__dropout=0.1)
+    settings = {"train__epochs": 12, "model__dropout": 0.1, "train__checkpoint_steps": 2}
+    config = configure("killed-run", **settings)
     folder = Path(config.run.folder) / "killed-run"
     known = folder / "checkpoint_manager_snapshot.json"
     file = write_config(config, tmp_path / "run.yaml")
@@ -126,9 +133,12 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
 
     printed = StringIO()
     bundle = run_train(config, Console(file=printed, width=200))
-    assert re.search(
-        r"^going on at epoch ([2-9]|1\d) of 12 epochs", printed.getvalue(), re.MULTILINE
-    )
+    going_on = r"^going on at epoch \d+( after step \d+)? of 12 epochs"
+    assert re.search(going_on, printed.getvalue(), re.MULTILINE)
+    found = audit_run("killed-run", config.run.folder)
+    assert [one.once for one in found.epochs] == [SPLIT_ROWS["train"]] * 12
+    assert found.is_right
+    assert len(found.restarts) == 1
     whole = uninterrupted(config, tiny, tmp_path / "whole")
     epoch, last = checkpoints(folder)[-1]
     assert epoch == 12
@@ -140,6 +150,71 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
     assert run_train(config, Console(file=printed, width=200)) == bundle
     assert printed.getvalue().endswith(f"run killed-run is finished: its bundle is {bundle}\n")
     assert contents(folder) == before
+
+
+def test_a_worker_killed_within_an_epoch(
+    configure: Configure, tiny: Dataset, tmp_path: Path
+) -> None:
+    settings = {"model__dropout": 0.1, "train__checkpoint_steps": 2, "train__max_failures": 1}
+    config = configure("killed-worker", **settings)
+    folder = Path(config.run.folder) / "killed-worker"
+    folder.mkdir()
+    events: list[Event] = []
+
+    def kill_once(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Saved) and (event.epoch, event.step) == (1, 4):
+            ours = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+            [worker] = list_actors(filters=ours)
+            os.kill(worker.pid, signal.SIGKILL)
+
+    notes = AttemptRecorder(folder)
+    result = train(config, tiny, listeners=[kill_once, notes])
+    _, again = (event for event in events if isinstance(event, Started))
+    assert (again.first_epoch - 1, again.first_step) >= (1, 2)
+    whole = uninterrupted(config, tiny, tmp_path / "whole")
+    assert (checkpoints(folder)[-1][1] / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    checkpoint.verify(result.checkpoint)
+    rows = RowLog.from_json(checkpoint.load_rows(checkpoints(folder)[-1][1]))
+    found = audit(rows, rows=SPLIT_ROWS["train"], epochs=3, is_part=False)
+    assert [(one.once, one.attempts) for one in found] == [(45, 1), (45, 2), (45, 1)]
+    [restart] = restarts(load_attempts(folder))
+    assert restart.repeated_steps <= 4
+
+
+def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
+    configure: Configure, tiny: Dataset
+) -> None:
+    config = configure("torn", model__dropout=0.1)
+    first = trained(config)
+    epoch, last = checkpoints(first.result.folder)[-1]
+    assert epoch == 3
+    weights = (last / WEIGHTS).read_bytes()
+    (last / checkpoint.TRAINING).write_bytes(b"")
+    known = first.result.folder / "checkpoint_manager_snapshot.json"
+    known.write_text(known.read_text()[:-9])
+    again = trained(config)
+    list_torn, checkpoint_torn = (e.message for e in again.events if isinstance(e, Warned))
+    assert re.match(rf"Ray's list of checkpoints, {known}, is made anew: ", list_torn)
+    assert re.match(
+        rf"checkpoint {last} is corrupt.*; going on from the one before", checkpoint_torn
+    )
+    assert [event.first_epoch for event in again.events if isinstance(event, Started)] == [3]
+    assert [event.epoch for event in again.epochs()] == [3]
+    epoch, made = checkpoints(first.result.folder)[-1]
+    assert epoch == 3
+    assert (made / WEIGHTS).read_bytes() == weights
+    best = checkpoint.load_progress(again.result.checkpoint)
+    assert best.epoch == best.best_epoch
+
+
+def test_no_checkpoint_is_intact(configure: Configure, tiny: Dataset) -> None:
+    config = configure("all torn", train__epochs=1)
+    folder = trained(config).result.folder
+    for _, made in checkpoints(folder):
+        (made / WEIGHTS).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"^no checkpoint in .*all torn is intact: delete "):
+        trained(config)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
