@@ -58,6 +58,7 @@ class RowLog:
     attempt: int = 1
     segments: list[Segment] = field(default_factory=list)
     counts: dict[int, np.ndarray] = field(default_factory=dict)
+    _packed: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def add(
         self, epoch: int, rows: np.ndarray, *, first_step: int, steps: int, workers: int
@@ -66,15 +67,16 @@ class RowLog:
         before = self.counts.get(epoch, np.zeros(self.rows, dtype=np.uint8))
         more = np.bincount(rows, minlength=self.rows)
         self.counts[epoch] = np.minimum(before + more, _MOST).astype(np.uint8)
+        self._packed.pop(epoch, None)
         segment = Segment(epoch, first_step, steps, self.attempt, workers, len(rows))
         self.segments.append(segment)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; an epoch that used every row once takes N / 1000 bytes."""
-        counts = {
-            str(epoch): base64.b64encode(zlib.compress(found.tobytes(), 6)).decode()
-            for epoch, found in self.counts.items()
-        }
+        for epoch in self.counts.keys() - self._packed.keys():
+            packed = zlib.compress(self.counts[epoch].tobytes(), 6)
+            self._packed[epoch] = base64.b64encode(packed).decode()
+        counts = {str(epoch): self._packed[epoch] for epoch in self.counts}
         segments = [list(asdict(segment).values()) for segment in self.segments]
         return {
             "rows": self.rows,

@@ -25,7 +25,7 @@ from raymc.hierarchy import family_metrics
 from raymc.labels import Vocabulary
 from raymc.learner import Learner, make_learner, train_step
 from raymc.metrics import evaluate_scores
-from raymc.saving import Midway, Report, Saver
+from raymc.saving import Report, Saver, Store
 from raymc.scoring import Predictions, predict, split_loss
 from raymc.shards import Manifest
 from raymc.thresholds import thresholds_at_precision
@@ -37,25 +37,26 @@ Emit = Callable[[Event], None]
 
 def fit(
     config: Config,
+    manifest: Manifest,
     feeds: Feeds,
     *,
     device: torch.device,
     emit: Emit,
-    report: Report,
+    report: Report | Store,
     resume: Path | None = None,
-    midway: Midway | None = None,
 ) -> Progress:
     """Train to the end, or until the monitored metric stops improving.
 
     Args:
         config: all settings.
+        manifest: of the dataset.
         feeds: this worker's feeds.
         device: where this worker computes.
         emit: is told of starts, steps and the end, by worker 0 alone.
         report: is called after every epoch by every worker, with a checkpoint's folder on
-            worker 0 and None elsewhere; the folder is gone once it returns, unless moved away.
+            worker 0 and None elsewhere; the folder is gone once it returns. A `Store` takes
+            checkpoints within epochs, too, and writes them while training goes on.
         resume: checkpoint to go on from.
-        midway: takes checkpoints within epochs; None: there are none.
 
     Returns:
         The progress at the end.
@@ -64,9 +65,9 @@ def fit(
         DivergedError: the loss or the scores are no longer finite.
         CheckpointError: `resume` is torn or belongs to other settings.
     """
-    learner = make_learner(config, feeds.train.manifest, feeds, device=device)
-    progress, log = _begin(learner, config, feeds.train, resume)
-    saver = Saver(learner, log, report, midway, interval=config.train.checkpoint_steps)
+    learner = make_learner(config, manifest, feeds, device=device)
+    progress, log = _begin(learner, config, manifest, resume, rows=feeds.train.rows)
+    saver = Saver(learner, log, report, interval=config.train.checkpoint_steps)
     tell = emit if learner.workers.rank == 0 else _silent
     tell(
         Started(
@@ -228,18 +229,17 @@ def _advance(
 
 
 def _begin(
-    learner: Learner, config: Config, feed: Feed, resume: Path | None
+    learner: Learner, config: Config, manifest: Manifest, resume: Path | None, *, rows: int
 ) -> tuple[Progress, RowLog]:
     """Return where a run begins, and the record of its rows: from a checkpoint, or fresh.
 
     Raises:
         CheckpointError: the checkpoint was made with another dataset or model.
     """
-    manifest, values = feed.manifest, to_dict(config)
-    dataset = describe_dataset(manifest)
+    values, dataset = to_dict(config), describe_dataset(manifest)
     if resume is None:
         fresh = Progress(0, 0, metrics={}, best={}, thresholds=[], config=values, dataset=dataset)
-        return fresh, RowLog(feed.rows)
+        return fresh, RowLog(rows)
     loaded = checkpoint.load(resume, device=str(learner.device))
     if loaded.progress.dataset.get("digest") != manifest.digest():
         raise CheckpointError(

@@ -1,10 +1,11 @@
 """When a run is saved, and what goes into it: every worker's part of taking a checkpoint. Pure."""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +19,23 @@ from raymc.learner import Learner
 from raymc.order import PADDING_ROW
 
 Report = Callable[[EpochEnded, Path | None], None]
+Write = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class Midway:
-    """What takes checkpoints within epochs.
+class Store:
+    """What keeps checkpoints, at the ends of epochs and within them, while training goes on.
 
     Attributes:
         is_due: is asked by every worker after every step whether a checkpoint is to be taken
             there besides those of `train.checkpoint_steps`; all must get the same answer.
-        report: is called with each checkpoint, as after epochs.
+        keep: is called by every worker with each checkpoint: on worker 0 with a function that
+            copies the state of training at once, and returns what writes the copy to a folder
+            whenever it suits; with None elsewhere.
     """
 
     is_due: Callable[[], bool]
-    report: Callable[[Saved, Path | None], None]
+    keep: Callable[[EpochEnded | Saved, Callable[[], Write] | None], None]
 
 
 class Saver:
@@ -40,8 +44,7 @@ class Saver:
     Args:
         learner: what is saved.
         log: which rows were used before; worker 0's is kept up to date.
-        report: takes what is saved after epochs; see `loop.fit`.
-        midway: takes what is saved within them.
+        report: takes what is saved; see `loop.fit`.
         interval: steps between checkpoints within an epoch; 0: none.
     """
 
@@ -49,13 +52,12 @@ class Saver:
         self,
         learner: Learner,
         log: RowLog,
-        report: Report,
-        midway: Midway | None,
+        report: Report | Store,
         *,
         interval: int,
     ) -> None:
         self._learner, self._log, self._report = learner, log, report
-        self._midway, self._interval = midway, interval
+        self._interval = interval
         self._before: Progress | None = None
         self._rows: list[Tensor] = []
         self._logged_steps = 0
@@ -67,17 +69,16 @@ class Saver:
     def after_step(self, batch: Batch, part: Callable[[], Part]) -> None:
         """Note a step's rows, and take a checkpoint if one is due; every worker does."""
         self._rows.append(batch.rows)
-        if self._midway is None:
+        if not isinstance(self._report, Store):
             return
         step = self._logged_steps + len(self._rows)
-        is_asked_for = self._midway.is_due()
+        is_asked_for = self._report.is_due()
         if is_asked_for or (self._interval and step % self._interval == 0):
             assert self._before is not None
             self._log_rows(self._before.epoch + 1)
             undecided = replace(self._before, thresholds=[], calibration=None)
             progress = replace(undecided, part=part())
-            with self._saved(progress) as folder:
-                self._midway.report(Saved(progress.epoch, step, progress.best_epoch), folder)
+            self._keep(self._report, Saved(progress.epoch, step, progress.best_epoch), progress)
 
     def end_epoch(self, progress: Progress, *, seconds: float) -> None:
         """Pass an epoch on, with a checkpoint on worker 0."""
@@ -90,8 +91,15 @@ class Saver:
             is_last=progress.is_over,
             best_epoch=progress.best_epoch,
         )
-        with self._saved(progress) as folder:
-            self._report(event, folder)
+        if isinstance(self._report, Store):
+            self._keep(self._report, event, progress)
+        elif self._learner.workers.rank:
+            self._report(event, None)
+        else:
+            with tempfile.TemporaryDirectory(prefix="raymc-") as folder:
+                target = Path(folder) / "checkpoint"
+                self._snapshot(progress, copy=False)(target)
+                self._report(event, target)
 
     def _log_rows(self, epoch: int) -> None:
         """Gather what all workers' batches held since the last checkpoint."""
@@ -108,20 +116,25 @@ class Saver:
         )
         self._rows, self._logged_steps = [], steps
 
-    @contextmanager
-    def _saved(self, progress: Progress) -> Iterator[Path | None]:
-        """Have a checkpoint's folder on worker 0 for a while, None elsewhere."""
-        learner = self._learner
-        if learner.workers.rank:
-            yield None
-            return
-        with tempfile.TemporaryDirectory(prefix="raymc-") as folder:
-            target = Path(folder) / "checkpoint"
-            checkpoint.save(
-                target,
-                learner.result.state_dict(),
-                learner.training_state(),
-                progress,
-                rows=self._log.to_json(),
-            )
-            yield target
+    def _keep(self, store: Store, event: EpochEnded | Saved, progress: Progress) -> None:
+        is_first = self._learner.workers.rank == 0
+        store.keep(event, partial(self._snapshot, progress, copy=True) if is_first else None)
+
+    def _snapshot(self, progress: Progress, *, copy: bool) -> Write:
+        """Return what writes a checkpoint of now; of what training goes on to change, a copy."""
+        weights, state = self._learner.result.state_dict(), self._learner.training_state()
+        if copy:
+            weights, state = on_cpu(weights), on_cpu(state)
+        rows = self._log.to_json()
+        return lambda folder: checkpoint.save(folder, weights, state, progress, rows=rows)
+
+
+def on_cpu(value: Any) -> Any:
+    """Copy the tensors of nested mappings and sequences to the CPU's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: on_cpu(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_cpu(inner) for inner in value)
+    return value

@@ -156,6 +156,7 @@ def train_alone(config: Config, data: SharedData, resume: str | None, *, gpus: f
     limit_threads(config)
     loop.fit(
         config,
+        data.manifest,
         data.feeds(config),
         device=torch.device("cuda" if gpus else "cpu"),
         emit=lambda event: None,

@@ -8,12 +8,14 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import ray.train
 import ray.train.collective
 import torch
-from ray.train import Checkpoint, CheckpointConsistencyMode, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointConsistencyMode
+from ray.train import CheckpointUploadMode as UploadMode
 from ray.train.torch import get_device
 
 from raymc import checkpoint, loop
@@ -22,7 +24,7 @@ from raymc.config import Config, from_dict
 from raymc.errors import CheckpointError, DivergedError
 from raymc.events import EpochEnded, Event, Saved, Warned
 from raymc.preemption import PreemptionWatch
-from raymc.saving import Midway
+from raymc.saving import Store, Write
 
 # Keys of an epoch's report besides its metrics.
 EPOCH, IS_LAST = "epoch", "is_last"
@@ -46,12 +48,12 @@ def train_worker(settings: dict[str, Any]) -> DivergedError | None:
         with last_checkpoint(tell) as resume:
             loop.fit(
                 config,
+                data.manifest,
                 data.feeds(config, share=(rank, workers)),
                 device=get_device(),
                 emit=tell,
-                report=reporter.end_epoch,
+                report=Store(PreemptionWatch().is_due, reporter.keep),
                 resume=resume,
-                midway=Midway(PreemptionWatch().is_due, reporter.save),
             )
     except DivergedError as error:
         return error
@@ -123,47 +125,47 @@ class Reporter:
         self._is_idle = threading.Event()
         self._is_idle.set()
 
-    def end_epoch(self, event: EpochEnded, folder: Path | None) -> None:
-        """Report an epoch; returns once its checkpoint is stored if it is the last one."""
-        metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
-        metrics[KEEP] = keep_score(event.epoch, 0, event.best_epoch)
-        mode = CheckpointUploadMode.SYNC if event.is_last else CheckpointUploadMode.ASYNC
-        self._report(metrics, folder, event, mode)
+    def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
+        """Report a checkpoint; returns once it is stored if it is the run's last, else at once."""
+        self._is_idle.wait()  # one at a time: storage slower than training must not pile them up
+        empty = write = None
+        if take is not None:
+            self._is_idle.clear()
+            write = take()
+            empty = Checkpoint.from_directory(mkdtemp(prefix="raymc-"))
 
-    def save(self, event: Saved, folder: Path | None) -> None:
-        """Report a checkpoint within an epoch."""
-        metrics = {KEEP: keep_score(event.epoch, event.step, event.best_epoch)}
-        self._report(metrics, folder, event, CheckpointUploadMode.ASYNC)
-
-    def _report(
-        self,
-        metrics: dict[str, Any],
-        folder: Path | None,
-        event: EpochEnded | Saved,
-        mode: CheckpointUploadMode,
-    ) -> None:
         def store(local: Checkpoint, name: str) -> Checkpoint:
             try:
-                storage: Any = ray.train.get_context().get_storage()
-                stored = storage.persist_current_checkpoint(local, name)
+                stored = _stored(local, name, write)
                 self._tell(event)
                 return stored
             finally:
                 self._is_idle.set()
 
-        self._is_idle.wait()  # one at a time: storage slower than training must not pile them up
-        made = None
-        if folder is not None:
-            self._is_idle.clear()
-            ours = folder.rename(folder.parent.with_name(f"{folder.parent.name}-stored"))
-            made = Checkpoint.from_directory(str(ours))
+        is_last = isinstance(event, EpochEnded) and event.is_last
         ray.train.report(
-            metrics,
-            checkpoint=made,
-            checkpoint_upload_mode=mode,
+            _metrics_of(event),
+            checkpoint=empty,
+            checkpoint_upload_mode=UploadMode.SYNC if is_last else UploadMode.ASYNC,
             checkpoint_upload_fn=store,
             delete_local_checkpoint_after_upload=True,
         )
+
+
+def _stored(local: Checkpoint, name: str, write: Write | None) -> Checkpoint:
+    """Write a checkpoint to its local folder and bring it from there to storage."""
+    assert write is not None
+    made = Path(local.path) / "checkpoint"
+    write(made)
+    storage: Any = ray.train.get_context().get_storage()
+    return storage.persist_current_checkpoint(Checkpoint.from_directory(str(made)), name)
+
+
+def _metrics_of(event: EpochEnded | Saved) -> dict[str, Any]:
+    if isinstance(event, Saved):
+        return {KEEP: keep_score(event.epoch, event.step, event.best_epoch)}
+    score = keep_score(event.epoch, 0, event.best_epoch)
+    return {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last, KEEP: score}
 
 
 def keep_score(epoch: int, step: int, best_epoch: int) -> float:

@@ -74,6 +74,7 @@ def train(
     try:
         run.progress = loop.fit(
             config,
+            dataset.manifest,
             feeds_of(dataset, config),
             device=CPU,
             emit=run.events.append,

@@ -1,8 +1,7 @@
 """Runs that are saved and killed within epochs: what they end with, and which rows they used."""
 
 import itertools
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from raymc.batches import Feed
 from raymc.config import Config, from_dict, override, to_dict
 from raymc.errors import CheckpointError
 from raymc.events import EpochEnded, Event, Saved, Started
-from raymc.saving import Midway
+from raymc.saving import Store, Write
 from raymc.shards import Dataset, open_dataset
 from raymc.workers import Workers
 
@@ -39,6 +38,7 @@ class Run:
     events: list[Event] = field(default_factory=list)
     saved: list[Position] = field(default_factory=list)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    _waiting: tuple[Write, Path] | None = None
 
     def train(self, config: Config, dataset: Dataset, resume: Path | None = None) -> "Run":
         workers = Workers.current()
@@ -47,15 +47,16 @@ class Run:
         try:
             loop.fit(
                 override(config, {"train.checkpoint_steps": self.interval}),
+                dataset.manifest,
                 feeds,
                 device=torch.device("cpu"),
                 emit=self.events.append,
-                report=self._end_epoch,
+                report=Store(lambda: next(steps) in self.asked, self._keep),
                 resume=resume,
-                midway=Midway(lambda: next(steps) in self.asked, self._save),
             )
         except InterruptedError:
             assert self.kill
+        self._write_waiting()
         return self
 
     def _positions(self, resume: Path | None) -> Iterator[Position]:
@@ -66,21 +67,25 @@ class Run:
         everything = ((epoch, step) for epoch in range(99) for step in range(1, STEPS + 1))
         return (position for position in everything if position > first)
 
-    def _end_epoch(self, event: EpochEnded, made: Path | None) -> None:
-        timed = "train/samples_per_second"
-        self.metrics[event.epoch] = {k: v for k, v in event.metrics.items() if k != timed}
-        self._keep((event.epoch, 0), made)
-
-    def _save(self, event: Saved, made: Path | None) -> None:
-        self._keep((event.epoch, event.step), made)
-
-    def _keep(self, position: Position, made: Path | None) -> None:
-        assert (made is None) == bool(Workers.current().rank)
-        if made is not None:
-            shutil.copytree(made, self.checkpoint(position))
+    def _keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
+        """Write the checkpoint before this one, as if it took until now."""
+        self._write_waiting()
+        position = event.epoch, event.step if isinstance(event, Saved) else 0
+        if isinstance(event, EpochEnded):
+            timed = "train/samples_per_second"
+            self.metrics[event.epoch] = {k: v for k, v in event.metrics.items() if k != timed}
+        assert (take is None) == bool(Workers.current().rank)
+        if take is not None:
+            self._waiting = (take(), self.checkpoint(position))
         self.saved.append(position)
         if position == self.kill:
             raise InterruptedError
+
+    def _write_waiting(self) -> None:
+        if self._waiting:
+            write, folder = self._waiting
+            write(folder)
+            self._waiting = None
 
     def checkpoint(self, position: Position) -> Path:
         return self.folder / f"checkpoint_{position[0]}_{position[1]}"

@@ -77,6 +77,7 @@ def fit(config: Config, dataset: Dataset, folder: Path, resume: Path | None = No
 
     loop.fit(
         config,
+        dataset.manifest,
         feeds_of(dataset, config, share=(workers.rank, workers.count)),
         device=CPU,
         emit=lambda event: None if isinstance(event, Stepped) else events.append(_name(event)),

@@ -85,6 +85,7 @@ def fit_here(
     """Train in this process, without Ray and uninterrupted."""
     fit(
         config,
+        dataset.manifest,
         feeds_of(dataset, config),
         device=torch.device("cpu"),
         emit=lambda event: None,

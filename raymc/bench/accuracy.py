@@ -200,6 +200,7 @@ def fit_here(config: Config, data: Data, report: loop.Report) -> None:
     """Train in this process."""
     loop.fit(
         config,
+        data.shared.manifest,
         data.shared.feeds(config),
         device=CPU,
         emit=lambda event: None,
