@@ -58,7 +58,7 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
         listeners: are told every event, in order, on a thread of their own.
 
     Raises:
-        DataError: the dataset can't be used.
+        DataError: the dataset can't be used, or storage can't be written to.
         ResourceError: a GPU or more workers are asked for than the cluster has.
         DivergedError: the loss is no longer finite.
         TrainingError: the workers failed more than `train.max_failures` times.
@@ -67,6 +67,7 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
     check_workers(config.train.fewest_workers)
     data = share_data(dataset, config.data)
     storage, name = storage_of(config), run_name(config)
+    check_writable(f"{storage}/{name}")
     with Channel(listeners) as channel:
         for problem in forget_torn_list(f"{storage}/{name}"):
             for listener in listeners:
@@ -85,6 +86,20 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
         raise result.return_value
     folder = Path(config.run.folder).absolute() / name
     return TrainResult(name, folder, best_checkpoint(f"{storage}/{name}", folder))
+
+
+def check_writable(address: str) -> None:
+    """Refuse a place for checkpoints that can't be written to, before workers start.
+
+    Raises:
+        DataError: it is full, read-only, out of reach or no address.
+    """
+    filesystem, path = open_address(address)
+    with reaching(address):
+        filesystem.create_dir(path, recursive=True)
+        with filesystem.open_output_stream(f"{path}/.written"):
+            pass
+        filesystem.delete_file(f"{path}/.written")
 
 
 def forget_torn_list(address: str) -> list[str]:
@@ -151,6 +166,7 @@ def make_trainer(
     """Return the Ray Train trainer of a run; a run of the same name and storage goes on."""
     if not isinstance(config.train.workers, int):
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
+    filesystem, path = open_address(storage)
     per_worker = {"CPU": config.search.cpus_per_trial, **({"GPU": gpus} if gpus else {})}
     return TorchTrainer(
         train_worker,
@@ -164,7 +180,8 @@ def make_trainer(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=storage,
+            storage_path=path,
+            storage_filesystem=None if isinstance(filesystem, fs.LocalFileSystem) else filesystem,
             failure_config=FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=KEPT,

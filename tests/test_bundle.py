@@ -27,6 +27,7 @@ from raymc.bundle import (
     tokens_of_frames,
 )
 from raymc.calibration import Calibration
+from raymc.checkpoint import Progress
 from raymc.config import Config, override, to_dict
 from raymc.errors import BundleError, CheckpointError, DataError
 from raymc.labels import Vocabulary
@@ -43,8 +44,11 @@ def make_checkpoint(config: Config, dataset: Dataset, folder: Path) -> Path:
     """An untrained model's checkpoint, with thresholds."""
     learner = learning.make_learner(config, dataset.manifest, feeds_of(dataset, config), device=CPU)
     metrics = {"train/lr": 0.1, "train/samples_per_second": 1.0, "val/mAP": 0.5}
-    progress = replace(
-        loop._advance(None, 1, metrics, config.train),
+    progress = Progress(
+        epoch=1,
+        best_epoch=1,
+        metrics=metrics,
+        best=metrics,
         thresholds=THRESHOLDS,
         calibration=CALIBRATION.to_json(),
         config=to_dict(config),

@@ -208,6 +208,13 @@ def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
     assert best.epoch == best.best_epoch
 
 
+def test_storage_that_cannot_be_written(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"can't read or write .*/file/nowhere: ") as caught:
+        trained(configure("nowhere", run__storage=str(tmp_path / "file")))
+    assert "\n" not in str(caught.value)
+
+
 def test_no_checkpoint_is_intact(configure: Configure, tiny: Dataset) -> None:
     config = configure("all torn", train__epochs=1)
     folder = trained(config).result.folder
