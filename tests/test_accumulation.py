@@ -67,6 +67,16 @@ def test_gradients_are_those_of_the_batch_at_once(
     assert_close(gradients_of(learner), expected, tolerance=1e-6)  # the loss is of float32
 
 
+def test_bfloat16_in_passes(tiny: Dataset, tiny_config: Config) -> None:
+    settings = {**PLAIN, "batch.size": 45, "train.precision": "bfloat16"}
+    learner, batch = make(override(tiny_config, settings), tiny)
+    assert learner.autocast
+    at_once = learning.add_gradients(learner, batch, 0)
+    expected = gradients_of(learner)
+    torch.testing.assert_close(learning.add_gradients(learner, batch, 9), at_once)
+    assert_close(gradients_of(learner), expected, tolerance=0.03)  # rounded to 8 bits on the way
+
+
 def test_dropout_is_the_same_in_both_passes(tiny: Dataset, tiny_config: Config) -> None:
     learner, batch = make(override(tiny_config, {**RANDOM, "batch.size": 45}), tiny)
     objective = learner.objective
