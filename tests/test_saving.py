@@ -72,8 +72,8 @@ class Run:
         self._write_waiting()
         position = event.epoch, event.step if isinstance(event, Saved) else 0
         if isinstance(event, EpochEnded):
-            timed = "train/samples_per_second"
-            self.metrics[event.epoch] = {k: v for k, v in event.metrics.items() if k != timed}
+            timed = ("train/samples_per_second", "train/waiting")
+            self.metrics[event.epoch] = {k: v for k, v in event.metrics.items() if k not in timed}
         assert (take is None) == bool(Workers.current().rank)
         if take is not None:
             self._waiting = (take(), self.checkpoint(position))
