@@ -66,7 +66,7 @@ def copy(tiny_path: Path, tmp_path: Path) -> Path:
         (["loss.margin=3"], "setting loss.margin = 3: Input should be less than or equal to 2"),
         (["loss.margin"], "configuration loss.margin can't be read: No such file or directory"),
         (["none.yaml"], "configuration none.yaml can't be read: No such file or directory"),
-        (["train.workers=0"], "setting train.workers = 0: Input should be greater than or equal "),
+        (["train.workers=0"], "setting train.workers: 0 is no number ≥ 1"),
         (["model.width=many"], "setting model.width = 'many': Input should be a valid integer"),
         (["search.space.loss.margn={low: 0, high: 1}"], "search.space: unknown setting 'loss.mar"),
         (["search.space.loss.margin={low: 0, high: 3}"], "search.space: setting loss.margin = 3"),
