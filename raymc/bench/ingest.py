@@ -1,0 +1,241 @@
+"""Padded batches arriving in the training process: raymc beside what people would use instead.
+
+Top layer. Every way reads the same rows, in a process of its own, in turns with the others, and
+proves with a checksum that its values are those that were written.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+import raymc
+from raymc.bench.ingest_batches import Source
+from raymc.bench.ingest_process import WAYS
+from raymc.bench.ingest_set import make_set, rows_in
+from raymc.bench.ingest_table import Figure, numbers_of, section_of
+from raymc.bench.measure import publish
+from raymc.cluster import connect
+from raymc.errors import ConfigError, DataError
+
+# Appended, so that an interpreter of peers takes all else from its own packages.
+_START = (
+    "import sys; sys.path.append({root!r}); from raymc.bench.ingest_process import main; main()"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured, and how often.
+
+    Attributes:
+        ways: Of `WAYS`.
+        data: Folder for the sets; they are kept.
+        rounds: Later epochs of each way.
+        first_rounds: First epochs of each way, each in a fresh process.
+        is_cold: Whether a way's files are dropped from the page cache before its first epochs.
+        batch: Rows of a batch.
+        shard_rows: Rows of a shard.
+        peer_python: Interpreter for the ways whose packages aren't installed here.
+    """
+
+    ways: Sequence[str] = tuple(WAYS)
+    data: Path
+    rounds: int = 5
+    first_rounds: int = 3
+    is_cold: bool = True
+    batch: int = 64
+    shard_rows: int = 256
+    peer_python: str = ""
+
+
+def bench_ingest(
+    console: Console,
+    settings: Settings,
+    *,
+    megabytes: Sequence[float],
+    dtypes: Sequence[str],
+    workers: Sequence[int] = (1,),
+    only_prepare: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Compare ways of reading sets of all given sizes, types and numbers of workers.
+
+    Args:
+        console: Where the tables go.
+        settings: See there.
+        megabytes: Of the sets' tokens, in 10^6 bytes.
+        dtypes: float16, uint8.
+        workers: Processes that train side by side.
+        only_prepare: Write the sets in all formats, and measure nothing.
+        out: Folder for the tables and all numbers.
+
+    Raises:
+        DataError: a way gave other values than were written.
+    """
+    if any(WAYS[name].on_ray for name in settings.ways) and not only_prepare:
+        connect()
+        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    sections, numbers, differing = [], [], []
+    for size in megabytes:
+        for dtype in dtypes:
+            folder = settings.data / f"{dtype}-{size:g}mb"
+            source = Source(str(folder.absolute()), dtype, settings.batch)
+            rows = rows_in(size, dtype)
+            with console.status(f"writing {folder}"):
+                expected = make_set(folder, rows, dtype, shard_rows=settings.shard_rows)
+                prepare(settings, source)
+            for count in () if only_prepare else workers:
+                with console.status(f"reading {folder}, {count} workers"):
+                    figures = measure(settings, replace(source, workers=count))
+                title = f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} workers"
+                sections.append(section_of(title, figures))
+                numbers += [{"set": title, **numbers_of(figure)} for figure in figures]
+                differing += [f.way for f in figures if f.sum not in (None, expected)]
+    if not only_prepare:
+        publish(
+            "Ingest", "\n".join([_about(settings), *sections]), [], console, out, figures=numbers
+        )
+    for way in differing:
+        raise DataError(f"{way}: the values that arrived are not those that were written")
+
+
+def ways_named(parts: Sequence[str]) -> list[str]:
+    """Return the ways whose names hold one of some parts.
+
+    Raises:
+        ConfigError: a part is in no name.
+    """
+    for part in parts:
+        if not any(part in name for name in WAYS):
+            raise ConfigError(f"no way is named {part!r}; there are: {'; '.join(WAYS)}")
+    return [name for name in WAYS if any(part in name for part in parts)]
+
+
+def prepare(settings: Settings, source: Source) -> None:
+    """Have every way's own format written."""
+    for name in settings.ways:
+        if WAYS[name].format:
+            with ExitStack() as stack:
+                _Processes(settings, name, source, stack).ask("prepare")
+
+
+def measure(settings: Settings, source: Source) -> list[Figure]:
+    """Time all ways in turns: first epochs, each in fresh processes, then later ones."""
+    names = [name for name in settings.ways if source.workers == 1 or WAYS[name].shares]
+    figures = {name: Figure(name) for name in names}
+    with ExitStack() as stack:
+        running: dict[str, _Processes] = {}
+        for _ in range(settings.first_rounds):
+            for name in names:
+                if name in running:
+                    running[name].end()
+                running[name] = _Processes(settings, name, source, stack)
+                running[name].ask("start")
+                if settings.is_cold:
+                    drop_page_cache(Path(source.folder, _folder_of(name)))
+                figures[name].add_first(running[name].ask("read"))
+        for _ in range(settings.rounds):
+            for name in names:
+                figures[name].add_later(running[name].ask("read"))
+        for name in names:
+            figures[name].add_check(running[name].ask("check"))
+    return list(figures.values())
+
+
+def drop_page_cache(folder: Path) -> None:
+    """Have the system forget the contents of the files below a folder, where it can."""
+    for path in folder.rglob("*"):
+        if path.is_file() and hasattr(os, "posix_fadvise"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class _Processes:
+    """The processes of one way, one for each share unless it starts workers itself."""
+
+    def __init__(self, settings: Settings, name: str, source: Source, stack: ExitStack) -> None:
+        way = WAYS[name]
+        here = find_spec(way.package) is not None or not settings.peer_python
+        python = sys.executable if here else settings.peer_python
+        shares = 1 if way.on_ray else source.workers
+        self._processes = []
+        root = str(Path(raymc.__file__).parent.parent)
+        for rank in range(shares):
+            given = json.dumps(asdict(replace(source, rank=rank)))
+            process = subprocess.Popen(
+                [python, "-c", _START.format(root=root), name, given],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            self._processes.append(process)
+        stack.callback(self.end)
+        self._reason = ""
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Give all processes a command at once; returns their answers as one."""
+        if self._reason:
+            return {"reason": self._reason}
+        for process in self._processes:
+            with suppress(BrokenPipeError):  # it has told why, and ended
+                print(command, file=process.stdin, flush=True)
+        found = self._answers()
+        self._reason = found.get("reason", "")
+        return found
+
+    def end(self) -> None:
+        """End the processes, by closing their input."""
+        for process in self._processes:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait()
+
+    def _answers(self) -> dict[str, Any]:
+        lines = [process.stdout.readline() for process in self._processes]
+        found = [json.loads(line) if line else {"reason": "its process died"} for line in lines]
+        joined = {key: [one[key] for one in found if key in one] for one in found for key in one}
+        return {key: _JOINED[key](values) for key, values in joined.items()}
+
+
+_JOINED: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+    "seconds": max,
+    "peak_bytes": max,
+    "rows": sum,
+    "bytes": sum,
+    "sum": lambda sums: sum(sums) % 2**64,
+    "reason": lambda reasons: reasons[0],
+}
+
+
+def _folder_of(name: str) -> str:
+    written = WAYS[name].format
+    return written[0] if written else "raymc"
+
+
+def _about(settings: Settings) -> str:
+    cold = "dropped" if settings.is_cold else "not dropped"
+    return (
+        "Clips of 24 to 300 tokens, 1024-d and 128-d, in padded torch batches of "
+        f"{settings.batch}; shards of {settings.shard_rows} rows, uncompressed. Every way in a "
+        f"process of its own, in turns: {settings.first_rounds} first epochs in fresh processes, "
+        f"from opening on, the page cache {cold} before each; {settings.rounds} later ones, the "
+        "page cache as it is; medians. MB are of tokens without padding. Peak is VmHWM of the "
+        "process in which the batches arrive: mapped pages of files and of the object store are "
+        "in it, a loader's own processes are not. Peers' formats were written before; raymc's "
+        "first epoch is to share the split and then to read it, Ray being up. pyarrow alone and "
+        "Ray Data don't shuffle; raymc shuffles windows of 1 GiB globally, datasets (mapped) all, "
+        "the others within shards or buffers. Checksums over all values and labels are those of "
+        "what was written, wherever a line has numbers.\n"
+    )

@@ -1,0 +1,137 @@
+"""Padded batches as every way of the ingest benchmark gives them, and what is counted of them.
+
+Needs NumPy, pyarrow and torch alone, since it also runs where raymc isn't installed.
+
+Axes: B rows of a batch, T tokens, D dim, C classes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+DIMS = {"visual": 1024, "audio": 128}
+TOKENS = (24, 300)  # of a row, fewest and most
+CLASSES = tuple(f"label-{number:02d}" for number in range(19))
+COLUMNS = ["labels", *DIMS]
+NUMBER_OF = {name: number for number, name in enumerate(CLASSES)}
+TORCH_DTYPES = {"float16": torch.float16, "uint8": torch.uint8}
+
+# The bytes of each modality, and the numbers of the row's classes.
+RawRow = tuple[bytes | pa.Buffer, bytes | pa.Buffer, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one process is to read.
+
+    Attributes:
+        folder: Holds the set in the formats of all ways.
+        dtype: float16 or uint8.
+        batch: Rows of a batch.
+        rank: Which of `workers` processes this is.
+        workers: Each reads its share of the rows.
+    """
+
+    folder: str
+    dtype: str
+    batch: int
+    rank: int = 0
+    workers: int = 1
+
+    @property
+    def shards(self) -> list[str]:
+        """The files of this process's share, in order."""
+        found = sorted(str(path) for path in Path(self.folder, "raymc/train").glob("*.parquet"))
+        return found[self.rank :: self.workers]
+
+    def path(self, name: str) -> str:
+        """Return where the set stands in some format."""
+        return str(Path(self.folder, name))
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A batch: per modality tokens [B, T, D], zero-padded, and lengths [B]; labels [B, C]."""
+
+    tokens: tuple[Tensor, ...]
+    lengths: tuple[Tensor, ...]
+    labels: Tensor
+
+
+def pad(rows: Sequence[RawRow], dtype: str) -> Padded:
+    """Copy rows into padded tensors, as one writes it by hand."""
+    labels = torch.zeros(len(rows), len(CLASSES), dtype=torch.bool)
+    for place, row in enumerate(rows):
+        labels[place, list(row[2])] = True
+    tokens, lengths = [], []
+    for at, dim in enumerate(DIMS.values()):
+        views = [np.frombuffer(row[at], dtype).reshape(-1, dim) for row in rows]
+        sizes = [len(view) for view in views]
+        padded = torch.zeros(len(rows), max(sizes), dim, dtype=TORCH_DTYPES[dtype])
+        buffer = padded.numpy()
+        for place, view in enumerate(views):
+            buffer[place, : len(view)] = view
+        tokens.append(padded)
+        lengths.append(torch.tensor(sizes))
+    return Padded(tuple(tokens), tuple(lengths), labels)
+
+
+def read_rows(path: str) -> list[RawRow]:
+    """Return the rows of a shard; their bytes are not copied once more."""
+    return rows_of_table(pq.read_table(path, columns=COLUMNS))
+
+
+def rows_of_table(table: pa.Table) -> list[RawRow]:
+    """Return the rows of an Arrow table with the columns of a shard."""
+    labels = [[NUMBER_OF[name] for name in names] for names in table["labels"].to_pylist()]
+    visual, audio = (
+        [value.as_buffer() for chunk in table[name].chunks for value in chunk] for name in DIMS
+    )
+    return list(zip(visual, audio, labels))
+
+
+def size_of(batch: Padded | pa.Table) -> tuple[int, int]:
+    """Return a batch's rows, and the bytes of its tokens without padding."""
+    if isinstance(batch, pa.Table):
+        sizes = [chunk.buffers()[2].size for name in DIMS for chunk in batch[name].chunks]
+        return len(batch), sum(sizes)
+    tokens = zip(batch.tokens, batch.lengths)
+    sizes = [int(n.sum()) * x.shape[2] * x.element_size() for x, n in tokens]
+    return len(batch.labels), sum(sizes)
+
+
+def sum_of(batch: Padded | pa.Table) -> int:
+    """Return the sum of the digests of a batch's rows, over real tokens and labels alone."""
+    rows = rows_of_table(batch) if isinstance(batch, pa.Table) else _rows_of(batch)
+    return sum(digest_of(*row) for row in rows) % 2**64
+
+
+def digest_of(visual: bytes | pa.Buffer, audio: bytes | pa.Buffer, labels: Sequence[int]) -> int:
+    """Return a row's digest of 64 bits."""
+    digest = hashlib.blake2b(visual, digest_size=8)
+    digest.update(audio)
+    digest.update(bytes(sorted(labels)))
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _rows_of(batch: Padded) -> Iterator[RawRow]:
+    for place, labels in enumerate(batch.labels):
+        visual, audio = (
+            x[place, : int(n[place])].contiguous().numpy().tobytes()
+            for x, n in zip(batch.tokens, batch.lengths)
+        )
+        yield visual, audio, labels.nonzero().flatten().tolist()
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had, shared one included; 0 if unknown."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM:")), 0)
