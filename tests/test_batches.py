@@ -1,6 +1,7 @@
 """Padded batches against a slow copy row by row; cached and streamed feeds against each other."""
 
 import itertools
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -365,6 +366,59 @@ def test_a_streamed_feed_holds_a_bounded_number_of_rows(monkeypatch: pytest.Monk
     held.clear()
     lists_of(memory_feed(reader, shard_rows, keep=True), 1)
     assert max(held) == 320
+
+
+def test_windows_of_large_rows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+
+    class WatchedStore(RowStore):
+        def add(self, first_row: int, block: Block) -> None:
+            super().add(first_row, block)
+            held.append(held_rows(self))
+
+    monkeypatch.setattr(batches, "RowStore", WatchedStore)
+    reader = Reader(random_clips(320), [8] * 40)
+    shards = tuple(Shard(f"train/{i}", 8, 1 << 20, "") for i in range(40))
+    manifest = Manifest(VOCABULARY, MODALITIES, {"train": shards})
+    config = BatchConfig(size=4, window_mb=3, pool_batches=2)
+    made, most = [], []
+    for keep in (False, True):
+        feed = Feed(reader, manifest, "train", config=config, seed=0, keep=keep)
+        made.append(lists_of(feed, 1))
+        most.append(max(held))
+    for batch, expected in zip(*made, strict=True):
+        assert_same(batch, expected)
+    assert most[0] <= 2 * 3 * 8  # two windows, while the next is on its way
+    assert most[1] == 320
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_feed_that_is_left_early_leaves_no_thread(keep: bool) -> None:
+    shard_rows = [8] * 40
+    feed = memory_feed(Reader(random_clips(320), shard_rows), shard_rows, keep=keep)
+    for epoch in (1, 0):
+        running = feed.training(epoch) if epoch else feed.evaluation()
+        next(running)
+        assert threads()
+        del running
+        assert not threads()
+    assert len(lists_of(feed, 2)) == 80
+    assert not threads()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_batches_are_page_locked_where_there_is_a_gpu() -> None:
+    clips = random_clips(8)
+    for batch in lists_of(memory_feed(Reader(clips, [8]), [8], keep=True), 1):
+        moved = batch.to(torch.device("cuda")).to(torch.device("cpu"))
+        assert_same(moved, slow_batch(clips, batch.rows.tolist()))
+        tensors = [*batch.tokens.values(), *batch.lengths.values()]
+        assert all(x.is_pinned() for x in [*tensors, batch.labels, batch.observed, batch.rows])
 
 
 @pytest.mark.parametrize(("keep", "calls"), [(True, 1), (False, 3)])

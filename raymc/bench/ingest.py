@@ -84,7 +84,6 @@ def bench_ingest(
     """
     if any(WAYS[name].on_ray for name in settings.ways) and not only_prepare:
         connect()
-        os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     sections, numbers, differing = [], [], []
     for size in megabytes:
         for dtype in dtypes:
@@ -175,6 +174,7 @@ class _Processes:
             given = json.dumps(asdict(replace(source, rank=rank)))
             process = subprocess.Popen(
                 [python, "-c", _START.format(root=root), name, given],
+                env=_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -207,6 +207,12 @@ class _Processes:
         found = [json.loads(line) if line else {"reason": "its process died"} for line in lines]
         joined = {key: [one[key] for one in found if key in one] for one in found for key in one}
         return {key: _JOINED[key](values) for key, values in joined.items()}
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment, and in it the address of the Ray that is up here."""
+    there = ray.is_initialized()
+    return os.environ | ({"RAY_ADDRESS": ray.get_runtime_context().gcs_address} if there else {})
 
 
 _JOINED: Mapping[str, Callable[[Sequence[Any]], Any]] = {
