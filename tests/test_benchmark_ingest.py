@@ -69,13 +69,16 @@ def test_sets_have_about_so_many_megabytes() -> None:
 def test_padding_by_hand(source: Source) -> None:
     rows = read_rows(source.shards[0])
     batch = pad(rows, source.dtype)
-    for place, (visual, _, labels) in enumerate(rows):
-        tokens = np.frombuffer(visual, source.dtype).reshape(-1, 1024)
+    for place, row in enumerate(rows):
+        tokens = np.frombuffer(row.tokens[0], source.dtype).reshape(-1, 1024)
         assert int(batch.lengths[0][place]) == len(tokens)
         np.testing.assert_array_equal(batch.tokens[0][place, : len(tokens)].numpy(), tokens)
         assert not batch.tokens[0][place, len(tokens) :].any()
-        assert batch.labels[place].nonzero().flatten().tolist() == sorted(labels)
-    assert size_of(batch) == (SHARD_ROWS, sum(v.size + a.size for v, a, _ in rows))
+        assert batch.labels[place].nonzero().flatten().tolist() == sorted(row.labels)
+    assert size_of(batch) == (
+        SHARD_ROWS,
+        sum(len(bytes(data)) for row in rows for data in row.tokens),
+    )
 
 
 def test_the_checksum_notices_any_change_but_order_and_padding(source: Source) -> None:
@@ -112,7 +115,7 @@ def test_every_way_gives_the_same_values(
     read = reader.read()
     assert read["rows"] == ROWS
     raw = [row for path in source.shards for row in read_rows(path)]
-    assert read["bytes"] == sum(len(bytes(v)) + len(bytes(a)) for v, a, _ in raw)
+    assert read["bytes"] == sum(len(bytes(data)) for row in raw for data in row.tokens)
     assert reader.check()["sum"] == reader.check()["sum"] == expected_sum(source)
 
 

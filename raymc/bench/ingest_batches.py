@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,12 @@ COLUMNS = ["labels", *DIMS]
 NUMBER_OF = {name: number for number, name in enumerate(CLASSES)}
 TORCH_DTYPES = {"float16": torch.float16, "uint8": torch.uint8}
 
-# The bytes of each modality, and the numbers of the row's classes.
-RawRow = tuple[bytes | pa.Buffer, bytes | pa.Buffer, Sequence[int]]
+
+class RawRow(NamedTuple):
+    """A row as it is stored: the bytes of each modality, and the numbers of its classes."""
+
+    tokens: tuple[bytes | pa.Buffer, ...]
+    labels: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -69,10 +74,10 @@ def pad(rows: Sequence[RawRow], dtype: str) -> Padded:
     """Copy rows into padded tensors, as one writes it by hand."""
     labels = torch.zeros(len(rows), len(CLASSES), dtype=torch.bool)
     for place, row in enumerate(rows):
-        labels[place, list(row[2])] = True
+        labels[place, list(row.labels)] = True
     tokens, lengths = [], []
     for at, dim in enumerate(DIMS.values()):
-        views = [np.frombuffer(row[at], dtype).reshape(-1, dim) for row in rows]
+        views = [np.frombuffer(row.tokens[at], dtype).reshape(-1, dim) for row in rows]
         sizes = [len(view) for view in views]
         padded = torch.zeros(len(rows), max(sizes), dim, dtype=TORCH_DTYPES[dtype])
         buffer = padded.numpy()
@@ -91,43 +96,40 @@ def read_rows(path: str) -> list[RawRow]:
 def rows_of_table(table: pa.Table) -> list[RawRow]:
     """Return the rows of an Arrow table with the columns of a shard."""
     labels = [[NUMBER_OF[name] for name in names] for names in table["labels"].to_pylist()]
-    visual, audio = (
-        [value.as_buffer() for chunk in table[name].chunks for value in chunk] for name in DIMS
-    )
-    return list(zip(visual, audio, labels))
+    columns = ([x.as_buffer() for chunk in table[name].chunks for x in chunk] for name in DIMS)
+    return [RawRow(tokens, names) for tokens, names in zip(zip(*columns), labels)]
 
 
 def size_of(batch: Padded | pa.Table) -> tuple[int, int]:
     """Return a batch's rows, and the bytes of its tokens without padding."""
-    if isinstance(batch, pa.Table):
-        sizes = [chunk.buffers()[2].size for name in DIMS for chunk in batch[name].chunks]
-        return len(batch), sum(sizes)
-    tokens = zip(batch.tokens, batch.lengths)
-    sizes = [int(n.sum()) * x.shape[2] * x.element_size() for x, n in tokens]
-    return len(batch.labels), sum(sizes)
+    if isinstance(batch, Padded):
+        tokens = zip(batch.tokens, batch.lengths)
+        sizes = [int(n.sum()) * x.shape[2] * x.element_size() for x, n in tokens]
+        return len(batch.labels), sum(sizes)
+    sizes = [chunk.buffers()[2].size for name in DIMS for chunk in batch[name].chunks]
+    return len(batch), sum(sizes)
 
 
 def sum_of(batch: Padded | pa.Table) -> int:
     """Return the sum of the digests of a batch's rows, over real tokens and labels alone."""
-    rows = rows_of_table(batch) if isinstance(batch, pa.Table) else _rows_of(batch)
-    return sum(digest_of(*row) for row in rows) % 2**64
+    rows = _rows_of(batch) if isinstance(batch, Padded) else rows_of_table(batch)
+    return sum(map(digest_of, rows)) % 2**64
 
 
-def digest_of(visual: bytes | pa.Buffer, audio: bytes | pa.Buffer, labels: Sequence[int]) -> int:
+def digest_of(row: RawRow) -> int:
     """Return a row's digest of 64 bits."""
-    digest = hashlib.blake2b(visual, digest_size=8)
-    digest.update(audio)
-    digest.update(bytes(sorted(labels)))
+    digest = hashlib.blake2b(digest_size=8)
+    for data in row.tokens:
+        digest.update(data)
+    digest.update(bytes(sorted(row.labels)))
     return int.from_bytes(digest.digest(), "little")
 
 
 def _rows_of(batch: Padded) -> Iterator[RawRow]:
     for place, labels in enumerate(batch.labels):
-        visual, audio = (
-            x[place, : int(n[place])].contiguous().numpy().tobytes()
-            for x, n in zip(batch.tokens, batch.lengths)
-        )
-        yield visual, audio, labels.nonzero().flatten().tolist()
+        views = (x[place, : int(n[place])] for x, n in zip(batch.tokens, batch.lengths))
+        tokens = tuple(view.contiguous().numpy().tobytes() for view in views)
+        yield RawRow(tokens, labels.nonzero().flatten().tolist())
 
 
 def peak_bytes() -> int:

@@ -34,23 +34,28 @@ def rows_of(source: Source) -> Iterator[RawRow]:
         yield from read_rows(path)
 
 
+def as_bytes(row: RawRow) -> dict[str, bytes]:
+    """Return a row's parts by name, as formats of bytes take them."""
+    return dict(zip((*DIMS, "labels"), map(bytes, (*row.tokens, row.labels))))
+
+
 def write_arrow(source: Source, folder: Path) -> None:
     """Write what `datasets` maps into memory."""
     from datasets import Dataset
 
-    data = Dataset.from_parquet(source.shards, cache_dir=str(folder / "cache"))
+    data = Dataset.from_parquet([*source.shards], cache_dir=str(folder / "cache"))
     data.save_to_disk(str(folder / "arrow"))
     shutil.rmtree(folder / "cache")
 
 
 def write_mds(source: Source, folder: Path) -> None:
     """Write MosaicML's shards."""
-    from streaming import MDSWriter
+    from streaming import MDSWriter  # pyright: ignore[reportMissingImports]
 
     columns = {"visual": "bytes", "audio": "bytes", "labels": "bytes"}
     with MDSWriter(out=str(folder), columns=columns) as out:
-        for visual, audio, labels in rows_of(source):
-            out.write({"visual": bytes(visual), "audio": bytes(audio), "labels": bytes(labels)})
+        for row in rows_of(source):
+            out.write(as_bytes(row))
 
 
 def write_tars(source: Source, folder: Path) -> None:
@@ -58,9 +63,8 @@ def write_tars(source: Source, folder: Path) -> None:
     number = 0
     for at, path in enumerate(source.shards):
         with tarfile.open(folder / f"{at:05d}.tar", "w") as tar:
-            for visual, audio, labels in read_rows(path):
-                parts = {"visual": bytes(visual), "audio": bytes(audio), "labels": bytes(labels)}
-                for kind, data in parts.items():
+            for row in read_rows(path):
+                for kind, data in as_bytes(row).items():
                     member = tarfile.TarInfo(f"{number:07d}.{kind}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
@@ -69,12 +73,11 @@ def write_tars(source: Source, folder: Path) -> None:
 
 def write_chunks(source: Source, folder: Path) -> None:
     """Write litdata's chunks."""
-    from litdata.streaming.writer import BinaryWriter
+    from litdata.streaming.writer import BinaryWriter  # pyright: ignore[reportMissingImports]
 
     writer = BinaryWriter(str(folder), chunk_bytes="64MB")
-    for number, (visual, audio, labels) in enumerate(rows_of(source)):
-        row = {"visual": bytes(visual), "audio": bytes(audio), "labels": bytes(labels)}
-        writer.add_item(number, row)
+    for number, row in enumerate(rows_of(source)):
+        writer.add_item(number, as_bytes(row))
     writer.done()
     writer.merge()
 
@@ -87,13 +90,15 @@ def write_tensors(source: Source, folder: Path) -> None:
         for place, (name, dim) in enumerate(DIMS.items()):
             padded = np.zeros((len(rows), TOKENS[1], dim), source.dtype)
             for row, values in enumerate(rows):
-                view = np.frombuffer(values[place], source.dtype).reshape(-1, dim)
+                view = np.frombuffer(values.tokens[place], source.dtype).reshape(-1, dim)
                 padded[row, : len(view)] = view
             columns[name] = pa.FixedShapeTensorArray.from_numpy_ndarray(padded)
         token_bytes = DIMS["visual"] * np.dtype(source.dtype).itemsize
-        columns["length"] = pa.array([len(row[0]) // token_bytes for row in rows], pa.int64())
+        columns["length"] = pa.array(
+            [len(row.tokens[0]) // token_bytes for row in rows], pa.int64()
+        )
         hot = np.zeros((len(rows), len(CLASSES)), np.uint8)
         for row, values in enumerate(rows):
-            hot[row, list(values[2])] = 1
+            hot[row, list(values.labels)] = 1
         columns["labels"] = pa.FixedShapeTensorArray.from_numpy_ndarray(hot)
         pq.write_table(pa.table(columns), folder / f"{at:05d}.parquet")

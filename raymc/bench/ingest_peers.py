@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from raymc.bench.ingest_batches import (
     COLUMNS,
+    DIMS,
     Padded,
     RawRow,
     Source,
@@ -42,7 +43,7 @@ def batches_by_hand(source: Source, shards: Sequence[str], epoch: int) -> Iterat
     """Yield the batches of some shards, in an order of the epoch's own."""
     generator = np.random.default_rng(epoch)
     for at in generator.permutation(len(shards)):
-        rows = read_rows(shards[at])
+        rows = read_rows(shards[int(at)])
         order = generator.permutation(len(rows))
         for first in range(0, len(rows), source.batch):
             yield pad([rows[row] for row in order[first : first + source.batch]], source.dtype)
@@ -107,8 +108,8 @@ def open_hf_mapped(source: Source) -> Epoch:
 
 def open_mosaic(source: Source) -> Epoch:
     """Read MDS with MosaicML's `streaming`, shuffled."""
-    from streaming import StreamingDataset
-    from streaming.base.util import clean_stale_shared_memory
+    from streaming import StreamingDataset  # pyright: ignore[reportMissingImports]
+    from streaming.base.util import clean_stale_shared_memory  # pyright: ignore[reportMissingImports]
 
     clean_stale_shared_memory()
     data = StreamingDataset(local=source.path("mds"), shuffle=True, batch_size=source.batch)
@@ -118,23 +119,26 @@ def open_mosaic(source: Source) -> Epoch:
 
 def open_webdataset(source: Source) -> Epoch:
     """Read tars with WebDataset, shuffled in a buffer."""
-    import webdataset
+    from webdataset.compat import WebDataset, WebLoader
 
     tars = sorted(str(path) for path in Path(source.path("tars")).glob("*.tar"))
 
     def read(epoch: int) -> Iterator[Padded]:
-        data = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=epoch, empty_check=False)
+        data = WebDataset(tars, shardshuffle=len(tars), seed=epoch, empty_check=False)
         data = data.shuffle(SHUFFLED_TOGETHER).batched(
             source.batch, collation_fn=Collated(source.dtype)
         )
-        return iter(webdataset.WebLoader(data, batch_size=None, num_workers=LOADERS))
+        return iter(WebLoader(data, batch_size=None, num_workers=LOADERS))
 
     return read
 
 
 def open_litdata(source: Source) -> Epoch:
     """Read litdata's chunks, shuffled."""
-    from litdata import StreamingDataLoader, StreamingDataset
+    from litdata import (  # pyright: ignore[reportMissingImports]
+        StreamingDataLoader,
+        StreamingDataset,
+    )
 
     data = StreamingDataset(source.path("litdata"), shuffle=True, drop_last=False)
     loader = StreamingDataLoader(
@@ -151,5 +155,5 @@ class Collated:
 
     def __call__(self, rows: Sequence[Any]) -> Padded:
         """Return the rows as a batch."""
-        raw: list[RawRow] = [(row["visual"], row["audio"], list(row["labels"])) for row in rows]
+        raw = [RawRow(tuple(row[name] for name in DIMS), row["labels"]) for row in rows]
         return pad(raw, self.dtype)

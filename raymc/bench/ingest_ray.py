@@ -92,7 +92,8 @@ class WorkersReader:
     """Like `ingest_process.Reader`, with a worker for each share."""
 
     def __init__(self, cache: Cache, source: Source) -> None:
-        self.cache, self.source, self.epoch, self.is_open = cache, source, 0, False
+        self.cache: Cache = cache
+        self.source, self.epoch, self.is_open = source, 0, False
         worker: Any = ray.remote(num_cpus=1)(Worker)
         self.workers = [worker.remote() for _ in range(source.workers)]
         ray.get([worker.start.remote() for worker in self.workers])

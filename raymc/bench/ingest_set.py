@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raymc.bench.ingest_batches import CLASSES, DIMS, TOKENS, digest_of
+from raymc.bench.ingest_batches import CLASSES, DIMS, TOKENS, RawRow, digest_of
 from raymc.labels import Vocabulary
 from raymc.shards import Modality, Row, write_dataset
 
@@ -30,8 +30,8 @@ class MadeRows:
         length = int(generator.integers(TOKENS[0], TOKENS[1] + 1))
         chosen = sorted(generator.choice(len(CLASSES), LABELS_OF_A_ROW, replace=False).tolist())
         tokens = {name: self._values(generator, (length, dim)) for name, dim in DIMS.items()}
-        visual, audio = (values.tobytes() for values in tokens.values())
-        self.sum = (self.sum + digest_of(visual, audio, chosen)) % 2**64
+        raw = RawRow(tuple(values.tobytes() for values in tokens.values()), chosen)
+        self.sum = (self.sum + digest_of(raw)) % 2**64
         return Row(f"row-{i:07d}", [CLASSES[number] for number in chosen], tokens)
 
     def _values(self, generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
