@@ -7,6 +7,7 @@ Sets are written to --data and kept. --ways takes the ways whose names hold one 
 """
 
 from argparse import ArgumentParser
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
@@ -20,17 +21,16 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, nargs="+", default=[1])
     parser.add_argument("--only-prepare", action="store_true")
     parser.add_argument("--out", type=Path)
-    ours = parser.add_argument_group("settings")
-    ours.add_argument("--ways", nargs="+", default=[""])
-    ours.add_argument("--data", type=Path, default=Path("data/ingest"))
-    ours.add_argument("--rounds", type=int, default=5)
-    ours.add_argument("--first-rounds", type=int, default=3)
-    ours.add_argument("--warm", dest="is_cold", action="store_false")
-    ours.add_argument("--batch", type=int, default=64)
-    ours.add_argument("--shard-rows", type=int, default=256)
-    ours.add_argument("--peer-python", default="")
+    parser.add_argument("--ways", nargs="+", default=[""])
+    parser.add_argument("--data", type=Path, default=Path("data/ingest"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--first-rounds", type=int, default=3)
+    parser.add_argument("--warm", dest="is_cold", action="store_false")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--shard-rows", type=int, default=256)
+    parser.add_argument("--window-mb", type=int, default=1024)
+    parser.add_argument("--peer-python", default="")
     given = vars(parser.parse_args())
-    names = ("data", "rounds", "first_rounds", "is_cold", "batch", "shard_rows", "peer_python")
-    taken = {name: given.pop(name) for name in names}
-    settings = Settings(ways=ways_named(given.pop("ways")), **taken)
-    bench_ingest(Console(), settings, **given)
+    given["ways"] = ways_named(given["ways"])
+    taken = {field.name: given.pop(field.name) for field in fields(Settings)}
+    bench_ingest(Console(), Settings(**taken), **given)

@@ -45,6 +45,7 @@ class Settings:
         is_cold: Whether a way's files are dropped from the page cache before its first epochs.
         batch: Rows of a batch.
         shard_rows: Rows of a shard.
+        window_mb: raymc's `batch.window_mb`.
         peer_python: Interpreter for the ways whose packages aren't installed here.
     """
 
@@ -55,6 +56,7 @@ class Settings:
     is_cold: bool = True
     batch: int = 64
     shard_rows: int = 256
+    window_mb: int = 1024
     peer_python: str = ""
 
 
@@ -88,7 +90,9 @@ def bench_ingest(
     for size in megabytes:
         for dtype in dtypes:
             folder = settings.data / f"{dtype}-{size:g}mb"
-            source = Source(str(folder.absolute()), dtype, settings.batch)
+            source = Source(
+                str(folder.absolute()), dtype, settings.batch, window_mb=settings.window_mb
+            )
             rows = rows_in(size, dtype)
             with console.status(f"writing {folder}"):
                 expected = make_set(folder, rows, dtype, shard_rows=settings.shard_rows)
@@ -96,7 +100,9 @@ def bench_ingest(
             for count in () if only_prepare else workers:
                 with console.status(f"reading {folder}, {count} workers"):
                     figures = measure(settings, replace(source, workers=count))
-                title = f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} workers"
+                title = (
+                    f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} worker{'s' * (count > 1)}"
+                )
                 sections.append(section_of(title, figures))
                 numbers += [{"set": title, **numbers_of(figure)} for figure in figures]
                 differing += [f.way for f in figures if f.sum not in (None, expected)]
@@ -241,7 +247,7 @@ def _about(settings: Settings) -> str:
         "process in which the batches arrive: mapped pages of files and of the object store are "
         "in it, a loader's own processes are not. Peers' formats were written before; raymc's "
         "first epoch is to share the split and then to read it, Ray being up. pyarrow alone and "
-        "Ray Data don't shuffle; raymc shuffles windows of 1 GiB globally, datasets (mapped) all, "
-        "the others within shards or buffers. Checksums over all values and labels are those of "
-        "what was written, wherever a line has numbers.\n"
+        f"Ray Data don't shuffle; raymc shuffles windows of {settings.window_mb:,} MiB, datasets "
+        "(mapped) the whole, the others within shards or buffers. Checksums over all values and "
+        "labels are those of what was written, wherever a line has numbers.\n"
     )

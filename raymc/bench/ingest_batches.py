@@ -42,6 +42,7 @@ class Source:
         batch: Rows of a batch.
         rank: Which of `workers` processes this is.
         workers: Each reads its share of the rows.
+        window_mb: raymc's `batch.window_mb`.
     """
 
     folder: str
@@ -49,6 +50,7 @@ class Source:
     batch: int
     rank: int = 0
     workers: int = 1
+    window_mb: int = 1024
 
     @property
     def shards(self) -> list[str]:

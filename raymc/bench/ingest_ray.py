@@ -43,7 +43,8 @@ def shared_split(source: Source, cache: Cache) -> SharedSplit:
 def config_of(source: Source, cache: Cache) -> Config:
     """Return the settings of raymc, all defaults but these."""
     data = {"path": source.path("raymc"), "make": None, "cache": cache}
-    return from_dict({"data": data, "batch": {"size": source.batch * source.workers}})
+    batch = {"size": source.batch * source.workers, "window_mb": source.window_mb}
+    return from_dict({"data": data, "batch": batch})
 
 
 def batches_of(feed: Feed, epoch: int) -> Iterator[Padded]:
