@@ -176,6 +176,16 @@ def promote(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
 
 
 @main.command()
+@click.argument("run")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def replay(run: str, overrides: tuple[str, ...]) -> None:
+    """Write what MLflow missed of RUN, a name or a folder, while it was away."""
+    from raymc.replay import run_replay
+
+    run_replay(run, make_console(), overrides=overrides)
+
+
+@main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--port", default=5000, show_default=True, help="Port on this machine.")
 def ui(overrides: tuple[str, ...], port: int) -> None:

@@ -57,7 +57,7 @@ def run_train(config: Config, console: Console) -> Path:
         return bundle
     _start_ray(folder, console)
     display = TrainDisplay(console, metric=config.train.monitor)
-    with open_tracker(config.tracking, config.run.folder) as tracker:
+    with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
         run = tracker.start_run(
             folder.name, key=folder.name, params=recorded_settings(config), tags={}
         )
@@ -80,7 +80,7 @@ def run_tune(config: Config, console: Console) -> Path:
     dataset = _open_data(config, console)
     folder = open_run(config, sweep=True)
     _start_ray(folder, console)
-    with open_tracker(config.tracking, config.run.folder) as tracker:
+    with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
         record = SweepRecorder(config, dataset.manifest, tracker, display)
         with _ending(tracker, record.parent), display:
@@ -286,7 +286,8 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
             alias=config.tracking.alias,
         )
     except ResourceError as error:
-        console.print(f"the bundle is not in MLflow: {error}", style="yellow")
+        console.print(f"the bundle is not in MLflow: {error}", style="yellow", soft_wrap=True)
+        console.print(f"`raymc replay {bundle.parent}` adds it", style="yellow", soft_wrap=True)
     else:
         console.print(f"MLflow model: {model}", soft_wrap=True)
 

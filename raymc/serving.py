@@ -14,7 +14,7 @@ import raymc
 from raymc.bundle import load_bundle
 from raymc.errors import ResourceError
 from raymc.shards import Modality
-from raymc.tracking.connect import open_client, unusable
+from raymc.tracking.connect import answering, open_client, unusable
 from raymc.tracking.records import reason, without_password
 
 if TYPE_CHECKING:
@@ -61,6 +61,18 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
             "tracking.register_as and tracking.alias"
         ) from error
     return f"models:/{register_as}@{alias}"
+
+
+def has_model(run_id: str, *, uri: str) -> bool:
+    """Say whether a bundle has been logged with a run.
+
+    Raises:
+        ResourceError: MLflow is away, or has no such run.
+    """
+    client = open_client(uri, create=False)
+    with answering(uri):
+        outputs = client.get_run(run_id).outputs
+    return outputs is not None and bool(outputs.model_outputs)
 
 
 def register_bundle(

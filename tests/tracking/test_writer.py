@@ -1,16 +1,19 @@
 """Records of runs while MLflow is away, forgets to answer, refuses, dies and comes back."""
 
 import logging
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from tracking_cases import away, free_port, kill, run_server, runs_of, start, steps, wait_until
 
 from raymc.config import TrackingConfig
-from raymc.tracking import open_tracker, ui_command
+from raymc.tracking import Tracker, count_left, open_tracker, ui_command
 from raymc.tracking.writer import may_pass
 
 
@@ -74,6 +77,7 @@ class HttpError(OSError):
     [
         (MlflowException("x"), True),
         (MlflowException.invalid_parameter_value("x"), False),
+        (MlflowException("a proxy's 404", error_code=ENDPOINT_NOT_FOUND), True),
         (HttpError(503), True),
         (HttpError(429), True),
         (HttpError(403), False),
@@ -121,7 +125,7 @@ def test_a_refused_record_does_not_hold_up_the_others(
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_and_comes_back_has_every_record(
+def test_a_server_that_stalls_dies_and_comes_back_has_every_record(
     folder: str, config: TrackingConfig, tmp_path: Path
 ) -> None:
     with open_tracker(config, folder) as local:
@@ -131,20 +135,25 @@ def test_a_server_that_dies_and_comes_back_has_every_record(
     server = run_server(command, tmp_path)
     try:
         remote = TrackingConfig(uri=f"http://127.0.0.1:{port}", experiment="server")
-        tracker = open_tracker(remote, folder)
+        tracker = open_tracker(remote, folder, folder=tmp_path)
         run = start(tracker)
         tracker.log_epoch(run, 1, {"val/mAP": 0.01})
         tracker.run_id(run)
+        os.killpg(server.pid, signal.SIGSTOP)
+        assert longest_call(tracker, run, range(2, 11)) < 1.0
+        os.killpg(server.pid, signal.SIGCONT)
+        wait_until(lambda: tracker._writer.waiting == 0, 30.0)
+        os.killpg(server.pid, signal.SIGSTOP)
+        assert longest_call(tracker, run, range(11, 16)) < 1.0  # one of them is on its way
         kill(server)
-        began = time.monotonic()
-        for epoch in range(2, 21):
-            tracker.log_epoch(run, epoch, {"val/mAP": epoch / 100})
+        assert longest_call(tracker, run, range(16, 21)) < 1.0
         other = start(tracker, "b")
         tracker.log_json(other, "config.json", {"a": 1})
-        assert time.monotonic() - began < 1.0
+        assert count_left(tmp_path) == 12
         server = run_server(command, tmp_path)
         tracker.end_run(run, "complete")
         assert tracker.close(timeout_seconds=60.0) == 0
+        assert count_left(tmp_path) == 0
         (stored,) = [one for one in runs_of(tracker) if one.data.tags["raymc.key"] == "a"]
         assert stored.info.status == "FINISHED"
         expected = [(epoch, epoch / 100) for epoch in range(1, 21)]
@@ -153,3 +162,13 @@ def test_a_server_that_dies_and_comes_back_has_every_record(
         assert [file.path for file in files] == ["config.json"]
     finally:
         kill(server)
+
+
+def longest_call(tracker: Tracker, run: str, epochs: range) -> float:
+    """Record epochs; return the seconds of the call that took longest."""
+    seconds = []
+    for epoch in epochs:
+        began = time.monotonic()
+        tracker.log_epoch(run, epoch, {"val/mAP": epoch / 100})
+        seconds.append(time.monotonic() - began)
+    return max(seconds)
