@@ -7,6 +7,7 @@ import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,9 +158,16 @@ def test_the_peers_side_needs_nothing_of_raymc() -> None:
             assert foreign <= allowed, name
 
 
-def settings_for(folder: Path, *ways: str) -> Settings:
+def settings_for(folder: Path, *ways: str, **given: Any) -> Settings:
     return Settings(
-        ways=ways, data=folder, rounds=2, first_rounds=1, batch=BATCH, shard_rows=SHARD_ROWS
+        ways=ways,
+        data=str(folder),
+        dtypes=("uint8",),
+        rounds=2,
+        first_rounds=1,
+        batch=BATCH,
+        shard_rows=SHARD_ROWS,
+        **given,
     )
 
 
@@ -169,10 +177,11 @@ def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
     page, missing = io.StringIO(), "litdata, 2 processes"
     bench_ingest(
         Console(file=page),
-        settings_for(tmp_path / "sets", BY_HAND, CACHED, STREAMED, missing),
-        megabytes=[4.0],
-        dtypes=["uint8"],
-        workers=[1, 2],
+        settings_for(
+            *(tmp_path / "sets", BY_HAND, CACHED, STREAMED, missing),
+            megabytes=(4.0,),
+            workers=(1, 2),
+        ),
         out=tmp_path / "out",
     )
     assert (tmp_path / "out" / "ingest.md").read_text().strip() in page.getvalue()
@@ -197,16 +206,11 @@ def test_other_values_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bench, "make_set", make)
     page = io.StringIO()
     with pytest.raises(DataError, match=r"by hand.*not those that were written"):
-        bench_ingest(
-            Console(file=page),
-            settings_for(tmp_path, BY_HAND),
-            megabytes=[1.0],
-            dtypes=["uint8"],
-        )
+        bench_ingest(Console(file=page), settings_for(tmp_path, BY_HAND, megabytes=(1.0,)))
 
 
 def test_ways_are_named_by_parts() -> None:
-    assert ways_named([""]) == list(WAYS)
+    assert ways_named([]) == list(WAYS)
     assert ways_named(["raymc", "by hand"]) == [BY_HAND, CACHED, STREAMED]
     with pytest.raises(ConfigError, match=r"no way is named 'rymc'.*raymc, cached"):
         ways_named(["rymc"])

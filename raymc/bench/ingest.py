@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 import raymc
@@ -33,89 +36,83 @@ _START = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+# Of `raymc bench all`.
+BRIEF = {"megabytes": (300,), "dtypes": ("float16",), "first_rounds": 1}
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Settings:
-    """What is measured, and how often.
+    """What is measured, and how often."""
 
-    Attributes:
-        ways: Of `WAYS`.
-        data: Folder for the sets; they are kept.
-        rounds: Later epochs of each way.
-        first_rounds: First epochs of each way, each in a fresh process.
-        is_cold: Whether a way's files are dropped from the page cache before its first epochs.
-        batch: Rows of a batch.
-        shard_rows: Rows of a shard.
-        window_mb: raymc's `batch.window_mb`.
-        peer_python: Interpreter for the ways whose packages aren't installed here.
-    """
+    ways: tuple[str, ...] = Field(
+        default=(), description="Part of the names of the ways that are taken; all by default."
+    )
+    megabytes: tuple[float, ...] = Field(
+        default=(1000.0,), description="Of a set's tokens, in 10^6 bytes."
+    )
+    dtypes: tuple[Literal["float16", "uint8"], ...] = Field(
+        default=("float16", "uint8"), description="Of the tokens: float16, uint8."
+    )
+    workers: tuple[int, ...] = Field(default=(1,), description="Processes that train side by side.")
+    data: str = Field(default="data/ingest", description="Folder for the sets; they are kept.")
+    only_prepare: bool = Field(
+        default=False, description="Write the sets in all formats, and measure nothing."
+    )
+    rounds: int = Field(default=5, ge=1, description="Later epochs of each way.")
+    first_rounds: int = Field(
+        default=3, ge=1, description="First epochs of each way, each in a fresh process."
+    )
+    cold: bool = Field(
+        default=True,
+        description="Drop a way's files from the page cache before its first epochs.",
+    )
+    batch: int = Field(default=64, ge=1, description="Rows of a batch.")
+    shard_rows: int = Field(default=256, ge=1, description="Rows of a shard.")
+    window_mb: int = Field(default=1024, ge=1, description="raymc's batch.window_mb.")
+    peer_python: str = Field(
+        default="", description="Interpreter for ways whose packages aren't installed here."
+    )
 
-    ways: Sequence[str] = tuple(WAYS)
-    data: Path
-    rounds: int = 5
-    first_rounds: int = 3
-    is_cold: bool = True
-    batch: int = 64
-    shard_rows: int = 256
-    window_mb: int = 1024
-    peer_python: str = ""
 
-
-def bench_ingest(
-    console: Console,
-    settings: Settings,
-    *,
-    megabytes: Sequence[float],
-    dtypes: Sequence[str],
-    workers: Sequence[int] = (1,),
-    only_prepare: bool = False,
-    out: Path | None = None,
-) -> None:
+def bench_ingest(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare ways of reading sets of all given sizes, types and numbers of workers.
 
     Args:
         console: Where the tables go.
         settings: See there.
-        megabytes: Of the sets' tokens, in 10^6 bytes.
-        dtypes: float16, uint8.
-        workers: Processes that train side by side.
-        only_prepare: Write the sets in all formats, and measure nothing.
         out: Folder for the tables and all numbers.
 
     Raises:
+        ConfigError: a part of a way's name is in none.
         DataError: a way gave other values than were written.
     """
-    if any(WAYS[name].on_ray for name in settings.ways) and not only_prepare:
+    names = ways_named(settings.ways)
+    if any(WAYS[name].on_ray for name in names) and not settings.only_prepare:
         connect()
     sections, numbers, differing = [], [], []
-    for size in megabytes:
-        for dtype in dtypes:
-            folder = settings.data / f"{dtype}-{size:g}mb"
-            source = Source(
-                str(folder.absolute()), dtype, settings.batch, window_mb=settings.window_mb
-            )
-            rows = rows_in(size, dtype)
-            with console.status(f"writing {folder}"):
-                expected = make_set(folder, rows, dtype, shard_rows=settings.shard_rows)
-                prepare(settings, source)
-            for count in () if only_prepare else workers:
-                with console.status(f"reading {folder}, {count} workers"):
-                    figures = measure(settings, replace(source, workers=count))
-                title = (
-                    f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} worker{'s' * (count > 1)}"
-                )
-                sections.append(section_of(title, figures))
-                numbers += [{"set": title, **numbers_of(figure)} for figure in figures]
-                differing += [f.way for f in figures if f.sum not in (None, expected)]
-    if not only_prepare:
-        publish(
-            "Ingest", "\n".join([_about(settings), *sections]), [], console, out, figures=numbers
-        )
+    for size, dtype in product(settings.megabytes, settings.dtypes):
+        folder = Path(settings.data).absolute() / f"{dtype}-{size:g}mb"
+        source = Source(str(folder), dtype, settings.batch, window_mb=settings.window_mb)
+        rows = rows_in(size, dtype)
+        with console.status(f"writing {folder}"):
+            expected = make_set(folder, rows, dtype, shard_rows=settings.shard_rows)
+            prepare(settings, names, source)
+        for count in () if settings.only_prepare else settings.workers:
+            with console.status(f"reading {folder}, {count} workers"):
+                figures = measure(settings, names, replace(source, workers=count))
+            title = f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} worker{'s' * (count > 1)}"
+            sections.append(section_of(title, figures))
+            numbers += [{"set": title, **numbers_of(figure)} for figure in figures]
+            differing += [f.way for f in figures if f.sum not in (None, expected)]
+    if not settings.only_prepare:
+        page = "\n".join([_about(settings), *sections])
+        publish("Ingest", page, [], console, out, figures=numbers)
     for way in differing:
         raise DataError(f"{way}: the values that arrived are not those that were written")
 
 
 def ways_named(parts: Sequence[str]) -> list[str]:
-    """Return the ways whose names hold one of some parts.
+    """Return the ways whose names hold one of some parts; all if there are no parts.
 
     Raises:
         ConfigError: a part is in no name.
@@ -123,20 +120,20 @@ def ways_named(parts: Sequence[str]) -> list[str]:
     for part in parts:
         if not any(part in name for name in WAYS):
             raise ConfigError(f"no way is named {part!r}; there are: {'; '.join(WAYS)}")
-    return [name for name in WAYS if any(part in name for part in parts)]
+    return [name for name in WAYS if not parts or any(part in name for part in parts)]
 
 
-def prepare(settings: Settings, source: Source) -> None:
+def prepare(settings: Settings, names: Sequence[str], source: Source) -> None:
     """Have every way's own format written."""
-    for name in settings.ways:
+    for name in names:
         if WAYS[name].format:
             with ExitStack() as stack:
                 _Processes(settings, name, source, stack).ask("prepare")
 
 
-def measure(settings: Settings, source: Source) -> list[Figure]:
+def measure(settings: Settings, names: Sequence[str], source: Source) -> list[Figure]:
     """Time all ways in turns: first epochs, each in fresh processes, then later ones."""
-    names = [name for name in settings.ways if source.workers == 1 or WAYS[name].shares]
+    names = [name for name in names if source.workers == 1 or WAYS[name].shares]
     figures = {name: Figure(name) for name in names}
     with ExitStack() as stack:
         running: dict[str, _Processes] = {}
@@ -146,7 +143,7 @@ def measure(settings: Settings, source: Source) -> list[Figure]:
                     running[name].end()
                 running[name] = _Processes(settings, name, source, stack)
                 running[name].ask("start")
-                if settings.is_cold:
+                if settings.cold:
                     drop_page_cache(Path(source.folder, _folder_of(name)))
                 figures[name].add_first(running[name].ask("read"))
         for _ in range(settings.rounds):
@@ -237,7 +234,7 @@ def _folder_of(name: str) -> str:
 
 
 def _about(settings: Settings) -> str:
-    cold = "dropped" if settings.is_cold else "not dropped"
+    cold = "dropped" if settings.cold else "not dropped"
     return (
         "Clips of 24 to 300 tokens, 1024-d and 128-d, in padded torch batches of "
         f"{settings.batch}; shards of {settings.shard_rows} rows, uncompressed. Every way in a "

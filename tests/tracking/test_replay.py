@@ -92,7 +92,10 @@ def test_the_next_run_of_the_name_writes_what_is_left_first(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nothing",), "no run 'nothing' in runs, and no folder of a run or bundle at nothing: correct"),
+        (
+            ("nothing",),
+            "no run 'nothing' in runs, and no folder of a run or bundle at nothing: correct",
+        ),
         (("FOLDER", "tracking.uri=http://127.0.0.1:1"), "can't be used ("),
     ],
 )
