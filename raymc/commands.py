@@ -278,6 +278,7 @@ def _start_ray(folder: Path, console: Console) -> None:
 def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:
     """Log the bundle as a model; if MLflow can't take it, say so, for the bundle is safe."""
     try:
+        tracker.wait()
         model = log_bundle(
             bundle,
             tracker.run_id(run),

@@ -58,7 +58,7 @@ def open_tracker(
 
 
 class Tracker:
-    """The one writer of a process. Every method but `close` and `run_id` returns at once.
+    """The one writer of a process. Every method but `close`, `wait` and `run_id` returns at once.
 
     Runs are addressed by their key, so that a run can be written about before the server
     has given it an id. What can't be written is tried again until `close`, and then left to
@@ -208,6 +208,17 @@ class Tracker:
         raise ResourceError(
             f"run {run} did not reach MLflow at {self._writer.place} within {timeout_seconds} s"
         )
+
+    def wait(self, timeout_seconds: float = 30.0) -> None:
+        """Wait until MLflow has everything.
+
+        Raises:
+            ResourceError: It hasn't within the time.
+        """
+        if not self._writer.wait(timeout_seconds):
+            raise ResourceError(
+                f"MLflow at {self._writer.place} is away; {self._writer.waiting} records wait"
+            )
 
     def close(self, timeout_seconds: float = 30.0) -> int:
         """Write what waits and stop; records sent later are ignored.

@@ -48,7 +48,7 @@ class Writer:
         left = spool.left if spool else []
         self.waiting = len(left)
         self._refused = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         for record in left:
             self._queue.put(record)
@@ -64,6 +64,11 @@ class Writer:
                 self.waiting += 1
                 self._keep(record)
                 self._queue.put(record)
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait until nothing waits to be written; returns whether that is so in time."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self.waiting, timeout_seconds)
 
     def close(self, timeout_seconds: float) -> int:
         """Write what waits and stop; what is sent later is ignored.
@@ -117,6 +122,7 @@ class Writer:
                 self._refused += not written
                 if self._spool and not self.waiting:
                     self._spool.clear()
+                self._lock.notify_all()
 
     def _write(self, record: Record) -> bool:
         pause = _FIRST_PAUSE_SECONDS

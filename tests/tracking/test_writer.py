@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from tracking_cases import away, free_port, kill, run_server, runs_of, start, steps, wait_until
 
 from raymc.config import TrackingConfig
+from raymc.errors import ResourceError
 from raymc.tracking import Tracker, count_left, open_tracker, ui_command
 from raymc.tracking.writer import may_pass
 
@@ -122,6 +123,19 @@ def test_a_refused_record_does_not_hold_up_the_others(
         "MLflow refused epoch 1 of never started: run never started was not started"
     ]
     assert runs_of(tracker)[0].data.metrics["val/mAP"] == 0.1
+
+
+def test_one_can_wait_until_everything_is_there(
+    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_tracker(config, folder) as tracker:
+        with away(monkeypatch):
+            run = start(tracker)
+            with pytest.raises(ResourceError, match=r"^MLflow at .* is away; 1 records wait$"):
+                tracker.wait(timeout_seconds=0.1)
+            tracker.log_epoch(run, 1, {"val/mAP": 0.1})
+        tracker.wait()
+        assert steps(runs_of(tracker)[0], "val/mAP", tracker.uri) == [(1, 0.1)]
 
 
 @pytest.mark.slow
