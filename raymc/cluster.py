@@ -6,21 +6,27 @@ Ray layer. Every command that needs Ray calls `connect` first and nothing else s
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 import ray.data
+from ray._private.state import state as ray_state
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from raymc.config import Config
-from raymc.errors import RaymcError, ResourceError
+from raymc.errors import ConfigError, RaymcError, ResourceError
 
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
 # starve behind workers that wait for their rows.
 SPARE_CPUS = 1
+
+# What a cluster that starts nodes by itself may grow to, as CPU=40,GPU=4: Ray's own autoscaler
+# keeps that to itself.
+GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"
+_START_NODES_SECONDS = "1800"  # for which workers wait for nodes: clouds may have none for a while
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -100,6 +106,80 @@ def log_to(log_file: Path) -> None:
         logger.propagate = False
 
 
+def capacity() -> Mapping[str, float]:
+    """Return the cluster's resources by name: what there is, or may be started.
+
+    Raises:
+        ConfigError: the environment's limits aren't such as CPU=40,GPU=4.
+    """
+    there, limits = ray.cluster_resources(), grows_to()
+    return {name: max(there.get(name, 0), limits.get(name, 0)) for name in {**there, **limits}}
+
+
+def grows_to() -> Mapping[str, float]:
+    """Return the resources that a cluster may start nodes for, by name; empty if it starts none.
+
+    Ray tells on platforms that have told it (Ray Train asks in the same way); elsewhere the
+    nodes' environment has to.
+
+    Raises:
+        ConfigError: that isn't such as CPU=40,GPU=4.
+    """
+    told = ray_state.get_max_resources_from_cluster_config()
+    if told:
+        return told
+    pairs = [pair.partition("=") for pair in os.environ.get(GROWS_TO, "").split(",") if pair]
+    try:
+        return {name.strip(): float(number) for name, _, number in pairs}
+    except ValueError:
+        raise ConfigError(
+            f"{GROWS_TO}={os.environ[GROWS_TO]}: expected limits such as CPU=40,GPU=4"
+        ) from None
+
+
+def worker_resources(config: Config, gpus: float) -> dict[str, float]:
+    """Return what each training worker takes of a node, by resource."""
+    of_gpus = {"GPU": gpus} if gpus else {}
+    return {"CPU": config.search.cpus_per_trial, **of_gpus, **config.train.worker_resources}
+
+
+def expect_nodes(config: Config) -> str:
+    """Have workers wait where nodes must be started for them.
+
+    Returns:
+        What is waited for, for people; empty where all is there.
+
+    Raises:
+        ResourceError: the cluster can't grow so far.
+    """
+    if grows_to() and isinstance(config.train.workers, int):
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_NODES_SECONDS)
+    there, workers = ray.cluster_resources(), config.train.fewest_workers
+    each = worker_resources(config, gpus_per_worker(config))
+    short = {name: n * workers for name, n in each.items() if n * workers > there.get(name, 0)}
+    if not short:
+        return ""
+    check_workers(config)
+    wanted = ", ".join(f"{number:g} {name}" for name, number in short.items())
+    return f"waiting for {wanted}: the cluster starts nodes"
+
+
+def check_workers(config: Config) -> None:
+    """Refuse workers that the cluster can never start.
+
+    Raises:
+        ResourceError: there is too little of something.
+    """
+    workers, most = config.train.fewest_workers, capacity()
+    for name, number in worker_resources(config, gpus_per_worker(config)).items():
+        if workers * number > most.get(name, 0):
+            raise ResourceError(
+                f"train.workers is {config.train.workers}, each with {number:g} {name}, but this "
+                f"Ray cluster has {most.get(name, 0):g} {name}: ask for fewer workers or a larger "
+                "cluster"
+            )
+
+
 def gpus_per_worker(config: Config) -> float:
     """Return the GPUs that each training worker gets: a share of one, one, or none.
 
@@ -122,13 +202,14 @@ def gpus_to_use(device: str, *, needed: int | float = 1) -> bool:
     Raises:
         ResourceError: GPUs are asked for and the cluster has too few.
     """
-    there = ray.cluster_resources().get("GPU", 0)
-    if device == "gpu" and there < needed:
+    most = capacity().get("GPU", 0)
+    if device == "gpu" and most < needed:
         raise ResourceError(
             f"train.device is gpu and the run needs {needed:g} GPU, but this Ray cluster has "
-            f"{there:g}: use train.device=cpu, or a cluster with GPUs (RAY_ADDRESS)"
+            f"{most:g}: use train.device=cpu, or a cluster with GPUs (RAY_ADDRESS); one that "
+            f"starts nodes by itself says so in its nodes' environment ({GROWS_TO}=GPU={needed:g})"
         )
-    return device == "gpu" or (device == "auto" and there >= needed)
+    return device == "gpu" or (device == "auto" and most >= needed)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from raymc.attempts import AttemptRecorder
 from raymc.bundle import load_bundle, save_bundle
-from raymc.cluster import connect
+from raymc.cluster import connect, expect_nodes
 from raymc.config import Config, check_space, run_name, to_dict
 from raymc.display import TrainDisplay, TrialsDisplay
 from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError, first_line
@@ -55,7 +55,7 @@ def run_train(config: Config, console: Console) -> Path:
     if bundle.exists():
         console.print(f"run {folder.name} is finished: its bundle is {bundle}")
         return bundle
-    _start_ray(folder, console)
+    _start_ray(folder, config, console)
     display = TrainDisplay(console, metric=config.train.monitor)
     with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
         run = tracker.start_run(
@@ -79,7 +79,7 @@ def run_tune(config: Config, console: Console) -> Path:
     check_space(config)
     dataset = _open_data(config, console)
     folder = open_run(config, sweep=True)
-    _start_ray(folder, console)
+    _start_ray(folder, config, console)
     with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
         record = SweepRecorder(config, dataset.manifest, tracker, display)
@@ -268,11 +268,13 @@ def _open_data(config: Config, console: Console) -> Dataset:
     return dataset
 
 
-def _start_ray(folder: Path, console: Console) -> None:
+def _start_ray(folder: Path, config: Config, console: Console) -> None:
     log = folder / "ray.log"
     logs = connect(log)
     console.print(f"Ray's messages: {log}", style="dim", soft_wrap=True)
     console.print(f"Ray's processes: {logs}", style="dim", soft_wrap=True)
+    if wait := expect_nodes(config):
+        console.print(wait, soft_wrap=True)
 
 
 def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:

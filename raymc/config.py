@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, PlainValidator, Tag, TypeAdapter, ValidationError
+from pydantic import (
+    Discriminator,
+    Field,
+    PlainValidator,
+    PositiveFloat,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from raymc.calibration import CalibrationName
@@ -159,6 +167,11 @@ class TrainConfig:
         ge=0,
         description="Steps between checkpoints within an epoch, which a crash can't cost more "
         "than; 0: they are taken at the ends of epochs alone, and before a node goes.",
+    )
+    worker_resources: Mapping[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="What each worker takes of its node besides CPUs and GPUs: the cluster's own "
+        "resources, such as {accelerator_type:L4: 0.001} for one with an L4.",
     )
 
     @property
@@ -320,7 +333,8 @@ def _identity(config: Config, with_space: bool) -> dict[str, Any]:
     space = values.pop("search")["space"]
     for section in ("run", "tracking", "extract"):
         del values[section]
-    for key in ("workers", "device", "max_failures", "checkpoint_steps"):
+    left_out = ("workers", "device", "max_failures", "checkpoint_steps", "worker_resources")
+    for key in left_out:
         del values["train"][key]
     for key in ("cache", "cache_share", "make"):
         del values["data"][key]

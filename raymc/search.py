@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import ray
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raymc import loop
-from raymc.cluster import gpus_per_worker, our_error
+from raymc.cluster import capacity, gpus_per_worker, our_error, worker_resources
 from raymc.config import Config, from_dict, override, run_name, to_dict
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
@@ -95,7 +94,7 @@ def make_tuner(
     alone = config.train.workers == 1
     resources = {"cpu": 0.01}  # the workers that a trial starts ask for their own
     if alone:
-        resources = {"cpu": config.search.cpus_per_trial, "gpu": gpus}
+        resources = worker_resources(config, gpus)
     trainable = tune.with_parameters(
         run_trial, base=to_dict(config), data=data, gpus=gpus, session=str(session)
     )
@@ -203,22 +202,25 @@ class EpochsToTune(TuneReportCallback):
 def concurrent_trials(config: Config, gpus: float) -> int:
     """Return how many trials run at a time: as asked, or as the cluster's resources allow.
 
+    Those of a cluster that starts nodes by itself are what it may grow to.
+
     Raises:
         ResourceError: not even one trial fits.
     """
-    there = ray.cluster_resources()
-    workers, search = config.train.fewest_workers, config.search
-    fits = int((there.get("CPU", 0) - 1) / (workers * search.cpus_per_trial))
-    if gpus:
-        fits = min(fits, int(there.get("GPU", 0) / (workers * gpus)))
+    most, asked = dict(capacity()), config.search.concurrent
+    workers = config.train.fewest_workers
+    most["CPU"] = most.get("CPU", 0) - 1
+    each = worker_resources(config, gpus)
+    fits = min(int(most.get(name, 0) / (workers * number)) for name, number in each.items())
     if fits < 1:
-        raise ResourceError(
-            f"a trial of {workers} workers with {search.cpus_per_trial:g} CPUs and "
-            f"{gpus:g} GPUs each doesn't fit this cluster "
-            f"({there.get('CPU', 0):g} CPUs, one of them kept free, {there.get('GPU', 0):g} GPUs): "
-            "ask for less per trial"
+        wanted, there = (
+            ", ".join(f"{table.get(name, 0):g} {name}" for name in each) for table in (each, most)
         )
-    return min(search.concurrent, fits) if search.concurrent else fits
+        raise ResourceError(
+            f"a trial of {workers} workers with {wanted} each doesn't fit this cluster "
+            f"({there}, one CPU kept free): ask for less per trial"
+        )
+    return min(asked, fits) if asked else fits
 
 
 def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 from pyarrow import fs
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -21,9 +19,9 @@ from ray.util.queue import Queue
 
 from raymc import checkpoint
 from raymc.channel import Channel, Listener
-from raymc.cluster import explained, gpus_per_worker
+from raymc.cluster import check_workers, explained, gpus_per_worker, worker_resources
 from raymc.config import Config, run_name, to_dict
-from raymc.errors import CheckpointError, DivergedError, ResourceError, TrainingError
+from raymc.errors import CheckpointError, DivergedError, TrainingError
 from raymc.events import Warned
 from raymc.feed import SharedData, share_data
 from raymc.runs import storage_of
@@ -64,7 +62,7 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
         TrainingError: the workers failed more than `train.max_failures` times.
     """
     gpus = gpus_per_worker(config)
-    check_workers(config.train.fewest_workers)
+    check_workers(config)
     data = share_data(dataset, config.data)
     storage, name = storage_of(config), run_name(config)
     check_writable(f"{storage}/{name}")
@@ -167,7 +165,6 @@ def make_trainer(
     if not isinstance(config.train.workers, int):
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
     filesystem, path = open_address(storage)
-    per_worker = {"CPU": config.search.cpus_per_trial, **({"GPU": gpus} if gpus else {})}
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": to_dict(config), "data": data, "events": events},
@@ -176,7 +173,7 @@ def make_trainer(
             num_workers=config.train.workers,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=gpus > 0,
-            resources_per_worker=per_worker,
+            resources_per_worker=worker_resources(config, gpus),
         ),
         run_config=RunConfig(
             name=name,
@@ -191,20 +188,6 @@ def make_trainer(
             callbacks=list(callbacks),
         ),
     )
-
-
-def check_workers(workers: int) -> None:
-    """Refuse a number of workers that the cluster can never start.
-
-    Raises:
-        ResourceError: there are fewer CPUs than workers.
-    """
-    cpus = ray.cluster_resources().get("CPU", 0)
-    if workers > cpus:
-        raise ResourceError(
-            f"train.workers is {workers}, but this Ray cluster has {cpus:g} CPUs: "
-            "ask for fewer workers or a larger cluster"
-        )
 
 
 def _last_line(error: TrainingFailedError) -> str:

@@ -145,9 +145,15 @@ def test_a_run_that_never_began_has_no_folder(
     ("arguments", "message"),
     [
         (["train", "train.device=gpu"], "train.device is gpu and the run needs 1 GPU, but this "),
-        (["train", "--workers", "9"], "train.workers is 9, but this Ray cluster has 3 CPUs: ask "),
+        (
+            ["train", "--workers", "9"],
+            "train.workers is 9, each with 1 CPU, but this Ray cluster has ",
+        ),
         (["tune", "--gpus-per-trial", "1", "train.device=gpu"], "train.device is gpu and the run"),
-        (["tune", "--workers", "9"], "a trial of 9 workers with 1 CPUs and 0 GPUs each doesn't "),
+        (
+            ["tune", "--workers", "9"],
+            "train.workers is 9, each with 1 CPU, but this Ray cluster has ",
+        ),
         (["train", "data.modalities=[smell]"], "the dataset has no modality 'smell'; it"),
     ],
 )

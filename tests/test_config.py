@@ -241,6 +241,7 @@ def another(path: str, kind: Any, value: Any) -> Any:
         return next((choice for choice in typing.get_args(kind) if choice != value), value)
     special = {"model.heads": 2, "model.width": 48, "data.modalities": ["visual"]}
     special |= {"search.space": {"model.depth": {"low": 4, "high": 5}}}
+    special |= {"train.worker_resources": {"fake_gpu": 1.0}}
     if path in special:
         return special[path]
     if value is None:
@@ -255,7 +256,7 @@ def another(path: str, kind: Any, value: Any) -> Any:
 SETTINGS = {path: another(path, kind, value) for path, kind, value in leaves(Config())}
 IGNORED = ("run.", "tracking.", "extract.", "data.make.", "data.cache", "search.")
 IGNORED += ("train.workers", "train.device", "train.max_failures", "train.checkpoint_steps")
-IGNORED += ("batch.rows_per_pass",)
+IGNORED += ("train.worker_resources", "batch.rows_per_pass")
 
 
 @pytest.mark.parametrize("path", [path for path in SETTINGS if path != "data.make.name"])

@@ -72,3 +72,14 @@ def launched(
     )
     started = ResourceDemandScheduler(event_logger=None).schedule(request).to_launch
     return {each.instance_type: each.count for each in started}
+
+
+def most_of_workers(config: AutoscalingConfig) -> dict[str, float]:
+    """Return the CPUs and GPUs of all workers that a definition may have at once."""
+    head = config.get_head_node_type()
+    most: dict[str, float] = {}
+    for name, kind in config.get_node_type_configs().items():
+        for resource in ("CPU", "GPU") if name != head else ():
+            number = kind.max_worker_nodes * kind.resources.get(resource, 0)
+            most[resource] = most.get(resource, 0) + number
+    return {resource: number for resource, number in most.items() if number}

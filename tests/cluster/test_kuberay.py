@@ -13,7 +13,10 @@ from commands import ROOT, parse
 from kuberay_checks import cluster_problems, job_problems
 from kustomization import Document, apply, build, containers
 from manifest_checks import problems, schema_problems
-from ray_autoscaler import TIMED_OUT, from_kuberay, launched
+from ray_autoscaler import TIMED_OUT, from_kuberay, launched, most_of_workers
+
+from raymc import cluster
+from raymc.cluster import GROWS_TO
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 OVERLAYS = ("base", "overlays/spot-gpu", "overlays/cpu-only")
@@ -207,3 +210,15 @@ def test_what_the_helper_does_not_know_is_an_error(tmp_path: Path) -> None:
         apply({"a": 1}, [{"op": "test", "path": "/a", "value": 2}])
     with pytest.raises(KeyError):
         apply({"a": 1}, [{"op": "replace", "path": "/b", "value": 2}])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_drivers_are_told_what_the_cluster_may_grow_to(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = one(build(KUBERAY / overlay), "RayCluster")
+    pod = made["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+    (limits,) = [each["value"] for each in pod["containers"][0]["env"] if each["name"] == GROWS_TO]
+    monkeypatch.setattr(cluster.ray_state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setenv(GROWS_TO, limits)
+    assert cluster.grows_to() == most_of_workers(from_kuberay(made))

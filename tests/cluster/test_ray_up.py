@@ -1,12 +1,16 @@
 """cluster/aws.yaml and cluster/gcp.yaml: as Ray and the clouds' own descriptions want them."""
 
+import re
 from typing import Any
 
 import pytest
 import yaml
 from commands import ROOT
-from ray_autoscaler import FAILED, TIMED_OUT, from_ray_up, launched
+from ray_autoscaler import FAILED, TIMED_OUT, from_ray_up, launched, most_of_workers
 from ray_up_checks import problems
+
+from raymc import cluster
+from raymc.cluster import GROWS_TO
 
 CLOUDS = ("aws", "gcp")
 GPU_TRIAL = {"CPU": 1, "GPU": 1}
@@ -115,3 +119,14 @@ def test_a_spot_drought_needs_a_person_as_the_runbook_says() -> None:
     assert launched(from_ray_up(config), GPU_TRIAL, events=late) == {"gpu-on-demand": 1}
     config["available_node_types"]["gpu-spot"]["max_workers"] = 0
     assert launched(from_ray_up(config), GPU_TRIAL) == {"gpu-on-demand": 1}
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_drivers_are_told_what_the_cluster_may_grow_to(
+    cloud: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = definition(cloud)
+    (limits,) = re.findall(rf"{GROWS_TO}=(\S+);", "\n".join(config["worker_start_ray_commands"]))
+    monkeypatch.setattr(cluster.ray_state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setenv(GROWS_TO, limits)
+    assert cluster.grows_to() == most_of_workers(from_ray_up(config))

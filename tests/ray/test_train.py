@@ -278,7 +278,10 @@ def shorten_tokens(dataset: Path, file: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train__workers": 99}, r"train.workers is 99, but this Ray cluster has 3 CPUs: ask for"),
+        (
+            {"train__workers": 99},
+            r"train.workers is 99, each with 1 CPU, but this Ray cluster has 3 CPU: ask for",
+        ),
         (
             {"train__device": "gpu"},
             r"train.device is gpu and the run needs 1 GPU, but this Ray cluster has 0: use ",

@@ -1,0 +1,97 @@
+"""Clusters of several nodes on this machine: they grow, shrink, lose nodes, and leave nothing."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import ROOT
+
+from raymc.bench.local_cluster import FAKE_GPU, LocalCluster, Shape
+from raymc.bench.processes import marked, wait_until
+from raymc.config import Config, override, to_dict
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+
+def listening(pids: list[int]) -> set[str]:
+    """The addresses on which processes listen for TCP, in hexadecimal."""
+    sockets = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(link))
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets}
+
+
+def is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0]
+    return host in ("0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000")
+
+
+def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    settings = {"run.folder": str(tmp_path / "runs"), "train.worker_resources": {FAKE_GPU: 1}}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(to_dict(override(tiny_config, settings))))
+    with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5)) as cluster:
+        mark = ("RAYMC_LOCAL_CLUSTER", cluster.environment["RAYMC_LOCAL_CLUSTER"])
+        addresses = listening(marked(*mark))
+        assert len(addresses) > 5
+        assert all(is_loopback(address) for address in addresses)
+        assert cluster.gpu_nodes_alive() == 0
+        done = cluster.run([sys.executable, "-m", "raymc", "train", file], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert "\nwaiting for 1 fake_gpu: the cluster starts nodes\n" in done.stdout
+        assert list((tmp_path / "runs").glob("*/bundle/bundle.json"))
+        assert cluster.gpu_nodes_alive() == 1
+        wait_until(lambda: cluster.gpu_nodes_alive() == 0)
+        folder = cluster.folder
+        refused = cluster.run(
+            [sys.executable, "-m", "raymc", "train", file, "train.workers=2"], capture_output=True
+        )
+        assert refused.returncode == 2
+        assert "each with 1 fake_gpu, but this Ray cluster has 1 fake_gpu" in refused.stderr
+    assert marked(*mark) == []
+    assert not folder.exists()
+
+
+def test_fixed_nodes_come_are_drained_and_die() -> None:
+    with LocalCluster(Shape(head_cpus=1, gpu_nodes=(1, 1))) as cluster:
+        (first,) = cluster.nodes
+        second = cluster.add_node(labels={"ray.io/market-type": "spot"})
+        alive = {node["node_id"]: node for node in cluster.alive()}
+        assert alive[first.id]["resources_total"][FAKE_GPU] == 1
+        assert alive[second.id]["labels"]["ray.io/market-type"] == "spot"
+        assert any("raylet" in title for title in cluster.pids(second).values())
+        cluster.drain(second)
+        cluster.kill_node(second)
+        assert cluster.pids(second) == {}
+        wait_until(
+            lambda: {node["node_id"] for node in cluster.alive()} == {cluster.head.id, first.id}
+        )
+
+
+def test_the_command_line_runs_a_command_and_needs_the_token() -> None:
+    told = (
+        "import os, urllib.request, urllib.error\n"
+        "url = os.environ['RAY_API_SERVER_ADDRESS'] + '/api/jobs/'\n"
+        "for token in (None, 'wrong', os.environ['RAY_AUTH_TOKEN']):\n"
+        "    request = urllib.request.Request(url)\n"
+        "    token and request.add_header('Authorization', 'Bearer ' + token)\n"
+        "    try: print(urllib.request.urlopen(request).status)\n"
+        "    except urllib.error.HTTPError as error: print(error.code)\n"
+    )
+    command = [sys.executable, ROOT / "cluster" / "local.py", "--token", "--head-cpus", "1", "--"]
+    done = subprocess.run([*command, sys.executable, "-c", told], capture_output=True, text=True)
+    assert re.findall(r"^\d+$", done.stdout, re.MULTILINE) == ["401", "403", "200"], done.stderr
