@@ -1,0 +1,32 @@
+"""Do faults to runs and sweeps, on clusters of several nodes on this machine; print a table.
+
+    python jobs/chaos.py [--faults worker trial driver …] [--times N] [--out DIR]
+    python jobs/chaos.py --soak-minutes 10
+
+The second is a sweep with a fault every 20 s, and its memory. Both end what they started. Full and
+read-only disks need root, a lost head needs Redis. Takes some minutes.
+"""
+
+import signal
+from argparse import ArgumentParser
+from pathlib import Path
+
+from rich.console import Console
+
+from raymc.bench.chaos import run_chaos
+from raymc.bench.faults import FAULTS
+from raymc.bench.soak import run_soak
+
+if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", nargs="+", choices=[fault.name for fault in FAULTS], default=())
+    parser.add_argument("--times", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--soak-minutes", type=float)
+    given = vars(parser.parse_args())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
+    if minutes := given.pop("soak_minutes"):
+        run_soak(Console(), minutes=minutes, seed=given["seed"])
+    else:
+        run_chaos(Console(), **given)

@@ -1,0 +1,223 @@
+"""Faults, one after the other, and a table of what became of the runs they happened to."""
+
+import json
+import math
+import os
+import random
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rich.console import Console
+
+from raymc.bench.faults import FAULTS, Fault
+from raymc.bench.local_cluster import LocalCluster, Shape
+from raymc.bench.measure import markdown_table
+from raymc.bench.scene import Scene, small_config
+from raymc.bench.services import mlflow_server, redis_server, refuse_without_root, small_disk
+from raymc.prepare import prepare_dataset
+
+_SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))
+_HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(1, 1), node_cpus=2)
+_SCRIPTS = Path(sys.executable).parent  # where jobs find the command raymc
+_HEADER = (
+    "fault",
+    "done to",
+    "times",
+    "ended right",
+    "by itself",
+    "rows lost, doubled",
+    "steps repeated",
+    "trials lost",
+    "MLflow, Optuna consistent",
+    "seconds to the next epoch",
+)
+
+
+@dataclass
+class Outcome:
+    """What became of one run or sweep.
+
+    Attributes:
+        fault: The fault's name.
+        is_right: Whether it ended with a bundle.
+        submissions: How often it was submitted; once is by itself.
+        lost: Rows of all epochs that weren't used; None: not told.
+        doubled: Rows of all epochs that were used twice; None: not told.
+        repeated_steps: Steps that were done again; None: not told.
+        lost_trials: Trials that failed or are missing.
+        problems: What is wrong in MLflow, the study and the bundle.
+        recoveries: Seconds from a fault to the next epoch.
+        seconds: From its start to its end.
+        log: The end of what the driver printed, where something went wrong.
+    """
+
+    fault: str
+    is_right: bool
+    submissions: int
+    lost: int | None
+    doubled: int | None
+    repeated_steps: int | None
+    lost_trials: int
+    problems: list[str]
+    recoveries: list[float]
+    seconds: float
+    log: list[str] = field(default_factory=list)
+
+
+def run_chaos(
+    console: Console,
+    *,
+    faults: Sequence[str] = (),
+    times: int | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+) -> list[Outcome]:
+    """Do faults to runs on clusters on this machine; prints a table.
+
+    Args:
+        console: Where the table goes, and a line for each run.
+        faults: Names; none: all there are.
+        times: How often each is done, rather than its own number of times.
+        seed: Of the moments.
+        out: A folder for the outcomes, as JSON lines that are added to; the table is of all of
+            them, so that parts can be run one after the other.
+    """
+    chosen = [fault for fault in FAULTS if not faults or fault.name in faults]
+    if any(fault.storage for fault in chosen):
+        refuse_without_root()
+    outcomes = []
+    for fault in chosen:
+        for turn in range(times or fault.times):
+            outcome = do_fault(fault, random.Random(f"{seed} {fault.name} {turn}"))
+            outcomes.append(outcome)
+            console.print(outcome_line(outcome), soft_wrap=True, markup=False, highlight=False)
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                with (out / "outcomes.jsonl").open("a") as file:
+                    file.write(json.dumps(asdict(outcome)) + "\n")
+    if out is not None:
+        lines = (out / "outcomes.jsonl").read_text().splitlines()
+        outcomes = [Outcome(**json.loads(line)) for line in lines]
+    console.print(fault_table(outcomes), soft_wrap=True, markup=False, highlight=False)
+    return outcomes
+
+
+def do_fault(fault: Fault, moments: random.Random) -> Outcome:
+    """Start a run on a new cluster, do something to it, and see what becomes of it."""
+    began = time.monotonic()
+    with prepared_scene(fault, moments) as scene:
+        scene.submit()
+        fault.happen(scene)
+        ended = scene.finish()
+        problems = scene.problems() if ended else []
+        audit = scene.audit() if ended else None
+        right = ended and not problems
+        return Outcome(
+            fault=fault.name,
+            is_right=ended,
+            submissions=scene.submissions,
+            lost=sum(epoch.lost for epoch in audit.epochs) if audit else None,
+            doubled=sum(epoch.repeated for epoch in audit.epochs) if audit else None,
+            repeated_steps=sum(one.repeated_steps for one in audit.restarts) if audit else None,
+            lost_trials=scene.lost_trials() if ended else 0,
+            problems=problems,
+            recoveries=scene.recoveries,
+            seconds=time.monotonic() - began,
+            log=[] if right else scene.log.read_text(errors="replace").splitlines()[-12:],
+        )
+
+
+@contextmanager
+def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
+    """Have a cluster, a dataset and what else a fault needs, for as long as it takes."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
+        settings: dict[str, Any] = dict(fault.settings)
+        if fault.server:
+            settings["tracking"] = {"uri": stack.enter_context(mlflow_server(folder))}
+        if fault.storage:
+            stack.enter_context(small_disk(folder / "runs"))
+        config = small_config(folder, **settings)
+        shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
+        rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+        if fault.redis:
+            rays |= stack.enter_context(redis_server(folder))
+        shape = _HEAD_APART if fault.redis else _SHAPE
+        cluster = stack.enter_context(LocalCluster(shape, rays))
+        scene = Scene(cluster, config, fault.command, folder, moments, is_job=fault.redis)
+        try:
+            yield scene
+        finally:
+            if not scene.has_ended():
+                scene.kill_driver()
+
+
+@cache
+def _dataset() -> TemporaryDirectory[str]:
+    """Make the dataset once; returns the folder that it is in, which lasts as long as we do."""
+    folder = TemporaryDirectory(prefix="chaos-data-")
+    prepare_dataset(small_config(Path(folder.name)))
+    return folder
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """Return an outcome in one line."""
+    waits = ", ".join(f"{each:.1f}" for each in outcome.recoveries)
+    told = [
+        f"{outcome.fault}: {'ended' if outcome.is_right else 'DID NOT END'}",
+        f"{outcome.submissions} submissions",
+        f"{outcome.seconds:.0f} s",
+        *([f"next epoch after {waits} s"] if waits else []),
+        *outcome.problems,
+        *outcome.log,
+    ]
+    return "; ".join(told)
+
+
+def fault_table(outcomes: Sequence[Outcome]) -> str:
+    """Return outcomes by fault, with counts."""
+    rows = []
+    for fault in FAULTS:
+        found = [outcome for outcome in outcomes if outcome.fault == fault.name]
+        if not found:
+            continue
+        count = len(found)
+        waits = [wait for one in found for wait in one.recoveries]
+        rows.append(
+            (
+                fault.title,
+                f"raymc {fault.command}",
+                str(count),
+                f"{sum(one.is_right for one in found)} of {count}",
+                f"{sum(one.is_right and one.submissions == 1 for one in found)} of {count}",
+                f"{_sum_text([one.lost for one in found])}, "
+                f"{_sum_text([one.doubled for one in found])}",
+                _sum_text([one.repeated_steps for one in found]),
+                str(sum(one.lost_trials for one in found)) if fault.command == "tune" else "–",
+                f"{sum(one.is_right and not one.problems for one in found)} of {count}",
+                _seconds_text(waits),
+            )
+        )
+    return markdown_table(_HEADER, rows)
+
+
+def _sum_text(numbers: Sequence[int | None]) -> str:
+    told = [number for number in numbers if number is not None]
+    return str(sum(told)) if told else "–"
+
+
+def _seconds_text(waits: Sequence[float]) -> str:
+    if not waits:
+        return "–"
+    if len(waits) == 1 or math.inf in waits:
+        return ", ".join(f"{wait:.1f}" for wait in waits)
+    return f"{statistics.median(waits):.1f} ({min(waits):.1f} to {max(waits):.1f})"

@@ -1,0 +1,263 @@
+"""What can go wrong with a run or a sweep, done to one on a local cluster."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from raymc.bench.processes import wait_until
+from raymc.bench.scene import Scene
+from raymc.bench.services import start_mlflow
+from raymc.bundle import WEIGHTS
+from raymc.checkpoint import PROGRESS
+from raymc.errors import ResourceError
+
+_OUTAGE_SECONDS, _HEAD_AWAY_SECONDS = 30.0, 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something that goes wrong.
+
+    Attributes:
+        name: For the command line.
+        title: For the table.
+        command: What it is done to, `train` or `tune`.
+        happen: Does it, at a random moment, and waits for the next epoch.
+        settings: Of the configuration, by section.
+        times: How often it is done by default, each to a new run.
+        storage: Whether the runs' folder is a small disk of its own.
+        server: Whether MLflow is a server.
+        redis: Whether the head keeps its state in Redis, so that it may be lost, and the driver
+            is a job on another node.
+        rays: Ray's own switches, of all its processes.
+    """
+
+    name: str
+    title: str
+    command: Literal["train", "tune"]
+    happen: Callable[[Scene], None]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    times: int = 1
+    storage: bool = False
+    server: bool = False
+    redis: bool = False
+    rays: Mapping[str, str] = field(default_factory=dict)
+
+
+def kill_worker(scene: Scene) -> None:
+    """End a process that trains."""
+    scene.wait_for_moment()
+    os.kill(scene.random.choice(scene.workers()), signal.SIGKILL)
+    scene.watch_recovery()
+
+
+def kill_driver(scene: Scene) -> None:
+    """End the driver."""
+    scene.wait_for_moment()
+    scene.kill_driver()
+    scene.submit()
+    scene.watch_recovery()
+
+
+def kill_node(scene: Scene) -> None:
+    """End the node on which something trains, all its processes at once."""
+    scene.wait_for_moment()
+    worker = scene.random.choice(scene.workers())
+    node = next(node for node in scene.cluster.nodes if worker in scene.cluster.pids(node))
+    scene.cluster.kill_node(node)
+    scene.watch_recovery()
+
+
+def drain_node(scene: Scene) -> None:
+    """Announce the end of a node on which something trains, and end it 10 s later."""
+    scene.wait_for_moment()
+    worker = scene.random.choice(scene.workers())
+    node = next(node for node in scene.cluster.nodes if worker in scene.cluster.pids(node))
+    scene.cluster.drain(node, seconds=10)
+    time.sleep(10)
+    scene.cluster.kill_node(node)
+    scene.watch_recovery()
+
+
+def add_node(scene: Scene) -> None:
+    """Start one more node."""
+    scene.wait_for_moment()
+    scene.cluster.add_node(gpus=1)
+    scene.watch_recovery()
+
+
+def kill_head(scene: Scene) -> None:
+    """End all processes of the head, and start it again 8 s later."""
+    scene.wait_for_moment()
+    scene.cluster.kill_node(scene.cluster.head)
+    time.sleep(_HEAD_AWAY_SECONDS)
+    scene.cluster.start_head()
+    scene.watch_recovery()
+
+
+def kill_mlflow(scene: Scene) -> None:
+    """End MLflow's server, and start it again half a minute later."""
+    scene.wait_for_moment((0.05, 0.2))
+    with Path(scene.folder / "mlflow.pid").open() as file:
+        os.killpg(int(file.read()), signal.SIGKILL)
+    scene.watch_recovery()
+    time.sleep(_OUTAGE_SECONDS)
+    start_mlflow(scene.folder, int(scene.config.tracking.uri.rpartition(":")[2]))
+
+
+def truncate_checkpoint(scene: Scene) -> None:
+    """End the driver, cut the newest checkpoint in half, and submit again."""
+    scene.wait_for_moment()
+    scene.kill_driver()
+    files = scene.run_folder.glob(f"**/checkpoint_*/{PROGRESS}")
+    newest = max(files, key=lambda file: file.stat().st_mtime).with_name(WEIGHTS)
+    os.truncate(newest, newest.stat().st_size // 2)
+    scene.submit()
+    scene.watch_recovery()
+
+
+def fill_storage(scene: Scene) -> None:
+    """Fill the disk of runs for ten seconds."""
+    scene.wait_for_moment()
+    ballast = Path(scene.config.run.folder) / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(1 << 16)):
+                continue
+        except OSError:
+            pass
+    time.sleep(10)
+    ballast.unlink()
+    scene.watch_recovery()
+
+
+def lock_storage(scene: Scene) -> None:
+    """Make the disk of runs read-only for ten seconds."""
+    scene.wait_for_moment()
+    folder = scene.config.run.folder
+    subprocess.run(["mount", "-o", "remount,ro", folder], check=False)
+    time.sleep(10)
+    subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+    scene.watch_recovery()
+
+
+def delete_shard(scene: Scene) -> None:
+    """Take a shard away until the driver ends, or for ten seconds."""
+    _without_shard(scene, lambda shard: shard.unlink())
+
+
+def truncate_shard(scene: Scene) -> None:
+    """Cut a shard in half until the driver ends, or for ten seconds."""
+    _without_shard(scene, lambda shard: os.truncate(shard, shard.stat().st_size // 2))
+
+
+def nothing(scene: Scene) -> None:
+    """Let it be."""
+
+
+def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
+    scene.wait_for_moment()
+    shard = sorted(Path(scene.config.data.path, "train").glob("*.parquet"))[-1]
+    copy = scene.folder / "copy.parquet"
+    shutil.copy(shard, copy)
+    damage(shard)
+    with suppress(ResourceError):
+        wait_until(scene.has_ended, seconds=10)
+    shard.unlink(missing_ok=True)
+    shutil.copy(copy, shard)
+    scene.watch_recovery()
+
+
+_SWEEP = {"train": {"epochs": 6}}
+_SLOW = {"train": {"epochs": 80}}
+_STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8}}
+
+FAULTS = (
+    Fault(name="none", title="none", command="tune", happen=nothing, settings=_SWEEP),
+    Fault(name="worker", title="training worker killed", command="train", happen=kill_worker),
+    Fault(
+        name="trial",
+        title="a trial's process killed",
+        command="tune",
+        happen=kill_worker,
+        settings=_SWEEP,
+    ),
+    Fault(
+        name="driver",
+        title="driver of a sweep killed",
+        command="tune",
+        happen=kill_driver,
+        settings=_SWEEP,
+        times=5,
+    ),
+    Fault(
+        name="node", title="worker node killed", command="tune", happen=kill_node, settings=_SWEEP
+    ),
+    Fault(name="drain", title="node drained, then killed", command="train", happen=drain_node),
+    Fault(name="added", title="node added", command="tune", happen=add_node, settings=_SWEEP),
+    Fault(
+        name="mlflow",
+        title=f"MLflow killed for {_OUTAGE_SECONDS:g} s",
+        command="train",
+        happen=kill_mlflow,
+        settings=_SLOW,
+        server=True,
+    ),
+    Fault(
+        name="checkpoint",
+        title="newest checkpoint truncated, driver killed",
+        command="train",
+        happen=truncate_checkpoint,
+    ),
+    Fault(
+        name="full",
+        title="storage full for 10 s",
+        command="train",
+        happen=fill_storage,
+        storage=True,
+    ),
+    Fault(
+        name="readonly",
+        title="storage read-only for 10 s",
+        command="train",
+        happen=lock_storage,
+        storage=True,
+    ),
+    Fault(
+        name="deleted",
+        title="shard deleted in an epoch",
+        command="train",
+        happen=delete_shard,
+        settings=_STREAMED,
+    ),
+    Fault(
+        name="truncated",
+        title="shard truncated in an epoch",
+        command="train",
+        happen=truncate_shard,
+        settings=_STREAMED,
+    ),
+    Fault(
+        name="head",
+        title=f"head killed, back after {_HEAD_AWAY_SECONDS:g} s; state in Redis",
+        command="train",
+        happen=kill_head,
+        settings=_SLOW,
+        redis=True,
+    ),
+    Fault(
+        name="rpc",
+        title="every RPC handler delayed by 0 to 10 ms",
+        command="tune",
+        happen=nothing,
+        settings=_SWEEP,
+        rays={"RAY_testing_asio_delay_us": "*=0:10000"},
+    ),
+)
