@@ -16,6 +16,7 @@ from rich.console import Console
 from raymc.bench import loss as bench
 from raymc.bench.loss import Figure, Point, Settings, bench_loss, inputs, loss_of, measure, steps
 from raymc.bench.measure import Timing, added_bytes
+from raymc.errors import ResourceError
 
 SMALL = Point(batch=12, classes=7)
 
@@ -164,3 +165,9 @@ def test_the_whole_benchmark_prints_and_writes(
     figures = json.loads((tmp_path / "loss.json").read_text())["figures"]
     assert len(figures) == 9
     assert all(len(f["seconds"]) == 2 and f["reason"] == "" for f in figures)
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match="torch finds no GPU here; give --device cpu"):
+        bench_loss(Console(file=io.StringIO()), Settings(device="cuda"))

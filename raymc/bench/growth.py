@@ -50,7 +50,7 @@ class Settings:
 
     rows: int = Field(default=100_000, ge=100, description="Rows of the larger of two datasets.")
     rounds: int = Field(default=5, ge=1, description="How often each way is timed.")
-    folder: str = Field(default="", description="Where to put the datasets for that time.")
+    folder: str = Field(default="", description="Where the datasets are made, and deleted.")
 
 
 class Clips:
@@ -84,6 +84,8 @@ def bench_growth(console: Console, settings: Settings, *, out: Path | None = Non
     Each is also run once in a process of its own, whose memory is measured.
     """
     sizes = (settings.rows // GROWTH, settings.rows)
+    if settings.folder:
+        Path(settings.folder).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=settings.folder or None) as root:
         folders = {rows: make_dataset(Path(root) / str(rows), rows) for rows in sizes}
         nbytes = {rows: sum(map(os.path.getsize, _files(folders[rows]))) for rows in sizes}

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from raymc.bench.measure import Timing, added_bytes, apart, markdown_table, publish, take_turns
+from raymc.errors import ResourceError
 from raymc.losses import LossConfig, compute_loss
 from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import ModelConfig
@@ -38,7 +40,7 @@ FORETOLD_CLASSES = 8192
 # Smaller steps are taken several times a round.
 SCORES_OF_A_ROUND = 2**22
 
-BRIEF = {"classes": (19, 10_000, 100_000), "batches": (1024,)}
+BRIEF = {"classes": (19, 1000, 50_000), "batches": (1024,)}
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,17 @@ class Settings:
     )
     rounds: int = Field(default=5, ge=1, description="How often each way is timed.")
     threads: int = Field(default=1, ge=1, description="Of each way, on the CPU.")
-    device: str = Field(default="cpu", description="Where the loss is computed.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where it is computed.")
 
 
 def bench_loss(console: Console, settings: Settings, *, out: Path | None = None) -> None:
-    """Compare `prototype_contrast` in chunks with its plain formula and with a BCE of that size."""
+    """Compare `prototype_contrast` in chunks with its plain formula and with a BCE of that size.
+
+    Raises:
+        ResourceError: A GPU is asked for and there is none.
+    """
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("torch finds no GPU here; give --device cpu")
     device, threads, rounds = settings.device, settings.threads, settings.rounds
     where = torch.device(device)
     sizes = product(settings.classes, settings.batches)
