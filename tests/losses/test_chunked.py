@@ -360,6 +360,18 @@ def steps_of(config: Config, dataset: Dataset) -> list[dict[str, Tensor]]:
     return steps
 
 
+def test_a_training_step_takes_sparse_labels(
+    tiny: Dataset, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks_of(2, monkeypatch)
+    config = configure(tiny_config, "prototype_contrast")
+    feeds = feeds_of(tiny, config)
+    found = learner.make_learner(config, tiny.manifest, feeds, device=CPU)
+    for batch in feeds.train.training(epoch=1):
+        sparse = replace(batch, labels=batch.labels.to_sparse_coo())
+        assert torch.equal(found.objective(sparse), found.objective(batch))
+
+
 def configure(base: Config, name: LossName) -> Config:
     quiet = {"batch.size": 7, "model.dropout": 0.0, "model.modality_dropout": 0.0}
     return override(base, {**quiet, "loss.name": name, "loss.balance": 0.5})
