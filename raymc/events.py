@@ -39,7 +39,8 @@ class EpochEnded:
     """One epoch is trained and evaluated.
 
     `metrics` holds finished numbers by their MLflow names: `train/loss`, `train/lr`,
-    `train/samples_per_second`, `val/loss`, `val/mAP`, `val/R80`, …; `best_epoch` is the best
+    `train/samples_per_second`, `train/waiting` (the share of an epoch's training in which the
+    next batch wasn't there yet), `val/loss`, `val/mAP`, `val/R80`, …; `best_epoch` is the best
     epoch so far.
     """
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from raymc.accumulation import backward_in_passes
 from raymc.batches import Batch, Feed, Feeds
@@ -19,7 +18,7 @@ from raymc.config import Config, TrainConfig
 from raymc.losses import LossConfig, class_weights, compute_loss, head_of
 from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import Embeddings, MultimodalTransformer
-from raymc.optimizer import lr_at, make_average, make_optimizer
+from raymc.optimizer import WeightAverage, lr_at, make_average, make_optimizer
 from raymc.shards import Manifest
 from raymc.workers import Workers
 
@@ -95,14 +94,14 @@ class Learner:
     device: torch.device
     workers: Workers
     autocast: bool
-    average: AveragedModel | None = None
+    average: WeightAverage | None = None
 
     @property
     def result(self) -> MultimodalTransformer:
         """The model that is validated and kept."""
         if self.average is None:
             return self.model
-        averaged = self.average.module
+        averaged = self.average.model
         assert isinstance(averaged, MultimodalTransformer)
         return averaged
 
@@ -121,7 +120,7 @@ class Learner:
         self.optimizer.load_state_dict(training_state["optimizer"])
         if self.average is not None:
             self.model.load_state_dict(training_state["weights"])
-            self.average.n_averaged.fill_(1)  # the next step adds to it rather than starting it
+            self.average.has_begun = True
 
 
 def make_learner(
@@ -169,6 +168,12 @@ def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     return config.precision == "bfloat16"
 
 
+def step_seed(config: Config, *, epoch: int, step: int, rank: int) -> int:
+    """Return what a worker's random numbers of a step start from."""
+    sequence = np.random.SeedSequence([config.train.seed, epoch, step, rank])
+    return int(sequence.generate_state(1)[0])
+
+
 def train_step(
     learner: Learner, config: Config, batch: Batch, *, epoch: int, step: int, feed: Feed
 ) -> Tensor:
@@ -177,8 +182,7 @@ def train_step(
     The random numbers of dropout depend on seed, epoch, step and worker alone, so a resumed
     run draws what the uninterrupted one would have.
     """
-    seed = [config.train.seed, epoch, step, learner.workers.rank]
-    torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    torch.manual_seed(step_seed(config, epoch=epoch, step=step, rank=learner.workers.rank))
     number = (epoch - 1) * feed.steps + step
     for group in learner.optimizer.param_groups:
         group["lr"] = lr_at(
@@ -190,7 +194,7 @@ def train_step(
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
     learner.optimizer.step()
     if learner.average is not None:
-        learner.average.update_parameters(learner.model)
+        learner.average.update(learner.model)
     return loss
 
 

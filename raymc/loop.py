@@ -5,10 +5,10 @@ them is passed in: feeds, a device, and callables that carry news out. Pure: no 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from raymc.thresholds import thresholds_at_precision
 SECONDS_BETWEEN_STEP_EVENTS = 0.25
 
 Emit = Callable[[Event], None]
+Item = TypeVar("Item")
 
 
 def fit(
@@ -108,6 +109,21 @@ def _run_epoch(
     return progress, time.perf_counter() - started
 
 
+class Awaited(Generic[Item]):
+    """Passes items on; `seconds` is how long they were waited for."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._items, self.seconds = items, 0.0
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the items."""
+        asked = time.perf_counter()
+        for item in self._items:
+            self.seconds += time.perf_counter() - asked
+            yield item
+            asked = time.perf_counter()
+
+
 def train_epoch(
     learner: Learner,
     config: Config,
@@ -135,8 +151,9 @@ def train_epoch(
     learner.model.train()
     part = part or Part()
     total, rows = torch.tensor(part.loss, device=learner.device), part.rows
+    batches = Awaited(feed.training(epoch, skip=part.steps))
     started = told = time.perf_counter()
-    for step, batch in enumerate(feed.training(epoch, skip=part.steps), start=part.steps):
+    for step, batch in enumerate(batches, start=part.steps):
         loss = train_step(
             learner, config, batch.to(learner.device), epoch=epoch, step=step, feed=feed
         )
@@ -151,8 +168,12 @@ def train_epoch(
     mean = total.item() / feed.steps
     if not np.isfinite(mean):
         raise _diverged(f"the loss became {mean}", epoch, config)
-    seconds = part.seconds + time.perf_counter() - started
-    return {"train/loss": mean, "train/samples_per_second": rows / seconds}
+    taken = time.perf_counter() - started
+    return {
+        "train/loss": mean,
+        "train/samples_per_second": rows / (part.seconds + taken),
+        "train/waiting": batches.seconds / taken,
+    }
 
 
 def describe_dataset(manifest: Manifest) -> dict[str, Any]:

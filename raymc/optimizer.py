@@ -4,13 +4,13 @@ The learning rate is a function of the step alone, so that a resumed run needs n
 state.
 """
 
+import copy
 import math
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -53,10 +53,36 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=config.lr, fused=device.type in ("cuda", "cpu"))
 
 
+class WeightAverage:
+    """An exponential moving average of a model's weights, in a model of its own.
+
+    It is a model's weights after the first `update`, and moves from there. Unlike torch's
+    `AveragedModel` it asks no device whether it has begun, which would wait for every step.
+
+    Attributes:
+        model: Of the averaged weights.
+        has_begun: Whether the next update adds to it rather than starting it.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.has_begun = copy.deepcopy(model), False
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights of `model`."""
+        averages, weights = ([p.data for p in m.parameters()] for m in (self.model, model))
+        if self.has_begun:
+            torch._foreach_lerp_(averages, weights, 1 - self._decay)  # pyright: ignore
+        else:
+            torch._foreach_copy_(averages, weights)  # pyright: ignore
+        self.has_begun = True
+
+
 def make_average(
     model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int
-) -> AveragedModel | None:
-    """Return an exponential moving average of the weights, or None if none is asked for.
+) -> WeightAverage | None:
+    """Return a running average of the weights, or None if none is asked for.
 
     B. Polyak and A. Juditsky 1992, *Acceleration of Stochastic Approximation by Averaging*. The
     decay is e^{−1 / steps of the time constant}, so that a setting means the same for any number
@@ -65,7 +91,7 @@ def make_average(
     if not config.average_epochs:
         return None
     decay = math.exp(-1.0 / (config.average_epochs * steps_per_epoch))
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return WeightAverage(model, decay)
 
 
 def lr_at(step: int, config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> float:
