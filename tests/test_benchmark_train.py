@@ -13,9 +13,10 @@ from torch import nn
 
 from raymc import loop
 from raymc.batches import Feeds
+from raymc.bench import train as bench
 from raymc.bench import train_task
 from raymc.bench.measure import Timing
-from raymc.bench.train import Plan, bench_train, steps_table
+from raymc.bench.train import Settings, bench_train, steps_table
 from raymc.bench.train_commands import Command, commands_table, measure_commands
 from raymc.bench.train_device import (
     Load,
@@ -228,12 +229,16 @@ def test_use_is_flops_over_the_product_s() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_logs")
-def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_logs", "uncompiled")
+def test_the_whole_benchmark_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("lightning")
     page = io.StringIO()
-    plan = Plan(cases=[RAGGED], rounds=1, epochs=2, commands=0, load=LOAD, settings=SETTINGS)
-    bench_train(Console(file=page), plan, out=tmp_path)
+    monkeypatch.setitem(bench.LOADS, "cpu", LOAD)
+    overrides = {path: str(value) for path, value in SETTINGS.items()}
+    settings = Settings(cases=("ragged",), rounds=1, epochs=2, commands=0, overrides=overrides)
+    bench_train(Console(file=page), settings, out=tmp_path)
     written = json.loads((tmp_path / "train.json").read_text())
     steps = {f["way"]: f for f in written["figures"] if f.get("case") == RAGGED}
     assert list(steps) == [BARE, "raymc train", LIGHTNING, TRAINER]

@@ -10,27 +10,28 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Literal
 
 import torch
 import yaml
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from raymc.bench.measure import Timing, markdown_table, publish
 from raymc.bench.train_commands import RAYMC, SPEED, commands_table, measure_commands, spread
 from raymc.bench.train_device import (
     LOADS,
-    Load,
     measure_padding,
     measure_shares,
     padding_table,
     shares_table,
 )
-from raymc.bench.train_task import CASES, RAGGED, make_case
+from raymc.bench.train_task import RAGGED, make_case
 from raymc.bench.train_ways import BARE, WAYS, Ran, train_way
 from raymc.cluster import connect
 from raymc.config import Config, override, to_dict
@@ -49,37 +50,36 @@ NO_GPU = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is measured, and how often.
-
-    Attributes:
-        cases: Of `CASES`.
-        rounds: How often each way trains, in turns; 0 leaves this part out.
-        epochs: Of each training; the first is told apart.
-        commands: How often each whole command runs; 0 leaves this part out.
-        threads: Of the CPU, for all ways.
-        device: `cpu` or `cuda`.
-        load: What the device's use is measured with, by default what suits the device.
-        settings: Overrides of the cases' settings, by dotted path.
-    """
-
-    cases: Sequence[str] = tuple(CASES)
-    rounds: int = 5
-    epochs: int = 3
-    commands: int = 3
-    threads: int = 1
-    device: str = "cpu"
-    load: Load | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+BRIEF = {"cases": ("digits",), "rounds": 3, "epochs": 2, "commands": 1}
 
 
-def bench_train(console: Console, plan: Plan, *, out: Path | None = None) -> None:
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Settings:
+    """What is measured, and how often."""
+
+    cases: tuple[Literal["digits", "ragged"], ...] = Field(
+        default=("digits", "ragged"),
+        description="What is trained: the embedded example, or a larger model on clips of 24 to "
+        "300 wide tokens.",
+    )
+    rounds: int = Field(default=5, ge=0, description="How often each way trains, in turns.")
+    epochs: int = Field(default=3, ge=1, description="Of each training; the first is told apart.")
+    commands: int = Field(default=3, ge=0, description="How often each whole command runs.")
+    threads: int = Field(default=1, ge=1, description="Of the CPU, for all ways.")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where all ways compute; cuda also tells how much of it is used."
+    )
+    overrides: Mapping[str, str] = Field(
+        default_factory=dict, description="What to train differently, such as model.width=64."
+    )
+
+
+def bench_train(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Measure training: its steps, what comes around them, and how much of the device they use.
 
     Args:
         console: Where the tables go.
-        plan: What is measured.
+        settings: What is measured.
         out: Folder for the tables and all numbers.
 
     Raises:
@@ -89,16 +89,20 @@ def bench_train(console: Console, plan: Plan, *, out: Path | None = None) -> Non
     timings: list[Timing] = []
     figures: list[Mapping[str, object]] = []
     with TemporaryDirectory(prefix="raymc-") as folder:
-        configs = {name: config_of(plan, name, Path(folder)) for name in {*plan.cases, RAGGED}}
-        if plan.commands:  # first, as long as no Ray runs here
-            config = configs[plan.cases[0]]
+        configs = {
+            name: config_of(settings, name, Path(folder)) for name in {*settings.cases, RAGGED}
+        }
+        if settings.commands:  # first, as long as no Ray runs here
+            config = configs[settings.cases[0]]
             with console.status("whole commands"), _file_of(config) as file:
-                commands = measure_commands(config, file, rounds=plan.commands, device=plan.device)
+                commands = measure_commands(
+                    config, file, rounds=settings.commands, device=settings.device
+                )
             texts.append(f"### Start and end\n\n{COMMANDS_TEXT}{commands_table(commands)}")
             figures += [asdict(command) for command in commands]
-        for name in plan.cases if plan.rounds else ():
-            with console.status(f"{name}: {plan.rounds} rounds"):
-                ran = measure_case(configs[name], plan)
+        for name in settings.cases if settings.rounds else ():
+            with console.status(f"{name}: {settings.rounds} rounds"):
+                ran = measure_case(configs[name], settings)
             rows = open_dataset(configs[name].data.path).manifest.rows("train")
             texts.append(f"### {name}\n\n{describe(configs[name])}\n\n{steps_table(ran, rows)}")
             timings += [
@@ -106,40 +110,41 @@ def bench_train(console: Console, plan: Plan, *, out: Path | None = None) -> Non
             ]
             figures += [{"case": name, "way": w, **asdict(r)} for w, rs in ran.items() for r in rs]
         with console.status("use of the device"):
-            text, numbers = _device_part(configs[RAGGED], plan)
+            text, numbers = _device_part(configs[RAGGED], settings)
         texts.append(text)
         figures += numbers
     title = (
-        f"{plan.threads} threads on {plan.device}, {plan.rounds} rounds in turns; medians, and in "
-        "brackets the least and the most. All ways see the same rows in every batch.\n\n"
+        f"{settings.threads} threads on {settings.device}, {settings.rounds} rounds in turns; "
+        "medians, and in brackets the least and the most. All ways see the same rows in every "
+        "batch.\n\n"
     )
     publish("Train", title + "\n".join(filter(None, texts)), timings, console, out, figures=figures)
 
 
-def config_of(plan: Plan, case: str, folder: Path) -> Config:
+def config_of(settings: Settings, case: str, folder: Path) -> Config:
     """Return the settings of a case, its dataset made below `folder`."""
-    settings = {
-        "search.cpus_per_trial": plan.threads,
-        "train.epochs": plan.epochs,
-        "train.device": "cpu" if plan.device == "cpu" else "gpu",
+    given = {
+        "search.cpus_per_trial": settings.threads,
+        "train.epochs": settings.epochs,
+        "train.device": "cpu" if settings.device == "cpu" else "gpu",
         "tracking.uri": f"sqlite:///{folder}/mlflow.db",
-        **plan.settings,
+        **{path: yaml.safe_load(value) for path, value in settings.overrides.items()},
     }
-    return make_case(case, folder, settings)
+    return make_case(case, folder, given)
 
 
-def measure_case(config: Config, plan: Plan) -> dict[str, list[Ran]]:
+def measure_case(config: Config, settings: Settings) -> dict[str, list[Ran]]:
     """Train in each way once a round, in turns; uncounted once before, but for raymc's.
 
     raymc's worker is a new process in every round, as it is in every run.
     """
     connect()
     with _file_of(config) as file, ExitStack() as stack:
-        ways: dict[str, Callable[[], Ran]] = {BARE: _apart(BARE, file, plan.device, stack)}
+        ways: dict[str, Callable[[], Ran]] = {BARE: _apart(BARE, file, settings.device, stack)}
         ways[RAYMC] = lambda: train_on_ray(config)
-        ways |= {name: _apart(name, file, plan.device, stack) for name in WAYS if name != BARE}
+        ways |= {name: _apart(name, file, settings.device, stack) for name in WAYS if name != BARE}
         found: dict[str, list[Ran]] = {name: [] for name in ways}
-        for _ in range(plan.rounds):
+        for _ in range(settings.rounds):
             for name, way in ways.items():
                 found[name].append(way())
     return found
@@ -180,11 +185,11 @@ def train_on_ray(config: Config) -> Ran:
     return ran
 
 
-def _device_part(config: Config, plan: Plan) -> tuple[str, list[Mapping[str, object]]]:
+def _device_part(config: Config, settings: Settings) -> tuple[str, list[Mapping[str, object]]]:
     """Return the text on the use of the device, and its numbers."""
-    load, device = plan.load or LOADS[plan.device], torch.device(plan.device)
+    load, device = LOADS[settings.device], torch.device(settings.device)
     shares = measure_shares(config, device, load) if load.largest_batch else []
-    torch.set_num_threads(plan.threads)
+    torch.set_num_threads(settings.threads)
     padding = measure_padding(config, device, load)
     shape = f"width {load.width}, depth {load.depth}, {load.heads} heads"
     text = (

@@ -106,13 +106,13 @@ class Loader(DataLoader[Any]):
 class _Epochs:
     """The rows of each batch, of another epoch every time it is gone through."""
 
-    def __init__(self, epochs: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, epochs: Sequence[Sequence[list[int]]]) -> None:
         self._epochs, self._next = epochs, 0
 
     def __len__(self) -> int:
         return len(self._epochs[0])
 
-    def __iter__(self) -> Iterator[Sequence[int]]:
+    def __iter__(self) -> Iterator[list[int]]:
         epoch = self._epochs[self._next]  # when first asked: the loader begins some in vain
         self._next += 1
         yield from epoch
