@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import expit, logit
-from sklearn.isotonic import IsotonicRegression
 
 CalibrationName = Literal["temperature", "isotonic", "none"]
 Curve = tuple[tuple[float, ...], tuple[float, ...]]  # rising scores, their probabilities
@@ -204,6 +203,8 @@ def _minimised(problem: _Problem) -> np.ndarray:
 
 def _fit_curve(scores: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> Curve:
     """Return the points of a class's rising curve."""
+    from sklearn.isotonic import IsotonicRegression  # a second that every process would pay
+
     margin = 1.0 / (len(labels) + 2)
     fitted = IsotonicRegression(y_min=margin, y_max=1.0 - margin).fit(scores, labels)
     return _floats(fitted.X_thresholds_), _floats(fitted.y_thresholds_)

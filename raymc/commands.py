@@ -22,6 +22,7 @@ from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingEr
 from raymc.evaluate import Evaluation, evaluate, evaluation_table, group_table, numbers_of
 from raymc.extract import ExtractSummary, extract
 from raymc.notes import trial_name
+from raymc.outcome import outcome_of
 from raymc.predict import predict
 from raymc.prepare import prepare_dataset
 from raymc.progress import ExtractDisplay, rows_progress
@@ -309,4 +310,4 @@ def _add_report(folder: Path, config: Config, tracker: Tracker, run: str, consol
 
 
 def _best(result: SweepResult) -> Mapping[str, float]:
-    return result.best.user_attrs["best"]
+    return outcome_of(result.best).best

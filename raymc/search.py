@@ -5,6 +5,7 @@ again; several workers are a Ray Train run within the trial. Both run `loop.fit`
 shared data.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -21,6 +23,7 @@ from raymc.config import Config, from_dict, override, run_name, to_dict
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
+from raymc.outcome import outcome_of
 from raymc.shards import Dataset
 from raymc.study import FAILURE, GPUS_ATTRIBUTE, StudySearcher, make_scheduler, open_study
 from raymc.study import trial_folder as folder_of
@@ -62,6 +65,7 @@ def sweep(
         ResourceError: trials ask for more than the cluster has.
         SweepError: no trial succeeded.
     """
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's snapshots are never read
     gpus = gpus_per_worker(config)
     concurrent = concurrent_trials(config, gpus)
     study = open_study(config, run_name(config, sweep=True), folder)
@@ -77,7 +81,7 @@ def sweep(
         )
         tuner.fit()
     best = best_trial(study)
-    return SweepResult(folder, study, Path(best.user_attrs["checkpoint"]), is_new)
+    return SweepResult(folder, study, Path(outcome_of(best).checkpoint), is_new)
 
 
 def make_tuner(
@@ -113,13 +117,6 @@ def make_tuner(
             name=session.name,
             storage_path=str(session.parent),
             failure_config=tune.FailureConfig(max_failures=config.train.max_failures),
-            checkpoint_config=tune.CheckpointConfig(
-                num_to_keep=1,
-                checkpoint_score_attribute=config.train.monitor,
-                checkpoint_score_order="max",
-            )
-            if alone
-            else None,
             verbose=0,
         ),
     )
@@ -230,12 +227,9 @@ def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
         SweepError: no trial finished an epoch; with the first one's error.
     """
     trials = study.get_trials(deepcopy=False)
-    scored = [trial for trial in trials if trial.user_attrs.get("best")]
-    good = [trial for trial in scored if trial.state != optuna.trial.TrialState.FAIL]
+    good = [t for t in trials if t.intermediate_values and t.state != TrialState.FAIL]
     if not good:
-        messages = [
-            trial.user_attrs["message"] for trial in trials if "message" in trial.user_attrs
-        ]
-        first = messages[0] if messages else "no trial was started"
+        messages = [outcome_of(trial).message for trial in trials]
+        first = next((message for message in messages if message), "no trial was started")
         raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
     return max(good, key=lambda trial: max(trial.intermediate_values.values()))

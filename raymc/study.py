@@ -6,8 +6,10 @@ Tune's own snapshots are never read. Ray layer.
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +26,11 @@ from raymc import checkpoint
 from raymc.config import Config, flatten
 from raymc.errors import CheckpointError, ConfigError, first_line
 from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
+from raymc.outcome import Epoch, epochs_of, note_epoch, note_failure, outcome_of
 from raymc.train_worker import EPOCH, IS_LAST
 
 # Keys of a trial's report besides its metrics and those of every run.
 FAILURE, CHECKPOINT_PATH = "failure", "checkpoint_path"
-# Where a trial of the study keeps all metrics of an epoch, of which Optuna itself knows but one.
-EPOCH_ATTRIBUTE = "epoch {}"
 # Where the study keeps how many GPUs each worker of its trials had.
 GPUS_ATTRIBUTE = "gpus_per_worker"
 STUDY_FILE = "study.db"
@@ -47,19 +48,28 @@ STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
 class OpenTrial:
     """A trial that Tune is running: its Optuna trial and what it has reported.
 
-    `seconds_before` is the time it had a worker under earlier drivers.
+    `seconds_before` is the time it had a worker under earlier drivers; `checkpoints` are those
+    that this driver's run of it has left.
     """
 
     trial: optuna.Trial
-    best: dict[str, float]
+    best: Mapping[str, float]
+    best_checkpoint: str
     last_epoch: int
     seconds_before: float
+    checkpoints: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
         """The time the trial has had a worker."""
         return self.seconds_before + time.monotonic() - self.started
+
+    def leave(self, *, keep: set[str]) -> None:
+        """Delete the trial's checkpoints but these."""
+        for folder in set(self.checkpoints) - keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.checkpoints.remove(folder)
 
 
 def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
@@ -130,6 +140,9 @@ def make_scheduler(config: Config) -> ASHAScheduler | None:
 class StudySearcher(Searcher):
     """Tune asks what to try and tells what came of it; the study answers and remembers.
 
+    Trials wait while Tune does, so a thread of its own writes their epochs, in order, while they
+    go on; what a driver that dies had not written yet is trained again.
+
     Args:
         study: the sweep's study.
         config: the settings that trials vary.
@@ -159,6 +172,8 @@ class StudySearcher(Searcher):
         self.due = max(0, config.search.trials - len(ended) - len(self._orphans))
         self.due += len(self._orphans)
         self._open: dict[str, OpenTrial] = {}
+        self._thread = ThreadPoolExecutor(1, "study")
+        self._writes: list[Future[None]] = []
         for trial in ended:
             self._replay(trial, f"earlier-{trial.number}")
             self._retell(trial)
@@ -168,7 +183,9 @@ class StudySearcher(Searcher):
         if self._orphans:
             return self._adopt(self._orphans.pop(0), trial_id)
         trial = self.study.ask(self._space)
-        self._open[trial_id] = OpenTrial(trial, best={}, last_epoch=0, seconds_before=0.0)
+        self._open[trial_id] = OpenTrial(
+            trial, best={}, best_checkpoint="", last_epoch=0, seconds_before=0.0
+        )
         self._listener(TrialStarted(trial.number, dict(trial.params)))
         return {"number": trial.number, "params": dict(trial.params), "resume": None}
 
@@ -177,12 +194,13 @@ class StudySearcher(Searcher):
         trial = optuna.Trial(self.study, left._trial_id)
         for path, values in self._space.items():
             trial._suggest(path, values)  # what it has stays; the driver may have died asking
-        last_epoch = max(left.intermediate_values, default=0)
+        last_epoch, before = max(left.intermediate_values, default=0), outcome_of(left)
         self._open[trial_id] = OpenTrial(
             trial,
-            best=dict(left.user_attrs.get("best", {})),
+            best=before.best,
+            best_checkpoint=before.checkpoint,
             last_epoch=last_epoch,
-            seconds_before=left.user_attrs.get("seconds", 0.0),
+            seconds_before=before.seconds,
         )
         self._replay(left, trial_id)
         self._listener(TrialStarted(trial.number, dict(trial.params)))
@@ -207,13 +225,15 @@ class StudySearcher(Searcher):
         if message or not opened.best:
             state, message = "failed", message or "it ended before its first epoch did"
         trial, seconds = opened.trial, opened.seconds
-        trial.set_user_attr("seconds", seconds)
-        trial.set_user_attr("message", message)
-        if state == "complete":
+        self._write(opened.leave, keep={opened.best_checkpoint})
+        self._await_writes()
+        if state == "failed":
+            note_failure(trial, message, seconds)
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif state == "complete":
             self.study.tell(trial, opened.best[self.config.train.monitor])
         else:
-            pruned = state == "pruned"
-            self.study.tell(trial, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.PRUNED)
         self._listener(TrialEnded(trial.number, state, opened.best, seconds, message))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -227,44 +247,59 @@ class StudySearcher(Searcher):
         """Read nothing: the study is the state."""
 
     def _note(self, opened: OpenTrial, result: Mapping[str, Any]) -> None:
-        """Store an epoch in the study, once; its value last, which makes it count."""
-        epoch, value = result.get(EPOCH), result.get(self.config.train.monitor)
-        if epoch is None or value is None or epoch <= opened.last_epoch:
-            return
-        opened.last_epoch = epoch
-        metrics = {key: float(x) for key, x in result.items() if key.startswith(("train/", "val/"))}
-        trial, seconds = opened.trial, opened.seconds
-        trial.set_user_attr(EPOCH_ATTRIBUTE.format(epoch), metrics)
-        trial.set_user_attr("seconds", seconds)
-        if value > opened.best.get(self.config.train.monitor, -math.inf):
-            opened.best = {**metrics, EPOCH: epoch}
-            trial.set_user_attr("best", opened.best)
-            trial.set_user_attr("checkpoint", self._checkpoint(trial.number, result))
-        if not math.isnan(value):
-            trial.report(value, epoch)
-        self._listener(TrialEpochEnded(trial.number, epoch, metrics, seconds))
+        """Have an epoch stored in the study, once, and the checkpoints deleted that it outdates.
 
-    def _checkpoint(self, number: int, result: Mapping[str, Any]) -> str:
-        """Return where a result's checkpoint lies: Ray Train says where, Tune names a folder."""
+        Besides the best and the newest one the one before is kept, from which Tune goes on if
+        the trial's process is lost right now.
+        """
+        number, value = result.get(EPOCH), result.get(self.config.train.monitor)
+        if number is None or value is None or number <= opened.last_epoch:
+            return
+        opened.last_epoch = number
+        metrics = {key: float(x) for key, x in result.items() if key.startswith(("train/", "val/"))}
+        checkpoint = self._checkpoint(opened, result)
+        epoch = Epoch(number, metrics, opened.seconds, checkpoint)
+        if value > opened.best.get(self.config.train.monitor, -math.inf):
+            opened.best, opened.best_checkpoint = {**metrics, EPOCH: number}, checkpoint
+        self._write(note_epoch, opened.trial, epoch, value)
+        self._write(opened.leave, keep={opened.best_checkpoint, *opened.checkpoints[-2:]})
+        self._listener(TrialEpochEnded(opened.trial.number, number, metrics, epoch.seconds))
+
+    def _write(self, write: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        self._writes.append(self._thread.submit(write, *arguments, **named))
+
+    def _await_writes(self) -> None:
+        """Wait until the study knows all it was told; raises what went wrong."""
+        for write in self._writes:
+            write.result()
+        self._writes.clear()
+
+    def _checkpoint(self, opened: OpenTrial, result: Mapping[str, Any]) -> str:
+        """Return where a result's checkpoint lies: Ray Train says where, Tune names a folder.
+
+        Ray Train itself deletes those that are outdated.
+        """
         if CHECKPOINT_PATH in result:
             return str(result[CHECKPOINT_PATH])
-        return str(self._session / trial_folder(number) / result["checkpoint_dir_name"])
+        folder = self._session / trial_folder(opened.trial.number)
+        opened.checkpoints.append(str(folder / result["checkpoint_dir_name"]))
+        return opened.checkpoints[-1]
 
     def _retell(self, trial: FrozenTrial) -> None:
         """Tell the listener all of a trial that has ended; it may not have heard everything."""
-        state, attributes = STATES[trial.state], trial.user_attrs
+        state, outcome = STATES[trial.state], outcome_of(trial)
         assert state != "running"
         self._listener(TrialStarted(trial.number, trial.params, is_over=True))
         self._retell_epochs(trial)
-        best, seconds = attributes.get("best", {}), attributes.get("seconds", 0.0)
-        message = attributes.get("message", "")
-        self._listener(TrialEnded(trial.number, state, best, seconds, message))
+        self._listener(
+            TrialEnded(trial.number, state, outcome.best, outcome.seconds, outcome.message)
+        )
 
     def _retell_epochs(self, trial: FrozenTrial) -> None:
-        seconds = trial.user_attrs.get("seconds", 0.0)
-        for epoch in sorted(trial.intermediate_values):
-            metrics = trial.user_attrs[EPOCH_ATTRIBUTE.format(epoch)]
-            self._listener(TrialEpochEnded(trial.number, epoch, metrics, seconds))
+        for epoch in epochs_of(trial):
+            self._listener(
+                TrialEpochEnded(trial.number, epoch.number, epoch.metrics, epoch.seconds)
+            )
 
     def _replay(self, trial: FrozenTrial, name: str) -> None:
         """Show the scheduler what a trial reported to an earlier driver."""

@@ -13,6 +13,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from raymc.config import Config
+from raymc.outcome import Outcome, outcome_of
 
 STATES: Mapping[TrialState, str] = {
     TrialState.COMPLETE: "complete",
@@ -96,20 +97,21 @@ class Costs:
 
 def trials_of(study: Sequence[FrozenTrial], config: Config) -> list[Trial]:
     """Return the study's trials, in the order of their numbers."""
-    return [
-        Trial(
-            number=trial.number,
-            state=STATES[trial.state],
-            params=dict(trial.params),
-            values=dict(trial.intermediate_values),
-            best=trial.user_attrs.get("best", {}),
-            planned=int(trial.params.get(_EPOCHS, config.train.epochs)),
-            seconds=trial.user_attrs.get("seconds", 0.0),
-            message=trial.user_attrs.get("message", ""),
-            checkpoint=trial.user_attrs.get("checkpoint", ""),
-        )
-        for trial in study
-    ]
+    return [_trial(trial, outcome_of(trial), config) for trial in study]
+
+
+def _trial(trial: FrozenTrial, outcome: Outcome, config: Config) -> Trial:
+    return Trial(
+        number=trial.number,
+        state=STATES[trial.state],
+        params=dict(trial.params),
+        values=dict(trial.intermediate_values),
+        best=outcome.best,
+        planned=int(trial.params.get(_EPOCHS, config.train.epochs)),
+        seconds=outcome.seconds,
+        message=outcome.message,
+        checkpoint=outcome.checkpoint,
+    )
 
 
 def best_so_far(trials: Sequence[Trial]) -> list[float]:

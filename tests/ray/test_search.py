@@ -24,6 +24,7 @@ from raymc.commands import run_tune
 from raymc.config import Config, override
 from raymc.errors import SweepError
 from raymc.events import EpochEnded
+from raymc.outcome import outcome_of
 from raymc.report import build_report
 from raymc.shards import Dataset
 from raymc.tracking import tracking_uri
@@ -121,8 +122,8 @@ def test_states_are_told_apart(finished: Sweep) -> None:
         assert (len(values) == 4) == (trial.state == TrialState.COMPLETE)
         if trial.state == TrialState.COMPLETE:
             assert trial.value == max(values.values())
-        assert trial.user_attrs["best"]["val/mAP"] == max(values.values())
-        assert trial.user_attrs["seconds"] > 0
+        assert outcome_of(trial).best["val/mAP"] == max(values.values())
+        assert outcome_of(trial).seconds > 0
 
 
 def test_the_study_is_asked_for_what_the_space_says(finished: Sweep) -> None:
@@ -146,20 +147,26 @@ def test_every_trial_is_a_run_in_mlflow(finished: Sweep) -> None:
         assert run.data.tags["raymc.state"] == states[trial.state.name]
         assert run.data.params == {path: str(value) for path, value in trial.params.items()}
         assert finished.history(run, "val/mAP") == sorted(trial.intermediate_values.items())
-        assert run.data.metrics["best/mAP"] == trial.user_attrs["best"]["val/mAP"]
+        assert run.data.metrics["best/mAP"] == outcome_of(trial).best["val/mAP"]
         assert run.data.metrics["cost/seconds"] > 0
 
 
 def test_the_winner_is_the_best_epoch_of_all(finished: Sweep) -> None:
     trials = finished.trials()
     best = max(trials, key=lambda trial: max(trial.intermediate_values.values()))
-    checkpoint = Path(best.user_attrs["checkpoint"])
+    checkpoint = Path(outcome_of(best).checkpoint)
     assert f"trial-{best.number:04d}" in checkpoint.parts
     winner = (finished.folder / "bundle" / WEIGHTS).read_bytes()
     assert winner == (checkpoint / WEIGHTS).read_bytes()
     parent, _ = finished.mlflow_runs()
     assert parent.data.metrics["best/mAP"] == max(best.intermediate_values.values())
     assert f"best: trial {best.number}, " in finished.printed.getvalue()
+
+
+def test_a_trial_that_has_ended_keeps_its_best_checkpoint_alone(finished: Sweep) -> None:
+    for trial in finished.trials():
+        folder = finished.folder / "trials" / "session-000" / f"trial-{trial.number:04d}"
+        assert [str(path) for path in folder.iterdir()] == [outcome_of(trial).checkpoint]
 
 
 def test_the_report_is_kept_with_the_sweep(finished: Sweep, tmp_path: Path) -> None:
@@ -245,7 +252,7 @@ def test_a_diverging_trial_has_failed_and_others_go_on(make: MakeSweep) -> None:
     for trial in trials:
         failed = trial.params["loss.temperature"] == 1e-40
         assert (trial.state == TrialState.FAIL) == failed
-        assert ("loss became nan in epoch 1" in trial.user_attrs["message"]) == failed
+        assert ("loss became nan in epoch 1" in outcome_of(trial).message) == failed
         assert (runs[trial.number].data.tags["raymc.state"] == "failed") == failed
 
 

@@ -13,9 +13,10 @@ from raymc.bundle import save_bundle
 from raymc.config import Config, flatten, override
 from raymc.events import EpochEnded
 from raymc.labels import Vocabulary
+from raymc.outcome import Epoch, failure
 from raymc.runs import open_run
 from raymc.shards import Dataset, open_dataset, write_dataset
-from raymc.study import EPOCH_ATTRIBUTE, distributions, open_study
+from raymc.study import distributions, open_study
 
 # Names that would break a page, or a formula, if anything forgot to escape them.
 ODD_NAMES = ("<script>alert(1)</script>", "\"a\" & 'b'", "$x_{1}$ </svg>", "spell", "{{ other }}")
@@ -59,16 +60,15 @@ def make_sweep(config: Config, dataset: Dataset, planned: Sequence[Planned]) -> 
     space = distributions(config)
     for number, plan in enumerate(planned):
         values = dict(enumerate(plan.values, 1))
-        attributes: dict[str, object] = {"seconds": 2.0 * len(values), "message": plan.message}
+        kept = ""
         if plan.is_trained:
-            values, kept = _train(override(config, plan.params), dataset, folder, number)
-            attributes["checkpoint"] = str(kept)
-        monitor = config.train.monitor
+            values, folder_kept = _train(override(config, plan.params), dataset, folder, number)
+            kept = str(folder_kept)
+        attributes = failure(plan.message, 2.0 * len(values)) if plan.message else {}
         for epoch, value in values.items():
-            attributes[EPOCH_ATTRIBUTE.format(epoch)] = {monitor: value}
-        if values:
-            epoch = max(values, key=values.__getitem__)
-            attributes["best"] = {monitor: values[epoch], "val/R80": 0.5, "epoch": epoch}
+            metrics = {config.train.monitor: value, "val/R80": 0.5}
+            noted = Epoch(epoch, metrics, 2.0 * len(values), kept).attribute()
+            attributes |= [noted]
         study.add_trial(
             create_trial(
                 state=plan.state,

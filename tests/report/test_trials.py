@@ -10,6 +10,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from raymc.config import Config, override
+from raymc.outcome import Epoch, failure
 from raymc.report.trials import Trial, best_so_far, costs_of, importances, trials_of
 
 SPACE = {name: FloatDistribution(0.0, 1.0) for name in ("loss.margin", "loss.temperature")}
@@ -95,7 +96,11 @@ def test_trials_of_a_study(tiny_config: Config) -> None:
     config = override(tiny_config, {"train.epochs": 9})
     study = optuna.create_study(direction="maximize")
     best = {"val/mAP": 0.5, "val/R80": 0.25, "epoch": 2}
-    attributes = {"best": best, "seconds": 7.5, "checkpoint": "/some/where"}
+    first_epoch = Epoch(1, {"val/mAP": 0.4, "val/R80": 0.5}, 3.5, "/else/where")
+    metrics = {"val/mAP": 0.5, "val/R80": 0.25}
+    attributes = dict(
+        epoch.attribute() for epoch in (first_epoch, Epoch(2, metrics, 7.5, "/some/where"))
+    )
     values = {1: 0.4, 2: 0.5}
     study.add_trial(
         create_trial(
@@ -106,7 +111,7 @@ def test_trials_of_a_study(tiny_config: Config) -> None:
             user_attrs=attributes,
         )
     )
-    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"message": "no luck"}))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=failure("no luck", 0.5)))
     first, second = trials_of(study.trials, config)
     assert first == Trial(0, "pruned", {"train.epochs": 5}, values, best, 5, 7.5, "", "/some/where")
     assert (second.state, second.message, second.planned, second.epochs) == (
