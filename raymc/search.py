@@ -24,9 +24,10 @@ from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
 from raymc.outcome import outcome_of
+from raymc.searcher import FAILURE, StudySearcher
+from raymc.searcher import trial_folder as folder_of
 from raymc.shards import Dataset
-from raymc.study import FAILURE, GPUS_ATTRIBUTE, StudySearcher, make_scheduler, open_study
-from raymc.study import trial_folder as folder_of
+from raymc.study import GPUS_ATTRIBUTE, make_scheduler, open_study
 from raymc.train import make_trainer
 from raymc.train_worker import EPOCH, IS_LAST, limit_threads
 

@@ -1,75 +1,23 @@
-"""Optuna's study as Tune's searcher: the study's database is the one truth about a sweep.
+"""Optuna's study of a sweep: opened, read, with the configured space, sampler and scheduler.
 
-A trial is known by its number in the study. Whatever a driver that died left running is handed
-out again under the same number, from its last checkpoint; so a restart needs nothing else, and
-Tune's own snapshots are never read. Ray layer.
+The study's database is the one truth about a sweep. Ray layer.
 """
 
-import math
-import shutil
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.schedulers import ASHAScheduler
 
-from raymc import checkpoint
 from raymc.config import Config, flatten
-from raymc.errors import CheckpointError, ConfigError, first_line
-from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
-from raymc.outcome import Epoch, epochs_of, note_epoch, note_failure, outcome_of
-from raymc.train_worker import EPOCH, IS_LAST
+from raymc.errors import ConfigError, first_line
+from raymc.train_worker import EPOCH
 
-# Keys of a trial's report besides its metrics and those of every run.
-FAILURE, CHECKPOINT_PATH = "failure", "checkpoint_path"
 # Where the study keeps how many GPUs each worker of its trials had.
 GPUS_ATTRIBUTE = "gpus_per_worker"
 STUDY_FILE = "study.db"
-
-STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
-}
-
-
-@dataclass
-class OpenTrial:
-    """A trial that Tune is running: its Optuna trial and what it has reported.
-
-    `seconds_before` is the time it had a worker under earlier drivers; `checkpoints` are those
-    that this driver's run of it has left.
-    """
-
-    trial: optuna.Trial
-    best: Mapping[str, float]
-    best_checkpoint: str
-    last_epoch: int
-    seconds_before: float
-    checkpoints: list[str] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def seconds(self) -> float:
-        """The time the trial has had a worker."""
-        return self.seconds_before + time.monotonic() - self.started
-
-    def leave(self, *, keep: set[str]) -> None:
-        """Delete the trial's checkpoints but these."""
-        for folder in set(self.checkpoints) - keep:
-            shutil.rmtree(folder, ignore_errors=True)
-            self.checkpoints.remove(folder)
 
 
 def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
@@ -135,202 +83,6 @@ def make_scheduler(config: Config) -> ASHAScheduler | None:
         reduction_factor=config.search.reduction_factor,
         stop_last_trials=False,
     )
-
-
-class StudySearcher(Searcher):
-    """Tune asks what to try and tells what came of it; the study answers and remembers.
-
-    Trials wait while Tune does, so a thread of its own writes their epochs, in order, while they
-    go on; what a driver that dies had not written yet is trained again.
-
-    Args:
-        study: the sweep's study.
-        config: the settings that trials vary.
-        session: where this driver's trials keep their checkpoints, beside those of earlier ones.
-        scheduler: learns what earlier drivers' trials had reached.
-        listener: is told of every trial's start, epochs and end, those of earlier drivers
-            included.
-    """
-
-    def __init__(
-        self,
-        study: optuna.Study,
-        config: Config,
-        *,
-        session: Path,
-        scheduler: TrialScheduler | None,
-        listener: Callable[[SweepEvent], None],
-    ) -> None:
-        super().__init__(metric=config.train.monitor, mode="max")
-        self.study, self.config = study, config
-        self._space = distributions(config)
-        self._session, self._scheduler = session, scheduler
-        self._listener = listener
-        trials = study.get_trials(deepcopy=False)
-        self._orphans = [t for t in trials if t.state == TrialState.RUNNING]
-        ended = [t for t in trials if t.state.is_finished()]
-        self.due = max(0, config.search.trials - len(ended) - len(self._orphans))
-        self.due += len(self._orphans)
-        self._open: dict[str, OpenTrial] = {}
-        self._thread = ThreadPoolExecutor(1, "study")
-        self._writes: list[Future[None]] = []
-        for trial in ended:
-            self._replay(trial, f"earlier-{trial.number}")
-            self._retell(trial)
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return a trial's number, settings and the checkpoint to go on from, if it has one."""
-        if self._orphans:
-            return self._adopt(self._orphans.pop(0), trial_id)
-        trial = self.study.ask(self._space)
-        self._open[trial_id] = OpenTrial(
-            trial, best={}, best_checkpoint="", last_epoch=0, seconds_before=0.0
-        )
-        self._listener(TrialStarted(trial.number, dict(trial.params)))
-        return {"number": trial.number, "params": dict(trial.params), "resume": None}
-
-    def _adopt(self, left: FrozenTrial, trial_id: str) -> dict[str, Any]:
-        """Go on with a trial that an earlier driver left running."""
-        trial = optuna.Trial(self.study, left._trial_id)
-        for path, values in self._space.items():
-            trial._suggest(path, values)  # what it has stays; the driver may have died asking
-        last_epoch, before = max(left.intermediate_values, default=0), outcome_of(left)
-        self._open[trial_id] = OpenTrial(
-            trial,
-            best=before.best,
-            best_checkpoint=before.checkpoint,
-            last_epoch=last_epoch,
-            seconds_before=before.seconds,
-        )
-        self._replay(left, trial_id)
-        self._listener(TrialStarted(trial.number, dict(trial.params)))
-        self._retell_epochs(left)
-        resume = last_checkpoint(self._session.parent, trial.number, last_epoch)
-        return {"number": trial.number, "params": dict(trial.params), "resume": resume}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note an epoch of a trial."""
-        self._note(self._open[trial_id], result)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Close a trial in the study: complete, pruned by the scheduler, or failed."""
-        opened, result = self._open.pop(trial_id), result or {}
-        self._note(opened, result)
-        message = result.get(FAILURE, "")
-        if error and not message:
-            message = "its process was lost more often than train.max_failures allows"
-        state: TrialStateName = "complete" if result.get(IS_LAST) else "pruned"
-        if message or not opened.best:
-            state, message = "failed", message or "it ended before its first epoch did"
-        trial, seconds = opened.trial, opened.seconds
-        self._write(opened.leave, keep={opened.best_checkpoint})
-        self._await_writes()
-        if state == "failed":
-            note_failure(trial, message, seconds)
-            self.study.tell(trial, state=TrialState.FAIL)
-        elif state == "complete":
-            self.study.tell(trial, opened.best[self.config.train.monitor])
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED)
-        self._listener(TrialEnded(trial.number, state, opened.best, seconds, message))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Put nothing into Tune's snapshots, which raymc never reads: the study is the state."""
-        return {}
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write nothing: the study is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Read nothing: the study is the state."""
-
-    def _note(self, opened: OpenTrial, result: Mapping[str, Any]) -> None:
-        """Have an epoch stored in the study, once, and the checkpoints deleted that it outdates.
-
-        Besides the best and the newest one the one before is kept, from which Tune goes on if
-        the trial's process is lost right now.
-        """
-        number, value = result.get(EPOCH), result.get(self.config.train.monitor)
-        if number is None or value is None or number <= opened.last_epoch:
-            return
-        opened.last_epoch = number
-        metrics = {key: float(x) for key, x in result.items() if key.startswith(("train/", "val/"))}
-        checkpoint = self._checkpoint(opened, result)
-        epoch = Epoch(number, metrics, opened.seconds, checkpoint)
-        if value > opened.best.get(self.config.train.monitor, -math.inf):
-            opened.best, opened.best_checkpoint = {**metrics, EPOCH: number}, checkpoint
-        self._write(note_epoch, opened.trial, epoch, value)
-        self._write(opened.leave, keep={opened.best_checkpoint, *opened.checkpoints[-2:]})
-        self._listener(TrialEpochEnded(opened.trial.number, number, metrics, epoch.seconds))
-
-    def _write(self, write: Callable[..., None], *arguments: Any, **named: Any) -> None:
-        self._writes.append(self._thread.submit(write, *arguments, **named))
-
-    def _await_writes(self) -> None:
-        """Wait until the study knows all it was told; raises what went wrong."""
-        for write in self._writes:
-            write.result()
-        self._writes.clear()
-
-    def _checkpoint(self, opened: OpenTrial, result: Mapping[str, Any]) -> str:
-        """Return where a result's checkpoint lies: Ray Train says where, Tune names a folder.
-
-        Ray Train itself deletes those that are outdated.
-        """
-        if CHECKPOINT_PATH in result:
-            return str(result[CHECKPOINT_PATH])
-        folder = self._session / trial_folder(opened.trial.number)
-        opened.checkpoints.append(str(folder / result["checkpoint_dir_name"]))
-        return opened.checkpoints[-1]
-
-    def _retell(self, trial: FrozenTrial) -> None:
-        """Tell the listener all of a trial that has ended; it may not have heard everything."""
-        state, outcome = STATES[trial.state], outcome_of(trial)
-        assert state != "running"
-        self._listener(TrialStarted(trial.number, trial.params, is_over=True))
-        self._retell_epochs(trial)
-        self._listener(
-            TrialEnded(trial.number, state, outcome.best, outcome.seconds, outcome.message)
-        )
-
-    def _retell_epochs(self, trial: FrozenTrial) -> None:
-        for epoch in epochs_of(trial):
-            self._listener(
-                TrialEpochEnded(trial.number, epoch.number, epoch.metrics, epoch.seconds)
-            )
-
-    def _replay(self, trial: FrozenTrial, name: str) -> None:
-        """Show the scheduler what a trial reported to an earlier driver."""
-        if self._scheduler is None or not trial.intermediate_values:
-            return
-        stand_in: Any = SimpleNamespace(trial_id=name)
-        controller: Any = None
-        self._scheduler.on_trial_add(controller, stand_in)
-        for epoch, value in sorted(trial.intermediate_values.items()):
-            result = {EPOCH: epoch, self.config.train.monitor: value}
-            self._scheduler.on_trial_result(controller, stand_in, result)
-
-
-def trial_folder(number: int) -> str:
-    """Return the name of a trial's folder."""
-    return f"trial-{number:04d}"
-
-
-def last_checkpoint(trials_folder: Path, number: int, last_epoch: int) -> str | None:
-    """Return the newest intact checkpoint that any driver's run of a trial has left.
-
-    None that is newer than `last_epoch`: what happened after it, the study was not told.
-    """
-    found = []
-    for folder in trials_folder.glob(f"*/{trial_folder(number)}/**/{checkpoint.PROGRESS}"):
-        try:
-            checkpoint.verify(folder.parent)
-            found.append((checkpoint.load_progress(folder.parent).epoch, str(folder.parent)))
-        except CheckpointError:
-            continue  # torn by the crash that made it the last one; the one before will do
-    return max((one for one in found if one[0] <= last_epoch), default=(0, None))[1]
 
 
 def _storage(config: Config, folder: Path) -> str:

@@ -30,6 +30,7 @@ LAYERS = (
         "predict",
         "preemption",
         "search",
+        "searcher",
         "stages",
         "study",
         "train",
