@@ -21,6 +21,7 @@ from raymc.bench.tune_parts import growth_text, packed_text, run_growth, stoppin
 from raymc.bench.tune_runs import Run, apart, run_of, run_stopping
 from raymc.bench.tune_ways import WAYS, Task
 from raymc.config import Config, from_dict, override
+from raymc.demo import SETTINGS as DEMO
 from raymc.errors import ConfigError
 from raymc.prepare import prepare_dataset
 from raymc.study import distributions
@@ -29,16 +30,10 @@ PARTS = ("ways", "stopping", "growth", "packed")
 BRIEF = {"trials": 6, "clips": 300, "rounds": 1, "at_a_time": (2,), "documented_trials": 3}
 DOCUMENTED = "documented"
 
-# The model of configs/digits.yaml, and a space in which some trials are plainly bad.
+# The demo's model, and a space in which some trials are plainly bad.
 SETTINGS: Mapping[str, Any] = {
-    "batch": {"size": 32},
-    "model": {
-        "width": 64,
-        "depth": 2,
-        "fusion_depth": 2,
-        "embedding_dim": 64,
-        "modality_dropout": 0,
-    },
+    "batch": DEMO["batch"],
+    "model": DEMO["model"],
     "search": {
         "try_default": False,
         "grace_epochs": 1,
