@@ -97,6 +97,7 @@ def test_processes_and_trainers_reach_what_a_bare_loop_does(tmp_path: Path) -> N
     assert values(run_documented(task)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_stopping_and_growth_and_packing_are_run(tmp_path: Path) -> None:
     page, parts = io.StringIO(), ("stopping", "growth", "packed")
