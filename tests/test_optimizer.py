@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from raymc.optimizer import OptimizerConfig, lr_at, make_optimizer
+from raymc.optimizer import OptimizerConfig, WeightAverage, lr_at, make_optimizer
 
 
 class Net(nn.Module):
@@ -41,6 +42,23 @@ def test_a_step_is_that_of_adamw() -> None:
     # the first step of Adam is lr · g / (|g| + 1e-8), whatever the size of g
     expected = before * (1 - 0.1 * 0.2) - 0.1 * torch.arange(12.0).sub(5).view(4, 3).sign()
     torch.testing.assert_close(net.linear.weight.detach(), expected)
+
+
+def test_the_average_is_torch_s_to_the_bit() -> None:
+    net = Net()
+    ours, theirs = (
+        WeightAverage(net, 0.9),
+        AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
+    )
+    for _ in range(4):
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight += torch.randn_like(weight)
+        ours.update(net)
+        theirs.update_parameters(net)
+        for mine, other in zip(ours.model.parameters(), theirs.module.parameters(), strict=True):
+            assert torch.equal(mine, other)
+    assert not torch.equal(ours.model.get_parameter("linear.weight"), net.linear.weight)
 
 
 def rates(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> list[float]:
