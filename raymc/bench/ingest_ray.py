@@ -95,7 +95,7 @@ class WorkersReader:
     def __init__(self, cache: Cache, source: Source) -> None:
         self.cache: Cache = cache
         self.source, self.epoch, self.is_open = source, 0, False
-        worker: Any = ray.remote(num_cpus=1)(Worker)
+        worker: Any = ray.remote(num_cpus=0)(Worker)  # those of other ways are up too
         self.workers = [worker.remote() for _ in range(source.workers)]
         ray.get([worker.start.remote() for worker in self.workers])
 
@@ -110,12 +110,9 @@ class WorkersReader:
 
     def _call(self, method: str) -> list[Any]:
         if not self.is_open:
-            shared, config = (
-                shared_split(self.source, self.cache),
-                config_of(self.source, self.cache),
-            )
+            given = shared_split(self.source, self.cache), config_of(self.source, self.cache)
             count = len(self.workers)
-            ray.get([w.open.remote(shared, config, (r, count)) for r, w in enumerate(self.workers)])
+            ray.get([w.open.remote(*given, (r, count)) for r, w in enumerate(self.workers)])
             self.is_open = True
         self.epoch += 1
         return ray.get([getattr(worker, method).remote(self.epoch) for worker in self.workers])
