@@ -27,7 +27,14 @@ from raymc.prepare import prepare_dataset
 from raymc.study import distributions
 
 PARTS = ("ways", "stopping", "growth", "packed")
-BRIEF = {"trials": 6, "clips": 300, "rounds": 1, "at_a_time": (2,), "documented_trials": 3}
+BRIEF: Mapping[str, Any] = {
+    "trials": 6,
+    "clips": 300,
+    "rounds": 1,
+    "at_a_time": (2,),
+    "documented_trials": 3,
+    "parts": ("ways", "stopping", "growth"),
+}
 DOCUMENTED = "documented"
 
 # The demo's model, and a space in which some trials are plainly bad.
