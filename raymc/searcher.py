@@ -184,11 +184,13 @@ class StudySearcher(Searcher):
         the trial's process is lost right now.
         """
         number, value = result.get(EPOCH), result.get(self.config.train.monitor)
-        if number is None or value is None or number <= opened.last_epoch:
+        if number is None or value is None:
+            return
+        checkpoint = self._checkpoint(opened, result)
+        if number <= opened.last_epoch:
             return
         opened.last_epoch = number
         metrics = {key: float(x) for key, x in result.items() if key.startswith(("train/", "val/"))}
-        checkpoint = self._checkpoint(opened, result)
         epoch = Epoch(number, metrics, opened.seconds, checkpoint)
         if value > opened.best.get(self.config.train.monitor, -math.inf):
             opened.best, opened.best_checkpoint = {**metrics, EPOCH: number}, checkpoint

@@ -103,6 +103,7 @@ def test_what_a_dead_driver_left_is_handed_out_again(
     assert trial.intermediate_values == {1: 0.2, 2: 0.6, 3: 0.5}
     assert outcome_of(trial).best == {"val/mAP": 0.6, EPOCH: 2}
     assert Path(outcome_of(trial).checkpoint).is_dir()
+    assert again.left(number) == []
 
 
 def test_an_epoch_that_cannot_be_written_is_an_error(
