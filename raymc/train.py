@@ -141,6 +141,7 @@ def best_checkpoint(address: str, folder: Path) -> Path:
         try:
             if not isinstance(filesystem, fs.LocalFileSystem):
                 local = folder / "checkpoint"
+                local.mkdir(parents=True, exist_ok=True)
                 with reaching(address):
                     fs.copy_files(one.path, str(local), source_filesystem=filesystem)
             checkpoint.verify(local)

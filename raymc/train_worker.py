@@ -83,10 +83,12 @@ def _last_intact(storage: Any, tell: Callable[[Event], None], stack: ExitStack) 
     for path in unreadable:
         tell(Warned(f"checkpoint {path} is torn, and left out"))
     for at, one in enumerate(found):
+        local = _local(one.path, storage, stack)
         try:
-            checkpoint.verify(_local(one.path, storage, stack))
+            checkpoint.verify(local)
         except CheckpointError as error:
-            tell(Warned(f"{error}; going on from the one before"))
+            reason = str(error).replace(str(local), one.path)
+            tell(Warned(f"{reason}; going on from the one before"))
         else:
             needed = {one.path, *(best.path for best in checkpoint.best_of(found[at:]))}
             _delete_leftovers(storage, {*unreadable, *(each.path for each in found)} - needed)
