@@ -22,8 +22,8 @@ def node_range(text: str) -> tuple[int, int]:
     return int(fewest), int(most or fewest)
 
 
-def main() -> int:
-    """Parse, start, run, end; returns the command's exit code."""
+def make_parser() -> ArgumentParser:
+    """Return what reads the command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--head-cpus", type=int, default=2)
     parser.add_argument("--cpu-nodes", type=int, default=0)
@@ -32,7 +32,12 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=15.0)
     parser.add_argument("--token", action="store_true", help="Let nobody in without a token.")
     parser.add_argument("command", nargs=REMAINDER)
-    given = vars(parser.parse_args())
+    return parser
+
+
+def main() -> int:
+    """Parse, start, run, end; returns the command's exit code."""
+    given = vars(make_parser().parse_args())
     command = [word for word in given.pop("command") if word != "--"]
     given["token"] = secrets.token_hex(32) if given["token"] else ""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too

@@ -17,14 +17,20 @@ from raymc.bench.chaos import run_chaos
 from raymc.bench.faults import FAULTS
 from raymc.bench.soak import run_soak
 
-if __name__ == "__main__":
+
+def make_parser() -> ArgumentParser:
+    """Return what reads the command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--faults", nargs="+", choices=[fault.name for fault in FAULTS], default=())
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--soak-minutes", type=float)
-    given = vars(parser.parse_args())
+    return parser
+
+
+if __name__ == "__main__":
+    given = vars(make_parser().parse_args())
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
     if minutes := given.pop("soak_minutes"):
         run_soak(Console(), minutes=minutes, seed=given["seed"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray._private.state import state as ray_state
 from ray.exceptions import RayError
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -56,6 +57,8 @@ def connect(log_file: Path | None = None) -> str:
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
+        if not address:
+            _stay_on_loopback()
         try:
             ray.init(
                 address or "local",
@@ -72,6 +75,15 @@ def connect(log_file: Path | None = None) -> str:
     logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
     log_to(log_file or logs / "raymc.log")
     return str(logs)
+
+
+def _stay_on_loopback() -> None:
+    """Have a Ray that is started here listen on this machine alone, as it does on macOS.
+
+    It asks nobody for a token and runs what it is sent. Nodes elsewhere couldn't join it anyway.
+    """
+    if os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0") == "0":
+        ray_constants.ENABLE_RAY_CLUSTER = False  # was read from there when Ray was imported
 
 
 def _dashboard_port() -> int:

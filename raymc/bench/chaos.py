@@ -149,10 +149,9 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
         config = small_config(folder, **settings)
         shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
         rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
-        if fault.redis:
-            rays |= stack.enter_context(redis_server(folder))
+        state = stack.enter_context(redis_server(folder)) if fault.redis else {}
         shape = _HEAD_APART if fault.redis else _SHAPE
-        cluster = stack.enter_context(LocalCluster(shape, rays))
+        cluster = stack.enter_context(LocalCluster(shape, rays, state))
         scene = Scene(cluster, config, fault.command, folder, moments, is_job=fault.redis)
         try:
             yield scene

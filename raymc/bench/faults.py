@@ -251,6 +251,7 @@ FAULTS = (
         happen=kill_head,
         settings=_SLOW,
         redis=True,
+        rays={"RAY_gcs_rpc_server_reconnect_timeout_s": "180"},
     ),
     Fault(
         name="rpc",

@@ -79,11 +79,13 @@ class LocalCluster:
     Attributes:
         shape: What it is made of.
         extra: Added to the environment of all its processes, such as Ray's own switches.
+        of_head: Added to the environment of the head's.
         nodes: Fixed nodes that are up, without the head.
     """
 
     shape: Shape
     extra: Mapping[str, str] = field(default_factory=dict)
+    of_head: Mapping[str, str] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
 
     def __enter__(self) -> "LocalCluster":
@@ -147,7 +149,7 @@ class LocalCluster:
         command += ["--temp-dir", str(self.folder), "--num-cpus", str(self.shape.head_cpus)]
         command += ["--object-store-memory", str(_STORE_BYTES)]
         more, given = self._autoscaling() if self.shape.grows else ([], {})
-        self._start(self.head, [*command, *more], given)
+        self._start(self.head, [*command, *more], {**self.of_head, **given})
 
     def add_node(
         self, *, gpus: int = 0, labels: Mapping[str, str] | None = None, wait: bool = True

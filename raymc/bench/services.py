@@ -46,7 +46,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[Mapping[str, str]]:
-    """Run Redis; yields what has Ray keep a cluster's state there.
+    """Run Redis; yields the environment with which a head keeps its cluster's state there.
 
     Raises:
         ResourceError: it isn't installed.
@@ -61,7 +61,6 @@ def redis_server(folder: Path) -> Iterator[Mapping[str, str]]:
         yield {
             "RAY_REDIS_ADDRESS": f"127.0.0.1:{port}",
             "RAY_external_storage_namespace": folder.name,
-            "RAY_gcs_rpc_server_reconnect_timeout_s": "180",
         }
     finally:
         server.kill()

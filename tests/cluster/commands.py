@@ -5,8 +5,10 @@ Nothing is run: click's own parser has to accept the options and arguments.
 
 import json
 import re
+import runpy
 import shlex
 import warnings
+from argparse import ArgumentParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,10 +54,20 @@ def parse(words: list[str]) -> None:
 def _parse_job(words: list[str]) -> None:
     file, *rest = words
     text = (ROOT / file).read_text()
+    if "def make_parser()" in text:
+        _parse_arguments(runpy.run_path(str(ROOT / file))["make_parser"](), rest)
+        return
     found = re.search(r'main\(\["(\w+)", \*sys\.argv\[1:\]\]\)', text)
     if found is None:
         raise click.UsageError(f"{file} isn't a command of raymc")
     parse(["raymc", found[1], *rest])
+
+
+def _parse_arguments(parser: ArgumentParser, words: list[str]) -> None:
+    try:
+        parser.parse_args(words)
+    except SystemExit as error:
+        raise click.UsageError(f"{parser.prog} takes no {words}") from error
 
 
 def _load(given: dict[str, Any]) -> None:
@@ -98,7 +110,7 @@ def in_markdown(text: str) -> list[list[str]]:
 
 
 def _is_ours(line: str) -> bool:
-    return re.match(r"(\w+=\S+ )*(raymc|ray|python jobs/\S+) ", line) is not None
+    return re.match(r"(\w+=\S+ )*(raymc|ray|python (jobs|cluster)/\S+) ", line) is not None
 
 
 def _without_environment(words: list[str]) -> list[str]:

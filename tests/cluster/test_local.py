@@ -1,41 +1,20 @@
 """Clusters of several nodes on this machine: they grow, shrink, lose nodes, and leave nothing."""
 
-import os
 import re
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from commands import ROOT
+from sockets import LOOPBACK, addresses_of
 
 from raymc.bench.local_cluster import FAKE_GPU, LocalCluster, Shape
 from raymc.bench.processes import marked, wait_until
 from raymc.config import Config, override, to_dict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-
-def listening(pids: list[int]) -> set[str]:
-    """The addresses on which processes listen for TCP, in hexadecimal."""
-    sockets = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):
-                sockets.add(os.readlink(link))
-    lines = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-    ]
-    return {line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in sockets}
-
-
-def is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0]
-    return host in ("0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000")
 
 
 def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
@@ -46,9 +25,9 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
     file.write_text(yaml.safe_dump(to_dict(override(tiny_config, settings))))
     with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5)) as cluster:
         mark = ("RAYMC_LOCAL_CLUSTER", cluster.environment["RAYMC_LOCAL_CLUSTER"])
-        addresses = listening(marked(*mark))
+        addresses = addresses_of(marked(*mark))
         assert len(addresses) > 5
-        assert all(is_loopback(address) for address in addresses)
+        assert {host for host, _ in addresses} <= LOOPBACK
         assert cluster.gpu_nodes_alive() == 0
         done = cluster.run([sys.executable, "-m", "raymc", "train", file], capture_output=True)
         assert done.returncode == 0, done.stderr

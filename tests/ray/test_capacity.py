@@ -1,9 +1,11 @@
-"""What a cluster has and what it may grow to: how many GPUs, workers and trials that allows."""
+"""What a cluster has and what it may grow to, what that allows, and who can reach it."""
 
 import os
 from typing import Any
 
+import psutil
 import pytest
+from sockets import LOOPBACK, addresses_of
 
 from raymc.cluster import (
     GROWS_TO,
@@ -27,6 +29,13 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMEOUT, "")
     monkeypatch.delenv(TIMEOUT)
     monkeypatch.setenv(GROWS_TO, "CPU=40,GPU=4,fake_gpu=2")
+
+
+def test_all_of_ray_listens_on_this_machine_alone() -> None:
+    children = psutil.Process().children(recursive=True)
+    addresses = addresses_of(child.pid for child in children)
+    assert len(addresses) > 5
+    assert {host for host, _ in addresses} <= LOOPBACK
 
 
 def changed(config: Config, **settings: Any) -> Config:
