@@ -169,7 +169,7 @@ def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
     shutil.copy(shard, copy)
     damage(shard)
     with suppress(ResourceError):
-        wait_until(scene.has_ended, seconds=10)
+        wait_until(scene.has_ended, seconds=10.0)
     shard.unlink(missing_ok=True)
     shutil.copy(copy, shard)
     scene.watch_recovery()

@@ -153,7 +153,7 @@ class Scene:
             ResourceError: the driver ends before.
         """
         due = self.random.uniform(*share) * self.epochs_due()
-        wait_until(lambda: self.epochs() >= due, self._driver, log=self.log, seconds=120)
+        wait_until(lambda: self.epochs() >= due, self._driver, log=self.log, seconds=120.0)
         time.sleep(self.random.uniform(0, 0.5))
 
     def watch_recovery(self, *, patience_seconds: float = 90.0) -> None:

@@ -30,7 +30,7 @@ def start_mlflow(folder: Path, port: int) -> None:
             start_new_session=True,
         )
     (folder / "mlflow.pid").write_text(str(server.pid))
-    wait_until(lambda: _answers(port), server, log=folder / "mlflow.log", seconds=90)
+    wait_until(lambda: _answers(port), server, log=folder / "mlflow.log", seconds=90.0)
 
 
 @contextmanager

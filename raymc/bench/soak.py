@@ -56,7 +56,7 @@ def run_soak(console: Console, *, minutes: float, seed: int = 0) -> Soak:
     with prepared_scene(fault, random.Random(seed)) as scene:
         scene.submit()
         _watch(scene, seen, limit_seconds=240 * minutes + 120)
-        seen.is_right = scene.finish(attempts=1, patience_seconds=1)
+        seen.is_right = scene.finish(attempts=1, patience_seconds=1.0)
         seen.problems = scene.problems() if seen.is_right else _last_lines(scene.log)
         seen.lost_trials = scene.lost_trials() if seen.is_right else trials
     seen.seconds = time.monotonic() - began

@@ -23,7 +23,7 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
     settings = {"run.folder": str(tmp_path / "runs"), "train.worker_resources": {FAKE_GPU: 1}}
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(to_dict(override(tiny_config, settings))))
-    with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5)) as cluster:
+    with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5.0)) as cluster:
         mark = ("RAYMC_LOCAL_CLUSTER", cluster.environment["RAYMC_LOCAL_CLUSTER"])
         addresses = addresses_of(marked(*mark))
         assert len(addresses) > 5
