@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,10 @@ class Spool:
         self.folder, self.file = folder, folder / SPOOL_FILE
         try:
             self._lines = self.file.open("a+b", buffering=0)
-            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResourceError(
-                f"another process is writing the records of {folder}: wait for its end, or end it"
-            ) from None
         except OSError as error:
             raise ResourceError(f"{self.file} can't be written: {error.strerror}") from None
+        with suppress(OSError):  # a file system without locks
+            self._lock()
         self.left = self._read()
         self.unsaved: list[Record] = []
 
@@ -81,6 +79,15 @@ class Spool:
         if not keep:
             self.file.unlink(missing_ok=True)
         self._lines.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceError(
+                f"another process is writing the records of {self.folder}: wait for its end, or "
+                "end it"
+            ) from None
 
     def _append(self, line: bytes) -> None:
         """Write a line, whole or not at all."""
