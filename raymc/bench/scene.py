@@ -165,9 +165,10 @@ class Scene:
             elif self.has_ended():
                 break
             if time.monotonic() - began > patience_seconds:
-                return self.recoveries.append(math.inf)
+                self.recoveries.append(math.inf)
+                return
             time.sleep(0.05)
-        return self.recoveries.append(time.monotonic() - began)
+        self.recoveries.append(time.monotonic() - began)
 
     def finish(self, *, attempts: int = 4, patience_seconds: float = 150.0) -> bool:
         """Wait for the end; submit again what failed. Returns whether it ended well."""
