@@ -35,7 +35,7 @@ class BatchConfig:
         default=1024,
         ge=1,
         description="Like `window_rows`, in MiB of shards; whichever is reached first. A worker "
-        "that streams holds up to three windows.",
+        "that streams holds up to three windows, or those that a pool of batches spans.",
     )
     pool_batches: int = Field(
         default=16,
