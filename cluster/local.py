@@ -13,7 +13,7 @@ import sys
 from argparse import REMAINDER, ArgumentParser
 from contextlib import suppress
 
-from raymc.bench.local_cluster import LocalCluster, Shape
+from raymc.chaos.local_cluster import LocalCluster, Shape
 
 
 def node_range(text: str) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymc.bench.chaos import run_chaos
-from raymc.bench.faults import FAULTS
-from raymc.bench.soak import run_soak
+from raymc.chaos.faults import FAULTS
+from raymc.chaos.run import run_chaos
+from raymc.chaos.soak import run_soak
 
 
 def make_parser() -> ArgumentParser:

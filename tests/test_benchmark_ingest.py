@@ -16,10 +16,18 @@ from rich.console import Console
 import raymc.bench
 from raymc.bench import ingest as bench
 from raymc.bench.ingest import Settings, bench_ingest, drop_page_cache, ways_named
-from raymc.bench.ingest_batches import CLASSES, Padded, Source, pad, read_rows, size_of, sum_of
-from raymc.bench.ingest_process import BY_HAND, CACHED, RAY_DATA, STREAMED, WAYS, Reader
-from raymc.bench.ingest_set import MadeRows, make_set, rows_in
-from raymc.bench.ingest_table import Figure, ratios_of, table_of
+from raymc.bench.ingest_parts.batches import (
+    CLASSES,
+    Padded,
+    Source,
+    pad,
+    read_rows,
+    size_of,
+    sum_of,
+)
+from raymc.bench.ingest_parts.made_set import MadeRows, make_set, rows_in
+from raymc.bench.ingest_parts.process import BY_HAND, CACHED, RAY_DATA, STREAMED, WAYS, Reader
+from raymc.bench.ingest_parts.table import Figure, ratios_of, table_of
 from raymc.errors import ConfigError, DataError
 from raymc.shards import open_dataset
 
@@ -135,9 +143,10 @@ def test_shares_make_up_the_whole(source: Source, name: str) -> None:
 
 
 def test_the_peers_side_needs_nothing_of_raymc() -> None:
-    folder = Path(raymc.bench.__file__).parent
-    names = ("ingest_batches", "ingest_formats", "ingest_peers", "ingest_process")
-    siblings = {"raymc.bench", *(f"raymc.bench.{name}" for name in names)}
+    folder = Path(raymc.bench.__file__).parent / "ingest_parts"
+    names = ("batches", "formats", "peers", "process")
+    room = "raymc.bench.ingest_parts"
+    siblings = {room, *(f"{room}.{name}" for name in names)}
     for name in names:
         body = ast.parse((folder / f"{name}.py").read_text()).body
         for node in body:

@@ -14,11 +14,11 @@ from torch import nn
 from raymc import loop
 from raymc.batches import Feeds
 from raymc.bench import train as bench
-from raymc.bench import train_task
 from raymc.bench.measure import Timing
 from raymc.bench.train import Settings, bench_train, steps_table
-from raymc.bench.train_commands import Command, commands_table, measure_commands
-from raymc.bench.train_device import (
+from raymc.bench.train_parts import task as train_task
+from raymc.bench.train_parts.commands import Command, commands_table, measure_commands
+from raymc.bench.train_parts.device import (
     Load,
     Padding,
     Share,
@@ -28,8 +28,8 @@ from raymc.bench.train_device import (
     padding_table,
     shares_table,
 )
-from raymc.bench.train_task import RAGGED, ShardRows, Task, collate, make_case
-from raymc.bench.train_ways import BARE, LIGHTNING, TRAINER, WAYS, Ran, train_way
+from raymc.bench.train_parts.task import RAGGED, ShardRows, Task, collate, make_case
+from raymc.bench.train_parts.ways import BARE, LIGHTNING, TRAINER, WAYS, Ran, train_way
 from raymc.config import Config, to_dict
 from raymc.events import EpochEnded
 

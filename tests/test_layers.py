@@ -17,7 +17,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"bench_commands", "data_commands", "job_commands"},
-    {"bench", "commands", "comparing", "demo", "promote", "recording", "replay", "submit"},
+    {"bench", "chaos", "commands", "comparing", "demo", "promote", "recording", "replay", "submit"},
     {"display", "progress", "pyfunc_model", "registry", "report", "serving", "tracking"},
     {
         "channel",

@@ -22,20 +22,21 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 import raymc
-from raymc.bench.ingest_batches import Source
-from raymc.bench.ingest_process import WAYS
-from raymc.bench.ingest_set import make_set, rows_in
-from raymc.bench.ingest_table import Figure, numbers_of, section_of
+from raymc.bench.ingest_parts.batches import Source
+from raymc.bench.ingest_parts.made_set import make_set, rows_in
+from raymc.bench.ingest_parts.process import WAYS
+from raymc.bench.ingest_parts.table import Figure, numbers_of, section_of
 from raymc.bench.measure import publish
 from raymc.cluster import connect
 from raymc.errors import ConfigError, DataError
 
-# Appended, so that an interpreter of peers takes all else from its own packages.
-_START = (
-    "import sys; sys.path.append({root!r}); from raymc.bench.ingest_process import main; main()"
-)
-
-
+# The folder is appended, so that an interpreter of peers takes all else from its own packages.
+_START = """\
+import sys
+sys.path.append({root!r})
+from raymc.bench.ingest_parts.process import main
+main()
+"""
 # Of `raymc bench all`.
 BRIEF = {"megabytes": (300,), "dtypes": ("float16",), "first_rounds": 1}
 

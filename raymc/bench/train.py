@@ -23,16 +23,16 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from raymc.bench.measure import Timing, markdown_table, publish
-from raymc.bench.train_commands import RAYMC, SPEED, commands_table, measure_commands, spread
-from raymc.bench.train_device import (
+from raymc.bench.train_parts.commands import RAYMC, SPEED, commands_table, measure_commands, spread
+from raymc.bench.train_parts.device import (
     LOADS,
     measure_padding,
     measure_shares,
     padding_table,
     shares_table,
 )
-from raymc.bench.train_task import RAGGED, make_case
-from raymc.bench.train_ways import BARE, WAYS, Ran, train_way
+from raymc.bench.train_parts.task import RAGGED, make_case
+from raymc.bench.train_parts.ways import BARE, WAYS, Ran, train_way
 from raymc.cluster import connect
 from raymc.config import Config, override, to_dict
 from raymc.events import EpochEnded, Event

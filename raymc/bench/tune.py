@@ -17,9 +17,9 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from raymc.bench.measure import markdown_table, publish
-from raymc.bench.tune_parts import growth_text, packed_text, run_growth, stopping_text
-from raymc.bench.tune_runs import Run, apart, run_of, run_stopping
-from raymc.bench.tune_ways import WAYS, Task
+from raymc.bench.tune_parts.effects import growth_text, packed_text, run_growth, stopping_text
+from raymc.bench.tune_parts.runs import Run, apart, run_of, run_stopping
+from raymc.bench.tune_parts.ways import WAYS, Task
 from raymc.config import Config, from_dict, override
 from raymc.demo import SETTINGS as DEMO
 from raymc.errors import ConfigError

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from raymc.bench.chaos import Outcome, do_fault, fault_table
-from raymc.bench.faults import FAULTS, kill_driver
-from raymc.bench.processes import kill_marked, marked, resident_bytes, title
-from raymc.bench.scene import small_config
-from raymc.bench.soak import Soak, soak_table
+from raymc.chaos.faults import FAULTS, kill_driver
+from raymc.chaos.processes import kill_marked, marked, resident_bytes, title
+from raymc.chaos.run import Outcome, do_fault, fault_table
+from raymc.chaos.scene import small_config
+from raymc.chaos.soak import Soak, soak_table
 
 
 def outcome(fault: str, **given: object) -> Outcome:

@@ -10,8 +10,8 @@ import yaml
 from commands import ROOT
 from sockets import LOOPBACK, addresses_of
 
-from raymc.bench.local_cluster import FAKE_GPU, LocalCluster, Shape
-from raymc.bench.processes import marked, wait_until
+from raymc.chaos.local_cluster import FAKE_GPU, LocalCluster, Shape
+from raymc.chaos.processes import marked, wait_until
 from raymc.config import Config, override, to_dict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from raymc.bench import tune as bench
-from raymc.bench import tune_runs
 from raymc.bench.tune import Bench, Settings, bench_tune
-from raymc.bench.tune_parts import Mark, growth_text, packed_text, stopping_text
-from raymc.bench.tune_runs import Course, Run
-from raymc.bench.tune_ways import (
+from raymc.bench.tune_parts import runs as tune_runs
+from raymc.bench.tune_parts.effects import Mark, growth_text, packed_text, stopping_text
+from raymc.bench.tune_parts.runs import Course, Run
+from raymc.bench.tune_parts.ways import (
     Span,
     feeds_in_memory,
     run_documented,

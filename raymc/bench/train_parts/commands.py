@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raymc.bench.measure import markdown_table
-from raymc.bench.train_ways import WAYS
+from raymc.bench.train_parts.ways import WAYS
 from raymc.config import Config
 from raymc.shards import open_dataset
 from raymc.tracking import tracking_uri
@@ -46,7 +46,7 @@ def measure_commands(config: Config, file: str, *, rounds: int, device: str) -> 
         run = f"command-{number}"
         commands = {
             RAYMC: ["-m", "raymc", "train", file, f"run.name={run}"],
-            **{way: ["-m", "raymc.bench.train_ways", way, file, device] for way in WAYS},
+            **{way: ["-m", "raymc.bench.train_parts.ways", way, file, device] for way in WAYS},
             **STARTS,
         }
         for name, arguments in commands.items():

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from raymc.bench.tune_ways import WAYS, Span, Task, run_raymc
+from raymc.bench.tune_parts.ways import WAYS, Span, Task, run_raymc
 from raymc.config import run_name
 from raymc.outcome import epochs_of
 from raymc.runs import open_run

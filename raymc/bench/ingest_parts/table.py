@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raymc.bench.ingest_process import BY_HAND, CACHED, NO_PEERS, RAY_DATA, STREAMED
+from raymc.bench.ingest_parts.process import BY_HAND, CACHED, NO_PEERS, RAY_DATA, STREAMED
 from raymc.bench.measure import markdown_table
 
 

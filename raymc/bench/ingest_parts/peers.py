@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from raymc.bench.ingest_batches import (
+from raymc.bench.ingest_parts.batches import (
     COLUMNS,
     DIMS,
     Padded,

@@ -19,7 +19,7 @@ from typing import Any
 
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from raymc.bench.processes import free_ports, kill_marked, marked, title, wait_until, without_ray
+from raymc.chaos.processes import free_ports, kill_marked, marked, title, wait_until, without_ray
 from raymc.cluster import GROWS_TO
 
 FAKE_GPU = "fake_gpu"
@@ -175,7 +175,7 @@ class LocalCluster:
             "labels": dict(labels or {}),
             "include_log_monitor": False,
         }
-        starter = [sys.executable, "-m", "raymc.bench.local_node", json.dumps(given)]
+        starter = [sys.executable, "-m", "raymc.chaos.local_node", json.dumps(given)]
         self._start(node, starter, wait=wait)
         self.nodes.append(node)
         return node

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymc.bench.ingest_batches import CLASSES, DIMS, TOKENS, RawRow, Source, read_rows
+from raymc.bench.ingest_parts.batches import CLASSES, DIMS, TOKENS, RawRow, Source, read_rows
 
 
 def prepare(source: Source, name: str, write: Callable[[Source, Path], None]) -> None:

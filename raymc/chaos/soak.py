@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymc.bench.chaos import prepared_scene
-from raymc.bench.faults import Fault, nothing
 from raymc.bench.measure import markdown_table
-from raymc.bench.processes import resident_bytes
-from raymc.bench.scene import Scene
+from raymc.chaos.faults import Fault, nothing
+from raymc.chaos.processes import resident_bytes
+from raymc.chaos.run import prepared_scene
+from raymc.chaos.scene import Scene
 
 _FAULT_SECONDS = 20.0
 _TRIALS_PER_MINUTE = 10  # two short ones at a time take about so long on two cores

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raymc.bench.ingest_batches import CLASSES, DIMS, TOKENS, RawRow, digest_of
+from raymc.bench.ingest_parts.batches import CLASSES, DIMS, TOKENS, RawRow, digest_of
 from raymc.labels import Vocabulary
 from raymc.shards import Modality, Row, write_dataset
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from raymc.bench.processes import free_ports, wait_until
+from raymc.chaos.processes import free_ports, wait_until
 from raymc.errors import ResourceError
 from raymc.tracking import check_reachable, ui_command
 

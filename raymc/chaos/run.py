@@ -18,11 +18,11 @@ from typing import Any
 
 from rich.console import Console
 
-from raymc.bench.faults import FAULTS, Fault
-from raymc.bench.local_cluster import LocalCluster, Shape
 from raymc.bench.measure import markdown_table
-from raymc.bench.scene import Scene, small_config
-from raymc.bench.services import mlflow_server, redis_server, refuse_without_root, small_disk
+from raymc.chaos.faults import FAULTS, Fault
+from raymc.chaos.local_cluster import LocalCluster, Shape
+from raymc.chaos.scene import Scene, small_config
+from raymc.chaos.services import mlflow_server, redis_server, refuse_without_root, small_disk
 from raymc.prepare import prepare_dataset
 
 _SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))

@@ -15,10 +15,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raymc.batches import Batch
-from raymc.bench import train_task
 from raymc.bench.measure import markdown_table, take_turns
-from raymc.bench.train_task import RAGGED_MODALITIES, Task, batch_of
-from raymc.bench.train_ways import bare_loop
+from raymc.bench.train_parts import task as train_task
+from raymc.bench.train_parts.task import RAGGED_MODALITIES, Task, batch_of
+from raymc.bench.train_parts.ways import bare_loop
 from raymc.config import Config, override
 from raymc.learner import Learner, train_step
 

@@ -12,8 +12,8 @@ import ray.data
 import torch
 
 from raymc.batches import Batch, Feed
-from raymc.bench.ingest_batches import DIMS, Padded, Source, peak_bytes, size_of, sum_of
-from raymc.bench.ingest_peers import Epoch
+from raymc.bench.ingest_parts.batches import DIMS, Padded, Source, peak_bytes, size_of, sum_of
+from raymc.bench.ingest_parts.peers import Epoch
 from raymc.cluster import keep_order
 from raymc.config import Config, from_dict
 from raymc.feed import SharedSplit, share_split
@@ -90,7 +90,7 @@ class Worker:
 
 
 class WorkersReader:
-    """Like `ingest_process.Reader`, with a worker for each share."""
+    """Like `process.Reader`, with a worker for each share."""
 
     def __init__(self, cache: Cache, source: Source) -> None:
         self.cache: Cache = cache

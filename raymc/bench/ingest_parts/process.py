@@ -14,9 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from raymc.bench import ingest_formats as formats
-from raymc.bench import ingest_peers as peers
-from raymc.bench.ingest_batches import Source, peak_bytes, size_of, sum_of
+from raymc.bench.ingest_parts import formats, peers
+from raymc.bench.ingest_parts.batches import Source, peak_bytes, size_of, sum_of
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,10 @@ class Way:
 
 
 def _on_ray(name: str, *given: Any) -> Callable[[Source], peers.Epoch]:
-    """Return a way of `ingest_ray`, which is imported where it is opened."""
+    """Return a way of `on_ray`, which is imported where it is opened."""
 
     def open_there(source: Source) -> peers.Epoch:
-        return getattr(import_module("raymc.bench.ingest_ray"), name)(source, *given)
+        return getattr(import_module("raymc.bench.ingest_parts.on_ray"), name)(source, *given)
 
     return open_there
 
@@ -110,7 +109,7 @@ def started(name: str, source: Source) -> Any:
     way = WAYS[name]
     if way.on_ray:
         import_module("raymc.cluster").connect()
-        on_ray = import_module("raymc.bench.ingest_ray")
+        on_ray = import_module("raymc.bench.ingest_parts.on_ray")
         if source.workers > 1:
             return on_ray.WorkersReader("auto" if name == CACHED else "off", source)
     return Reader(way, source)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from raymc.bench.processes import wait_until
-from raymc.bench.scene import Scene
-from raymc.bench.services import start_mlflow
 from raymc.bundle import WEIGHTS
+from raymc.chaos.processes import wait_until
+from raymc.chaos.scene import Scene
+from raymc.chaos.services import start_mlflow
 from raymc.checkpoint import PROGRESS
 from raymc.errors import ResourceError
 

@@ -23,9 +23,9 @@ from typing import Any
 import optuna
 import yaml
 
-from raymc.bench.local_cluster import FAKE_GPU, LocalCluster
-from raymc.bench.processes import marked, title, wait_until, without_ray
 from raymc.bundle import load_bundle
+from raymc.chaos.local_cluster import FAKE_GPU, LocalCluster
+from raymc.chaos.processes import marked, title, wait_until, without_ray
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
 from raymc.run_audit import RunAudit, audit_run

@@ -2,7 +2,7 @@
 
 Imports neither Ray nor MLflow. As a program it is the whole command of a way:
 
-    python -m raymc.bench.train_ways WAY CONFIG.yaml [DEVICE]
+    python -m raymc.bench.train_parts.ways WAY CONFIG.yaml [DEVICE]
 
 which prints what came out as JSON.
 """
@@ -26,7 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from raymc.bench.train_task import ShardRows, Task, batch_of, collate
+from raymc.bench.train_parts.task import ShardRows, Task, batch_of, collate
 from raymc.config import load
 from raymc.learner import Learner
 from raymc.loop import Awaited

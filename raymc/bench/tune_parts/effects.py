@@ -13,8 +13,8 @@ import psutil
 from rich.console import Console
 
 from raymc.bench.measure import markdown_table
-from raymc.bench.tune_runs import Course, Run
-from raymc.bench.tune_ways import Task
+from raymc.bench.tune_parts.runs import Course, Run
+from raymc.bench.tune_parts.ways import Task
 from raymc.cluster import connect
 from raymc.display import TrialsDisplay
 from raymc.events import SweepEvent, TrialEnded

@@ -1,0 +1,1 @@
+"""Ways of tuning that the tune benchmark compares, and what else it asks of a sweep."""
