@@ -26,6 +26,7 @@ from raymc.order import (
 )
 from raymc.prefetch import prefetched
 from raymc.shards import Manifest, Modality, Ragged, ragged
+from raymc.shards.names import multi_hot, observed_classes
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
 BATCHES_AHEAD = 2  # that wait while a step computes
@@ -92,9 +93,9 @@ def block_from_table(table: pa.Table, manifest: Manifest) -> Block:
         DataError: a column is missing, or a label isn't in the vocabulary.
     """
     _require(table, ("id", "labels"))
-    labels = manifest.vocabulary.encode([names or [] for names in table["labels"].to_pylist()])
+    labels = multi_hot(table["labels"], manifest.vocabulary)
     if "observed" in table.column_names:
-        observed = manifest.vocabulary.encode_observed(table["observed"].to_pylist())
+        observed = observed_classes(table["observed"], manifest.vocabulary)
     else:
         observed = np.ones_like(labels)
     tokens = decode_tokens(table, manifest.modalities)
