@@ -100,9 +100,7 @@ class LocalCluster:
         self._ports = free_ports(4)
         self.address = f"127.0.0.1:{self._ports[0]}"
         self.dashboard = f"http://127.0.0.1:{self._ports[1]}"
-        self.head = self._new_node()
-        if self.shape.grows:
-            self.head = replace(self.head, id=FAKE_HEAD_NODE_ID)
+        self.head = replace(self._new_node(), id=FAKE_HEAD_NODE_ID)
         try:
             self.start_head()
             for _ in range(self.shape.cpu_nodes):
@@ -142,6 +140,8 @@ class LocalCluster:
             ResourceError: it doesn't start.
         """
         (self.folder / "ray_current_cluster").unlink(missing_ok=True)
+        if not self.shape.grows:  # a node that died can't join again under its id
+            self.head = self._new_node()
         gcs, dashboard, agent, client = self._ports
         command = [_RAY, "start", "--head", "--port", gcs, "--dashboard-port", dashboard]
         command += ["--dashboard-agent-listen-port", agent, "--ray-client-server-port", client]
@@ -174,6 +174,8 @@ class LocalCluster:
             "resources": {FAKE_GPU: gpus} if gpus else {},
             "labels": dict(labels or {}),
             "include_log_monitor": False,
+            # each node deletes files of jobs that it doesn't need, and others would miss them
+            "runtime_env_dir_name": f"runtime_resources-{node.mark}",
         }
         starter = [sys.executable, "-m", "raymc.chaos.local_node", json.dumps(given)]
         self._start(node, starter, wait=wait)
