@@ -22,13 +22,15 @@ from raymc.batches import Feed, Feeds
 from raymc.cluster import keep_order
 from raymc.config import Config, DataConfig
 from raymc.errors import DataError
-from raymc.prefetch import prefetched
+from raymc.prefetch import mapped_ahead
 from raymc.shards import Dataset, Manifest, read_shard
 from raymc.shards.names import label_entries
 
 # Up to this size the driver reads a split itself: Ray's read tasks need seconds to start, which
 # is longer than the reading takes, and nodes fetch each block once from wherever it lies.
 DIRECT_BYTES = 4 << 30
+# One at a time leaves a disk or a bucket idle while it is decoded and copied.
+SHARDS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class SharedSplit:
         if self.blocks is not None:
             return ray.get(list(self.blocks))
         files = self.dataset.split(self.split)
-        return (read_shard(self.dataset, files[shard], self.columns) for shard in shards)
+        return mapped_ahead(
+            lambda shard: read_shard(self.dataset, files[shard], self.columns),
+            shards,
+            threads=SHARDS_AT_ONCE,
+        )
 
     def feed(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feed:
         """Return one worker's feed of this split."""
@@ -123,7 +129,7 @@ def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit
     if config.cache == "off" or (config.cache == "auto" and not _fits(size, config.cache_share)):
         return shared
     if size <= DIRECT_BYTES:
-        tables = prefetched(shared.read(range(len(paths))), depth=1)
+        tables = shared.read(range(len(paths)))
         return replace(shared, blocks=tuple(ray.put(table) for table in tables))
     with naming_torn_shards(paths, filesystem):
         materialised = stream_rows(paths, filesystem, names).materialize()

@@ -5,12 +5,13 @@ run, so one more thread is enough to hide both behind a training step.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
@@ -38,3 +39,29 @@ def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
             maker.shutdown(cancel_futures=True)
             if close := getattr(source, "close", None):
                 close()
+
+
+def mapped_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
+) -> Iterator[Result]:
+    """Yield what a function makes of items, in their order, several of them at a time.
+
+    Whatever the function raises is raised here, in its turn. The threads end with the items, or
+    when the iterator is closed or dropped, after what they are at.
+
+    Args:
+        function: Called by several threads at once.
+        items: Taken as results are.
+        threads: How many items are worked on at once.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as makers:
+        try:
+            waiting: deque[Future[Result]] = deque()
+            for item in items:
+                waiting.append(makers.submit(function, item))
+                if len(waiting) == threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            makers.shutdown(cancel_futures=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raymc.prefetch import prefetched
+from raymc.prefetch import mapped_ahead, prefetched
 
 
 class Source:
@@ -109,3 +109,52 @@ def test_items_that_the_caller_lets_go_are_gone() -> None:
     del item
     assert gone() is None
     assert len(list(items)) == 4
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("items", [0, 1, 2, 7])
+def test_results_come_in_the_order_of_items(items: int, threads: int) -> None:
+    assert list(mapped_ahead(lambda x: x * x, range(items), threads=threads)) == [
+        x * x for x in range(items)
+    ]
+    assert not prefetching()
+
+
+def test_so_many_are_worked_on_at_once_and_no_more() -> None:
+    together = threading.Barrier(3)
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(9):
+            taken.append(item)
+            yield item
+
+    def work(item: int) -> int:
+        if item < 3:
+            together.wait(timeout=30)  # broken unless three threads are here at once
+        return item
+
+    results = mapped_ahead(work, items(), threads=3)
+    assert next(results) == 0
+    assert taken == [0, 1, 2]
+    assert list(results) == list(range(1, 9))
+
+
+def test_what_the_function_raises_comes_in_its_turn() -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise ValueError("torn")
+        return item
+
+    results = mapped_ahead(work, range(5), threads=4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="torn"):
+        next(results)
+    assert not prefetching()
+
+
+def test_threads_end_where_results_are_dropped() -> None:
+    results = mapped_ahead(lambda x: x, range(100), threads=2)
+    assert next(results) == 0
+    del results
+    assert not prefetching()
