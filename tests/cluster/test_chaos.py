@@ -3,7 +3,6 @@
 import math
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,15 +99,3 @@ def test_a_sweep_whose_driver_dies_goes_on() -> None:
     assert (done.is_right, done.problems, done.lost_trials) == (True, [], 0), done
     assert done.submissions == 2
     assert 0 < done.recoveries[0] < math.inf
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
-def test_a_job_outlives_a_lost_head() -> None:
-    (fault,) = [each for each in FAULTS if each.redis]
-    done = do_fault(fault, random.Random(0))
-    # who follows the job loses sight of it with the dashboard, and submits it again
-    assert (done.is_right, done.problems) == (True, []), done
-    assert (done.lost, done.doubled) == (0, 0)
-    assert 0 <= done.recoveries[0] < math.inf
