@@ -8,6 +8,7 @@ a temporary folder; what is ended is what was started, told by a mark in its env
 
 import json
 import secrets
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -115,7 +116,12 @@ class LocalCluster:
     def __exit__(self, *_: object) -> None:
         """End every process that was started here or by what was, and remove the folder."""
         kill_marked(_MARK, self._mark)
+        wait_until(self._is_removed)  # what was killed may finish a write first
         self._folder.cleanup()
+
+    def _is_removed(self) -> bool:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return not self.folder.exists()
 
     @property
     def environment(self) -> dict[str, str]:
