@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from raymc.events import EpochEnded, Event, Saved, Started, Stepped
+from raymc.runs import write_whole
 
 ATTEMPTS_FILE = "attempts.json"
 SECONDS_BETWEEN_WRITES = 1.0
@@ -108,8 +109,6 @@ class AttemptRecorder:
             self._write(now)
 
     def _write(self, now: float) -> None:
-        path = self._folder / ATTEMPTS_FILE
-        partial = path.with_name(f"{ATTEMPTS_FILE}.partial")
-        partial.write_text(json.dumps([asdict(attempt) for attempt in self._attempts], indent=1))
-        partial.replace(path)
+        told = json.dumps([asdict(attempt) for attempt in self._attempts], indent=1)
+        write_whole(self._folder / ATTEMPTS_FILE, told)
         self._written = now

@@ -29,9 +29,7 @@ def open_run(config: Config, *, sweep: bool = False) -> Path:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(CONFIG_FILE + ".partial")
-        partial.write_text(json.dumps(to_dict(config), indent=1))
-        partial.replace(path)
+        write_whole(path, json.dumps(to_dict(config), indent=1))
     except OSError as error:
         raise ConfigError(f"run.folder: {folder} can't be written: {error.strerror}") from None
     return folder
@@ -51,6 +49,13 @@ def read_config(folder: Path) -> Config:
         return from_dict(values, source=str(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} holds no run of raymc: {path} can't be read") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, in place of one that may be there."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def storage_of(config: Config) -> str:

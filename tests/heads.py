@@ -5,17 +5,18 @@ where another Ray on the machine has the usual one.
 """
 
 import json
-import socket
 import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from drivers import running, wait_until
+
+from raymc.chaos.processes import free_ports
 
 BIN = Path(sys.executable).parent
 
@@ -63,15 +64,6 @@ def running_head(
         with running(BIN / "ray", *start, log=log, environment=given) as process:
             wait_until(lambda: _takes_jobs(head), process)
             yield head
-
-
-def free_ports(count: int) -> list[str]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [str(probe.getsockname()[1]) for probe in probes]
 
 
 def _takes_jobs(head: Head) -> bool:

@@ -1,11 +1,9 @@
 """Jobs: their configurations hold, their entry points are thin, and one is really submitted."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +12,7 @@ from drivers import running, wait_until, write_config
 from tiny import LABELS
 
 from raymc.bundle import load_bundle
+from raymc.chaos.processes import free_ports
 from raymc.config import Config, check_space, load, override
 from raymc.demo import demo_config
 
@@ -44,14 +43,6 @@ def test_entry_points_do_what_the_command_line_does(command: str) -> None:
         [sys.executable, file, "--help"], capture_output=True, text=True, check=True
     )
     assert helped.stdout.startswith(f"Usage: {file.name} {command} ")
-
-
-def free_ports(count: int) -> list[str]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [str(probe.getsockname()[1]) for probe in probes]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from raymc.report.embeddings import EmbeddedSplit, embed_split
 from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, Trial, costs_of, trials_of
-from raymc.runs import BUNDLE, CONFIG_FILE, read_config
+from raymc.runs import BUNDLE, CONFIG_FILE, read_config, write_whole
 from raymc.scored import ScoredSplit
 from raymc.search import best_trial
 from raymc.shards import Dataset, open_dataset
@@ -112,9 +112,7 @@ def save_report(page: str, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, page)
     except OSError as error:
         raise ConfigError(f"the report can't be written to {path}: {error.strerror}") from None
 

@@ -3,29 +3,17 @@
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
 from drivers import running
-from moto.server import ThreadedMotoServer
 from videos import write_video
 
 from raymc.shards import open_dataset
 
 BUCKET = "films"
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A server that speaks S3, on this machine alone; yields its address."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.mark.slow

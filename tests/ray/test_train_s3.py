@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import boto3
 import pytest
 import torch
 from drivers import kill, running, wait_until
-from moto.server import ThreadedMotoServer
 from tiny import SPLIT_ROWS
 
 from raymc import checkpoint
@@ -22,16 +20,6 @@ from raymc.train import SNAPSHOT, best_checkpoint, check_writable, forget_torn_l
 BUCKET = "runs"
 KINDS = ("access_key_id", "secret_access_key")
 SECRETS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A server that speaks S3, on this machine alone; yields its address."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
