@@ -4,6 +4,7 @@ import ast
 import hashlib
 import io
 import json
+import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,7 @@ from raymc.bench.ingest_parts.batches import (
 from raymc.bench.ingest_parts.made_set import MadeRows, make_set, rows_in
 from raymc.bench.ingest_parts.process import BY_HAND, CACHED, RAY_DATA, STREAMED, WAYS, Reader
 from raymc.bench.ingest_parts.table import Figure, ratios_of, table_of
+from raymc.bench.measure import added_bytes, touch_memory
 from raymc.errors import ConfigError, DataError
 from raymc.shards import open_dataset
 
@@ -258,3 +260,8 @@ def test_tables_put_ways_beside_the_loop_by_hand_and_the_fastest_peer() -> None:
         f"| {STREAMED}, first epoch | 0.80 | 0.60 (WebDataset, 2 processes) | 8.00 |",
         f"| {STREAMED}, later epoch | 2.00 | 1.50 (datasets, streaming) | 50.00 |",
     ]
+
+
+def test_touched_memory_is_touched_and_given_back() -> None:
+    added = added_bytes(lambda: touch_memory(64 << 20))
+    assert math.isnan(added) or 60 << 20 < added < 80 << 20

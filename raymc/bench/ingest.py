@@ -26,7 +26,7 @@ from raymc.bench.ingest_parts.batches import Source
 from raymc.bench.ingest_parts.made_set import make_set, rows_in
 from raymc.bench.ingest_parts.process import WAYS
 from raymc.bench.ingest_parts.table import Figure, numbers_of, section_of
-from raymc.bench.measure import publish
+from raymc.bench.measure import publish, touch_memory
 from raymc.cluster import connect
 from raymc.errors import ConfigError, DataError
 
@@ -100,6 +100,7 @@ def bench_ingest(console: Console, settings: Settings, *, out: Path | None = Non
             prepare(settings, names, source)
         for count in () if settings.only_prepare else settings.workers:
             with console.status(f"reading {folder}, {count} workers"):
+                touch_memory(round(4e6 * size))
                 figures = measure(settings, names, replace(source, workers=count))
             title = f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} worker{'s' * (count > 1)}"
             sections.append(section_of(title, figures))
@@ -241,11 +242,13 @@ def _about(settings: Settings) -> str:
         f"{settings.batch}; shards of {settings.shard_rows} rows, uncompressed. Every way in a "
         f"process of its own, in turns: {settings.first_rounds} first epochs in fresh processes, "
         f"from opening on, the page cache {cold} before each; {settings.rounds} later ones, the "
-        "page cache as it is; medians. MB are of tokens without padding. Peak is VmHWM of the "
-        "process in which the batches arrive: mapped pages of files and of the object store are "
-        "in it, a loader's own processes are not. Peers' formats were written before; raymc's "
-        "first epoch is to share the split and then to read it, Ray being up. pyarrow alone and "
-        f"Ray Data don't shuffle; raymc shuffles windows of {settings.window_mb:,} MiB, datasets "
-        "(mapped) the whole, the others within shards or buffers. Checksums over all values and "
+        "page cache as it is; medians. Four times the set's size of memory was used once before, "
+        "as hosts of virtual machines give it when first touched. MB are of tokens without "
+        "padding. Peak is VmHWM of the process in which the batches arrive: mapped pages of files "
+        "and of the object store are in it, a loader's own processes are not. Peers' formats were "
+        "written before; raymc's first epoch is to share the split and then to read it, Ray being "
+        "up. pyarrow alone and Ray Data don't shuffle; raymc shuffles windows of "
+        f"{settings.window_mb:,} MiB, datasets (mapped) the whole, the others within shards or "
+        "buffers. Checksums over all values and "
         "labels are those of what was written, wherever a line has numbers.\n"
     )
