@@ -56,17 +56,32 @@ def data_info(path: str, plot: str | None) -> None:
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def data_audit(run: str, overrides: tuple[str, ...]) -> None:
-    """Prove which rows trained RUN, epoch by epoch; exit code 1 if one was lost or used twice."""
-    from raymc.run_audit import audit_run, audit_table, restarts_line
+    """Prove which rows trained RUN, a run or sweep; exit code 1 if one was lost or used twice."""
+    from raymc.run_audit import (
+        audit_run,
+        audit_table,
+        audit_trials,
+        is_sweep,
+        restarts_line,
+        trials_table,
+    )
 
-    found = audit_run(run, load_config(None, overrides, {}).run.folder)
+    runs = load_config(None, overrides, {}).run.folder
     console = make_console()
-    console.print(audit_table(found))
-    if line := restarts_line(found):
-        console.print(line, soft_wrap=True)
-    verdict = "no row lost, none used twice" if found.is_right else "rows were lost or used twice"
-    console.print(f"{found.checkpoint}: {verdict}", soft_wrap=True)
-    sys.exit(0 if found.is_right else 1)
+    if is_sweep(run, runs):
+        found = audit_trials(run, runs)
+        console.print(trials_table(run, found))
+        where = f"{len(found)} trials"
+    else:
+        audited = audit_run(run, runs)
+        console.print(audit_table(audited))
+        if line := restarts_line(audited):
+            console.print(line, soft_wrap=True)
+        found, where = [audited], audited.checkpoint
+    is_right = all(each.is_right for each in found)
+    verdict = "no row lost, none used twice" if is_right else "rows were lost or used twice"
+    console.print(f"{where}: {verdict}", soft_wrap=True)
+    sys.exit(0 if is_right else 1)
 
 
 class Formats(click.Group):

@@ -9,6 +9,7 @@ from raymc.errors import ConfigError
 
 CONFIG_FILE = "config.json"
 BUNDLE = "bundle"
+TRIALS = "trials"  # of a sweep
 
 
 def open_run(config: Config, *, sweep: bool = False) -> Path:

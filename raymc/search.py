@@ -24,6 +24,7 @@ from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, SweepEvent
 from raymc.feed import SharedData, share_data
 from raymc.outcome import outcome_of
+from raymc.runs import TRIALS
 from raymc.searcher import FAILURE, StudySearcher
 from raymc.searcher import trial_folder as folder_of
 from raymc.shards import Dataset
@@ -70,7 +71,8 @@ def sweep(
     gpus = gpus_per_worker(config)
     concurrent = concurrent_trials(config, gpus)
     study = open_study(config, run_name(config, sweep=True), folder)
-    session = folder / "trials" / f"session-{sum(1 for _ in folder.glob('trials/*')):03d}"
+    sessions = folder / TRIALS
+    session = sessions / f"session-{sum(1 for _ in sessions.glob('*')):03d}"
     scheduler = make_scheduler(config)
     searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
     is_new = searcher.due > 0

@@ -24,6 +24,7 @@ from raymc.chaos.local_cluster import LocalCluster, Shape
 from raymc.chaos.scene import Scene, small_config
 from raymc.chaos.services import mlflow_server, redis_server, refuse_without_root, small_disk
 from raymc.prepare import prepare_dataset
+from raymc.run_audit import RunAudit
 
 _SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))
 _HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(1, 1), node_cpus=2)
@@ -119,21 +120,26 @@ def do_fault(fault: Fault, moments: random.Random) -> Outcome:
         fault.happen(scene)
         ended = scene.finish()
         problems = scene.problems() if ended else []
-        audit = scene.audit() if ended else None
+        audits = scene.audits() if ended else []
+        epochs = [epoch for audit in audits for epoch in audit.epochs]
         right = ended and not problems
         return Outcome(
             fault=fault.name,
             is_right=ended,
             submissions=scene.submissions,
-            lost=sum(epoch.lost for epoch in audit.epochs) if audit else None,
-            doubled=sum(epoch.repeated for epoch in audit.epochs) if audit else None,
-            repeated_steps=sum(one.repeated_steps for one in audit.restarts) if audit else None,
+            lost=sum(epoch.lost for epoch in epochs) if audits else None,
+            doubled=sum(epoch.repeated for epoch in epochs) if audits else None,
+            repeated_steps=_repeated_steps(audits) if fault.command == "train" else None,
             lost_trials=scene.lost_trials() if ended else 0,
             problems=problems,
             recoveries=scene.recoveries,
             seconds=time.monotonic() - began,
             log=[] if right else scene.log.read_text(errors="replace").splitlines()[-12:],
         )
+
+
+def _repeated_steps(audits: Sequence[RunAudit]) -> int:
+    return sum(restart.repeated_steps for audit in audits for restart in audit.restarts)
 
 
 @contextmanager

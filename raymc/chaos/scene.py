@@ -28,7 +28,7 @@ from raymc.chaos.local_cluster import FAKE_GPU, LocalCluster
 from raymc.chaos.processes import marked, title, wait_until, without_ray
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
-from raymc.run_audit import RunAudit, audit_run
+from raymc.run_audit import RunAudit, audit_run, audit_trials
 from raymc.study import STUDY_FILE
 from raymc.tracking import tracking_uri
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG
@@ -206,15 +206,15 @@ class Scene:
         pids = marked(*next(item for item in mark.items() if item[0] == "RAYMC_LOCAL_CLUSTER"))
         return [pid for pid in pids if title(pid).startswith(names)]
 
-    def audit(self) -> RunAudit | None:
-        """Return which rows trained a run, and what its restarts cost; nothing tells of a sweep.
+    def audits(self) -> list[RunAudit]:
+        """Return which rows trained a run, or each trial of a sweep, and what restarts cost.
 
         Raises:
             RaymcError: no checkpoint is left that tells.
         """
         if self.command == "tune":
-            return None
-        return audit_run(NAME, self.config.run.folder)
+            return audit_trials(NAME, self.config.run.folder)
+        return [audit_run(NAME, self.config.run.folder)]
 
     def problems(self) -> list[str]:
         """Return what is wrong with what is left of the finished run or sweep."""

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 from ray.util import placement_group_table
 from rich.console import Console
-from tiny import fit_here
+from tiny import SPLIT_ROWS, fit_here
 
 from raymc.bundle import WEIGHTS
 from raymc.cli import main
@@ -26,6 +26,7 @@ from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.outcome import outcome_of
 from raymc.report import build_report
+from raymc.run_audit import audit_trials
 from raymc.shards import Dataset
 from raymc.tracking import tracking_uri
 
@@ -167,6 +168,22 @@ def test_a_trial_that_has_ended_keeps_its_best_checkpoint_alone(finished: Sweep)
     for trial in finished.trials():
         folder = finished.folder / "trials" / "session-000" / f"trial-{trial.number:04d}"
         assert [str(path) for path in folder.iterdir()] == [outcome_of(trial).checkpoint]
+
+
+def test_the_rows_of_every_trial_are_audited(finished: Sweep) -> None:
+    trials = finished.trials()
+    found = audit_trials("finished", finished.config.run.folder)
+    best = [int(outcome_of(trial).best["epoch"]) for trial in trials]
+    assert [(each.name, len(each.epochs)) for each in found] == [
+        (str(number), epochs) for number, epochs in enumerate(best)
+    ]
+    assert all(epoch.once == SPLIT_ROWS["train"] for each in found for epoch in each.epochs)
+    assert all(each.is_right for each in found)
+    done = CliRunner().invoke(main, ["data", "audit", str(finished.folder)])
+    assert (done.exit_code, done.output.splitlines()[-1]) == (
+        0,
+        "5 trials: no row lost, none used twice",
+    )
 
 
 def test_the_report_is_kept_with_the_sweep(finished: Sweep, tmp_path: Path) -> None:
