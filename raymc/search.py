@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -65,7 +66,7 @@ def sweep(
     Raises:
         DataError: the dataset can't be used.
         ResourceError: trials ask for more than the cluster has.
-        SweepError: no trial succeeded.
+        SweepError: no trial succeeded, or the study's database went away for good.
     """
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's snapshots are never read
     gpus = gpus_per_worker(config)
@@ -82,7 +83,13 @@ def sweep(
         tuner = make_tuner(
             config, data, searcher, scheduler, session=session, gpus=gpus, concurrent=concurrent
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except StorageInternalError as error:
+            raise SweepError(
+                "the study's database went away and did not come back: once it is there again, "
+                "the same command goes on"
+            ) from error
     best = best_trial(study)
     return SweepResult(folder, study, Path(outcome_of(best).checkpoint), is_new)
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -25,7 +26,7 @@ from raymc.config import Config
 from raymc.errors import CheckpointError
 from raymc.events import SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
 from raymc.outcome import Epoch, epochs_of, note_epoch, note_failure, outcome_of
-from raymc.study import distributions
+from raymc.study import distributions, patient
 from raymc.train_worker import EPOCH, IS_LAST
 
 # Keys of a trial's report besides its metrics and those of every run.
@@ -38,6 +39,7 @@ STATES: Mapping[TrialState, TrialStateName | Literal["running"]] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "running",
 }
+_ENDS = {name: state for state, name in STATES.items() if state.is_finished()}
 
 
 @dataclass
@@ -72,7 +74,8 @@ class StudySearcher(Searcher):
     """Tune asks what to try and tells what came of it; the study answers and remembers.
 
     Trials wait while Tune does, so a thread of its own writes their epochs, in order, while they
-    go on; what a driver that dies had not written yet is trained again.
+    go on; what a driver that dies had not written yet is trained again. While the study's
+    database is away, all of this waits for it; trials go on until they need an answer.
 
     Args:
         study: the sweep's study.
@@ -113,18 +116,30 @@ class StudySearcher(Searcher):
         """Return a trial's number, settings and the checkpoint to go on from, if it has one."""
         if self._orphans:
             return self._adopt(self._orphans.pop(0), trial_id)
-        trial = self.study.ask(self._space)
+        try:
+            trial = self.study.ask(self._space)
+        except StorageInternalError:
+            self._orphans = self._begun_unheard()
+            return self.suggest(trial_id)
         self._open[trial_id] = OpenTrial(
             trial, best={}, best_checkpoint="", last_epoch=0, seconds_before=0.0
         )
         self._listener(TrialStarted(trial.number, dict(trial.params)))
         return {"number": trial.number, "params": dict(trial.params), "resume": None}
 
+    def _begun_unheard(self) -> list[FrozenTrial]:
+        """Return the trials that the study has begun, but could not say so before it went away."""
+        known = {opened.trial.number for opened in self._open.values()}
+        running = patient(self.study.get_trials)(states=(TrialState.RUNNING,))
+        return [trial for trial in running if trial.number not in known]
+
     def _adopt(self, left: FrozenTrial, trial_id: str) -> dict[str, Any]:
         """Go on with a trial that an earlier driver left running."""
         trial = optuna.Trial(self.study, left._trial_id)
         for path, values in self._space.items():
-            trial._suggest(path, values)  # what it has stays; the driver may have died asking
+            patient(trial._suggest)(
+                path, values
+            )  # what it has stays; the driver may have died asking
         last_epoch, before = max(left.intermediate_values, default=0), outcome_of(left)
         self._open[trial_id] = OpenTrial(
             trial,
@@ -159,12 +174,9 @@ class StudySearcher(Searcher):
         self._write(_delete, opened.outdated({opened.best_checkpoint}))
         self._await_writes()
         if state == "failed":
-            note_failure(trial, message, seconds)
-            self.study.tell(trial, state=TrialState.FAIL)
-        elif state == "complete":
-            self.study.tell(trial, opened.best[self.config.train.monitor])
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED)
+            patient(note_failure)(trial, message, seconds)
+        value = opened.best[self.config.train.monitor] if state == "complete" else None
+        patient(self._tell)(trial, _ENDS[state], value)
         self._listener(TrialEnded(trial.number, state, opened.best, seconds, message))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -199,8 +211,12 @@ class StudySearcher(Searcher):
         self._write(_delete, opened.outdated(kept))
         self._listener(TrialEpochEnded(opened.trial.number, number, metrics, epoch.seconds))
 
+    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
+        """Close a trial, unless the study has it closed from a try that it could not answer."""
+        self.study.tell(trial, value, state=state, skip_if_finished=True)
+
     def _write(self, write: Callable[..., None], *arguments: Any) -> None:
-        self._writes.append(self._thread.submit(write, *arguments))
+        self._writes.append(self._thread.submit(patient(write), *arguments))
 
     def _await_writes(self) -> None:
         """Wait until the study knows all it was told; raises what went wrong."""

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import optuna
+import tenacity
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from ray.tune.schedulers import ASHAScheduler
+from sqlalchemy.exc import SQLAlchemyError
 
 from raymc.config import Config, flatten
 from raymc.errors import ConfigError, first_line
@@ -18,6 +22,16 @@ from raymc.train_worker import EPOCH
 # Where the study keeps how many GPUs each worker of its trials had.
 GPUS_ATTRIBUTE = "gpus_per_worker"
 STUDY_FILE = "study.db"
+# A sweep waits for a database that is started again.
+_PATIENCE_SECONDS = 180.0
+
+# Makes a function try again while the study's database is away.
+patient = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(StorageInternalError),
+    wait=tenacity.wait_exponential(multiplier=0.1, max=5),
+    stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+    reraise=True,
+)
 
 
 def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
@@ -27,14 +41,14 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
         ConfigError: `search.storage` can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = _storage(config, folder)
+    address = _address(config, folder)
     try:
         study = optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+            storage=_storage(address), study_name=name, direction="maximize", load_if_exists=True
         )
-    except (ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
+    except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
-        raise ConfigError(f"search.storage: the study {storage} can't be opened: {line}") from error
+        raise ConfigError(f"search.storage: the study {address} can't be opened: {line}") from error
     study.sampler = _sampler(config, known=len(study.trials))
     defaults = _defaults(config)
     if config.search.try_default and not study.trials and defaults:
@@ -48,17 +62,17 @@ def read_study(config: Config, name: str, folder: Path) -> optuna.Study:
     Raises:
         ConfigError: there is none, or `search.storage` can't be opened.
     """
-    storage = _storage(config, folder)
+    address = _address(config, folder)
     if not config.search.storage and not (folder / STUDY_FILE).is_file():
         raise ConfigError(f"{folder} holds no sweep: it has no {STUDY_FILE}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=name, storage=_storage(address))
     except KeyError:
-        raise ConfigError(f"the storage {storage} holds no sweep {name!r}") from None
-    except (ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
+        raise ConfigError(f"the storage {address} holds no sweep {name!r}") from None
+    except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
-        raise ConfigError(f"the study {storage} can't be opened: {line}") from error
+        raise ConfigError(f"the study {address} can't be opened: {line}") from error
 
 
 def distributions(config: Config) -> dict[str, BaseDistribution]:
@@ -85,8 +99,13 @@ def make_scheduler(config: Config) -> ASHAScheduler | None:
     )
 
 
-def _storage(config: Config, folder: Path) -> str:
+def _address(config: Config, folder: Path) -> str:
     return config.search.storage or f"sqlite:///{folder / STUDY_FILE}"
+
+
+def _storage(address: str) -> RDBStorage:
+    """Return the database; a connection that broke while nobody used it is noticed and replaced."""
+    return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
 
 
 def _sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:

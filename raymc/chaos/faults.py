@@ -14,11 +14,14 @@ from typing import Any, Literal
 from raymc.bundle import WEIGHTS
 from raymc.chaos.processes import wait_until
 from raymc.chaos.scene import Scene
-from raymc.chaos.services import start_mlflow
+from raymc.chaos.services import Clock
 from raymc.checkpoint import PROGRESS
 from raymc.errors import ResourceError
 
-_OUTAGE_SECONDS, _HEAD_AWAY_SECONDS = 30.0, 8.0
+_OUTAGE_SECONDS, _HEAD_AWAY_SECONDS, _RESTART_SECONDS = 30.0, 8.0, 5.0
+_JUMP_SECONDS = 3600.0
+
+Need = Literal["disk", "mlflow", "redis", "postgres", "clock"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,10 @@ class Fault:
         happen: Does it, at a random moment, and waits for the next epoch.
         settings: Of the configuration, by section.
         times: How often it is done by default, each to a new run.
-        storage: Whether the runs' folder is a small disk of its own.
-        server: Whether MLflow is a server.
-        redis: Whether the head keeps its state in Redis, so that it may be lost, and the driver
-            is a job on another node.
+        needs: What it leans on: the runs' folder is a small disk of its own; MLflow is a server;
+            the head keeps its state in Redis, so that it may be lost, and the driver is a job on
+            another node; MLflow and the study keep theirs in Postgres; all processes go by a
+            clock of their own.
         rays: Ray's own switches, of all its processes.
     """
 
@@ -45,9 +48,7 @@ class Fault:
     happen: Callable[[Scene], None]
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     times: int = 1
-    storage: bool = False
-    server: bool = False
-    redis: bool = False
+    needs: tuple[Need, ...] = ()
     rays: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -105,11 +106,42 @@ def kill_head(scene: Scene) -> None:
 def kill_mlflow(scene: Scene) -> None:
     """End MLflow's server, and start it again half a minute later."""
     scene.wait_for_moment((0.05, 0.2))
-    with Path(scene.folder / "mlflow.pid").open() as file:
-        os.killpg(int(file.read()), signal.SIGKILL)
+    scene.services["mlflow"].kill()
     scene.watch_recovery()
     time.sleep(_OUTAGE_SECONDS)
-    start_mlflow(scene.folder, int(scene.config.tracking.uri.rpartition(":")[2]))
+    scene.services["mlflow"].start()
+
+
+def restart_postgres(scene: Scene) -> None:
+    """End Postgres, with MLflow's records and the study, and start it again 5 s later."""
+    scene.wait_for_moment()
+    scene.services["postgres"].kill()
+    time.sleep(_RESTART_SECONDS)
+    scene.services["postgres"].start()
+    scene.watch_recovery()
+
+
+def restart_redis(scene: Scene) -> None:
+    """End Redis, and start it again 5 s later, and the head if it has not outlived that."""
+    scene.wait_for_moment()
+    scene.services["redis"].kill()
+    time.sleep(_RESTART_SECONDS)
+    scene.services["redis"].start()
+    with suppress(ResourceError):
+        wait_until(lambda: not scene.cluster.head_serves(), seconds=_HEAD_AWAY_SECONDS)
+        scene.cluster.kill_node(scene.cluster.head)
+        scene.cluster.start_head()
+    scene.watch_recovery()
+
+
+def move_clock(scene: Scene) -> None:
+    """Put the clock of all processes an hour ahead, and back ten seconds later."""
+    scene.wait_for_moment()
+    clock = Clock(scene.folder / "clock")
+    clock.set(_JUMP_SECONDS)
+    time.sleep(10)
+    clock.set(0)
+    scene.watch_recovery()
 
 
 def truncate_checkpoint(scene: Scene) -> None:
@@ -208,7 +240,7 @@ FAULTS = (
         command="train",
         happen=kill_mlflow,
         settings=_SLOW,
-        server=True,
+        needs=("mlflow",),
     ),
     Fault(
         name="checkpoint",
@@ -221,14 +253,14 @@ FAULTS = (
         title="storage full for 10 s",
         command="train",
         happen=fill_storage,
-        storage=True,
+        needs=("disk",),
     ),
     Fault(
         name="readonly",
         title="storage read-only for 10 s",
         command="train",
         happen=lock_storage,
-        storage=True,
+        needs=("disk",),
     ),
     Fault(
         name="deleted",
@@ -250,15 +282,40 @@ FAULTS = (
         command="train",
         happen=kill_head,
         settings=_SLOW,
-        redis=True,
+        needs=("redis",),
         rays={"RAY_gcs_rpc_server_reconnect_timeout_s": "180"},
     ),
     Fault(
+        name="redis",
+        title=f"Redis killed, back after {_RESTART_SECONDS:g} s",
+        command="train",
+        happen=restart_redis,
+        settings=_SLOW,
+        needs=("redis",),
+        rays={"RAY_gcs_rpc_server_reconnect_timeout_s": "180"},
+    ),
+    Fault(
+        name="postgres",
+        title=f"Postgres killed, back after {_RESTART_SECONDS:g} s",
+        command="tune",
+        happen=restart_postgres,
+        settings=_SWEEP,
+        needs=("mlflow", "postgres"),
+    ),
+    Fault(
+        name="clock",
+        title="clock an hour ahead for 10 s",
+        command="tune",
+        happen=move_clock,
+        settings=_SWEEP,
+        needs=("clock",),
+    ),
+    Fault(
         name="rpc",
-        title="every RPC handler delayed by 0 to 10 ms",
+        title="a fifth of all RPCs delayed by 0 to 100 ms",
         command="tune",
         happen=nothing,
         settings=_SWEEP,
-        rays={"RAY_testing_asio_delay_us": "*=0:10000"},
+        rays={"RAY_testing_asio_delay_us": "*=-400000:100000"},  # a negative delay is none
     ),
 )

@@ -216,6 +216,10 @@ class LocalCluster:
             found = json.load(answer)["data"]["result"]["result"]
         return [node for node in found if node["state"] == "ALIVE"]
 
+    def head_serves(self) -> bool:
+        """Say whether the process that holds the cluster's state lives; it may end by itself."""
+        return any("gcs_server" in name for name in self.pids(self.head).values())
+
     def gpu_nodes_alive(self) -> int:
         """Return how many nodes with stand-in GPUs are alive."""
         return sum(FAKE_GPU in (node["resources_total"] or {}) for node in self.alive())

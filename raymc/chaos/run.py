@@ -8,13 +8,12 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rich.console import Console
 
@@ -22,7 +21,17 @@ from raymc.bench.measure import markdown_table
 from raymc.chaos.faults import FAULTS, Fault
 from raymc.chaos.local_cluster import LocalCluster, Shape
 from raymc.chaos.scene import Scene, small_config
-from raymc.chaos.services import mlflow_server, redis_server, refuse_without_root, small_disk
+from raymc.chaos.services import (
+    Clock,
+    MlflowServer,
+    PostgresServer,
+    RedisServer,
+    Service,
+    refuse_without_root,
+    running,
+    small_disk,
+)
+from raymc.config import override
 from raymc.prepare import prepare_dataset
 from raymc.run_audit import RunAudit
 
@@ -93,7 +102,7 @@ def run_chaos(
             them, so that parts can be run one after the other.
     """
     chosen = [fault for fault in FAULTS if not faults or fault.name in faults]
-    if any(fault.storage for fault in chosen):
+    if any("disk" in fault.needs for fault in chosen):
         refuse_without_root()
     outcomes = []
     for fault in chosen:
@@ -147,23 +156,54 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
     """Have a cluster, a dataset and what else a fault needs, for as long as it takes."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
-        settings: dict[str, Any] = dict(fault.settings)
-        if fault.server:
-            settings["tracking"] = {"uri": stack.enter_context(mlflow_server(folder))}
-        if fault.storage:
+        folder.chmod(0o711)  # Postgres runs as somebody else
+        services = _services(fault, folder, stack)
+        if "disk" in fault.needs:
             stack.enter_context(small_disk(folder / "runs"))
-        config = small_config(folder, **settings)
+        config = override(small_config(folder, **fault.settings), _addresses(services))
         shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
         rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
-        state = stack.enter_context(redis_server(folder)) if fault.redis else {}
-        shape = _HEAD_APART if fault.redis else _SHAPE
-        cluster = stack.enter_context(LocalCluster(shape, rays, state))
-        scene = Scene(cluster, config, fault.command, folder, moments, is_job=fault.redis)
+        if "clock" in fault.needs:
+            clock = Clock(folder / "clock")
+            clock.set(0)
+            rays |= clock.environment
+        redis = services.get("redis")
+        state = redis.environment if isinstance(redis, RedisServer) else {}
+        cluster = stack.enter_context(LocalCluster(_HEAD_APART if redis else _SHAPE, rays, state))
+        scene = Scene(
+            cluster, config, fault.command, folder, moments, services, is_job=redis is not None
+        )
         try:
             yield scene
         finally:
             if not scene.has_ended():
                 scene.kill_driver()
+
+
+def _services(fault: Fault, folder: Path, stack: ExitStack) -> dict[str, Service]:
+    """Start the servers that a fault needs, each after those that it leans on."""
+    services: dict[str, Service] = {}
+    database = ""
+    if "postgres" in fault.needs:
+        services["postgres"] = postgres = PostgresServer(folder / "postgres", ("mlflow", "optuna"))
+        database = postgres.address("mlflow")
+    if "mlflow" in fault.needs:
+        services["mlflow"] = MlflowServer(folder, database)
+    if "redis" in fault.needs:
+        services["redis"] = RedisServer(folder)
+    for service in services.values():
+        stack.enter_context(running(service))
+    return services
+
+
+def _addresses(services: Mapping[str, Service]) -> dict[str, str]:
+    """Return the settings that say where MLflow's records and the study are."""
+    found = {}
+    if isinstance(mlflow := services.get("mlflow"), MlflowServer):
+        found["tracking.uri"] = mlflow.address
+    if isinstance(postgres := services.get("postgres"), PostgresServer):
+        found["search.storage"] = postgres.address("optuna")
+    return found
 
 
 @cache

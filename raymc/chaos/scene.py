@@ -9,27 +9,29 @@ import os
 import random
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import yaml
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from raymc.bundle import load_bundle
 from raymc.chaos.local_cluster import FAKE_GPU, LocalCluster
 from raymc.chaos.processes import marked, title, wait_until, without_ray
+from raymc.chaos.services import Service
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
 from raymc.run_audit import RunAudit, audit_run, audit_trials
-from raymc.study import STUDY_FILE
+from raymc.study import STUDY_FILE, read_study
 from raymc.tracking import tracking_uri
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG
 
@@ -88,6 +90,7 @@ class Scene:
         folder: For logs and the configuration's file.
         submissions: How often it was started.
         random: Chooses moments and victims.
+        services: Servers that it leans on, by name.
         is_job: Whether it is submitted as a job, whose driver Ray puts on a node other than the
             head; else the driver is a process of ours.
         recoveries: Seconds from a fault to the next epoch.
@@ -98,6 +101,7 @@ class Scene:
     command: str
     folder: Path
     random: random.Random
+    services: Mapping[str, Service] = field(default_factory=dict)
     is_job: bool = False
     submissions: int = 0
     recoveries: list[float] = field(default_factory=list)
@@ -110,6 +114,9 @@ class Scene:
         (tree / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config)))
         subprocess.run(["git", "init", "-q", str(tree)], check=True)
         self._driver: subprocess.Popen[bytes] | None = None
+        self._counted = 0
+        study = self.config.search.storage or f"sqlite:///{self.run_folder / STUDY_FILE}"
+        self._study = create_engine(study, pool_pre_ping=True)
 
     def submit(self) -> None:
         """Start the driver; again, it goes on where the one before stopped."""
@@ -132,14 +139,10 @@ class Scene:
         """Return how many epochs count so far."""
         if self.command == "train":
             return len(set(self._printed_epochs()))
-        try:
-            with closing(sqlite3.connect(self.run_folder / STUDY_FILE, timeout=10)) as study:
-                (count,) = study.execute(
-                    "SELECT COUNT(*) FROM trial_intermediate_values"
-                ).fetchone()
-        except sqlite3.Error:
-            return 0
-        return count
+        with suppress(SQLAlchemyError), self._study.connect() as study:  # it may be away
+            query = text("SELECT COUNT(*) FROM trial_intermediate_values")
+            self._counted = study.scalar(query)
+        return self._counted
 
     def epochs_due(self) -> int:
         """Return how many there will be."""
@@ -244,9 +247,7 @@ class Scene:
         return [int(number) for number in _EPOCH.findall(text)]
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        storage = f"sqlite:///{self.run_folder / STUDY_FILE}"
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        return optuna.load_study(study_name=NAME, storage=storage).trials
+        return read_study(self.config, NAME, self.run_folder).trials
 
     def _study_problems(self) -> list[str]:
         trials = self._trials()

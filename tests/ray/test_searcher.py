@@ -1,13 +1,16 @@
 """The searcher, told by hand what Tune tells it: what the study and the disk hold afterwards."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
+from raymc.chaos.services import PostgresServer
 from raymc.config import Config, override
+from raymc.errors import ResourceError
 from raymc.events import SweepEvent, TrialEpochEnded, TrialStarted
 from raymc.outcome import epochs_of, outcome_of
 from raymc.searcher import FAILURE, StudySearcher, trial_folder
@@ -106,14 +109,45 @@ def test_what_a_dead_driver_left_is_handed_out_again(
     assert again.left(number) == []
 
 
+def test_a_database_that_is_started_again_loses_nothing(config: Config, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg2")
+    with TemporaryDirectory(prefix="raymc-") as folder:  # others than we get no further in pytest's
+        Path(folder).chmod(0o711)
+        server = PostgresServer(Path(folder, "postgres"), ("study",))
+        try:
+            server.start()
+        except ResourceError as error:
+            pytest.skip(str(error))
+        try:
+            told = Told(override(config, {"search.storage": server.address("study")}), tmp_path)
+            number = told.start("a")
+            told.searcher.on_trial_result("a", told.epoch(number, 1, 0.3))
+            told.searcher._await_writes()
+            server.kill()
+            told.searcher.on_trial_result("a", told.epoch(number, 2, 0.6))
+            back = Timer(0.5, server.start)
+            back.start()
+            other = told.start("b")
+            told.searcher.on_trial_complete("a", told.epoch(number, 3, 0.5))
+            back.join()
+            trials = told.study.trials
+        finally:
+            server.kill()
+    assert [(trial.number, trial.state) for trial in trials] == [
+        (number, TrialState.PRUNED),
+        (other, TrialState.RUNNING),
+    ]
+    assert trials[number].intermediate_values == {1: 0.3, 2: 0.6, 3: 0.5}
+
+
 def test_an_epoch_that_cannot_be_written_is_an_error(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
-        raise optuna.exceptions.StorageInternalError("the disk is full")
+        raise OSError("the disk is full")
 
     monkeypatch.setattr("raymc.searcher.note_epoch", fail)
     number = told.start("a")
     told.searcher.on_trial_result("a", told.epoch(number, 1, 0.5))
-    with pytest.raises(optuna.exceptions.StorageInternalError, match="the disk is full"):
+    with pytest.raises(OSError, match="the disk is full"):
         told.searcher.on_trial_complete("a", {})
