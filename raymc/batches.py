@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from raymc.buffers import Buffers
 from raymc.errors import DataError
 from raymc.order import (
     PADDING_ROW,
@@ -168,11 +169,23 @@ def single_chunks(table: pa.Table) -> Iterator[pa.Table]:
 
 
 class RowStore:
-    """Decoded blocks in memory, and rows of them as padded batches."""
+    """Decoded blocks in memory, and rows of them as padded batches.
 
-    def __init__(self, modalities: Sequence[Modality], classes: int) -> None:
+    Args:
+        modalities: What the blocks hold.
+        classes: C.
+        buffers: By modality, the memory that batches' tokens get.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[Modality],
+        classes: int,
+        buffers: Mapping[str, Buffers] | None = None,
+    ) -> None:
         self.modalities = tuple(modalities)
         self.classes = classes
+        self._buffers = buffers or buffers_of(modalities)
         self._firsts: list[int] = []
         self._blocks: list[Block] = []
         self._left: list[int] = []
@@ -222,7 +235,7 @@ class RowStore:
                 tokens = block.tokens[modality.name]
                 found.extend(tokens.row(index) for index in local.tolist())
         padded = {
-            modality.name: _pad(found, places, len(rows), modality)
+            modality.name: _pad(found, places, len(rows), modality, self._buffers[modality.name])
             for found, modality in zip(views, self.modalities)
         }
         return Batch(
@@ -249,31 +262,33 @@ class RowStore:
             yield int(at), where, local[where]
 
 
+def buffers_of(modalities: Sequence[Modality]) -> dict[str, Buffers]:
+    """Return memory for the tokens of each modality, whose sizes differ."""
+    return {modality.name: Buffers() for modality in modalities}
+
+
 def _pad(
-    views: Sequence[np.ndarray], places: Sequence[int], rows: int, modality: Modality
+    views: Sequence[np.ndarray],
+    places: Sequence[int],
+    rows: int,
+    modality: Modality,
+    buffers: Buffers,
 ) -> tuple[Tensor, Tensor]:
     """Copy token arrays [t, dim] to rows `places` of a zero-padded [rows, T, dim] tensor."""
     lengths = np.zeros(rows, dtype=np.int64)
     lengths[list(places)] = [len(view) for view in views]
     longest = max(1, int(lengths.max(initial=0)))
-    padded = _empty((rows, longest, modality.dim), modality)
+    shape = (rows, longest, modality.dim)
+    if torch.cuda.is_available():  # which fetches by itself from page-locked memory alone
+        padded = torch.empty(shape, dtype=TORCH_DTYPES[modality.dtype], pin_memory=True)
+    else:
+        padded = torch.from_numpy(buffers.empty(shape, modality.numpy_dtype))
     buffer = padded.numpy()
     for place, view in zip(places, views):
         buffer[place, : len(view)] = view
     for place, length in enumerate(lengths.tolist()):
         buffer[place, length:] = 0
     return padded, torch.from_numpy(lengths)
-
-
-def _empty(shape: tuple[int, ...], modality: Modality) -> Tensor:
-    """Return a tensor of anything, in page-locked memory where there is a GPU to fetch it.
-
-    Elsewhere NumPy gives the memory, since it asks for huge pages: to touch a fresh page for the
-    first time costs more than to fill it, and torch asks for pages of 4 KiB.
-    """
-    if torch.cuda.is_available():
-        return torch.empty(shape, dtype=TORCH_DTYPES[modality.dtype], pin_memory=True)
-    return torch.from_numpy(np.empty(shape, modality.numpy_dtype))
 
 
 ReadShards = Callable[[Sequence[int]], Iterable[pa.Table]]
@@ -315,6 +330,7 @@ class Feed:
         self.steps = -(-self.rows // config.size)
         self._read, (self._rank, self._workers) = read, share
         self._store: RowStore | None = None
+        self._buffers = buffers_of(manifest.modalities)
 
     def training(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
         """Iterate over the epoch's batches from number `skip` on, in shuffled order."""
@@ -356,7 +372,8 @@ class Feed:
                 store.release(rows)
 
     def _new_store(self) -> RowStore:
-        return RowStore(self.manifest.modalities, len(self.manifest.vocabulary.names))
+        classes = len(self.manifest.vocabulary.names)
+        return RowStore(self.manifest.modalities, classes, self._buffers)
 
     def _kept_store(self) -> RowStore:
         if self._store is None:
