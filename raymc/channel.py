@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any
 
+import ray
 from ray.util.queue import Queue
 
 from raymc.events import Event
+
+_NODE_ID = "ray.io/node-id"  # a label that Ray gives each node
 
 Listener = Callable[[Event], None]
 
@@ -16,7 +19,9 @@ class Channel:
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = tuple(listeners)
-        self.queue = Queue(actor_options={"num_cpus": 0})
+        # beside the driver, with which it lives and dies: not on a head that may be lost
+        here = {_NODE_ID: ray.get_runtime_context().get_node_id()}
+        self.queue = Queue(actor_options={"num_cpus": 0, "label_selector": here})
         self._thread = Thread(target=self._listen, name="raymc-events", daemon=True)
 
     def __enter__(self) -> "Channel":

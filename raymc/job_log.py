@@ -65,7 +65,8 @@ def follow(
                     lost_since = time.monotonic()
                 if time.monotonic() - lost_since > patience_seconds:
                     raise _gave_up(client, job, error) from None
-            if not told and job.state == PENDING and time.monotonic() - began > _PENDING_SECONDS:
+            is_new = job.state == PENDING and not log.written  # a new head says so of old ones, too
+            if is_new and not told and time.monotonic() - began > _PENDING_SECONDS:
                 tell(f"{job.name} is waiting: {job.message}")
                 told = True
             time.sleep(_POLL_SECONDS)

@@ -50,6 +50,9 @@ class Shape:
         node_cpus: CPUs of each node but the head.
         idle_seconds: After which the autoscaler ends a node that does nothing.
         token: What everyone must know to be let in; empty: everyone on this machine is.
+        apart: Whether each node sees its own processes alone, as machines do; needs root. Else a
+            driver that runs on some node belongs to the head for Ray, which looks for a raylet
+            among all processes.
     """
 
     head_cpus: int = 2
@@ -58,6 +61,7 @@ class Shape:
     node_cpus: int = 1
     idle_seconds: float = 15.0
     token: str = ""
+    apart: bool = False
 
     @property
     def grows(self) -> bool:
@@ -184,7 +188,8 @@ class LocalCluster:
             "runtime_env_dir_name": f"runtime_resources-{node.mark}",
         }
         starter = [sys.executable, "-m", "raymc.chaos.local_node", json.dumps(given)]
-        self._start(node, starter, wait=wait)
+        apart = ["unshare", "--pid", "--fork", "--mount-proc"] if self.shape.apart else []
+        self._start(node, [*apart, *starter], wait=wait)
         self.nodes.append(node)
         return node
 

@@ -1,9 +1,12 @@
 """Starts a node of a local cluster, as Ray's fake provider does: `ray start` would leave loopback.
 
-Run by `local_cluster.py` with Ray's own parameters as JSON; the node outlives this process.
+Run by `local_cluster.py` with Ray's own parameters as JSON; the node outlives this process, unless
+its processes are kept apart.
 """
 
 import json
+import os
+import signal
 import sys
 
 from ray._private.node import Node
@@ -13,3 +16,7 @@ if __name__ == "__main__":
     parameters = {"min_worker_port": 0, "max_worker_port": 0, "dashboard_agent_listen_port": 0}
     given = RayParams(**parameters, **json.loads(sys.argv[1]))
     Node(given, head=False, shutdown_at_exit=False, spawn_reaper=False)
+    if os.getpid() == 1:  # of processes that are kept apart, all end with their first one
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            signal.pause()

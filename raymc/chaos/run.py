@@ -36,7 +36,7 @@ from raymc.prepare import prepare_dataset
 from raymc.run_audit import RunAudit
 
 _SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))
-_HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(1, 1), node_cpus=2)
+_HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(1, 1), node_cpus=2, apart=True)
 _SCRIPTS = Path(sys.executable).parent  # where jobs find the command raymc
 _HEADER = (
     "fault",
@@ -102,7 +102,7 @@ def run_chaos(
             them, so that parts can be run one after the other.
     """
     chosen = [fault for fault in FAULTS if not faults or fault.name in faults]
-    if any("disk" in fault.needs for fault in chosen):
+    if any({"disk", "redis"} & set(fault.needs) for fault in chosen):
         refuse_without_root()
     outcomes = []
     for fault in chosen:

@@ -227,13 +227,15 @@ class Clock:
 
 
 def refuse_without_root() -> None:
-    """Refuse to mount file systems as somebody who can't.
+    """Refuse to mount file systems, or to keep nodes' processes apart, as somebody who can't.
 
     Raises:
         ResourceError: we aren't root.
     """
     if os.geteuid() != 0:
-        raise ResourceError("a full or read-only disk is made with a tmpfs, which only root mounts")
+        raise ResourceError(
+            "a full or read-only disk and a lost head need root; name other --faults"
+        )
 
 
 def _start(command: Sequence[str], log: Path, **given: Any) -> "subprocess.Popen[Any]":
