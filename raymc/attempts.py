@@ -8,6 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -110,5 +111,6 @@ class AttemptRecorder:
 
     def _write(self, now: float) -> None:
         told = json.dumps([asdict(attempt) for attempt in self._attempts], indent=1)
-        write_whole(self._folder / ATTEMPTS_FILE, told)
-        self._written = now
+        with suppress(OSError):  # a full disk must not end the training; the next event tries again
+            write_whole(self._folder / ATTEMPTS_FILE, told)
+            self._written = now

@@ -93,3 +93,12 @@ def test_notes_that_cannot_be_read_are_begun_anew(tmp_path: Path, text: str) -> 
     (tmp_path / ATTEMPTS_FILE).write_text(text)
     record(tmp_path, Clock(), (1, started(1, 0)))
     assert len(load_attempts(tmp_path)) == 1
+
+
+def test_a_note_that_cannot_be_written_is_written_later(tmp_path: Path) -> None:
+    folder, clock = tmp_path / "run", Clock()
+    recorder = AttemptRecorder(folder, clock=clock)
+    recorder(started(1, 0))  # there is no such folder: as good as a full disk
+    folder.mkdir()
+    recorder(Stepped(1, 1, 1.0, 1.0))
+    assert [attempt.last_step for attempt in load_attempts(folder)] == [1]

@@ -21,7 +21,7 @@ from raymc.errors import ResourceError
 _OUTAGE_SECONDS, _HEAD_AWAY_SECONDS, _RESTART_SECONDS = 30.0, 8.0, 5.0
 _JUMP_SECONDS = 3600.0
 
-Need = Literal["disk", "mlflow", "redis", "postgres", "clock"]
+Need = Literal["disk", "storage", "mlflow", "redis", "postgres", "clock"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,10 @@ class Fault:
         happen: Does it, at a random moment, and waits for the next epoch.
         settings: Of the configuration, by section.
         times: How often it is done by default, each to a new run.
-        needs: What it leans on: the runs' folder is a small disk of its own; MLflow is a server;
-            the head keeps its state in Redis, so that it may be lost, and the driver is a job on
-            another node; MLflow and the study keep theirs in Postgres; all processes go by a
-            clock of their own.
+        needs: What it leans on: the runs' folder, or the storage of their checkpoints, is a small
+            disk of its own; MLflow is a server; the head keeps its state in Redis, so that it may
+            be lost, and the driver is a job on another node; MLflow and the study keep theirs in
+            Postgres; all processes go by a clock of their own.
         rays: Ray's own switches, of all its processes.
     """
 
@@ -171,12 +171,13 @@ def fill_storage(scene: Scene) -> None:
 
 
 def lock_storage(scene: Scene) -> None:
-    """Make the disk of runs read-only for ten seconds."""
+    """Make the disk of checkpoints read-only for ten seconds."""
     scene.wait_for_moment()
-    folder = scene.config.run.folder
-    subprocess.run(["mount", "-o", "remount,ro", folder], check=False)
+    remount = ["mount", "-o", "remount,ro", scene.config.run.storage]
+    # busy while a file is written
+    wait_until(lambda: subprocess.run(remount, capture_output=True).returncode == 0)
     time.sleep(10)
-    subprocess.run(["mount", "-o", "remount,rw", folder], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", scene.config.run.storage], check=True)
     scene.watch_recovery()
 
 
@@ -257,10 +258,10 @@ FAULTS = (
     ),
     Fault(
         name="readonly",
-        title="storage read-only for 10 s",
+        title="storage of checkpoints read-only for 10 s",
         command="train",
         happen=lock_storage,
-        needs=("disk",),
+        needs=("storage",),
     ),
     Fault(
         name="deleted",

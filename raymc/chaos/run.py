@@ -102,7 +102,7 @@ def run_chaos(
             them, so that parts can be run one after the other.
     """
     chosen = [fault for fault in FAULTS if not faults or fault.name in faults]
-    if any({"disk", "redis"} & set(fault.needs) for fault in chosen):
+    if any({"disk", "storage", "redis"} & set(fault.needs) for fault in chosen):
         refuse_without_root()
     outcomes = []
     for fault in chosen:
@@ -160,7 +160,11 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
         services = _services(fault, folder, stack)
         if "disk" in fault.needs:
             stack.enter_context(small_disk(folder / "runs"))
-        config = override(small_config(folder, **fault.settings), _addresses(services))
+        addresses = _addresses(services)
+        if "storage" in fault.needs:
+            addresses["run.storage"] = str(folder / "storage")
+            stack.enter_context(small_disk(folder / "storage"))
+        config = override(small_config(folder, **fault.settings), addresses)
         shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
         rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
         if "clock" in fault.needs:
