@@ -32,6 +32,7 @@ from raymc.chaos.services import (
     small_disk,
 )
 from raymc.config import override
+from raymc.errors import ResourceError
 from raymc.prepare import prepare_dataset
 from raymc.run_audit import RunAudit
 
@@ -107,7 +108,11 @@ def run_chaos(
     outcomes = []
     for fault in chosen:
         for turn in range(times or fault.times):
-            outcome = do_fault(fault, random.Random(f"{seed} {fault.name} {turn}"))
+            try:
+                outcome = do_fault(fault, random.Random(f"{seed} {fault.name} {turn}"))
+            except ResourceError as error:
+                console.print(f"{fault.name}: could not be done: {error}", markup=False)
+                continue
             outcomes.append(outcome)
             console.print(outcome_line(outcome), soft_wrap=True, markup=False, highlight=False)
             if out is not None:
@@ -156,6 +161,7 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
     """Have a cluster, a dataset and what else a fault needs, for as long as it takes."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
+        shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
         folder.chmod(0o711)  # Postgres runs as somebody else
         services = _services(fault, folder, stack)
         if "disk" in fault.needs:
@@ -165,7 +171,6 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
             addresses["run.storage"] = str(folder / "storage")
             stack.enter_context(small_disk(folder / "storage"))
         config = override(small_config(folder, **fault.settings), addresses)
-        shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
         rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
         if "clock" in fault.needs:
             clock = Clock(folder / "clock")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.util.queue import Queue
 
 from raymc.channel import Channel, sender
 from raymc.events import Event, Warned
@@ -15,11 +16,12 @@ def send(channel: Channel) -> None:
     """Send all events from a process of their own."""
 
     @ray.remote(num_cpus=0)
-    def work() -> None:
+    def work(queue: Queue) -> None:
         for event in EVENTS:
-            sender(channel.queue)(event)
+            sender(queue)(event)
+        queue.size()  # answered after all that was sent before
 
-    ray.get(work.remote())
+    ray.get(work.remote(channel.queue))
 
 
 def test_events_come_in_order(ray_logs: Path) -> None:
