@@ -21,7 +21,7 @@ class Buffers:
         count = math.prod(shape)
         memory = self._take(max(1, count * dtype.itemsize))
         # Views, and tensors made of them, keep `whole` alive, as its base is no array.
-        whole = np.frombuffer(memoryview(memory), dtype, count)
+        whole = np.frombuffer(memory.data, dtype, count)
         weakref.finalize(whole, self._free.append, memory).atexit = False
         return whole.reshape(shape)
 

@@ -15,7 +15,6 @@ from pyarrow import fs
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.util.queue import Queue
 
 from raymc import checkpoint
 from raymc.channel import Channel, Listener
@@ -71,7 +70,7 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
             for listener in listeners:
                 listener(Warned(problem))
         trainer = make_trainer(
-            config, data, name=name, storage=storage, gpus=gpus, events=channel.queue
+            config, data, name=name, storage=storage, gpus=gpus, events=channel.mailbox
         )
         try:
             with explained():
@@ -159,7 +158,7 @@ def make_trainer(
     name: str,
     storage: str,
     gpus: float,
-    events: Queue | None = None,
+    events: Any = None,
     callbacks: Sequence[Any] = (),
 ) -> TorchTrainer:
     """Return the Ray Train trainer of a run; a run of the same name and storage goes on."""

@@ -14,14 +14,14 @@ from typing import Any, Literal
 from raymc.bundle import WEIGHTS
 from raymc.chaos.processes import wait_until
 from raymc.chaos.scene import Scene
-from raymc.chaos.services import Clock
+from raymc.chaos.services import clock_ahead
 from raymc.checkpoint import PROGRESS
 from raymc.errors import ResourceError
 
 _OUTAGE_SECONDS, _HEAD_AWAY_SECONDS, _RESTART_SECONDS = 30.0, 8.0, 5.0
 _JUMP_SECONDS = 3600.0
 
-Need = Literal["disk", "storage", "mlflow", "redis", "postgres", "clock"]
+Need = Literal["disk", "storage", "mlflow", "redis", "postgres"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Fault:
         needs: What it leans on: the runs' folder, or the storage of their checkpoints, is a small
             disk of its own; MLflow is a server; the head keeps its state in Redis, so that it may
             be lost, and the driver is a job on another node; MLflow and the study keep theirs in
-            Postgres; all processes go by a clock of their own.
+            Postgres.
+        is_rude: Whether it happens to everything on this machine, and so is done only if named.
         rays: Ray's own switches, of all its processes.
     """
 
@@ -49,6 +50,7 @@ class Fault:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     times: int = 1
     needs: tuple[Need, ...] = ()
+    is_rude: bool = False
     rays: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -135,12 +137,10 @@ def restart_redis(scene: Scene) -> None:
 
 
 def move_clock(scene: Scene) -> None:
-    """Put the clock of all processes an hour ahead, and back ten seconds later."""
+    """Put this machine's clock an hour ahead for ten seconds."""
     scene.wait_for_moment()
-    clock = Clock(scene.folder / "clock")
-    clock.set(_JUMP_SECONDS)
-    time.sleep(10)
-    clock.set(0)
+    with clock_ahead(_JUMP_SECONDS):
+        time.sleep(10)
     scene.watch_recovery()
 
 
@@ -309,7 +309,7 @@ FAULTS = (
         command="tune",
         happen=move_clock,
         settings=_SWEEP,
-        needs=("clock",),
+        is_rude=True,
     ),
     Fault(
         name="rpc",

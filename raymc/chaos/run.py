@@ -22,7 +22,6 @@ from raymc.chaos.faults import FAULTS, Fault
 from raymc.chaos.local_cluster import LocalCluster, Shape
 from raymc.chaos.scene import Scene, small_config
 from raymc.chaos.services import (
-    Clock,
     MlflowServer,
     PostgresServer,
     RedisServer,
@@ -96,14 +95,15 @@ def run_chaos(
 
     Args:
         console: Where the table goes, and a line for each run.
-        faults: Names; none: all there are.
+        faults: Names; none: all that leave the machine alone.
         times: How often each is done, rather than its own number of times.
         seed: Of the moments.
         out: A folder for the outcomes, as JSON lines that are added to; the table is of all of
             them, so that parts can be run one after the other.
     """
-    chosen = [fault for fault in FAULTS if not faults or fault.name in faults]
-    if any({"disk", "storage", "redis"} & set(fault.needs) for fault in chosen):
+    chosen = [fault for fault in FAULTS if fault.name in faults or not (faults or fault.is_rude)]
+    as_root = {"disk", "storage", "redis"}
+    if any(fault.is_rude or as_root & set(fault.needs) for fault in chosen):
         refuse_without_root()
     outcomes = []
     for fault in chosen:
@@ -172,10 +172,6 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
             stack.enter_context(small_disk(folder / "storage"))
         config = override(small_config(folder, **fault.settings), addresses)
         rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
-        if "clock" in fault.needs:
-            clock = Clock(folder / "clock")
-            clock.set(0)
-            rays |= clock.environment
         redis = services.get("redis")
         state = redis.environment if isinstance(redis, RedisServer) else {}
         cluster = stack.enter_context(LocalCluster(_HEAD_APART if redis else _SHAPE, rays, state))
