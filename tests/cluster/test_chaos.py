@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,24 @@ def test_a_sweep_whose_driver_dies_goes_on() -> None:
     assert (done.is_right, done.problems, done.lost_trials) == (True, [], 0), done
     assert done.submissions == 2
     assert 0 < done.recoveries[0] < math.inf
+
+
+NAMES = ("node", "drain", "full", "readonly", "truncated", "head", "postgres")
+APART = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_what_ends_right_by_itself(name: str) -> None:
+    (fault,) = [each for each in FAULTS if each.name == name]
+    is_for_root = bool({"disk", "storage", "redis"} & set(fault.needs))
+    if is_for_root and (os.geteuid() or subprocess.run(APART, check=False).returncode):
+        pytest.skip("needs a root that may mount")
+    for server, command in {"redis": "redis-server", "postgres": "createdb"}.items():
+        if server in fault.needs and not shutil.which(command):
+            pytest.skip(f"there is no {command}")
+    done = do_fault(fault, random.Random(0))
+    assert (done.is_right, done.problems, done.submissions) == (True, [], 1), done
+    assert (done.lost, done.doubled, done.lost_trials) == (0, 0, 0)
+    assert all(seconds < math.inf for seconds in done.recoveries)
