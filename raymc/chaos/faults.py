@@ -53,6 +53,11 @@ class Fault:
     is_rude: bool = False
     rays: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def wants_root(self) -> bool:
+        """Say whether only root can do it: mount a disk, keep nodes apart, set the clock."""
+        return self.is_rude or bool({"disk", "storage", "redis"} & set(self.needs))
+
 
 def kill_worker(scene: Scene) -> None:
     """End a process that trains."""

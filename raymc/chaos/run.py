@@ -102,8 +102,7 @@ def run_chaos(
             them, so that parts can be run one after the other.
     """
     chosen = [fault for fault in FAULTS if fault.name in faults or not (faults or fault.is_rude)]
-    as_root = {"disk", "storage", "redis"}
-    if any(fault.is_rude or as_root & set(fault.needs) for fault in chosen):
+    if any(fault.wants_root for fault in chosen):
         refuse_without_root()
     outcomes = []
     for fault in chosen:

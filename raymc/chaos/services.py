@@ -206,7 +206,7 @@ def clock_ahead(seconds: float) -> Iterator[None]:
 
 
 def refuse_without_root() -> None:
-    """Refuse to mount disks, keep nodes apart or set the clock as somebody who can't.
+    """Refuse to go on as somebody who may not do what faults want root for.
 
     Raises:
         ResourceError: we aren't root.

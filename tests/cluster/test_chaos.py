@@ -111,8 +111,7 @@ APART = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
 @pytest.mark.parametrize("name", NAMES)
 def test_what_ends_right_by_itself(name: str) -> None:
     (fault,) = [each for each in FAULTS if each.name == name]
-    is_for_root = bool({"disk", "storage", "redis"} & set(fault.needs))
-    if is_for_root and (os.geteuid() or subprocess.run(APART, check=False).returncode):
+    if fault.wants_root and (os.geteuid() or subprocess.run(APART, check=False).returncode):
         pytest.skip("needs a root that may mount")
     for server, command in {"redis": "redis-server", "postgres": "createdb"}.items():
         if server in fault.needs and not shutil.which(command):
