@@ -155,15 +155,16 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
 def test_a_worker_killed_within_an_epoch(
     configure: Configure, tiny: Dataset, tmp_path: Path
 ) -> None:
-    settings = {"model__dropout": 0.1, "train__checkpoint_steps": 2, "train__max_failures": 1}
-    config = configure("killed-worker", **settings)
+    # small steps, so that the epoch is still under way when the news has come and been acted on
+    steps = {"batch__size": 1, "train__checkpoint_steps": 5, "train__max_failures": 1}
+    config = configure("killed-worker", model__dropout=0.1, **steps)
     folder = Path(config.run.folder) / "killed-worker"
     folder.mkdir()
     events: list[Event] = []
 
     def kill_once(event: Event) -> None:
         events.append(event)
-        if isinstance(event, Saved) and (event.epoch, event.step) == (1, 4):
+        if isinstance(event, Saved) and (event.epoch, event.step) == (1, 5):
             ours = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
             [worker] = list_actors(filters=ours)
             os.kill(worker.pid, signal.SIGKILL)
@@ -171,7 +172,7 @@ def test_a_worker_killed_within_an_epoch(
     notes = AttemptRecorder(folder)
     result = train(config, tiny, listeners=[kill_once, notes])
     _, again = (event for event in events if isinstance(event, Started))
-    assert (again.first_epoch - 1, again.first_step) >= (1, 2)
+    assert (again.first_epoch - 1, again.first_step) >= (1, 5)
     whole = uninterrupted(config, tiny, tmp_path / "whole")
     assert (checkpoints(folder)[-1][1] / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     checkpoint.verify(result.checkpoint)
@@ -179,7 +180,7 @@ def test_a_worker_killed_within_an_epoch(
     found = audit(rows, rows=SPLIT_ROWS["train"], epochs=3, is_part=False)
     assert [(one.once, one.attempts) for one in found] == [(45, 1), (45, 2), (45, 1)]
     [restart] = restarts(load_attempts(folder))
-    assert restart.repeated_steps <= 4
+    assert restart.repeated_steps <= 10  # one checkpoint may be under way
 
 
 def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
