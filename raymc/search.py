@@ -117,16 +117,15 @@ def make_tuner(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=searcher.due,
+            num_samples=-1,  # the searcher says when all is done
             max_concurrent_trials=concurrent,
             reuse_actors=alone,
-            trial_name_creator=lambda trial: folder_of(trial.config["number"]),
-            trial_dirname_creator=lambda trial: folder_of(trial.config["number"]),
+            trial_name_creator=lambda trial: trial.config["folder"],
+            trial_dirname_creator=lambda trial: trial.config["folder"],
         ),
         run_config=tune.RunConfig(
             name=session.name,
             storage_path=str(session.parent),
-            failure_config=tune.FailureConfig(max_failures=config.train.max_failures),
             verbose=0,
         ),
     )
@@ -143,10 +142,9 @@ def run_trial(
     """Train one trial in its own process, or through Ray Train if it has several workers.
 
     What Python raises here would be raised again by another attempt, so it is reported as the
-    trial's failure; only lost processes are tried again.
+    trial's failure; a lost process is the searcher's matter.
     """
-    last = tune.get_checkpoint()
-    resume = last.path if last else settings["resume"]
+    resume = settings["resume"]
     try:
         config = override(from_dict(base), settings["params"])
         if config.train.workers == 1:

@@ -1,13 +1,15 @@
 """Optuna's study as Tune's searcher: Tune asks what to try and tells what came of it.
 
-A trial is known by its number in the study. Whatever a driver that died left running is handed
-out again under the same number, from its last checkpoint; so a restart needs nothing else, and
-Tune's own snapshots are never read. Ray layer.
+A trial is known by its number in the study. Whatever a driver or a process that died left running
+is handed out again under the same number, from its last checkpoint; so a restart needs nothing
+else, and neither Tune's own snapshots nor its retries are used: those lose a trial whose process
+dies while two things are asked of it. Ray layer.
 """
 
 import math
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -46,11 +48,12 @@ _ENDS = {name: state for state, name in STATES.items() if state.is_finished()}
 class OpenTrial:
     """A trial that Tune is running: its Optuna trial and what it has reported.
 
-    `seconds_before` is the time it had a worker under earlier drivers; `checkpoints` are those
-    that this driver's run of it has left.
+    `folder` is where this run of it leaves its checkpoints, those in `checkpoints`;
+    `seconds_before` is the time it had a worker before.
     """
 
     trial: optuna.Trial
+    folder: Path
     best: Mapping[str, float]
     best_checkpoint: str
     last_epoch: int
@@ -103,29 +106,52 @@ class StudySearcher(Searcher):
         trials = study.get_trials(deepcopy=False)
         self._orphans = [t for t in trials if t.state == TrialState.RUNNING]
         ended = [t for t in trials if t.state.is_finished()]
-        self.due = max(0, config.search.trials - len(ended) - len(self._orphans))
-        self.due += len(self._orphans)
+        self._new = max(0, config.search.trials - len(ended) - len(self._orphans))
         self._open: dict[str, OpenTrial] = {}
+        self._losses = Counter[int]()  # of processes, by trial
+        self._left = dict[int, list[str]]()  # checkpoints of lost processes, by trial
         self._thread = ThreadPoolExecutor(1, "study")
         self._writes: list[Future[None]] = []
         for trial in ended:
             self._replay(trial, f"earlier-{trial.number}")
             self._retell(trial)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return a trial's number, settings and the checkpoint to go on from, if it has one."""
+    @property
+    def due(self) -> int:
+        """How many trials are still to be handed out, as far as is known yet."""
+        return self._new + len(self._orphans)
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return a trial's number, settings, folder and the checkpoint to go on from, if any.
+
+        None while trials are under way whose processes may yet be lost, `FINISHED` after them.
+        """
         if self._orphans:
             return self._adopt(self._orphans.pop(0), trial_id)
+        if not self._new:
+            return None if self._open else Searcher.FINISHED
         try:
             trial = self.study.ask(self._space)
         except StorageInternalError:
             self._orphans = self._begun_unheard()
+            self._new -= len(self._orphans)
             return self.suggest(trial_id)
-        self._open[trial_id] = OpenTrial(
-            trial, best={}, best_checkpoint="", last_epoch=0, seconds_before=0.0
-        )
+        self._new -= 1
         self._listener(TrialStarted(trial.number, dict(trial.params)))
-        return {"number": trial.number, "params": dict(trial.params), "resume": None}
+        return self._hand_out(trial, trial_id, best={}, best_checkpoint="", last_epoch=0)
+
+    def _hand_out(
+        self, trial: optuna.Trial, trial_id: str, *, seconds_before: float = 0.0, **reached: Any
+    ) -> dict[str, Any]:
+        name = trial_folder(trial.number, self._losses[trial.number])
+        opened = OpenTrial(
+            trial, folder=self._session / name, seconds_before=seconds_before, **reached
+        )
+        opened.checkpoints += self._left.pop(trial.number, [])
+        self._open[trial_id] = opened
+        resume = last_checkpoint(self._session.parent, trial.number, opened.last_epoch)
+        params = dict(trial.params)
+        return {"number": trial.number, "params": params, "folder": name, "resume": resume}
 
     def _begun_unheard(self) -> list[FrozenTrial]:
         """Return the trials that the study has begun, but could not say so before it went away."""
@@ -134,25 +160,24 @@ class StudySearcher(Searcher):
         return [trial for trial in running if trial.number not in known]
 
     def _adopt(self, left: FrozenTrial, trial_id: str) -> dict[str, Any]:
-        """Go on with a trial that an earlier driver left running."""
+        """Go on with a trial that an earlier driver or a lost process left running."""
         trial = optuna.Trial(self.study, left._trial_id)
         for path, values in self._space.items():
-            patient(trial._suggest)(
-                path, values
-            )  # what it has stays; the driver may have died asking
-        last_epoch, before = max(left.intermediate_values, default=0), outcome_of(left)
-        self._open[trial_id] = OpenTrial(
+            # what it has stays; the driver may have died asking
+            patient(trial._suggest)(path, values)
+        before = outcome_of(left)
+        self._replay(left, trial_id)
+        if not self._losses[left.number]:
+            self._listener(TrialStarted(trial.number, dict(trial.params)))
+            self._retell_epochs(left)
+        return self._hand_out(
             trial,
+            trial_id,
             best=before.best,
             best_checkpoint=before.checkpoint,
-            last_epoch=last_epoch,
+            last_epoch=max(left.intermediate_values, default=0),
             seconds_before=before.seconds,
         )
-        self._replay(left, trial_id)
-        self._listener(TrialStarted(trial.number, dict(trial.params)))
-        self._retell_epochs(left)
-        resume = last_checkpoint(self._session.parent, trial.number, last_epoch)
-        return {"number": trial.number, "params": dict(trial.params), "resume": resume}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note an epoch of a trial."""
@@ -166,6 +191,8 @@ class StudySearcher(Searcher):
         self._note(opened, result)
         message = result.get(FAILURE, "")
         if error and not message:
+            if self._is_taken_back(opened):
+                return
             message = "its process was lost more often than train.max_failures allows"
         state: TrialStateName = "complete" if result.get(IS_LAST) else "pruned"
         if message or not opened.best:
@@ -192,8 +219,8 @@ class StudySearcher(Searcher):
     def _note(self, opened: OpenTrial, result: Mapping[str, Any]) -> None:
         """Have an epoch stored in the study, once, and the checkpoints deleted that it outdates.
 
-        Besides the best and the newest one the one before is kept, from which Tune goes on if
-        the trial's process is lost right now.
+        Besides the best and the newest one the one before is kept, from which the trial goes on if
+        its process is lost before the study knows of the newest.
         """
         number, value = result.get(EPOCH), result.get(self.config.train.monitor)
         if number is None or value is None:
@@ -210,6 +237,17 @@ class StudySearcher(Searcher):
         kept = {opened.best_checkpoint, *opened.checkpoints[-2:]}
         self._write(_delete, opened.outdated(kept))
         self._listener(TrialEpochEnded(opened.trial.number, number, metrics, epoch.seconds))
+
+    def _is_taken_back(self, opened: OpenTrial) -> bool:
+        """Note that a trial's process was lost, and have it handed out again unless too often."""
+        number = opened.trial.number
+        self._losses[number] += 1
+        if self._losses[number] > self.config.train.max_failures:
+            return False
+        self._left[number] = opened.checkpoints
+        self._await_writes()
+        self._orphans.append(patient(self.study.get_trials)(deepcopy=False)[number])
+        return True
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
         """Close a trial, unless the study has it closed from a try that it could not answer."""
@@ -231,8 +269,7 @@ class StudySearcher(Searcher):
         """
         if CHECKPOINT_PATH in result:
             return str(result[CHECKPOINT_PATH])
-        folder = self._session / trial_folder(opened.trial.number)
-        opened.checkpoints.append(str(folder / result["checkpoint_dir_name"]))
+        opened.checkpoints.append(str(opened.folder / result["checkpoint_dir_name"]))
         return opened.checkpoints[-1]
 
     def _retell(self, trial: FrozenTrial) -> None:
@@ -263,9 +300,9 @@ class StudySearcher(Searcher):
             self._scheduler.on_trial_result(controller, stand_in, result)
 
 
-def trial_folder(number: int) -> str:
-    """Return the name of a trial's folder."""
-    return f"trial-{number:04d}"
+def trial_folder(number: int, losses: int = 0) -> str:
+    """Return the name of a trial's folder, of its own after each loss of its process."""
+    return f"trial-{number:04d}" + (f".{losses}" if losses else "")
 
 
 def last_checkpoint(trials_folder: Path, number: int, last_epoch: int) -> str | None:
@@ -274,12 +311,14 @@ def last_checkpoint(trials_folder: Path, number: int, last_epoch: int) -> str | 
     None that is newer than `last_epoch`: what happened after it, the study was not told.
     """
     found = []
-    for folder in trials_folder.glob(f"*/{trial_folder(number)}/**/{checkpoint.PROGRESS}"):
-        try:
-            checkpoint.verify(folder.parent)
-            found.append((checkpoint.load_progress(folder.parent).epoch, str(folder.parent)))
-        except CheckpointError:
-            continue  # torn by the crash that made it the last one; the one before will do
+    name = trial_folder(number)
+    for folder in (*trials_folder.glob(f"*/{name}"), *trials_folder.glob(f"*/{name}.*")):
+        for file in folder.glob(f"**/{checkpoint.PROGRESS}"):
+            try:
+                checkpoint.verify(file.parent)
+                found.append((checkpoint.load_progress(file.parent).epoch, str(file.parent)))
+            except CheckpointError:
+                continue  # torn by the crash that made it the last one; the one before will do
     return max((one for one in found if one[0] <= last_epoch), default=(0, None))[1]
 
 

@@ -17,7 +17,7 @@ from raymc.chaos.run import prepared_scene
 from raymc.chaos.scene import Scene
 
 _FAULT_SECONDS = 20.0
-_TRIALS_PER_MINUTE = 22  # two short ones at a time, with faults, on two cores
+_TRIALS_PER_MINUTE = 15  # two short ones at a time, with faults, on two cores
 _SAMPLE_SECONDS = 2.0
 
 

@@ -109,6 +109,35 @@ def test_what_a_dead_driver_left_is_handed_out_again(
     assert again.left(number) == []
 
 
+def test_a_trial_whose_process_is_lost_is_handed_out_again(config: Config, tmp_path: Path) -> None:
+    told = Told(override(config, {"search.trials": 1, "train.max_failures": 2}), tmp_path)
+    number, losses = told.start("a"), "ab"
+    for epoch, tune_id in enumerate(losses, 1):
+        told.searcher.on_trial_result(tune_id, told.epoch(number, epoch, 0.1 * epoch))
+        assert told.searcher.suggest("x") is None  # what is under way may yet be lost
+        told.searcher.on_trial_complete(tune_id, error=True)
+        again = told.searcher.suggest("abc"[epoch])
+        assert (again["number"], again["folder"]) == (number, f"trial-{number:04d}.{epoch}")
+    told.searcher.on_trial_result("c", {**told.epoch(number, 3, 0.3), IS_LAST: True})
+    told.searcher.on_trial_complete("c", {IS_LAST: True})
+    assert told.searcher.suggest("x") == "FINISHED"
+    (trial,) = told.study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert list(trial.intermediate_values) == [1, 2, 3]
+    assert [type(event) for event in told.events].count(TrialStarted) == 1
+
+
+def test_a_trial_whose_process_is_lost_too_often_has_failed(config: Config, tmp_path: Path) -> None:
+    told = Told(override(config, {"search.trials": 1, "train.max_failures": 1}), tmp_path)
+    for tune_id in "ab":
+        told.start(tune_id)
+        told.searcher.on_trial_complete(tune_id, error=True)
+    assert told.searcher.suggest("x") == "FINISHED"
+    (trial,) = told.study.trials
+    assert trial.state == TrialState.FAIL
+    assert "lost more often than train.max_failures allows" in outcome_of(trial).message
+
+
 def test_a_database_that_is_started_again_loses_nothing(config: Config, tmp_path: Path) -> None:
     pytest.importorskip("psycopg2")
     with TemporaryDirectory(prefix="raymc-") as folder:  # others than we get no further in pytest's
