@@ -14,6 +14,7 @@ from argparse import REMAINDER, ArgumentParser
 from contextlib import suppress
 
 from raymc.chaos.local_cluster import LocalCluster, Shape
+from raymc.chaos.processes import end_in_order
 
 
 def node_range(text: str) -> tuple[int, int]:
@@ -40,7 +41,7 @@ def main() -> int:
     given = vars(make_parser().parse_args())
     command = [word for word in given.pop("command") if word != "--"]
     given["token"] = secrets.token_hex(32) if given["token"] else ""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
+    end_in_order()
     with LocalCluster(Shape(**given)) as cluster, suppress(KeyboardInterrupt):
         if command:
             return cluster.run(command).returncode

@@ -7,13 +7,13 @@ The second is a sweep with a fault every 20 s, and its memory. Both end what the
 read-only disks need root, a lost head needs Redis. Takes some minutes.
 """
 
-import signal
 from argparse import ArgumentParser
 from pathlib import Path
 
 from rich.console import Console
 
 from raymc.chaos.faults import FAULTS
+from raymc.chaos.processes import end_in_order
 from raymc.chaos.run import run_chaos
 from raymc.chaos.soak import run_soak
 
@@ -31,7 +31,7 @@ def make_parser() -> ArgumentParser:
 
 if __name__ == "__main__":
     given = vars(make_parser().parse_args())
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started ends, too
+    end_in_order()
     if minutes := given.pop("soak_minutes"):
         run_soak(Console(), minutes=minutes, seed=given["seed"])
     else:

@@ -13,6 +13,16 @@ from typing import Any
 from raymc.errors import ResourceError
 
 
+def end_in_order() -> None:
+    """Have SIGTERM end this process as Ctrl-C does; a second one does not stop the clearing up."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
 def free_ports(count: int) -> list[str]:
     """Return ports of this machine that nobody listens on."""
     with ExitStack() as stack:
