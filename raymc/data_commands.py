@@ -57,14 +57,8 @@ def data_info(path: str, plot: str | None) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def data_audit(run: str, overrides: tuple[str, ...]) -> None:
     """Prove which rows trained RUN, a run or sweep; exit code 1 if one was lost or used twice."""
-    from raymc.run_audit import (
-        audit_run,
-        audit_table,
-        audit_trials,
-        is_sweep,
-        restarts_line,
-        trials_table,
-    )
+    from raymc.run_audit import audit_run, audit_table, restarts_line
+    from raymc.sweep_audit import audit_trials, is_sweep, trials_table
 
     runs = load_config(None, overrides, {}).run.folder
     console = make_console()

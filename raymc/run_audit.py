@@ -1,4 +1,4 @@
-"""The audit of a run or sweep: checkpoints' records of rows against the dataset. Pure."""
+"""The audit of a run: its last checkpoint's record of rows against the dataset. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,9 @@ from raymc.attempts import Restart, load_attempts, restarts
 from raymc.audit import EpochAudit, RowLog, audit
 from raymc.checkpoint import Found
 from raymc.errors import CheckpointError
-from raymc.outcome import outcome_of
-from raymc.runs import TRIALS, find_run, read_config, storage_of
+from raymc.runs import find_run, read_config, storage_of
 from raymc.shards import open_dataset
 from raymc.shards.storage import open_address, reaching
-from raymc.study import read_study
 
 
 @dataclass(frozen=True)
@@ -72,57 +70,24 @@ def audit_run(run: str, runs_folder: str) -> RunAudit:
     )
 
 
-def audit_trials(sweep: str, runs_folder: str) -> list[RunAudit]:
-    """Read which rows the best checkpoint of each trial of a sweep was trained on.
-
-    A trial keeps no other checkpoint once it has ended, so that the epochs after its best are
-    not told of; nor are trials without an epoch.
-
-    Args:
-        sweep: its name, or its folder.
-        runs_folder: where sweeps of a name lie, the setting `run.folder`.
-
-    Raises:
-        ConfigError: there is no such sweep.
-        CheckpointError: a checkpoint is torn or missing.
-        DataError: the dataset or a checkpoint is out of reach.
-    """
-    folder = find_run(sweep, runs_folder)
-    config = read_config(folder)
-    rows = open_dataset(config.data.path).manifest.rows(config.data.train)
-    trials = read_study(config, folder.name, folder).get_trials(deepcopy=False)
-    best = {trial.number: outcome_of(trial).checkpoint for trial in trials}
-    return [_audit_trial(number, address, rows) for number, address in best.items() if address]
-
-
-def is_sweep(run: str, runs_folder: str) -> bool:
-    """Tell whether a run is a sweep that has begun.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    return (find_run(run, runs_folder) / TRIALS).is_dir()
-
-
-def _audit_trial(number: int, address: str, rows: int) -> RunAudit:
-    filesystem, path = open_address(address)
-    log = _record_of(filesystem, path)
-    epochs = audit(log, rows=rows, epochs=max(log.counts, default=0), is_part=False)
-    return RunAudit(str(number), checkpoint=address, rows=rows, epochs=epochs, restarts=[])
-
-
 def _last_record(address: str) -> tuple[Found, RowLog]:
     filesystem, path = open_address(address)
     found, _ = checkpoint.find(filesystem, path)
     for one in found:
         try:
-            return one, _record_of(filesystem, one.path)
+            return one, record_of(filesystem, one.path)
         except CheckpointError:
             continue
     raise CheckpointError(f"no intact checkpoint in {address}: there is nothing to audit")
 
 
-def _record_of(filesystem: fs.FileSystem, path: str) -> RowLog:
+def record_of(filesystem: fs.FileSystem, path: str) -> RowLog:
+    """Read which rows a checkpoint was trained on, once all its files are found intact.
+
+    Raises:
+        CheckpointError: one is not.
+        DataError: the checkpoint is out of reach.
+    """
     with TemporaryDirectory(prefix="raymc-") as folder:
         local = Path(path)
         if not isinstance(filesystem, fs.LocalFileSystem):
@@ -145,23 +110,6 @@ def audit_table(found: RunAudit) -> Table:
         cells = [f"{number:,}" for number in numbers]
         style = "" if epoch.is_right else "red"
         table.add_row(*cells, workers, str(epoch.attempts), note, style=style)
-    return table
-
-
-def trials_table(sweep: str, found: Sequence[RunAudit]) -> Table:
-    """Return a row for each trial, its epochs added up."""
-    table = Table(title=f"sweep {sweep}: epochs to each trial's best", title_justify="left")
-    for column in ("trial", "epochs", "rows", "seen once", "lost", "repeated", "attempts"):
-        table.add_column(column, justify="left" if column == "trial" else "right")
-    for trial in found:
-        epochs = trial.epochs
-        once, lost, repeated = (
-            sum(getattr(epoch, name) for epoch in epochs) for name in ("once", "lost", "repeated")
-        )
-        attempts = max((epoch.attempts for epoch in epochs), default=0)
-        numbers = (len(epochs), trial.rows * len(epochs), once, lost, repeated, attempts)
-        style = "" if trial.is_right else "red"
-        table.add_row(trial.name, *(f"{number:,}" for number in numbers), style=style)
     return table
 
 

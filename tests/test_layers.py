@@ -33,6 +33,7 @@ LAYERS = (
         "searcher",
         "stages",
         "study",
+        "sweep_audit",
         "train",
         "train_worker",
     },

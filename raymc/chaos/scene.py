@@ -30,8 +30,9 @@ from raymc.chaos.processes import marked, title, wait_until, without_ray
 from raymc.chaos.services import Service
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
-from raymc.run_audit import RunAudit, audit_run, audit_trials
+from raymc.run_audit import RunAudit, audit_run
 from raymc.study import STUDY_FILE, read_study
+from raymc.sweep_audit import audit_trials
 from raymc.tracking import tracking_uri
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG
 

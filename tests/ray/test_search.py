@@ -26,8 +26,8 @@ from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.outcome import outcome_of
 from raymc.report import build_report
-from raymc.run_audit import audit_trials
 from raymc.shards import Dataset
+from raymc.sweep_audit import audit_trials
 from raymc.tracking import tracking_uri
 
 SETTINGS: dict[str, Any] = {
