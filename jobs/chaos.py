@@ -4,7 +4,8 @@
     python jobs/chaos.py --soak-minutes 10
 
 The second is a sweep with a fault every 20 s, and its memory. Both end what they started. Full and
-read-only disks need root, a lost head needs Redis. Takes some minutes.
+read-only disks, a lost head and the clock need root, the last is moved only if it is named; Redis
+and Postgres need to be installed where they are killed. All faults take half an hour.
 """
 
 from argparse import ArgumentParser

@@ -141,7 +141,13 @@ class StudySearcher(Searcher):
         return self._hand_out(trial, trial_id, best={}, best_checkpoint="", last_epoch=0)
 
     def _hand_out(
-        self, trial: optuna.Trial, trial_id: str, *, seconds_before: float = 0.0, **reached: Any
+        self,
+        trial: optuna.Trial,
+        trial_id: str,
+        *,
+        resume: str | None = None,
+        seconds_before: float = 0.0,
+        **reached: Any,
     ) -> dict[str, Any]:
         name = trial_folder(trial.number, self._losses[trial.number])
         opened = OpenTrial(
@@ -149,7 +155,6 @@ class StudySearcher(Searcher):
         )
         opened.checkpoints += self._left.pop(trial.number, [])
         self._open[trial_id] = opened
-        resume = last_checkpoint(self._session.parent, trial.number, opened.last_epoch)
         params = dict(trial.params)
         return {"number": trial.number, "params": params, "folder": name, "resume": resume}
 
@@ -165,7 +170,7 @@ class StudySearcher(Searcher):
         for path, values in self._space.items():
             # what it has stays; the driver may have died asking
             patient(trial._suggest)(path, values)
-        before = outcome_of(left)
+        last_epoch, before = max(left.intermediate_values, default=0), outcome_of(left)
         self._replay(left, trial_id)
         if not self._losses[left.number]:
             self._listener(TrialStarted(trial.number, dict(trial.params)))
@@ -173,9 +178,10 @@ class StudySearcher(Searcher):
         return self._hand_out(
             trial,
             trial_id,
+            resume=last_checkpoint(self._session.parent, trial.number, last_epoch),
             best=before.best,
             best_checkpoint=before.checkpoint,
-            last_epoch=max(left.intermediate_values, default=0),
+            last_epoch=last_epoch,
             seconds_before=before.seconds,
         )
 

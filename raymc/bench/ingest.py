@@ -249,6 +249,6 @@ def _about(settings: Settings) -> str:
         "written before; raymc's first epoch is to share the split and then to read it, Ray being "
         "up. pyarrow alone and Ray Data don't shuffle; raymc shuffles windows of "
         f"{settings.window_mb:,} MiB, datasets (mapped) the whole, the others within shards or "
-        "buffers. Checksums over all values and "
-        "labels are those of what was written, wherever a line has numbers.\n"
+        "buffers. Checksums over all values and labels are those of what was written, wherever a "
+        "line has numbers.\n"
     )

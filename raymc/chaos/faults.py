@@ -136,6 +136,7 @@ def restart_redis(scene: Scene) -> None:
     scene.services["redis"].start()
     with suppress(ResourceError):
         wait_until(lambda: not scene.cluster.head_serves(), seconds=_HEAD_AWAY_SECONDS)
+    if not scene.cluster.head_serves():
         scene.cluster.kill_node(scene.cluster.head)
         scene.cluster.start_head()
     scene.watch_recovery()
@@ -213,6 +214,7 @@ def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
     scene.watch_recovery()
 
 
+_WAITING_FOR_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "180"}
 _SWEEP = {"train": {"epochs": 6}}
 _SLOW = {"train": {"epochs": 80}}
 _STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8}}
@@ -289,7 +291,7 @@ FAULTS = (
         happen=kill_head,
         settings=_SLOW,
         needs=("redis",),
-        rays={"RAY_gcs_rpc_server_reconnect_timeout_s": "180"},
+        rays=_WAITING_FOR_HEAD,
     ),
     Fault(
         name="redis",
@@ -298,7 +300,7 @@ FAULTS = (
         happen=restart_redis,
         settings=_SLOW,
         needs=("redis",),
-        rays={"RAY_gcs_rpc_server_reconnect_timeout_s": "180"},
+        rays=_WAITING_FOR_HEAD,
     ),
     Fault(
         name="postgres",

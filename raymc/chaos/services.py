@@ -18,7 +18,7 @@ from raymc.errors import ResourceError
 from raymc.tracking import check_reachable, ui_command
 
 _TMPFS_BYTES = 48 << 20
-_POSTGRES_COMMANDS = "/usr/lib/postgresql/*/bin"  # where Debian keeps them, out of the path
+_POSTGRES_COMMANDS = "usr/lib/postgresql/*/bin"  # where Debian keeps them, out of the path
 
 
 @dataclass
@@ -230,7 +230,7 @@ def _installed(command: str, package: str, elsewhere: str = "") -> str:
     Raises:
         ResourceError: it isn't installed.
     """
-    folders = Path("/").glob(f"{elsewhere.strip('/')}") if elsewhere else ()
+    folders = Path("/").glob(elsewhere) if elsewhere else ()
     path = os.pathsep.join([os.environ.get("PATH", ""), *sorted(map(str, folders))])
     if found := shutil.which(command, path=path):
         return found
