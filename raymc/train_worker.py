@@ -13,15 +13,17 @@ from typing import Any
 
 import ray.train
 import ray.train.collective
+import tenacity
 import torch
 from ray.train import Checkpoint, CheckpointConsistencyMode
 from ray.train import CheckpointUploadMode as UploadMode
 from ray.train.torch import get_device
+from safetensors import SafetensorError
 
 from raymc import checkpoint, loop
 from raymc.channel import sender
 from raymc.config import Config, from_dict
-from raymc.errors import CheckpointError, DivergedError
+from raymc.errors import CheckpointError, DivergedError, first_line
 from raymc.events import EpochEnded, Event, Saved, Warned
 from raymc.preemption import PreemptionWatch
 from raymc.saving import Store, Write
@@ -30,6 +32,11 @@ from raymc.saving import Store, Write
 EPOCH, IS_LAST = "epoch", "is_last"
 # The score by which Ray Train keeps checkpoints, and how many it keeps.
 KEEP, KEPT = "keep", 3
+# A checkpoint waits for storage that takes nothing, and training for it once the next is due: a
+# worker that gave up at once would lose what no checkpoint holds.
+_PATIENCE_SECONDS = 120.0
+# Of a full disk, or storage out of reach; torch reports a file that it can't write as the second.
+_NOT_STORED = (OSError, RuntimeError, SafetensorError)
 
 
 def train_worker(settings: dict[str, Any]) -> DivergedError | None:
@@ -126,6 +133,13 @@ class Reporter:
         self._tell = tell
         self._is_idle = threading.Event()
         self._is_idle.set()
+        self._patient = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_NOT_STORED),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=2),
+            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+            before_sleep=self._warn,
+            reraise=True,
+        )
 
     def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
         """Report a checkpoint; returns once it is stored if it is the run's last, else at once."""
@@ -138,7 +152,7 @@ class Reporter:
 
         def store(local: Checkpoint, name: str) -> Checkpoint:
             try:
-                stored = _stored(local, name, write)
+                stored = self._patient(_stored, local, name, write)
                 self._tell(event)
                 return stored
             finally:
@@ -152,6 +166,12 @@ class Reporter:
             checkpoint_upload_fn=store,
             delete_local_checkpoint_after_upload=True,
         )
+
+    def _warn(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and state.attempt_number == 1:
+            waits = f"trying again for up to {_PATIENCE_SECONDS:g} s"
+            self._tell(Warned(f"a checkpoint can't be stored ({first_line(error)}): {waits}"))
 
 
 def _stored(local: Checkpoint, name: str, write: Write | None) -> Checkpoint:

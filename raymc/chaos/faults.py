@@ -242,6 +242,7 @@ def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
 _WAITING_FOR_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "180"}
 _A_FIFTH = "-400000:100000"  # microseconds, of which a negative number is no delay
 _SWEEP = {"train": {"epochs": 6}}
+_LONG_SWEEP = {"train": {"epochs": 24}}
 _SLOW = {"train": {"epochs": 80}}
 _STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8}}
 
@@ -341,7 +342,7 @@ FAULTS = (
         title="clock an hour ahead for 10 s",
         command="tune",
         happen=move_clock,
-        settings=_SWEEP,
+        settings=_LONG_SWEEP,
         is_rude=True,
     ),
     Fault(

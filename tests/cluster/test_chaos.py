@@ -103,6 +103,7 @@ def test_a_sweep_whose_driver_dies_goes_on() -> None:
 
 
 NAMES = ("node", "drain", "full", "readonly", "truncated", "head", "postgres")
+STEPS_OF_AN_EPOCH = 480 // 16  # of `small_config`, and so between checkpoints
 APART = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
 
 
@@ -119,4 +120,5 @@ def test_what_ends_right_by_itself(name: str) -> None:
     done = do_fault(fault, random.Random(0))
     assert (done.is_right, done.problems, done.submissions) == (True, [], 1), done
     assert (done.lost, done.doubled, done.lost_trials) == (0, 0, 0)
+    assert (done.repeated_steps or 0) <= STEPS_OF_AN_EPOCH
     assert all(seconds < math.inf for seconds in done.recoveries)
