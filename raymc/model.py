@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from raymc.errors import DataError
 from raymc.fusion import Block, Context, Layer, attend
-from raymc.positions import Rotation, added_positions, time_rotation
+from raymc.positions import Rotation, added_positions, at_start, time_rotation
 from raymc.shards import Modality
 
 # What added positions are scaled by at first; at 1 they drown the tokens.
@@ -52,6 +52,12 @@ class ModelConfig:
         default=4, ge=1, description="Shared tokens of `fusion: bottleneck`."
     )
     heads: int = Field(default=4, ge=1, description="Attention heads.")
+    readout_queries: int = Field(
+        default=0,
+        ge=0,
+        description="Learned queries that look at each modality's tokens in the readout layer, "
+        "beside its readout token: what tells a clip's labels may lie at different times.",
+    )
     mlp_ratio: float = Field(default=2.0, gt=0, le=32, description="Width of the MLP over D.")
     embedding_dim: int = Field(default=128, ge=2, description="Dimension E of the prototypes.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of residual branches.")
@@ -157,9 +163,13 @@ class MultimodalTransformer(nn.Module):
         )
         self.bottleneck = nn.Parameter(torch.randn(config.bottleneck_tokens, config.width) * 0.02)
         self.readouts = nn.ModuleDict({name: _readout_block(config) for name in names})
+        count, width = config.readout_queries, config.width
+        self.queries = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(count, width)) for name in names if count}
+        )
         self.norms = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in names})
         self.to_embedding = nn.ModuleDict(
-            {name: nn.Linear(config.width, config.embedding_dim) for name in names}
+            {name: nn.Linear((1 + count) * width, config.embedding_dim) for name in names}
         )
         self.prototypes = nn.Parameter(torch.empty(classes, config.embedding_dim))
         self.bias = nn.Parameter(torch.zeros(classes))
@@ -193,7 +203,7 @@ class MultimodalTransformer(nn.Module):
         for layer in self.layers:
             streams, bottleneck = layer(streams, context, bottleneck)
         by_modality = {
-            name: self.to_embedding[name](self.norms[name](self._read(name, x, context)))
+            name: self.to_embedding[name](self._read(name, x, context))
             for name, x in streams.items()
         }
         # no einsum, which autocast would round
@@ -202,16 +212,24 @@ class MultimodalTransformer(nn.Module):
         return Embeddings(weighted.sum(dim=1), by_modality, present)
 
     def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Tensor:
-        """Return the readout token, [B, D], after it has looked at its modality once more.
+        """Return the readout token, after it has looked at its modality once more, [B, D].
 
         What tokens find in each other in the last layer can't reach it within that layer;
-        without this look a single fused layer would be worth nothing.
+        without this look a single fused layer would be worth nothing. Learned queries, if there
+        are any, look beside it, and what all of them found is put end to end (pooling by
+        attention, as in Lee et al., Set Transformer, ICML 2019, eq. 11,
+        https://arxiv.org/abs/1810.00825): [B, (1 + queries) D].
         """
-        block = self.readouts[name]
+        block, norm, turns = self.readouts[name], self.norms[name], context.turns[name]
         assert isinstance(block, Block)
-        query, key, value = block.project(x, context.turns[name])
-        found = attend(query[:, :, :1], key, value, context.masks[name])
-        return block.update(x[:, :1], found)[:, 0]
+        readers = x[:, :1]
+        if name in self.queries:
+            queries = self.queries[name].to(x.dtype).expand(len(x), -1, -1)
+            readers = torch.cat([readers, queries], dim=1)
+        query, _, _ = block.project(readers, at_start(turns, readers.shape[1]))
+        _, key, value = block.project(x, turns)
+        found = attend(query, key, value, context.masks[name])
+        return norm(block.update(readers, found)).flatten(1)
 
     def _turns(self, name: str, length: int) -> Rotation:
         embed = self.embed[name]

@@ -56,6 +56,12 @@ def without_time(turns: Rotation, count: int) -> Rotation:
     return torch.cat([cos, cos.new_ones(shape)], dim=1), torch.cat([sin, sin.new_zeros(shape)], 1)
 
 
+def at_start(turns: Rotation, count: int) -> Rotation:
+    """The turns of `count` tokens that stand at time 0, as the first does."""
+    cos, sin = turns
+    return cos[:, :1].expand(-1, count, -1), sin[:, :1].expand(-1, count, -1)
+
+
 def rotate(x: Float[Tensor, "B H T d"], turns: Rotation) -> Float[Tensor, "B H T d"]:
     """Turn the first half of each head's dimensions against the second."""
     cos, sin = turns

@@ -204,7 +204,10 @@ def embed_clip(
     for name, x in streams.items():
         block = f"readouts.{name}"
         part = project(weights, block, x, clip.times[name], config.heads)
-        readout = update(weights, block, x[:1], attended(part.queries[:1], [part]))[0]
-        normed = layer_norm(weights, f"norms.{name}", readout)
-        by_modality[name] = linear(weights, f"to_embedding.{name}", normed)
+        parts = []
+        for reader in [x[0], *weights.get(f"queries.{name}", ())]:
+            asking = project(weights, block, reader[None], np.zeros(1), config.heads)
+            read = update(weights, block, reader[None], attended(asking.queries, [part]))[0]
+            parts.append(layer_norm(weights, f"norms.{name}", read))
+        by_modality[name] = linear(weights, f"to_embedding.{name}", np.concatenate(parts))
     return np.mean([by_modality[name] for name in clip.present], axis=0), by_modality

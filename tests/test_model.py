@@ -50,6 +50,10 @@ def test_tokens_may_go_without_a_norm() -> None:
     assert_is_the_reference(make_config(token_norm="none"))
 
 
+def test_queries_read_beside_the_readout_token() -> None:
+    assert_is_the_reference(make_config(readout_queries=3))
+
+
 def test_token_dropout_is_training_s_alone_and_leaves_the_mean() -> None:
     clips = make_clips()
     with_dropout, without = (make_model(make_config(token_dropout=rate)) for rate in (0.5, 0.0))
