@@ -1,38 +1,51 @@
-"""What fusion is worth: mean AP by label group on the test split, for each fusion depth and seed.
+"""What fusion is worth: mean AP by label group on the test split, by modality and fusion depth.
 
     python jobs/compare_fusion.py jobs/configs/digits-speech.yaml [KEY=VALUE]...
 
-Each model is trained once, its epoch chosen on the validation split, and tested once.
+Each modality alone, and all of them with every fusion depth; each model is trained once a seed, its
+epoch chosen on the validation split, and tested once.
 """
 
 import sys
+from collections.abc import Mapping
 from statistics import mean, stdev
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from raymc.commands import run_evaluate, run_train
-from raymc.config import load, override
+from raymc.config import Config, load, override
 from raymc.evaluate import group_means
+from raymc.prepare import prepare_dataset
 
 SEEDS = (0, 1, 2)
 
 
+def variants(config: Config) -> dict[str, Mapping[str, Any]]:
+    """Return what differs, by what the table calls it."""
+    there = [modality.name for modality in prepare_dataset(config).manifest.modalities]
+    names = config.data.modalities or there
+    alone = {f"{name} alone": {"data.modalities": [name]} for name in names}
+    depths = range(config.model.depth + 1)
+    return alone | {f"all, fusion depth {depth}": {"model.fusion_depth": depth} for depth in depths}
+
+
 def main(path: str, *overrides: str) -> None:
-    """Train every depth with every seed, and print mean ± standard deviation in percent."""
+    """Train every variant with every seed, and print mean ± standard deviation in percent."""
     config, console = load(path, overrides), Console()
-    table = Table("fusion depth", "mAP", title=f"{config.data.test} split, {len(SEEDS)} seeds")
-    for depth in range(config.model.depth + 1):
+    table = Table("trained on", title=f"{config.data.test} split, {len(SEEDS)} seeds")
+    for name, settings in variants(config).items():
         runs = []
         for seed in SEEDS:
-            settings = {"model.fusion_depth": depth, "train.seed": seed}
-            bundle = run_train(override(config, settings), console)
+            bundle = run_train(override(config, {**settings, "train.seed": seed}), console)
             result = run_evaluate(str(bundle), config.data.path, console, split=config.data.test)
-            runs.append({"mAP": result.scores.mAP, **group_means(result)})
+            scores = {"mAP": result.scores.mAP, "R@80": result.scores.R80}
+            runs.append({**scores, **group_means(result)})
         for group in list(runs[0])[len(table.columns) - 1 :]:
             table.add_column(group)
-        columns = [[100 * run[name] for run in runs] for name in runs[0]]
-        table.add_row(str(depth), *(f"{mean(c):.1f} ± {stdev(c):.1f}" for c in columns))
+        columns = [[100 * run[group] for run in runs] for group in runs[0]]
+        table.add_row(name, *(f"{mean(c):.1f} ± {stdev(c):.1f}" for c in columns))
     console.print(table)
 
 

@@ -1,6 +1,8 @@
-"""Where processes listen, so that tests can say who can reach them."""
+"""Where processes listen, so that tests can say who can reach them, and where nobody does."""
 
+import socket
 from collections.abc import Iterable
+from contextlib import closing
 
 import psutil
 
@@ -18,3 +20,9 @@ def addresses_of(pids: Iterable[int]) -> set[tuple[str, int]]:
         listening = [each for each in connections if each.status == psutil.CONN_LISTEN]
         found |= {(each.laddr.ip, each.laddr.port) for each in listening}
     return found
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return server.getsockname()[1]

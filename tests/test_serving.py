@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
+from sockets import free_port
 
 from raymc import checkpoint
 from raymc.batches import decode_tokens
@@ -285,11 +285,6 @@ def test_no_bundle_nothing_logged(store: Store, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is no bundle of raymc"):
         store.log(tmp_path)
     assert store.models() == before
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
 
 
 @contextmanager

@@ -75,10 +75,16 @@ def bench_tune(console: Console, settings: Settings, *, out: Path | None = None)
     """Compare ways of running trials, with and without early stopping; see how costs grow.
 
     Raises:
-        ConfigError: there is no such way or part.
+        ConfigError: there is no such way or part, or too few trials to tell a rate from.
     """
     _check(settings.ways, list(WAYS), "way")
     _check(settings.parts, list(PARTS), "part")
+    fewest = min(settings.trials, settings.documented_trials)
+    if fewest <= max(settings.at_a_time):
+        raise ConfigError(
+            f"--at-a-time {max(settings.at_a_time)}: expected less than the {fewest} trials of a "
+            "way, as the first of each process don't count"
+        )
     with TemporaryDirectory(prefix="raymc-tune-") as folder:
         bench = Bench(settings, Path(folder), console)
         texts, figures = [], list[dict[str, Any]]()

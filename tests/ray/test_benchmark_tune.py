@@ -177,8 +177,9 @@ def test_packing_is_compared_round_by_round() -> None:
     [
         ({"ways": ("rayx",)}, "--way rayx: expected one of raymc, optuna, documented"),
         ({"parts": ("all",)}, "--part all: expected one of ways, stopping, growth, packed"),
+        ({"documented_trials": 2}, "--at-a-time 2: expected less than the 2 trials of a way"),
     ],
 )
-def test_an_unknown_name_is_told(given: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_measured_is_told(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         bench_tune(Console(), Settings(**given))

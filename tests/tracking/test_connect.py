@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tracking_cases import free_port, silent_server
+from sockets import free_port
+from tracking_cases import silent_server
 
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, RaymcError, ResourceError

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
-from tracking_cases import away, free_port, kill, run_server, runs_of, start, steps, wait_until
+from sockets import free_port
+from tracking_cases import away, kill, run_server, runs_of, start, steps, wait_until
 
 from raymc.config import TrackingConfig
 from raymc.errors import ResourceError

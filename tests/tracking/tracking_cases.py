@@ -70,11 +70,6 @@ def silent_server() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def free_port() -> int:
-    with silent_server() as port:
-        return port
-
-
 def run_server(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Start MLflow's server and wait until it answers."""
     log = (folder / "server.log").open("ab")

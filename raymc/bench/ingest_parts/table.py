@@ -86,20 +86,20 @@ def ratios_of(figures: Sequence[Figure]) -> str:
     able = {figure.way: figure for figure in figures if not figure.reason}
     peers = [figure for figure in able.values() if figure.way not in NO_PEERS]
     rows = []
-    for way in (CACHED, STREAMED):
+    for mine in (able[way] for way in (CACHED, STREAMED) if way in able):
         for epoch in ("first", "later"):
             timed = [peer for peer in peers if getattr(peer, epoch)]
             best = min(timed, key=lambda f: statistics.median(getattr(f, epoch)), default=None)
             beside = (able.get(BY_HAND), best, able.get(RAY_DATA))
-            ratios = [_ratio(able.get(way), other, epoch) for other in beside]
+            ratios = [_ratio(mine, other, epoch) for other in beside]
             ratios[1] += f" ({best.way})" if best else ""
-            rows.append([f"{way}, {epoch} epoch", *ratios])
+            rows.append([f"{mine.way}, {epoch} epoch", *ratios])
     return markdown_table(["speed of", "÷ by hand", "÷ fastest peer", f"÷ {RAY_DATA}"], rows)
 
 
-def _ratio(figure: Figure | None, other: Figure | None, epoch: str) -> str:
+def _ratio(figure: Figure, other: Figure | None, epoch: str) -> str:
     """Return how many times as fast as another a way is."""
-    mine = getattr(figure, epoch, None)
+    mine = getattr(figure, epoch)
     theirs = getattr(other, epoch, None)
     if not mine or not theirs:
         return ""
