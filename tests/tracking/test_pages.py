@@ -14,7 +14,7 @@ from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
-from tracking_cases import free_port
+from sockets import free_port
 
 from raymc.config import Config, override
 from raymc.display import TrialsDisplay
