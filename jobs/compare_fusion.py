@@ -22,7 +22,7 @@ from raymc.prepare import prepare_dataset
 SEEDS = (0, 1, 2)
 
 
-def variants(config: Config) -> dict[str, Mapping[str, Any]]:
+def variants(config: Config) -> Mapping[str, Mapping[str, Any]]:
     """Return what differs, by what the table calls it."""
     there = [modality.name for modality in prepare_dataset(config).manifest.modalities]
     names = config.data.modalities or there
