@@ -244,7 +244,8 @@ _A_FIFTH = "-400000:100000"  # microseconds, of which a negative number is no de
 _SWEEP = {"train": {"epochs": 6}}
 _LONG_SWEEP = {"train": {"epochs": 24}}
 _SLOW = {"train": {"epochs": 80}}
-_STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8}}
+# patient enough for ten seconds, however soon an attempt meets the damage
+_STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8, "max_failures": 20}}
 
 FAULTS = (
     Fault(name="none", title="none", command="tune", happen=nothing, settings=_SWEEP),
