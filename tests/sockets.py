@@ -1,10 +1,10 @@
 """Where processes listen, so that tests can say who can reach them, and where nobody does."""
 
-import socket
 from collections.abc import Iterable
-from contextlib import closing
 
 import psutil
+
+from raymc.chaos.processes import free_ports
 
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
@@ -24,5 +24,4 @@ def addresses_of(pids: Iterable[int]) -> set[tuple[str, int]]:
 
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return server.getsockname()[1]
+    return int(*free_ports(1))

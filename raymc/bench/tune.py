@@ -70,6 +70,10 @@ class Settings:
     packed: int = Field(default=8, ge=2, description="Trials that share a GPU.")
     device: str = Field(default="cpu", description="Where packed trials compute: cpu or cuda.")
 
+    def trials_of(self, way: str) -> int:
+        """Return how many trials a way runs."""
+        return min(self.trials, self.documented_trials) if way == DOCUMENTED else self.trials
+
 
 def bench_tune(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare ways of running trials, with and without early stopping; see how costs grow.
@@ -79,8 +83,8 @@ def bench_tune(console: Console, settings: Settings, *, out: Path | None = None)
     """
     _check(settings.ways, list(WAYS), "way")
     _check(settings.parts, list(PARTS), "part")
-    fewest = min(settings.trials, settings.documented_trials)
-    if fewest <= max(settings.at_a_time):
+    fewest = min(map(settings.trials_of, settings.ways))
+    if "ways" in settings.parts and fewest <= max(settings.at_a_time):
         raise ConfigError(
             f"--at-a-time {max(settings.at_a_time)}: expected less than the {fewest} trials of a "
             "way, as the first of each process don't count"
@@ -174,8 +178,7 @@ class Bench:
 
     def _way(self, way: str, at_a_time: int, number: int) -> Run:
         task = self.task(f"{way}-{at_a_time}-{number}", at_a_time)
-        if way == DOCUMENTED:
-            task = Task(task.config, task.trials[: self.settings.documented_trials], at_a_time)
+        task = Task(task.config, task.trials[: self.settings.trials_of(way)], at_a_time)
         with self.console.status(f"{way}, {at_a_time} at a time, round {number + 1}"):
             return run_of(way, task, number)
 
