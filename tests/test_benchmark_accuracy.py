@@ -82,7 +82,7 @@ def test_one_per_label_fits_each_label_on_the_clips_it_was_observed_in() -> None
 
 def test_a_forest_learns_and_is_seeded() -> None:
     train, other = some_matrix(0, 200), some_matrix(1, 200)
-    params = {"max_features": 0.5, "min_samples_leaf": 2}
+    params = {"times_root": 2.0, "min_samples_leaf": 2}
     first, again, reseeded = (
         BASELINES["random forest"].score(params, seed, train, other.features) for seed in (0, 0, 1)
     )

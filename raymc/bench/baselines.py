@@ -87,9 +87,12 @@ def _pooled(
 
 
 def one_per_label(
-    make: Callable[[Params, int], BaseEstimator],
+    make: Callable[[Params, int, int], BaseEstimator],
 ) -> Callable[[Params, int, Matrix, np.ndarray], np.ndarray]:
-    """Return a scorer that fits an estimator a label, on the clips for which it was observed."""
+    """Return a scorer that fits an estimator a label, on the clips for which it was observed.
+
+    `make` takes what is tuned, a seed and the number of features.
+    """
 
     def score(params: Params, seed: int, train: Matrix, features: np.ndarray) -> np.ndarray:
         scores = np.zeros((len(features), train.labels.shape[1]))
@@ -97,7 +100,7 @@ def one_per_label(
             known = train.observed[:, k]
             truth = train.labels[known, k]
             if len(np.unique(truth)) == 2:
-                estimator: Any = make(params, seed)
+                estimator: Any = make(params, seed, train.features.shape[1])
                 estimator.fit(train.features[known], truth)
                 scores[:, k] = estimator.predict_proba(features)[:, 1]
         return scores
@@ -134,16 +137,16 @@ def ml_knn(
     return scores
 
 
-def _logistic(params: Params, seed: int) -> BaseEstimator:
+def _logistic(params: Params, seed: int, features: int) -> BaseEstimator:
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=params["C"], max_iter=300, random_state=seed)
     )
 
 
-def _forest(params: Params, seed: int) -> BaseEstimator:
+def _forest(params: Params, seed: int, features: int) -> BaseEstimator:
     return RandomForestClassifier(
         TREES,
-        max_features=params["max_features"],
+        max_features=min(features, round(params["times_root"] * features**0.5)),
         min_samples_leaf=params["min_samples_leaf"],
         random_state=seed,
     )
@@ -164,7 +167,7 @@ BASELINES: Mapping[str, Baseline] = {
     ),
     "random forest": Baseline(
         lambda trial: {
-            "max_features": trial.suggest_float("max_features", 0.01, 0.5, log=True),
+            "times_root": trial.suggest_float("times_root", 1.0, 4.0, log=True),
             "min_samples_leaf": trial.suggest_int("min_samples_leaf", 1, 10),
         },
         one_per_label(_forest),
