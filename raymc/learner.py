@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raymc.accumulation import backward_in_passes
 from raymc.batches import Batch, Feed, Feeds
 from raymc.config import Config, TrainConfig
-from raymc.losses import LossConfig, class_weights, compute_loss, head_of
+from raymc.losses import LossConfig, class_weights, compute_loss, head_of, supcon
 from raymc.losses.chunked import chunk_classes, chunked_loss
 from raymc.model import Embeddings, MultimodalTransformer
 from raymc.optimizer import WeightAverage, lr_at, make_average, make_optimizer
@@ -67,6 +67,13 @@ class Objective(nn.Module):
     def _loss(self, embedding: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
         """Return the loss of this worker's embeddings, gathered, against the global labels."""
         gathered = self.workers.gather_with_gradients(embedding.float())
+        if self.config.name != "supcon":
+            return self._loss_of_scores(gathered, labels, observed)
+        contrast = supcon(gathered, labels, observed, temperature=self.config.temperature)
+        return contrast + self._loss_of_scores(gathered.detach(), labels, observed)
+
+    def _loss_of_scores(self, gathered: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
+        """Return the loss of what the head makes of the global batch's embeddings."""
         if labels.shape[1] <= chunk_classes(len(labels), labels.device):
             scores = self.model.scores(gathered)
             return compute_loss(self.config, scores, labels, observed, self.weights)

@@ -24,7 +24,7 @@ from raymc.config import Config, override, to_dict
 from raymc.errors import CheckpointError, DivergedError
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
 from raymc.hierarchy import family_means
-from raymc.losses import LossName, compute_loss
+from raymc.losses import LossName, compute_loss, supcon
 from raymc.metrics import evaluate_scores
 from raymc.optimizer import lr_at
 from raymc.shards import Dataset, Row, open_dataset, read_shard, write_dataset
@@ -196,6 +196,30 @@ def test_each_modality_s_own_loss_is_of_the_rows_that_have_it(
     own = [loss_of(x, batch.lengths[m] > 0) for m, x in embeddings.by_modality.items()]
     expected = loss_of(embeddings.fused, everyone) + 0.7 * sum(own) / len(own)
     torch.testing.assert_close(learner.objective(batch), expected)
+
+
+def test_the_probe_of_supcon_learns_and_teaches_the_model_nothing(
+    tiny: Dataset, tiny_config: Config
+) -> None:
+    quiet = {"model.dropout": 0.0, "model.modality_dropout": 0.0}
+    config = override(tiny_config, {**quiet, "loss.name": "supcon", "batch.size": 45})
+    feeds = feeds_of(tiny, config)
+    learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
+    batch = next(iter(feeds.train.training(1)))
+    embedding = learner.model(batch.tokens, batch.lengths).fused
+    head = (learner.model.prototypes, learner.model.bias)
+    judged = (batch.labels, batch.observed)
+    probe = compute_loss(config.loss, learner.model.scores(embedding.detach()), *judged)
+    contrast = supcon(embedding, *judged, temperature=config.loss.temperature)
+    loss = learner.objective(batch)
+    torch.testing.assert_close(loss, contrast + probe)
+    rest = [
+        p for p in learner.model.parameters() if p.requires_grad and all(p is not h for h in head)
+    ]
+    of_loss = torch.autograd.grad(loss, [*head, *rest], retain_graph=True, allow_unused=True)
+    torch.testing.assert_close(of_loss[:2], torch.autograd.grad(probe, head))
+    of_contrast = torch.autograd.grad(contrast, rest, allow_unused=True)
+    torch.testing.assert_close(of_loss[2:], of_contrast)
 
 
 def test_a_modality_that_dropout_took_is_not_in_its_own_loss(

@@ -59,6 +59,7 @@ LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
         "loss.gamma_negative": Range(low=0.0, high=6.0),
         "loss.clip": Range(low=0.0, high=0.2),
     },
+    "supcon": {"loss.temperature": Range(low=0.03, high=0.5, log=True)},
 }
 METHODS: tuple[str, ...] = (*LOSS_SPACES, *BASELINES)
 

@@ -1,7 +1,8 @@
 """The losses under one configuration key: what to train with, and on which head.
 
 Pure torch. Every loss is a function of (scores, labels, observed); the scores are cosine
-similarities of clips and prototypes, or logits, as `head_of` says.
+similarities of clips and prototypes, or logits, as `head_of` says. `supcon` alone is one of the
+embeddings, and its scores are a probe's.
 Axes: B batch (global), C classes.
 """
 
@@ -17,6 +18,7 @@ from raymc.losses.binary import bce, cosine_bce
 from raymc.losses.focal import asl, focal
 from raymc.losses.prototype import prototype_contrast, prototype_margin
 from raymc.losses.proxy_anchor import proxy_anchor
+from raymc.losses.supcon import supcon
 
 __all__ = [
     "LossConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "prototype_contrast",
     "prototype_margin",
     "proxy_anchor",
+    "supcon",
 ]
 
 LossName = Literal[
@@ -41,6 +44,7 @@ LossName = Literal[
     "bce",
     "focal",
     "asl",
+    "supcon",
 ]
 
 
@@ -52,7 +56,11 @@ class LossConfig:
         ValueError: A value out of range, or a temperature of 0 with a loss that divides by it.
     """
 
-    name: LossName = Field(default="prototype_contrast", description="The loss.")
+    name: LossName = Field(
+        default="prototype_contrast",
+        description="The loss; bce, focal and asl have a linear head, and supcon a linear probe "
+        "beside it, whose loss alone is `val/loss`.",
+    )
     margin: float = Field(
         default=0.1,
         ge=0.0,
@@ -107,7 +115,7 @@ class LossConfig:
 
 def head_of(name: LossName) -> Literal["cosine", "linear"]:
     """Return the head whose scores the loss takes: similarities (cosine) or logits (linear)."""
-    return "linear" if name in ("bce", "focal", "asl") else "cosine"
+    return "linear" if name in ("bce", "focal", "asl", "supcon") else "cosine"
 
 
 def compute_loss(
@@ -117,7 +125,7 @@ def compute_loss(
     observed: Bool[Tensor, "B C"],
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the configured loss of one global batch.
+    """Return the configured loss of one global batch's scores; of `supcon`, its probe's.
 
     Args:
         config: Which loss, and its constants.
@@ -150,7 +158,7 @@ def compute_loss(
             )
         case "cosine_bce":
             return cosine_bce(*batch, temperature=temperature, class_weights=class_weights)
-        case "bce":
+        case "bce" | "supcon":
             return bce(*batch, class_weights=class_weights)
         case "focal":
             return focal(*batch, gamma=config.gamma, class_weights=class_weights)

@@ -32,6 +32,7 @@ EXPECTED = {
     "bce": bce(*BATCH, class_weights=WEIGHTS),
     "focal": focal(*BATCH, gamma=1.5, class_weights=WEIGHTS),
     "asl": asl(*BATCH, gamma_negative=3.0, gamma_positive=0.5, clip=0.1, class_weights=WEIGHTS),
+    "supcon": bce(*BATCH, class_weights=WEIGHTS),  # of its probe
 }
 
 
@@ -68,6 +69,7 @@ def test_two_way_is_the_default_and_changes_the_loss() -> None:
         ("bce", "linear"),
         ("focal", "linear"),
         ("asl", "linear"),
+        ("supcon", "linear"),
     ],
 )
 def test_head_of(name: LossName, head: str) -> None:

@@ -1,0 +1,51 @@
+"""Supervised contrast of clips with clips, the baseline without prototypes.
+
+Pure torch. What it learns is an embedding; scores come from a linear probe beside it, which is
+trained by `bce` and sends no gradient back.
+Axes: B batch (global), C classes, E embedding dim.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from raymc.losses.masked import masked_logsumexp, weighted_mean, weighted_mean_of_all
+
+
+def supcon(
+    embedding: Float[Tensor, "B E"],
+    labels: Bool[Tensor, "B C"],
+    observed: Bool[Tensor, "B C"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Pull clips that share a label together, and push them from the others.
+
+        mean_i 1/|S_i| Σ_{p∈S_i} −log( e^{z_i·z_p/τ} / Σ_{a∈A_i} e^{z_i·z_a/τ} )
+
+    z are unit embeddings, S_i the other clips that share a label with clip i, A_i those and the
+    ones that can't share any; two clips of which neither is known stay out of each other's terms.
+    P. Khosla et al. 2020, *Supervised Contrastive Learning*, Eq. 2 (arXiv 2004.11362), where
+    each clip has one label.
+
+    Args:
+        embedding: Of the clips; normalised here.
+        labels: The labels of each clip; ignored where unobserved.
+        observed: Which entries are known.
+        temperature: τ > 0, in units of similarity.
+
+    Returns:
+        The mean over the clips that share a label with another, ≥ 0, in float32 at least; 0 where
+        there is none.
+    """
+    embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+    with torch.autocast(embedding.device.type, enabled=False):  # it would round the products
+        unit = normalize(embedding, dim=-1)
+        logits = unit @ unit.T / temperature
+        sure, possible = (labels & observed).to(unit), (labels | ~observed).to(unit)
+        others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+        shares = (sure @ sure.T > 0) & others
+        candidates = shares | ((possible @ possible.T == 0) & others)
+    terms = masked_logsumexp(logits, candidates)[:, None] - logits
+    return weighted_mean_of_all(weighted_mean(terms, shares), shares.any(dim=1))
