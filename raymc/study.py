@@ -50,10 +50,15 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
         line = first_line(error)
         raise ConfigError(f"search.storage: the study {address} can't be opened: {line}") from error
     study.sampler = _sampler(config, known=len(study.trials))
+    begin_with_default(study, config)
+    return study
+
+
+def begin_with_default(study: optuna.Study, config: Config) -> None:
+    """Make the configuration itself the first trial of an empty study, where that is wanted."""
     defaults = _defaults(config)
     if config.search.try_default and not study.trials and defaults:
         study.enqueue_trial(defaults)
-    return study
 
 
 def read_study(config: Config, name: str, folder: Path) -> optuna.Study:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from rich.console import Console
@@ -17,7 +18,7 @@ from tiny import feed_of
 from raymc.bench.accuracy import METHODS, bench_accuracy
 from raymc.bench.accuracy_table import Found, lines_of
 from raymc.bench.baselines import BASELINES, Matrix, ml_knn, parts_worth_trying, read_matrix
-from raymc.config import Config, override
+from raymc.config import Config, flatten, override
 from raymc.errors import ConfigError
 from raymc.labels import Vocabulary
 from raymc.metrics import evaluate_scores
@@ -189,6 +190,11 @@ def test_the_benchmark_tunes_tests_tells_and_goes_on(tiny_config: Config, tmp_pa
     assert len(files) == 2 * 2 * 2  # methods, seeds, scores and settings
     params = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())["params"]
     assert set(params) == {"optimizer.lr", "loss.margin", "loss.temperature"}
+    study = optuna.load_study(
+        study_name="prototype_contrast",
+        storage=f"sqlite:///{out / 'tiny/prototype_contrast/study.db'}",
+    )
+    assert study.trials[0].params == {path: flatten(config)[path] for path in params}
     [sweep] = list_sweeps(tracking_uri(config.tracking, config.run.folder))
     assert sweep.trials == 2
     (out / "tiny/prototype_contrast/seed-1.parquet").unlink()

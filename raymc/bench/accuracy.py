@@ -8,7 +8,7 @@ found stands in a folder of its own, so that an interrupted benchmark goes on.
 import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from raymc.prepare import prepare_dataset
 from raymc.scored import ScoredSplit, load_scored, save_scored
 from raymc.scoring import Predictions, predict
 from raymc.space import Range
-from raymc.study import distributions
+from raymc.study import begin_with_default, distributions
 
 CPU = torch.device("cpu")
 
@@ -158,43 +158,69 @@ def run_method(method: str, settings: dict[str, Any], data: Data, folder: str, s
 
 
 def tune_method(study: optuna.Study, method: str, config: Config, data: Data) -> None:
-    """Try what is left of `search.trials` settings; of trials that were cut off none counts."""
-    monitor = config.train.monitor
-    parts = parts_worth_trying(data.shared.train.feed(config)) if method in BASELINES else ()
+    """Try what is left of `search.trials` settings; of trials that were cut off none counts.
 
-    def objective(trial: optuna.Trial) -> float:
-        if method in BASELINES:
-            params = BASELINES[method].suggest(trial)
-            params = {**params, "parts": trial.suggest_categorical("parts", parts)}
-            scores, truth = score_baseline(method, params, data, 0, "val")
-            found = evaluate_scores(scores, truth.labels, truth.observed).to_dict()
-            return found[monitor.removeprefix("val/")]
-        best = -np.inf
-
-        def report(event: EpochEnded, _: Path | None) -> None:
-            nonlocal best
-            best = max(best, event.metrics[monitor])
-            trial.report(event.metrics[monitor], event.epoch)
-            if config.search.scheduler == "asha" and trial.should_prune():
-                raise optuna.TrialPruned
-
-        fit_here(with_params(method, config, suggest(trial, method, config)), data, report)
-        return best
-
+    As in a sweep, a loss starts with the configuration as it is.
+    """
+    if method in BASELINES:
+        objective = _scoring(method, config, data)
+    else:
+        searched = searched_by(method, config)
+        begin_with_default(study, searched)
+        objective = _training(searched, data)
     done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     study.optimize(objective, n_trials=max(0, config.search.trials - done), catch=(DivergedError,))
 
 
-def suggest(trial: optuna.Trial, method: str, config: Config) -> dict[str, Any]:
-    """Return a trial's settings by dotted path: what all losses share, then the loss's own."""
+def _scoring(method: str, config: Config, data: Data) -> Callable[[optuna.Trial], float]:
+    """Return what judges a trial of one of `BASELINES`."""
+    metric = config.train.monitor.removeprefix("val/")
+    parts = parts_worth_trying(data.shared.train.feed(config))
+
+    def objective(trial: optuna.Trial) -> float:
+        params = BASELINES[method].suggest(trial)
+        params = {**params, "parts": trial.suggest_categorical("parts", parts)}
+        scores, truth = score_baseline(method, params, data, 0, "val")
+        return evaluate_scores(scores, truth.labels, truth.observed).to_dict()[metric]
+
+    return objective
+
+
+def _training(config: Config, data: Data) -> Callable[[optuna.Trial], float]:
+    """Return what judges a trial of a loss: its best epoch."""
+
+    def objective(trial: optuna.Trial) -> float:
+        best = -np.inf
+
+        def report(event: EpochEnded, _: Path | None) -> None:
+            nonlocal best
+            value = event.metrics[config.train.monitor]
+            best = max(best, value)
+            trial.report(value, event.epoch)
+            if config.search.scheduler == "asha" and trial.should_prune():
+                raise optuna.TrialPruned
+
+        fit_here(with_params(config, suggest(trial, config)), data, report)
+        return best
+
+    return objective
+
+
+def searched_by(method: str, config: Config) -> Config:
+    """Return the configuration with a loss, whose own constants are searched too."""
     space = {**config.search.space, **LOSS_SPACES[method]}
-    searched = override(config, {"search.space": {k: asdict(v) for k, v in space.items()}})
-    return {path: trial._suggest(path, values) for path, values in distributions(searched).items()}
+    values = {path: asdict(values) for path, values in space.items()}
+    return override(config, {"loss.name": method, "search.space": values})
 
 
-def with_params(method: str, config: Config, params: Mapping[str, Any], seed: int = 0) -> Config:
-    """Return the configuration of one training of a loss."""
-    return override(config, {"loss.name": method, "train.seed": seed, **params})
+def suggest(trial: optuna.Trial, config: Config) -> dict[str, Any]:
+    """Return a trial's settings by dotted path."""
+    return {path: trial._suggest(path, values) for path, values in distributions(config).items()}
+
+
+def with_params(config: Config, params: Mapping[str, Any], seed: int = 0) -> Config:
+    """Return the configuration of one training."""
+    return override(config, {"train.seed": seed, **params})
 
 
 def fit_here(config: Config, data: Data, report: loop.Report) -> None:
@@ -222,7 +248,7 @@ def test_method(
         if event.is_best and folder is not None:
             weights.update(checkpoint.load_weights(folder))
 
-    trained = with_params(method, config, best.params, seed)
+    trained = with_params(searched_by(method, config), best.params, seed)
     fit_here(trained, data, report)
     model = make_model(trained, data.shared.manifest)
     model.load_state_dict(weights)
