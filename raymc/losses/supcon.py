@@ -12,6 +12,9 @@ from torch.nn.functional import normalize
 
 from raymc.losses.masked import masked_logsumexp, weighted_mean, weighted_mean_of_all
 
+# Marks become numbers a chunk of classes at a time: of a million classes all would take gigabytes.
+CLASSES_AT_ONCE = 2**14
+
 
 def supcon(
     embedding: Float[Tensor, "B E"],
@@ -43,9 +46,18 @@ def supcon(
     with torch.autocast(embedding.device.type, enabled=False):  # it would round the products
         unit = normalize(embedding, dim=-1)
         logits = unit @ unit.T / temperature
-        sure, possible = (labels & observed).to(unit), (labels | ~observed).to(unit)
-        others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-        shares = (sure @ sure.T > 0) & others
-        candidates = shares | ((possible @ possible.T == 0) & others)
+    others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    shares = _overlaps(labels & observed) & others
+    candidates = shares | (~_overlaps(labels | ~observed) & others)
     terms = masked_logsumexp(logits, candidates)[:, None] - logits
     return weighted_mean_of_all(weighted_mean(terms, shares), shares.any(dim=1))
+
+
+def _overlaps(marks: Bool[Tensor, "B C"]) -> Bool[Tensor, "B B"]:
+    """Say of each two clips whether some class is marked in both."""
+    found = marks.new_zeros(len(marks), len(marks))
+    with torch.autocast(marks.device.type, enabled=False):
+        for chunk in marks.split(CLASSES_AT_ONCE, dim=1):
+            numbers = chunk.float()
+            found |= numbers @ numbers.T > 0
+    return found

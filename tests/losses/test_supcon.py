@@ -1,6 +1,7 @@
 """Supervised contrast against a slow loop over pairs, and what keeps its probe apart."""
 
 import math
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_unobserved_labels_enter_nothing() -> None:
     z, (_, labels, observed) = embeddings(case, 5), case.batch()
     loss = supcon(z, labels, observed, temperature=0.2)
     assert torch.equal(supcon(z, labels ^ ~observed, observed, temperature=0.2), loss)
+
+
+def test_classes_may_come_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(3, rows=12, classes=7)
+    z, (_, labels, observed) = embeddings(case, 3), case.batch()
+    loss = supcon(z, labels, observed, temperature=0.2)
+    module = import_module("raymc.losses.supcon")  # the package's name for it is the function's
+    monkeypatch.setattr(module, "CLASSES_AT_ONCE", 2)
+    assert torch.equal(supcon(z, labels, observed, temperature=0.2), loss)
 
 
 def test_half_precision_and_autocast_round_nothing() -> None:
