@@ -28,7 +28,7 @@ def supcon(
         mean_i 1/|S_i| Σ_{p∈S_i} −log( e^{z_i·z_p/τ} / Σ_{a∈A_i} e^{z_i·z_a/τ} )
 
     z are unit embeddings, S_i the other clips that share a label with clip i, A_i those and the
-    ones that can't share any; two clips of which neither is known stay out of each other's terms.
+    ones that can't share any; where it isn't known, two clips stay out of each other's terms.
     P. Khosla et al. 2020, *Supervised Contrastive Learning*, Eq. 2 (arXiv 2004.11362), where
     each clip has one label.
 
@@ -47,10 +47,10 @@ def supcon(
         unit = normalize(embedding, dim=-1)
         logits = unit @ unit.T / temperature
     others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    shares = _overlaps(labels & observed) & others
-    candidates = shares | (~_overlaps(labels | ~observed) & others)
+    share, may_share = _overlaps(labels & observed), _overlaps(labels | ~observed)
+    positives, candidates = share & others, (share | ~may_share) & others
     terms = masked_logsumexp(logits, candidates)[:, None] - logits
-    return weighted_mean_of_all(weighted_mean(terms, shares), shares.any(dim=1))
+    return weighted_mean_of_all(weighted_mean(terms, positives), positives.any(dim=1))
 
 
 def _overlaps(marks: Bool[Tensor, "B C"]) -> Bool[Tensor, "B B"]:
