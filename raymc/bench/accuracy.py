@@ -38,12 +38,12 @@ from raymc.study import begin_with_default, distributions
 CPU = torch.device("cpu")
 
 # What of a loss is searched, beside the configuration's own space, which is all losses'.
-_PROTOTYPES = {
-    "loss.margin": Range(low=0.0, high=0.5),
-    "loss.temperature": Range(low=0.03, high=0.6, log=True),
-}
 LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
-    "prototype_contrast": _PROTOTYPES,
+    "prototype_contrast": {
+        "loss.margin": Range(low=0.0, high=0.3),
+        "loss.temperature": Range(low=0.03, high=0.3, log=True),
+        "loss.clip_weight": Range(low=0.05, high=1.0, log=True),
+    },
     "prototype_margin": {
         "loss.margin": Range(low=0.1, high=1.5),
         "loss.temperature": Range(low=0.01, high=0.5, log=True),

@@ -77,6 +77,13 @@ class LossConfig:
         default=True,
         description="Whether prototype_contrast also contrasts the clips of each class.",
     )
+    clip_weight: float = Field(
+        default=0.2,
+        ge=0.0,
+        le=10.0,
+        description="Weight, in the two-way form, of the contrast of each clip's classes beside "
+        "that of each class's clips; 0 leaves the latter alone.",
+    )
     gamma: float = Field(default=2.0, ge=0.0, le=10.0, description="Focusing exponent of focal.")
     gamma_negative: float = Field(
         default=4.0, ge=0.0, le=10.0, description="Focusing exponent of asl for negatives."
@@ -146,6 +153,7 @@ def compute_loss(
                 margin=margin,
                 temperature=temperature,
                 two_way=config.two_way,
+                clip_weight=config.clip_weight,
                 class_weights=class_weights,
             )
         case "prototype_margin":

@@ -31,6 +31,7 @@ def prototype_contrast(
     margin: float,
     temperature: float,
     two_way: bool = True,
+    clip_weight: float = 1.0,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
     """Contrast each label with the classes a clip does not have, and the other way round.
@@ -47,7 +48,10 @@ def prototype_contrast(
 
     Two ways, the same term of the transposed matrices is added: a prototype is the anchor, its
     clips are the positives and the other clips of the batch the negatives, so that scores can
-    be compared between clips and not only within one.
+    be compared between clips and not only within one. That is what average precision asks for;
+    a small `clip_weight` leaves most to it. Over a clip's classes each of its labels has the
+    same rivals, so that labels learned long ago go on pushing away those that are rare and
+    easily confused.
 
     Args:
         scores: Cosine similarities, in [-1, 1].
@@ -56,6 +60,7 @@ def prototype_contrast(
         margin: m ≥ 0, in units of similarity.
         temperature: τ > 0, in units of similarity.
         two_way: Whether to add the transposed term.
+        clip_weight: Weight ≥ 0 of the term over clips where the transposed one is added.
         class_weights: Weight of each class among the labels of a clip (the mean over P_i
             becomes a weighted one), and in the transposed term of each class that has a clip
             in the batch (a class without any weighs 1).
@@ -80,7 +85,7 @@ def prototype_contrast(
             temperature=temperature,
         )
         anchor_weights = torch.where(positive.any(dim=0), weights, 1.0) * observed.any(dim=0)
-        loss = loss + weighted_mean_of_all(class_terms, anchor_weights)
+        loss = clip_weight * loss + weighted_mean_of_all(class_terms, anchor_weights)
     return loss
 
 

@@ -1,6 +1,7 @@
 """What holds for every loss: gradients, empty batches, precision, order, unobserved entries."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from raymc.losses import LossConfig, compute_loss
 CONFIGS = [
     LossConfig(name="prototype_contrast", two_way=True),
     LossConfig(name="prototype_contrast", two_way=False),
+    LossConfig(name="prototype_contrast", clip_weight=1.0),
+    LossConfig(name="prototype_contrast", clip_weight=0.0),
     LossConfig(name="prototype_margin"),
     LossConfig(name="prototype_margin", temperature=0.0, margin=0.8),
     LossConfig(name="proxy_anchor"),
@@ -87,7 +90,7 @@ def test_batches_that_lack_something_have_finite_losses(
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
 def test_cold_temperatures_and_huge_scores_stay_finite(config: LossConfig, scale: float) -> None:
     case = random_case(1)
-    cold = LossConfig(name=config.name, temperature=0.01, two_way=config.two_way)
+    cold = replace(config, temperature=0.01)
     scores, labels, observed = case.batch(torch.float32)
     loss, gradient = value_and_gradient(cold, scores * scale, labels, observed)
     assert loss.isfinite()

@@ -25,7 +25,7 @@ BATCH = random_case(3).batch()
 WEIGHTS = random_case(3).class_weights(True)
 MARGIN: dict[str, Any] = {"margin": 0.3, "temperature": 0.2, "class_weights": WEIGHTS}
 EXPECTED = {
-    "prototype_contrast": prototype_contrast(*BATCH, two_way=False, **MARGIN),
+    "prototype_contrast": prototype_contrast(*BATCH, two_way=True, clip_weight=0.7, **MARGIN),
     "prototype_margin": prototype_margin(*BATCH, **MARGIN),
     "proxy_anchor": proxy_anchor(*BATCH, **MARGIN),
     "cosine_bce": cosine_bce(*BATCH, temperature=0.2, class_weights=WEIGHTS),
@@ -42,7 +42,8 @@ def test_compute_loss_hands_every_constant_on(name: LossName) -> None:
         name=name,
         margin=0.3,
         temperature=0.2,
-        two_way=False,
+        two_way=True,
+        clip_weight=0.7,
         gamma=1.5,
         gamma_negative=3.0,
         gamma_positive=0.5,
@@ -51,12 +52,17 @@ def test_compute_loss_hands_every_constant_on(name: LossName) -> None:
     assert torch.equal(compute_loss(config, *BATCH, WEIGHTS), EXPECTED[name])
 
 
-def test_two_way_is_the_default_and_changes_the_loss() -> None:
+def test_the_two_way_form_with_most_on_the_classes_is_the_default() -> None:
     config = LossConfig(margin=0.3, temperature=0.2)
-    two_ways = prototype_contrast(*BATCH, two_way=True, **MARGIN)
+    default = prototype_contrast(*BATCH, two_way=True, clip_weight=0.2, **MARGIN)
     assert config.name == "prototype_contrast"
-    assert torch.equal(compute_loss(config, *BATCH, WEIGHTS), two_ways)
-    assert two_ways > EXPECTED["prototype_contrast"]
+    assert torch.equal(compute_loss(config, *BATCH, WEIGHTS), default)
+
+
+def test_one_way_is_the_contrast_of_clips_alone() -> None:
+    config = LossConfig(margin=0.3, temperature=0.2, two_way=False)
+    one_way = prototype_contrast(*BATCH, two_way=False, **MARGIN)
+    assert torch.equal(compute_loss(config, *BATCH, WEIGHTS), one_way)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,7 @@ def test_head_of(name: LossName, head: str) -> None:
         ({"margin": float("nan")}, "margin"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 10.1}, "temperature"),
+        ({"clip_weight": -0.1}, "clip_weight"),
         ({"gamma": -1.0}, "gamma"),
         ({"gamma_negative": -1.0}, "gamma_negative"),
         ({"gamma_positive": 11.0}, "gamma_positive"),

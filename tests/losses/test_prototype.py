@@ -28,7 +28,13 @@ def contrast_term(
 
 
 def slow_contrast(
-    case: Case, margin: float, temperature: float, two_way: bool, weights: np.ndarray
+    case: Case,
+    margin: float,
+    temperature: float,
+    weights: np.ndarray,
+    *,
+    two_way: bool = True,
+    clip_weight: float,
 ) -> float:
     rows, classes = case.scores.shape
     row_terms, class_terms, class_factors = [], [], []
@@ -51,7 +57,7 @@ def slow_contrast(
             class_factors.append(weights[k] if positives else 1.0)
     loss = sum(row_terms) / len(row_terms)
     if two_way:
-        loss += float(np.average(class_terms, weights=class_factors))
+        loss = clip_weight * loss + float(np.average(class_terms, weights=class_factors))
     return loss
 
 
@@ -75,21 +81,24 @@ def slow_margin(case: Case, margin: float, temperature: float, weights: np.ndarr
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("two_way", [False, True])
+@pytest.mark.parametrize(
+    ("two_way", "clip_weight"), [(False, 0.2), (True, 1.0), (True, 0.2), (True, 0.0)]
+)
 @pytest.mark.parametrize(("margin", "temperature"), [(0.0, 1.0), (0.1, 0.1), (0.7, 0.03)])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_contrast_equals_the_slow_loop(
-    seed: int, margin: float, temperature: float, two_way: bool, weighted: bool
+    seed: int, margin: float, temperature: float, two_way: bool, clip_weight: float, weighted: bool
 ) -> None:
     case = random_case(seed)
+    ways = {"two_way": two_way, "clip_weight": clip_weight}
     loss = prototype_contrast(
         *case.batch(),
         margin=margin,
         temperature=temperature,
-        two_way=two_way,
         class_weights=case.class_weights(weighted),
+        **ways,
     )
-    expected = slow_contrast(case, margin, temperature, two_way, case.factors(weighted))
+    expected = slow_contrast(case, margin, temperature, case.factors(weighted), **ways)
     assert loss.item() == pytest.approx(expected, rel=1e-8)
 
 
