@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tiny import feed_of
 
-from raymc.bench.accuracy import LOSS_SPACES, METHODS, bench_accuracy
+from raymc.bench.accuracy import METHODS, bench_accuracy
 from raymc.bench.accuracy_table import Found, lines_of
 from raymc.bench.baselines import BASELINES, Matrix, ml_knn, parts_worth_trying, read_matrix
 from raymc.config import Config, flatten, override
@@ -189,7 +189,8 @@ def test_the_benchmark_tunes_tests_tells_and_goes_on(tiny_config: Config, tmp_pa
     files = {path: path.stat().st_mtime_ns for path in out.glob("tiny/*/seed-*")}
     assert len(files) == 2 * 2 * 2  # methods, seeds, scores and settings
     params = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())["params"]
-    assert set(params) == {"optimizer.lr", *LOSS_SPACES["prototype_contrast"]}
+    searched = {"optimizer.lr", "loss.margin", "loss.temperature", "loss.clip_weight"}
+    assert set(params) == searched
     study = optuna.load_study(
         study_name="prototype_contrast",
         storage=f"sqlite:///{out / 'tiny/prototype_contrast/study.db'}",

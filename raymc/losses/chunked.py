@@ -241,8 +241,8 @@ def _contrast(
     if config.two_way:
         (rivals,), even = others, torch.ones_like(pulls)
         terms, labelled, counted = _contrast_terms(rivals, classes, pulls, even, virtual=-shift)
-        counts = torch.where(labelled, weights, 1.0) * counted
-        loss = config.clip_weight * loss + weighted_mean_of_all(terms, counts)
+        anchor_weights = torch.where(labelled, weights, 1.0) * counted
+        loss = config.clip_weight * loss + weighted_mean_of_all(terms, anchor_weights)
     return loss
 
 

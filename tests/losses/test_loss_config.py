@@ -63,6 +63,7 @@ def test_one_way_is_the_contrast_of_clips_alone() -> None:
     config = LossConfig(margin=0.3, temperature=0.2, two_way=False)
     one_way = prototype_contrast(*BATCH, two_way=False, **MARGIN)
     assert torch.equal(compute_loss(config, *BATCH, WEIGHTS), one_way)
+    assert prototype_contrast(*BATCH, two_way=True, **MARGIN) > one_way
 
 
 @pytest.mark.parametrize(
