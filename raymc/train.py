@@ -6,27 +6,28 @@ on from the last one.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raymc import checkpoint
-from raymc.channel import Channel, Listener
+from raymc.channel import Channel, Listener, sender
 from raymc.cluster import check_workers, explained, gpus_per_worker, worker_resources
 from raymc.config import Config, run_name, to_dict
-from raymc.errors import CheckpointError, DivergedError, TrainingError
-from raymc.events import Warned
+from raymc.errors import CheckpointError, DataError, DivergedError, TrainingError, first_line
+from raymc.events import Event, Warned
 from raymc.feed import SharedData, share_data
 from raymc.runs import storage_of
 from raymc.shards import Dataset
 from raymc.shards.storage import exists, open_address, reaching
-from raymc.train_worker import KEEP, KEPT, train_worker
+from raymc.train_worker import KEEP, KEPT, PATIENCE_SECONDS, patience, train_worker
 
 # Ray Train's list of a run's checkpoints, in the run's folder.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -64,17 +65,15 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
     check_workers(config)
     data = share_data(dataset, config.data)
     storage, name = storage_of(config), run_name(config)
-    check_writable(f"{storage}/{name}")
+    address = f"{storage}/{name}"
+    check_writable(address)
     with Channel(listeners) as channel:
-        for problem in forget_torn_list(f"{storage}/{name}"):
-            for listener in listeners:
-                listener(Warned(problem))
-        trainer = make_trainer(
-            config, data, name=name, storage=storage, gpus=gpus, events=channel.mailbox
-        )
+        at = {"name": name, "storage": storage, "events": channel.mailbox}
+        make = partial(make_trainer, config, data, gpus=gpus, **at)
+        tell, failures = sender(channel.mailbox), config.train.max_failures
         try:
             with explained():
-                result = trainer.fit()
+                result = _fit_patiently(make, address, max_failures=failures, tell=tell)
         except TrainingFailedError as error:
             raise TrainingError(
                 f"training failed on every attempt; the last error: {_last_line(error)}"
@@ -82,7 +81,44 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
     folder = Path(config.run.folder).absolute() / name
-    return TrainResult(name, folder, best_checkpoint(f"{storage}/{name}", folder))
+    return TrainResult(name, folder, best_checkpoint(address, folder))
+
+
+def _fit_patiently(
+    make: Callable[[], TorchTrainer],
+    address: str,
+    *,
+    max_failures: int,
+    tell: Callable[[Event], None],
+) -> Result:
+    """Run Ray Train; where its controller met storage that takes nothing, wait for it and go on.
+
+    A worker's failures are the controller's to see to. Its own, when it can't write its list of
+    checkpoints, it takes for the run's end.
+
+    Args:
+        make: returns a trainer of the run.
+        address: of the run's folder in storage.
+        max_failures: times it goes on.
+        tell: passes warnings on.
+
+    Raises:
+        DataError: storage stays as it is.
+        TrainingFailedError: training failed for another reason, or too often.
+    """
+    failures = 0
+    while True:
+        for problem in forget_torn_list(address):
+            tell(Warned(problem))
+        try:
+            return make().fit()
+        except ControllerError as error:
+            failures, reason = failures + 1, error.controller_failure
+            if failures > max_failures or not isinstance(reason, OSError):
+                raise
+            waits = f"going on once it can, within {PATIENCE_SECONDS:g} s"
+            tell(Warned(f"Ray can't write to {address} ({first_line(reason)}): {waits}"))
+            patience(DataError)(check_writable, address)
 
 
 def check_writable(address: str) -> None:

@@ -34,7 +34,7 @@ EPOCH, IS_LAST = "epoch", "is_last"
 KEEP, KEPT = "keep", 3
 # A checkpoint waits for storage that takes nothing, and training for it once the next is due: a
 # worker that gave up at once would lose what no checkpoint holds.
-_PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 120.0
 # Of a full disk, or storage out of reach; torch reports a file that it can't write as the second.
 _NOT_STORED = (OSError, RuntimeError, SafetensorError)
 
@@ -122,6 +122,17 @@ def _local(path: str, storage: Any, stack: ExitStack) -> Path:
     return Path(stack.enter_context(there.as_directory()))
 
 
+def patience(*errors: type[Exception], **options: Any) -> tenacity.Retrying:
+    """Return what calls a function again and again while it raises one of `errors`."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(errors),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=2),
+        stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
+        reraise=True,
+        **options,
+    )
+
+
 class Reporter:
     """Brings a worker's reports to Ray Train, and their checkpoints to storage while it trains.
 
@@ -133,13 +144,7 @@ class Reporter:
         self._tell = tell
         self._is_idle = threading.Event()
         self._is_idle.set()
-        self._patient = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_NOT_STORED),
-            wait=tenacity.wait_exponential(multiplier=0.1, max=2),
-            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
-            before_sleep=self._warn,
-            reraise=True,
-        )
+        self._patient = patience(*_NOT_STORED, before_sleep=self._warn)
 
     def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
         """Report a checkpoint; returns once it is stored if it is the run's last, else at once."""
@@ -170,7 +175,7 @@ class Reporter:
     def _warn(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None and state.attempt_number == 1:
-            waits = f"trying again for up to {_PATIENCE_SECONDS:g} s"
+            waits = f"trying again for up to {PATIENCE_SECONDS:g} s"
             self._tell(Warned(f"a checkpoint can't be stored ({first_line(error)}): {waits}"))
 
 

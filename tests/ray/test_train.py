@@ -36,7 +36,7 @@ from raymc.metrics import evaluate_scores
 from raymc.run_audit import audit_run
 from raymc.scoring import predict
 from raymc.shards import Dataset, open_dataset
-from raymc.train import TrainResult, train
+from raymc.train import SNAPSHOT, TrainResult, train
 
 PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "train.max_failures": 0}
 Configure = Callable[..., Config]
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
     settings = {"train__epochs": 12, "model__dropout": 0.1, "train__checkpoint_steps": 2}
     config = configure("killed-run", **settings)
     folder = Path(config.run.folder) / "killed-run"
-    known = folder / "checkpoint_manager_snapshot.json"
+    known = folder / SNAPSHOT
     file = write_config(config, tmp_path / "run.yaml")
     with running(RAYMC, "train", file, log=tmp_path / "log.txt") as process:
         wait_until(lambda: known.exists() and "checkpoint_2" in known.read_text(), process)
@@ -192,7 +192,7 @@ def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
     assert epoch == 3
     weights = (last / WEIGHTS).read_bytes()
     (last / checkpoint.TRAINING).write_bytes(b"")
-    known = first.result.folder / "checkpoint_manager_snapshot.json"
+    known = first.result.folder / SNAPSHOT
     known.write_text(known.read_text()[:-9])
     again = trained(config)
     list_torn, checkpoint_torn = (e.message for e in again.events if isinstance(e, Warned))
@@ -214,6 +214,34 @@ def test_storage_that_cannot_be_written(configure: Configure, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"can't read or write .*/file/nowhere: ") as caught:
         trained(configure("nowhere", run__storage=str(tmp_path / "file")))
     assert "\n" not in str(caught.value)
+
+
+def test_storage_that_ray_s_own_list_cannot_be_written_to_for_a_while(
+    configure: Configure, tiny: Dataset, tmp_path: Path
+) -> None:
+    config = configure("list-locked", model__dropout=0.1, train__max_failures=1)
+    folder = Path(config.run.folder) / "list-locked"
+    in_the_way = [folder / SNAPSHOT, folder / ".written"]  # what can't be written where folders are
+    events: list[Event] = []
+
+    def lock_until_told(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Started) and event.first_epoch == 1:
+            for path in in_the_way:
+                path.mkdir()
+        elif isinstance(event, Warned):
+            for path in in_the_way:
+                path.rmdir()
+
+    train(config, tiny, listeners=[lock_until_told])
+    [warned] = (event.message for event in events if isinstance(event, Warned))
+    assert re.match(
+        rf"Ray can't write to {folder} \(.*{SNAPSHOT}.*\): going on once it can", warned
+    )
+    first, again = (event.first_epoch for event in events if isinstance(event, Started))
+    assert first == 1 < again
+    whole = uninterrupted(config, tiny, tmp_path / "whole")
+    assert (checkpoints(folder)[-1][1] / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
 
 def test_no_checkpoint_is_intact(configure: Configure, tiny: Dataset) -> None:
