@@ -49,7 +49,7 @@ def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
         raise ConfigError(f"search.storage: the study {address} can't be opened: {line}") from error
-    study.sampler = _sampler(config, known=len(study.trials))
+    study.sampler = make_sampler(config, known=len(study.trials))
     begin_with_default(study, config)
     return study
 
@@ -89,6 +89,16 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
     }
 
 
+def make_sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler, seeded so that a restarted sweep doesn't draw its first trials again."""
+    seed = int(np.random.SeedSequence([config.train.seed, known]).generate_state(1)[0])
+    if config.search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=config.search.startup_trials, constant_liar=True
+    )
+
+
 def make_scheduler(config: Config) -> ASHAScheduler | None:
     """Return ASHA on our own epochs, or None if every trial may finish."""
     if config.search.scheduler == "none":
@@ -111,16 +121,6 @@ def _address(config: Config, folder: Path) -> str:
 def _storage(address: str) -> RDBStorage:
     """Return the database; a connection that broke while nobody used it is noticed and replaced."""
     return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-
-
-def _sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler, seeded so that a restarted sweep doesn't draw its first trials again."""
-    seed = int(np.random.SeedSequence([config.train.seed, known]).generate_state(1)[0])
-    if config.search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=config.search.startup_trials, constant_liar=True
-    )
 
 
 def _defaults(config: Config) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from raymc.prepare import prepare_dataset
 from raymc.scored import ScoredSplit, load_scored, save_scored
 from raymc.scoring import Predictions, predict
 from raymc.space import Range
-from raymc.study import begin_with_default, distributions
+from raymc.study import begin_with_default, distributions, make_sampler
 
 CPU = torch.device("cpu")
 
@@ -138,12 +138,12 @@ def run_method(method: str, settings: dict[str, Any], data: Data, folder: str, s
         study_name=method,
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=config.search.startup_trials),
         pruner=optuna.pruners.SuccessiveHalvingPruner(
             min_resource=config.search.grace_epochs,
             reduction_factor=config.search.reduction_factor,
         ),
     )
+    study.sampler = make_sampler(config, known=len(study.trials))
     tune_method(study, method, config, data)
     for seed in range(seeds):
         file = place / f"seed-{seed}.parquet"
