@@ -306,7 +306,8 @@ def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) 
     assert len(trials) == 5
     assert all(trial.state.is_finished() for trial in trials)
     for old, new in zip(before, trials):
-        assert new.params == old.params
+        # the driver may have been killed while it drew a trial's settings
+        assert old.params.items() <= new.params.items()
         assert old.intermediate_values.items() <= new.intermediate_values.items()
         assert old == new or old.state == TrialState.RUNNING
     _, runs = made.mlflow_runs()
