@@ -68,8 +68,15 @@ def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = (
     address = f"{storage}/{name}"
     check_writable(address)
     with Channel(listeners) as channel:
-        at = {"name": name, "storage": storage, "events": channel.mailbox}
-        make = partial(make_trainer, config, data, gpus=gpus, **at)
+        make = partial(
+            make_trainer,
+            config,
+            data,
+            name=name,
+            storage=storage,
+            gpus=gpus,
+            events=channel.mailbox,
+        )
         tell, failures = sender(channel.mailbox), config.train.max_failures
         try:
             with explained():

@@ -306,8 +306,10 @@ def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) 
     assert len(trials) == 5
     assert all(trial.state.is_finished() for trial in trials)
     for old, new in zip(before, trials):
-        # the driver may have been killed while it drew a trial's settings
         assert old.params.items() <= new.params.items()
+        assert new.params.keys() == space.keys()
+        # some may be missing only where the driver was killed while it drew them, before an epoch
+        assert new.params == old.params or not old.intermediate_values
         assert old.intermediate_values.items() <= new.intermediate_values.items()
         assert old == new or old.state == TrialState.RUNNING
     _, runs = made.mlflow_runs()
