@@ -1,4 +1,4 @@
-"""Mix noise into GRID's sound: features for `jobs/configs/accuracy/grid-*.yaml`.
+"""Mix noise into GRID's sound: features for `jobs/configs/accuracy/grid.yaml`.
 
     python jobs/noisy_grid.py GRID_FOLDER OUT.npz --snr 0 [--noise babble|white]
 
