@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import tenacity
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from raymc.config import Config, flatten
 from raymc.errors import ConfigError, first_line
+from raymc.patience import patience
 from raymc.train_worker import EPOCH
 
 # Where the study keeps how many GPUs each worker of its trials had.
@@ -26,12 +26,7 @@ STUDY_FILE = "study.db"
 _PATIENCE_SECONDS = 180.0
 
 # Makes a function try again while the study's database is away.
-patient = tenacity.retry(
-    retry=tenacity.retry_if_exception_type(StorageInternalError),
-    wait=tenacity.wait_exponential(multiplier=0.1, max=5),
-    stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
-    reraise=True,
-)
+patient = patience(StorageInternalError, seconds=_PATIENCE_SECONDS).wraps
 
 
 def open_study(config: Config, name: str, folder: Path) -> optuna.Study:

@@ -24,10 +24,11 @@ from raymc.config import Config, run_name, to_dict
 from raymc.errors import CheckpointError, DataError, DivergedError, TrainingError, first_line
 from raymc.events import Event, Warned
 from raymc.feed import SharedData, share_data
+from raymc.patience import patience
 from raymc.runs import storage_of
 from raymc.shards import Dataset
 from raymc.shards.storage import exists, open_address, reaching
-from raymc.train_worker import KEEP, KEPT, PATIENCE_SECONDS, patience, train_worker
+from raymc.train_worker import KEEP, KEPT, PATIENCE_SECONDS, train_worker
 
 # Ray Train's list of a run's checkpoints, in the run's folder.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -125,7 +126,7 @@ def _fit_patiently(
                 raise
             waits = f"going on once it can, within {PATIENCE_SECONDS:g} s"
             tell(Warned(f"Ray can't write to {address} ({first_line(reason)}): {waits}"))
-            patience(DataError)(check_writable, address)
+            patience(DataError, seconds=PATIENCE_SECONDS)(check_writable, address)
 
 
 def check_writable(address: str) -> None:

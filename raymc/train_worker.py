@@ -25,6 +25,7 @@ from raymc.channel import sender
 from raymc.config import Config, from_dict
 from raymc.errors import CheckpointError, DivergedError, first_line
 from raymc.events import EpochEnded, Event, Saved, Warned
+from raymc.patience import patience
 from raymc.preemption import PreemptionWatch
 from raymc.saving import Store, Write
 
@@ -122,17 +123,6 @@ def _local(path: str, storage: Any, stack: ExitStack) -> Path:
     return Path(stack.enter_context(there.as_directory()))
 
 
-def patience(*errors: type[Exception], **options: Any) -> tenacity.Retrying:
-    """Return what calls a function again and again while it raises one of `errors`."""
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(errors),
-        wait=tenacity.wait_exponential(multiplier=0.1, max=2),
-        stop=tenacity.stop_after_delay(PATIENCE_SECONDS),
-        reraise=True,
-        **options,
-    )
-
-
 class Reporter:
     """Brings a worker's reports to Ray Train, and their checkpoints to storage while it trains.
 
@@ -144,7 +134,7 @@ class Reporter:
         self._tell = tell
         self._is_idle = threading.Event()
         self._is_idle.set()
-        self._patient = patience(*_NOT_STORED, before_sleep=self._warn)
+        self._patient = patience(*_NOT_STORED, seconds=PATIENCE_SECONDS, before_sleep=self._warn)
 
     def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
         """Report a checkpoint; returns once it is stored if it is the run's last, else at once."""
