@@ -189,8 +189,8 @@ def test_the_benchmark_tunes_tests_tells_and_goes_on(tiny_config: Config, tmp_pa
     files = {path: path.stat().st_mtime_ns for path in out.glob("tiny/*/seed-*")}
     assert len(files) == 2 * 2 * 2  # methods, seeds, scores and settings
     params = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())["params"]
-    searched = {"optimizer.lr", "loss.margin", "loss.temperature", "loss.clip_weight"}
-    assert set(params) == searched
+    searched = {"margin", "temperature", "clip_weight", "hard_clips"}
+    assert set(params) == {"optimizer.lr", *(f"loss.{name}" for name in searched)}
     study = optuna.load_study(
         study_name="prototype_contrast",
         storage=f"sqlite:///{out / 'tiny/prototype_contrast/study.db'}",

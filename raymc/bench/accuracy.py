@@ -44,6 +44,7 @@ LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
         "loss.margin": Range(low=0.0, high=0.3),
         "loss.temperature": Range(low=0.03, high=0.15, log=True),
         "loss.clip_weight": Range(low=0.05, high=0.5, log=True),
+        "loss.hard_clips": Range(choices=(0.25, 1.0)),
     },
     "prototype_margin": {
         "loss.margin": Range(low=0.1, high=1.5),

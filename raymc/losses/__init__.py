@@ -84,6 +84,13 @@ class LossConfig:
         description="Weight, in the two-way form, of the contrast of each clip's classes beside "
         "that of each class's clips; 0 leaves the latter alone.",
     )
+    hard_clips: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Share of the batch's clips, those most similar to its prototype, that a "
+        "class has as negatives at most in that contrast; 1 is all.",
+    )
     gamma: float = Field(default=2.0, ge=0.0, le=10.0, description="Focusing exponent of focal.")
     gamma_negative: float = Field(
         default=4.0, ge=0.0, le=10.0, description="Focusing exponent of asl for negatives."
@@ -154,6 +161,7 @@ def compute_loss(
                 temperature=temperature,
                 two_way=config.two_way,
                 clip_weight=config.clip_weight,
+                hard_clips=config.hard_clips,
                 class_weights=class_weights,
             )
         case "prototype_margin":

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, normalize, softplus
 
 from raymc.losses import LossConfig, compute_loss, head_of
-from raymc.losses.masked import log_zero, sum_of_means, weighted_mean_of_all
+from raymc.losses.masked import largest, log_zero, sum_of_means, weighted_mean_of_all
 from raymc.losses.prototype import margin_of, margin_sums
 from raymc.losses.proxy_anchor import anchor_sums
 
@@ -229,7 +229,7 @@ def _contrast(
     The embeddings' length is 1 / temperature, so that scores are logits.
     """
     sizes = [(len(chunk.pairs[0]), *chunk.marked.shape)[: 2 + config.two_way] for chunk in chunks]
-    parts_of = partial(_contrast_parts, config.two_way)
+    parts_of = partial(_contrast_parts, config)
     pulls, rivals, *others = _Reduced.apply(parts_of, chunks, sizes, embedding, prototypes)
     clips = torch.cat([chunk.pairs[0] for chunk in chunks])
     classes = torch.cat([chunk.classes.start + chunk.pairs[1] for chunk in chunks])
@@ -247,13 +247,15 @@ def _contrast(
 
 
 def _contrast_parts(
-    two_way: bool, chunk: _Chunk, logits: Float[Tensor, "B K"]
+    config: LossConfig, chunk: _Chunk, logits: Float[Tensor, "B K"]
 ) -> tuple[Tensor, ...]:
     """Return the labels' logits, and the log-sum-exp of each clip's rivals, of each class's."""
     negative = ~chunk.labels & chunk.observed
     rivals = torch.where(negative, logits, log_zero(logits.dtype))
     parts = (logits[chunk.pairs], rivals.logsumexp(dim=1))
-    return (*parts, rivals.logsumexp(dim=0)) if two_way else parts
+    if not config.two_way:
+        return parts
+    return (*parts, largest(rivals, config.hard_clips, dim=0).logsumexp(dim=0))
 
 
 def _contrast_terms(

@@ -50,13 +50,22 @@ def sum_of_means(sums: Float[Tensor, "2 M"]) -> Float[Tensor, ""]:
 
 
 def masked_logsumexp(
-    values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"]
+    values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"], *, share: float = 1.0
 ) -> Float[Tensor, " A"]:
-    """Log of the sum of e^value over each anchor's masked-in candidates.
+    """Log of the sum of e^value over each anchor's masked-in candidates, or the largest of them.
 
-    Where nothing is masked in it is `log_zero`.
+    Where nothing is masked in it is `log_zero`. With a `share` below 1 at most that share of all
+    candidates counts.
     """
-    return torch.logsumexp(torch.where(mask, values, log_zero(values.dtype)), dim=1)
+    masked = torch.where(mask, values, log_zero(values.dtype))
+    return largest(masked, share, dim=1).logsumexp(dim=1)
+
+
+def largest(values: Float[Tensor, "_ _"], share: float, *, dim: int) -> Float[Tensor, "_ _"]:
+    """Return the largest values along `dim`, that share of them and at least one."""
+    size = values.shape[dim]
+    count = min(size, max(1, round(share * size)))
+    return values if count == size else values.topk(count, dim=dim, sorted=False).values
 
 
 def log_zero(dtype: torch.dtype) -> float:

@@ -32,6 +32,7 @@ def prototype_contrast(
     temperature: float,
     two_way: bool = True,
     clip_weight: float = 1.0,
+    hard_clips: float = 1.0,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
     """Contrast each label with the classes a clip does not have, and the other way round.
@@ -53,6 +54,11 @@ def prototype_contrast(
     same rivals, so that labels learned long ago go on pushing away those that are rare and
     easily confused.
 
+    Average precision also leaves aside the clips that are ranked far below a class's own.
+    `hard_clips` below 1 does likewise: of the batch's clips only those most similar to a
+    prototype are its negatives (online hard examples: A. Shrivastava et al. 2016,
+    arXiv 1604.03540; the hardest of the batch alone: A. Hermans et al. 2017, arXiv 1703.07737).
+
     Args:
         scores: Cosine similarities, in [-1, 1].
         labels: The labels of each clip; ignored where unobserved.
@@ -61,6 +67,8 @@ def prototype_contrast(
         temperature: τ > 0, in units of similarity.
         two_way: Whether to add the transposed term.
         clip_weight: Weight ≥ 0 of the term over clips where the transposed one is added.
+        hard_clips: Share of the batch's clips, in (0, 1], at least one, that a prototype has as
+            negatives at most; those with the highest scores.
         class_weights: Weight of each class among the labels of a clip (the mean over P_i
             becomes a weighted one), and in the transposed term of each class that has a clip
             in the batch (a class without any weighs 1).
@@ -83,6 +91,7 @@ def prototype_contrast(
             torch.ones_like(scores[:, 0]),
             margin=margin,
             temperature=temperature,
+            share=hard_clips,
         )
         anchor_weights = torch.where(positive.any(dim=0), weights, 1.0) * observed.any(dim=0)
         loss = clip_weight * loss + weighted_mean_of_all(class_terms, anchor_weights)
@@ -97,9 +106,10 @@ def _contrast(
     *,
     margin: float,
     temperature: float,
+    share: float = 1.0,
 ) -> Float[Tensor, " A"]:
     """Return the contrast term of each anchor; `weights` are those of its positives."""
-    against = masked_logsumexp(scores / temperature, negative)
+    against = masked_logsumexp(scores / temperature, negative, share=share)
     terms = softplus(against[:, None] - (scores - margin) / temperature)
     matched = weighted_mean(terms, positive * weights)
     alone = softplus(against + margin / temperature)

@@ -30,6 +30,7 @@ CONFIGS = [
     LossConfig(name="prototype_contrast", two_way=False),
     LossConfig(name="prototype_contrast", clip_weight=1.0),
     LossConfig(name="prototype_contrast", clip_weight=0.0),
+    LossConfig(name="prototype_contrast", hard_clips=0.3),
     LossConfig(name="prototype_contrast", margin=0.0, temperature=1.0),
     LossConfig(name="prototype_contrast", margin=2.0, temperature=0.01),
     LossConfig(name="prototype_margin"),
@@ -166,13 +167,15 @@ def test_equals_the_slow_loops(seed: int, weighted: bool) -> None:
     lengths = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(c, axis=1)
     case, factors = replace(case, scores=x @ c.T / lengths), case.factors(weighted)
     expected: dict[LossName, float] = {
-        "prototype_contrast": slow_contrast(case, 0.1, 0.2, factors, clip_weight=0.3),
+        "prototype_contrast": slow_contrast(
+            case, 0.1, 0.2, factors, clip_weight=0.3, hard_clips=0.4
+        ),
         "prototype_margin": slow_margin(case, 0.1, 0.2, factors),
         "proxy_anchor": slow_proxy_anchor(case, 0.1, 5.0, factors),
     }
     _, labels, observed = case.batch()
     for name, value in expected.items():
-        config = LossConfig(name=name, margin=0.1, temperature=0.2, clip_weight=0.3)
+        config = LossConfig(name=name, margin=0.1, temperature=0.2, clip_weight=0.3, hard_clips=0.4)
         weights = case.class_weights(weighted)
         loss = chunked_loss(config, embedding, prototypes, labels, observed, class_weights=weights)
         assert loss.item() == pytest.approx(value, rel=1e-8)

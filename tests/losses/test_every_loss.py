@@ -15,6 +15,7 @@ CONFIGS = [
     LossConfig(name="prototype_contrast", two_way=False),
     LossConfig(name="prototype_contrast", clip_weight=1.0),
     LossConfig(name="prototype_contrast", clip_weight=0.0),
+    LossConfig(name="prototype_contrast", hard_clips=0.4),
     LossConfig(name="prototype_margin"),
     LossConfig(name="prototype_margin", temperature=0.0, margin=0.8),
     LossConfig(name="proxy_anchor"),

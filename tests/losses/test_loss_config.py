@@ -25,7 +25,9 @@ BATCH = random_case(3).batch()
 WEIGHTS = random_case(3).class_weights(True)
 MARGIN: dict[str, Any] = {"margin": 0.3, "temperature": 0.2, "class_weights": WEIGHTS}
 EXPECTED = {
-    "prototype_contrast": prototype_contrast(*BATCH, two_way=True, clip_weight=0.7, **MARGIN),
+    "prototype_contrast": prototype_contrast(
+        *BATCH, two_way=True, clip_weight=0.7, hard_clips=0.4, **MARGIN
+    ),
     "prototype_margin": prototype_margin(*BATCH, **MARGIN),
     "proxy_anchor": proxy_anchor(*BATCH, **MARGIN),
     "cosine_bce": cosine_bce(*BATCH, temperature=0.2, class_weights=WEIGHTS),
@@ -44,6 +46,7 @@ def test_compute_loss_hands_every_constant_on(name: LossName) -> None:
         temperature=0.2,
         two_way=True,
         clip_weight=0.7,
+        hard_clips=0.4,
         gamma=1.5,
         gamma_negative=3.0,
         gamma_positive=0.5,
@@ -93,6 +96,8 @@ def test_head_of(name: LossName, head: str) -> None:
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 10.1}, "temperature"),
         ({"clip_weight": -0.1}, "clip_weight"),
+        ({"hard_clips": 0.0}, "hard_clips"),
+        ({"hard_clips": 1.1}, "hard_clips"),
         ({"gamma": -1.0}, "gamma"),
         ({"gamma_negative": -1.0}, "gamma_negative"),
         ({"gamma_positive": 11.0}, "gamma_positive"),

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ def slow_contrast(
     *,
     two_way: bool = True,
     clip_weight: float,
+    hard_clips: float = 1.0,
 ) -> float:
     rows, classes = case.scores.shape
     row_terms, class_terms, class_factors = [], [], []
@@ -50,6 +52,8 @@ def slow_contrast(
         negatives = [i for i in range(rows) if case.observed[i, k] and not case.labels[i, k]]
         if positives or negatives:
             column = case.scores[:, k]
+            hardest = sorted(negatives, key=lambda i: -column[i])
+            negatives = hardest[: max(1, round(hard_clips * rows))]
             ones = np.ones(rows)
             class_terms.append(
                 contrast_term(column, positives, negatives, ones, margin, temperature)
@@ -82,15 +86,22 @@ def slow_margin(case: Case, margin: float, temperature: float, weights: np.ndarr
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
-    ("two_way", "clip_weight"), [(False, 0.2), (True, 1.0), (True, 0.2), (True, 0.0)]
+    "ways",
+    [
+        {"two_way": False, "clip_weight": 0.2},
+        {"clip_weight": 1.0},
+        {"clip_weight": 0.2},
+        {"clip_weight": 0.0},
+        {"clip_weight": 0.2, "hard_clips": 0.5},
+        {"clip_weight": 0.2, "hard_clips": 0.01},
+    ],
 )
 @pytest.mark.parametrize(("margin", "temperature"), [(0.0, 1.0), (0.1, 0.1), (0.7, 0.03)])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_contrast_equals_the_slow_loop(
-    seed: int, margin: float, temperature: float, two_way: bool, clip_weight: float, weighted: bool
+    seed: int, margin: float, temperature: float, ways: dict[str, Any], weighted: bool
 ) -> None:
     case = random_case(seed)
-    ways = {"two_way": two_way, "clip_weight": clip_weight}
     loss = prototype_contrast(
         *case.batch(),
         margin=margin,
