@@ -108,7 +108,10 @@ def _contrast(
     temperature: float,
     share: float = 1.0,
 ) -> Float[Tensor, " A"]:
-    """Return the contrast term of each anchor; `weights` are those of its positives."""
+    """Return the contrast term of each anchor.
+
+    `weights` are those of its positives; its negatives are at most a `share` of the candidates.
+    """
     against = masked_logsumexp(scores / temperature, negative, share=share)
     terms = softplus(against[:, None] - (scores - margin) / temperature)
     matched = weighted_mean(terms, positive * weights)
