@@ -93,6 +93,20 @@ def test_a_forest_learns_and_is_seeded() -> None:
     assert evaluate_scores(first, other.labels).mAP > chance + 0.2
 
 
+def test_a_forest_is_tuned_with_a_third_of_its_trees() -> None:
+    train, other = some_matrix(0), some_matrix(1)
+    forest, chosen = BASELINES["random forest"], {"times_root": 2.0, "min_samples_leaf": 1}
+    tuning = forest.suggest(optuna.trial.FixedTrial(chosen))
+    by_100, by_300 = (
+        forest.score(params, 0, train, other.features) * trees
+        for params, trees in ((tuning, 100), (chosen, 300))
+    )
+    # Leaves of one clip each vote all or nothing, so that scores are shares of the trees.
+    np.testing.assert_allclose(by_100, by_100.round(), atol=1e-9)
+    np.testing.assert_allclose(by_300, by_300.round(), atol=1e-9)
+    assert (by_300.round() % 3 != 0).any()
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 def test_clips_are_read_as_means_of_parts_of_their_time(
     parts: int, tiny: Dataset, tiny_config: Config

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from optuna import Trial
+from optuna.trial import BaseTrial
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -23,6 +23,7 @@ from raymc.batches import Feed
 
 PARTS = (1, 4, 12)  # of a clip's time
 TREES = 300
+SEARCH_TREES = 100  # while tuning: more trees only lessen the luck of a draw
 
 Params = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ class Matrix:
 class Baseline:
     """A way to score clips: what of it is tuned, and what it says of clips after a fit."""
 
-    suggest: Callable[[Trial], Params]
+    suggest: Callable[[BaseTrial], Params]
     score: Callable[[Params, int, Matrix, np.ndarray], Float[np.ndarray, "N C"]]
 
 
@@ -145,7 +146,7 @@ def _logistic(params: Params, seed: int, features: int) -> BaseEstimator:
 
 def _forest(params: Params, seed: int, features: int) -> BaseEstimator:
     return RandomForestClassifier(
-        TREES,
+        params.get("trees", TREES),
         max_features=min(features, round(params["times_root"] * features**0.5)),
         min_samples_leaf=params["min_samples_leaf"],
         random_state=seed,
@@ -169,6 +170,7 @@ BASELINES: Mapping[str, Baseline] = {
         lambda trial: {
             "times_root": trial.suggest_float("times_root", 1.0, 4.0, log=True),
             "min_samples_leaf": trial.suggest_int("min_samples_leaf", 1, 10),
+            "trees": SEARCH_TREES,
         },
         one_per_label(_forest),
     ),
