@@ -39,7 +39,10 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A way to score clips: what of it is tuned, and what it says of clips after a fit."""
+    """A way to score clips: a trial's settings, and what it says of clips after a fit.
+
+    Settings that a trial doesn't draw, as fewer trees, hold while tuning alone.
+    """
 
     suggest: Callable[[BaseTrial], Params]
     score: Callable[[Params, int, Matrix, np.ndarray], Float[np.ndarray, "N C"]]
