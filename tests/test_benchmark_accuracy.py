@@ -25,6 +25,7 @@ from raymc.metrics import evaluate_scores
 from raymc.scored import ScoredSplit
 from raymc.shards import Dataset
 from raymc.tracking import list_sweeps, tracking_uri
+from raymc.tracking.records import git_commit
 
 
 def some_matrix(seed: int, rows: int = 40) -> Matrix:
@@ -156,7 +157,8 @@ def found_of(method: str, *, signal: float) -> Found:
         )
         for run in runs
     ]
-    return Found(method, {}, 0.0, (1.0, 2.0), tuple(scored))
+    days = ("2026-11-28 abc", "2026-11-27 def")
+    return Found(method, {}, 0.0, (1.0, 2.0), days, tuple(scored))
 
 
 def test_every_method_is_compared_with_the_best_other() -> None:
@@ -168,6 +170,7 @@ def test_every_method_is_compared_with_the_best_other() -> None:
     first = found[1].scored[0]
     whole = evaluate_scores(first.scores, first.labels, first.observed)
     assert lines[0].metrics["mAP"][0] == pytest.approx(100 * whole.mAP)
+    assert lines[0].tested == "2026-11-27 def, 2026-11-28 abc"
 
 
 def test_unknown_methods_are_named(tiny_config: Config, tmp_path: Path) -> None:
@@ -202,7 +205,10 @@ def test_the_benchmark_tunes_tests_tells_and_goes_on(tiny_config: Config, tmp_pa
     assert (out / "accuracy.svg").read_text().startswith("<?xml")
     files = {path: path.stat().st_mtime_ns for path in out.glob("tiny/*/seed-*")}
     assert len(files) == 2 * 2 * 2  # methods, seeds, scores and settings
-    params = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())["params"]
+    kept = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())
+    params = kept["params"]
+    assert kept["tested"].endswith(git_commit()[:10])
+    assert f" {kept['tested']} |" in told
     searched = {"margin", "temperature", "clip_weight", "hard_clips"}
     assert set(params) == {"optimizer.lr", *(f"loss.{name}" for name in searched)}
     study = optuna.load_study(

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from raymc.scored import ScoredSplit, load_scored, save_scored
 from raymc.scoring import Predictions, predict
 from raymc.space import Range
 from raymc.study import begin_with_default, distributions, make_sampler
+from raymc.tracking.records import git_commit
 
 CPU = torch.device("cpu")
 
@@ -111,7 +113,8 @@ def bench_accuracy(
         for method in methods:
             folder = folder_of(out, name, method)
             folder.mkdir(parents=True, exist_ok=True)
-            task = run.remote(method, to_dict(config), data, str(folder.absolute()), seeds)
+            place = str(folder.absolute())
+            task = run.remote(method, to_dict(config), data, place, seeds, git_commit()[:10])
             asked.append((name, method, task))
     for name, method, task in asked:
         seconds = ray.get(task)
@@ -128,7 +131,9 @@ def folder_of(out: Path, dataset: str, method: str) -> Path:
     return out / dataset / method.replace(" ", "-")
 
 
-def run_method(method: str, settings: dict[str, Any], data: Data, folder: str, seeds: int) -> float:
+def run_method(
+    method: str, settings: dict[str, Any], data: Data, folder: str, seeds: int, commit: str
+) -> float:
     """Tune a method and test it, as far as its folder doesn't hold that already; its seconds."""
     began = time.perf_counter()
     torch.set_num_threads(1)
@@ -155,6 +160,7 @@ def run_method(method: str, settings: dict[str, Any], data: Data, folder: str, s
             save_scored(scored, file)
             told: dict[str, Any] = {"params": study.best_params, "val": study.best_value}
             told["seconds"] = time.perf_counter() - started
+            told["tested"] = f"{date.today()} {commit}".strip()
             (place / f"seed-{seed}.json").write_text(json.dumps(told, indent=1))
     return time.perf_counter() - began
 
@@ -277,6 +283,7 @@ def read_found(folder: Path, method: str, seeds: int) -> Found:
         params=told[0]["params"],
         val_metric=told[0]["val"],
         seconds=tuple(one["seconds"] for one in told),
+        tested=tuple(one["tested"] for one in told),
         scored=tuple(load_scored(folder / f"seed-{seed}.parquet") for seed in range(seeds)),
     )
 

@@ -17,7 +17,6 @@ from raymc.config import Config
 from raymc.metrics import MetricName, evaluate_scores
 from raymc.scored import ScoredSplit
 from raymc.tracking import open_tracker
-from raymc.tracking.records import git_commit
 
 COMPARED: tuple[MetricName, ...] = ("mAP", "R80")
 SHOWN: Mapping[MetricName, str] = {
@@ -31,12 +30,16 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Found:
-    """What a method came to on a dataset: its best settings and the test's scores, by seed."""
+    """What a method came to on a dataset: its best settings and the test's scores, by seed.
+
+    `tested` are days and commits, for a folder may be filled by several runs of the benchmark.
+    """
 
     method: str
     params: Mapping[str, Any]
     val_metric: float
     seconds: tuple[float, ...]
+    tested: tuple[str, ...]
     scored: tuple[ScoredSplit, ...]
 
 
@@ -47,6 +50,7 @@ class Line:
     method: str
     metrics: Mapping[MetricName, Sequence[float]]
     seconds: float
+    tested: str
     other: str
     ahead: Mapping[MetricName, Difference]
 
@@ -63,6 +67,7 @@ def lines_of(found: Sequence[Found]) -> list[Line]:
                 method=one.method,
                 metrics=measured[one.method],
                 seconds=float(np.mean(one.seconds)),
+                tested=", ".join(sorted(set(one.tested))),
                 other=rival.method if rival else "",
                 ahead={} if rival is None else {m: _difference(one, rival, m) for m in COMPARED},
             )
@@ -106,13 +111,15 @@ def publish_accuracy(
 
 def _section(name: str, lines: Sequence[Line], found: Sequence[Found], config: Config) -> str:
     seeds = len(found[0].scored)
-    header = ["", *SHOWN.values(), "seconds", "mAP against the best other", "R@80 against it"]
+    rivalry = ["mAP against the best other", "R@80 against it"]
+    header = ["", *SHOWN.values(), "seconds", *rivalry, "tested"]
     rows = [
         [
             line.method,
             *(_spread(line.metrics[metric]) for metric in SHOWN),
             f"{line.seconds:.1f}",
             *(_told(line.ahead.get(metric)) for metric in COMPARED),
+            line.tested,
         ]
         for line in lines
     ]
@@ -120,8 +127,8 @@ def _section(name: str, lines: Sequence[Line], found: Sequence[Found], config: C
     about = (
         f"`{config.data.test}` of `{config.data.path}`, {rows_tested:,} rows; {seeds} seeds, mean "
         f"± standard deviation in percent; {config.search.trials} trials a method on "
-        f"`{config.data.val}`; commit {git_commit()[:10] or 'unknown'}. Differences are in points, "
-        f"with 95 % intervals over rows and seeds ({RESAMPLES} resamples)."
+        f"`{config.data.val}`. Differences are in points, with 95 % intervals over rows and seeds "
+        f"({RESAMPLES} resamples)."
     )
     return f"### {name}\n\n{about}\n\n{markdown_table(header, rows)}"
 
