@@ -104,6 +104,7 @@ def bench_accuracy(
         raise ConfigError(f"unknown method {unknown[0]!r}; there are: {', '.join(METHODS)}")
     connect()
     run: Any = ray.remote(num_cpus=1, max_retries=2)(run_method)
+    commit = (git_commit() or "unknown")[:10]
     asked = []
     for name, config in configs.items():
         dataset = prepare_dataset(config)
@@ -111,10 +112,9 @@ def bench_accuracy(
         test = share_split(dataset, config.data.test, config.data)
         data = Data(shared, test, dataset.manifest.digest())
         for method in methods:
-            folder = folder_of(out, name, method)
+            folder = folder_of(out, name, method).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            place = str(folder.absolute())
-            task = run.remote(method, to_dict(config), data, place, seeds, git_commit()[:10])
+            task = run.remote(method, to_dict(config), data, str(folder), seeds, commit)
             asked.append((name, method, task))
     for name, method, task in asked:
         seconds = ray.get(task)
@@ -157,11 +157,14 @@ def run_method(
         if not file.exists():
             started = time.perf_counter()
             scored = test_method(method, config, study.best_trial, data, seed)
-            save_scored(scored, file)
-            told: dict[str, Any] = {"params": study.best_params, "val": study.best_value}
-            told["seconds"] = time.perf_counter() - started
-            told["tested"] = f"{date.today()} {commit}".strip()
-            (place / f"seed-{seed}.json").write_text(json.dumps(told, indent=1))
+            told = {
+                "params": study.best_params,
+                "val": study.best_value,
+                "seconds": time.perf_counter() - started,
+                "tested": f"{date.today()} {commit}",
+            }
+            file.with_suffix(".json").write_text(json.dumps(told, indent=1))
+            save_scored(scored, file)  # last: where it stands the seed is done
     return time.perf_counter() - began
 
 
