@@ -13,8 +13,8 @@ import sys
 from argparse import REMAINDER, ArgumentParser
 from contextlib import suppress
 
-from raymc.chaos.local_cluster import LocalCluster, Shape
-from raymc.chaos.processes import end_in_order
+from cluster.chaos.local_cluster import LocalCluster, Shape
+from cluster.chaos.processes import end_in_order
 
 
 def node_range(text: str) -> tuple[int, int]:

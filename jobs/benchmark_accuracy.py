@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymc.bench.accuracy import METHODS, bench_accuracy
-from raymc.config import load
+from jobs.bench.accuracy import METHODS, bench_accuracy
+from raymc.config.tree import load
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__)

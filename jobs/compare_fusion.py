@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raymc.commands import run_evaluate, run_train
-from raymc.config import Config, load, override
-from raymc.evaluate import group_means
-from raymc.prepare import prepare_dataset
+from raymc.cli.runs import run_evaluate, run_train
+from raymc.config.tree import Config, load, override
+from raymc.evaluation.evaluate import group_means
+from raymc.formats.prepare import prepare_dataset
 
 SEEDS = (0, 1, 2)
 

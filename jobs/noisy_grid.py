@@ -8,7 +8,7 @@ GRID_FOLDER holds `grid_s1_av.npz` and `audio16k/NAME.flac`.
 from argparse import ArgumentParser
 from pathlib import Path
 
-from raymc.bench.noisy_speech import make_noisy
+from jobs.bench.noisy_speech import make_noisy
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__)

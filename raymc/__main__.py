@@ -1,6 +1,6 @@
 """`python -m raymc` is the command `raymc`."""
 
-from raymc.cli import main
+from raymc.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -5,6 +5,7 @@ are missing, groups that nobody annotated; and so that a model can learn somethi
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,14 @@ import pytest
 import torch
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
-from raymc.bundle import save_bundle
-from raymc.config import Config, from_dict
+from raymc.config.tree import Config, from_dict
+from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.events import EpochEnded
-from raymc.shards import Dataset, open_dataset, write_dataset
+from raymc.training.bundle import save_bundle
+
+# `jobs` and `cluster` are run from a checkout; raymc itself is the installed one.
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT))
 
 # Read when Ray is imported: what little the tests put there needs no more.
 os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
@@ -71,13 +76,13 @@ def ray_logs() -> Iterator[Path]:
     """The one Ray of all tests that need it, with 3 CPUs; yields the folder of its logs."""
     import ray
 
-    from raymc.cluster import connect
+    from raymc.runtime.connect import connect
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr(os, "cpu_count", lambda: 2)
         here = str(Path(__file__).parent)  # so that workers find the tests' own modules
-        patch.setenv("PYTHONPATH", here, prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", os.pathsep.join([here, str(ROOT)]), prepend=os.pathsep)
         logs = connect()
     yield Path(logs)
     ray.shutdown()

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from raymc.labels import Vocabulary
-from raymc.shards import Manifest, Modality, Row, Rows, write_dataset
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Manifest, Modality, Row, Rows, write_dataset
 
 VOCABULARY = Vocabulary(("sounds", "rhyming", "adding"), {"math": ("adding",)})
 MODALITIES = (Modality("visual", 4, rate_hz=2.0, encoder="vit"), Modality("audio", 2, "uint8"))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymc.model import Embeddings, ModelConfig, MultimodalTransformer
-from raymc.shards import Modality
+from raymc.config.model import ModelConfig
+from raymc.data.shards import Modality
+from raymc.model.transformer import Embeddings, MultimodalTransformer
 
 MODALITIES = (
     Modality("visual", 6, "float16", rate_hz=4.0),

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from raymc.model import ModelConfig
-from raymc.shards import Modality
+from raymc.config.model import ModelConfig
+from raymc.data.shards import Modality
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Mapping[str, Array]

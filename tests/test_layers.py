@@ -1,4 +1,4 @@
-"""Imports flow one way, and the pure layer knows neither Ray nor MLflow."""
+"""Imports go down only, from room to room, and few files know Ray or MLflow."""
 
 import ast
 import subprocess
@@ -12,34 +12,22 @@ import pytest
 import raymc
 
 PACKAGE = Path(raymc.__file__).parent
-# from the top; what is in none of these is pure
-LAYERS = (
-    {"__main__"},
+# From the top. A room imports from the floors below its own, and from itself.
+FLOORS = (
     {"cli"},
-    {"bench_commands", "data_commands", "job_commands"},
-    {"bench", "chaos", "commands", "comparing", "demo", "promote", "recording", "replay", "submit"},
-    {"display", "progress", "pyfunc_model", "registry", "report", "serving", "tracking"},
-    {
-        "channel",
-        "cluster",
-        "evaluate",
-        "extract",
-        "feed",
-        "job_log",
-        "job_server",
-        "predict",
-        "preemption",
-        "search",
-        "searcher",
-        "stages",
-        "study",
-        "sweep_audit",
-        "train",
-        "train_worker",
-    },
+    {"report", "tracking"},
+    {"evaluation", "search"},
+    {"formats", "training"},
+    {"features", "metrics", "model"},
+    {"data"},
+    {"runtime"},
+    {"config"},
+    {"errors", "events"},
 )
-PURE = len(LAYERS)
-FOREIGN = {"ray": range(PURE), "mlflow": range(PURE - 1)}
+TRAINING = next(at for at, rooms in enumerate(FLOORS) if "training" in rooms)
+# What settings may never cost: a misspelt key is reported without them.
+HEAVY = {"matplotlib", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "ray", "scipy", "sklearn"}
+HEAVY |= {"torch"}
 
 
 def modules() -> dict[str, Path]:
@@ -52,12 +40,18 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+ROOMS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
 
 
-def layer_of(module: str) -> int:
-    """The module's layer, 0 the top one."""
-    package = module.partition(".")[0]
-    return next((at for at, names in enumerate(LAYERS) if package in names), PURE)
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def floor_of(module: str) -> int:
+    """The module's floor, 0 the top one."""
+    if room_of(module) in ("", "__main__"):
+        return -1 if module else len(FLOORS)
+    return next(at for at, rooms in enumerate(FLOORS) if room_of(module) in rooms)
 
 
 def imports_of(module: str) -> Iterator[str]:
@@ -77,19 +71,39 @@ def own_imports_of(module: str) -> set[str]:
     return names - {module}
 
 
-def test_every_module_of_the_layers_is_known() -> None:
-    named = set().union(*LAYERS)
-    assert named <= MODULES.keys()
-    assert len(MODULES) > 30
+def is_of_ray(module: str) -> bool:
+    """Whether a file may import Ray: by its name, or by the first line of its docstring."""
+    first = (ast.get_docstring(ast.parse(MODULES[module].read_text())) or "").partition("\n")[0]
+    return MODULES[module].name == "on_ray.py" or first.startswith("On Ray")
+
+
+def loaded(program: str) -> set[str]:
+    """The top-level packages that a program loads."""
+    program += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    return set(done.stdout.split())
+
+
+def test_every_room_has_a_floor() -> None:
+    assert set().union(*FLOORS) == ROOMS | {"errors", "events"}
+    assert not ROOMS & {"jobs", "cluster", "tests"}
+    assert len(FLOORS) <= 10
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_flow_downward(module: str) -> None:
-    upward = {name for name in own_imports_of(module) if layer_of(name) < layer_of(module)}
-    assert not upward
-    for package, layers in FOREIGN.items():
-        if layer_of(module) not in layers:
-            assert package not in {name.partition(".")[0] for name in imports_of(module)}
+def test_imports_go_down(module: str) -> None:
+    for name in own_imports_of(module):
+        assert room_of(name) == room_of(module) or floor_of(name) > floor_of(module), name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_files_that_say_so_know_ray_and_only_tracking_knows_mlflow(module: str) -> None:
+    foreign = {name.partition(".")[0] for name in imports_of(module)}
+    assert "ray" not in foreign or is_of_ray(module)
+    assert "mlflow" not in foreign or room_of(module) == "tracking"
+    if floor_of(module) >= TRAINING and not is_of_ray(module):
+        assert not {name for name in own_imports_of(module) if is_of_ray(name)}
 
 
 def test_no_import_goes_in_a_circle() -> None:
@@ -97,18 +111,12 @@ def test_no_import_goes_in_a_circle() -> None:
     assert set(TopologicalSorter(graph).static_order()) == graph.keys()
 
 
-def test_the_pure_layer_loads_neither_ray_nor_mlflow() -> None:
-    pure = [f"raymc.{module}" for module in MODULES if module and layer_of(module) == PURE]
-    assert {"raymc.loop", "raymc.bundle", "raymc.losses", "raymc.shards"} <= set(pure)
-    program = (
-        f"import sys, {', '.join(pure)}\n"
-        "print(*sorted({'ray', 'mlflow'} & {name.partition('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=PACKAGE.parent,
-    )
-    assert done.stdout.split() == []
+def test_training_and_all_below_load_neither_ray_nor_mlflow() -> None:
+    pure = [m for m in MODULES if m and floor_of(m) >= TRAINING and not is_of_ray(m)]
+    assert {"training.loop", "training.bundle", "model.losses", "data.shards"} <= set(pure)
+    assert not {"ray", "mlflow"} & loaded(f"import {', '.join(f'raymc.{name}' for name in pure)}")
+
+
+def test_settings_load_nothing_heavy() -> None:
+    found = loaded("import raymc.config; raymc.config.load(None, ['train.epochs=3'])")
+    assert not HEAVY & found

@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raymc.batches import Feed, Feeds
-from raymc.config import Config
+from raymc.config.tree import Config
+from raymc.data.feed.feed import Feed, Feeds
+from raymc.data.labels import Vocabulary, label_counts
+from raymc.data.shards import Dataset, Modality, Row, read_shard
 from raymc.events import EpochEnded
-from raymc.labels import Vocabulary, label_counts
-from raymc.loop import fit
-from raymc.shards import Dataset, Modality, Row, read_shard
+from raymc.training.loop import fit
 
 LABELS = ("add", "count", "rhyme", "spell", "other")
 VOCABULARY = Vocabulary(

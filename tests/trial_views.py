@@ -5,7 +5,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from raymc.tables import TrialState, TrialView
+from raymc.search.trials import TrialState, TrialView
 
 
 def screen(display: object, width: int = 100) -> list[str]:

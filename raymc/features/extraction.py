@@ -1,7 +1,7 @@
 """One media file to the rows of a dataset: decode, encode, and say what went wrong. Pure.
 
 May import the other rooms of features and the shards; no Ray, so that the same functions run in
-a test, in one process and in the stages of `raymc/extract.py`. Encoders without weights work
+a test, in one process and in the stages of `on_ray.py`. Encoders without weights work
 where the file is decoded; those with weights may live elsewhere, on a GPU.
 """
 
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from raymc.config import ExtractConfig
+from raymc.config.data import NONE
+from raymc.data.shards import Modality
+from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import ConfigError, DataError
 from raymc.features.clips import Clip, ClipRequest, Failure
-from raymc.features.digests import Digests
 from raymc.features.encoders import audio_encoder, text_encoder, transcriber, visual_encoder
 from raymc.features.media import read_clips
-from raymc.features.settings import NONE, ExtractConfig
-from raymc.features.sources import Source
+from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
-from raymc.shards import Modality
-from raymc.shards.tokens import encode_tokens
 
 _ANY_RATE_HZ = 16_000  # text alone: something has to be decoded, to know how long a clip is
 MODALITIES = ("visual", "audio", "text")

@@ -4,20 +4,92 @@ Pure: pyarrow only. Nothing is opened here but the table; a file that is missing
 found, and told, when its clips are read.
 """
 
+import csv
+import io
+import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
 from fnmatch import fnmatchcase
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
-from raymc.errors import DataError
-from raymc.features.source_tables import TABLE_SUFFIXES, read_rows
-from raymc.shards.storage import open_address, reaching, read_bytes
+from raymc.data.storage import digest, exists, open_address, reaching, read_bytes
+from raymc.errors import DataError, first_line
+
+# Tables that name sources: CSV, JSON lines or Parquet to plain rows. Pure: pyarrow for Parquet
+# only. What a CSV file holds stays text: an id of 007 isn't the number 7.
+
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_PLAIN = (str, int, float, bytes, list, dict)
+
+
+def read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]:
+    """Read the rows of a table as plain values; an empty field of a CSV file is None.
+
+    Args:
+        data: The file.
+        suffix: One of `TABLE_SUFFIXES`.
+        address: Of the file, for messages.
+
+    Raises:
+        DataError: The file isn't such a table, or a line of it is damaged.
+    """
+    try:
+        if suffix == ".parquet":
+            return list(_parquet_rows(data))
+        text = data.decode("utf-8-sig")
+        if suffix in (".csv", ".tsv"):
+            return list(_csv_rows(text, "\t" if suffix == ".tsv" else ",", address))
+        return list(_json_rows(text, address))
+    except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise DataError(
+            f"{address}: it can't be read as {suffix[1:]}: {reason}; write it again, in UTF-8."
+        ) from error
+
+
+def _csv_rows(text: str, delimiter: str, address: str) -> Iterator[Mapping[str, Any]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names = next(lines, [])
+    if len(set(names)) < len(names):
+        raise DataError(f"{address}: a column stands there twice: {', '.join(names)}; rename one.")
+    for number, fields in enumerate((fields for fields in lines if fields), 1):
+        if len(fields) != len(names):
+            raise DataError(
+                f"{address}: row {number} has not as many fields as the first line: "
+                f"{len(fields)} and {len(names)}; put fields with a comma in quotes."
+            )
+        yield {name: field or None for name, field in zip(names, fields)}
+
+
+def _json_rows(text: str, address: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        row = json.loads(line) if line.strip() else {}
+        if not isinstance(row, dict):
+            raise DataError(f"{address}: line {number} is no object; expected one with a 'path'.")
+        if row:
+            yield row
+
+
+def _parquet_rows(data: bytes) -> Iterator[Mapping[str, Any]]:
+    for row in pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist():
+        yield {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
 
 _SUFFIXES = """
 .3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
@@ -252,3 +324,37 @@ def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
     if not 0 <= seconds < math.inf:
         raise DataError(f"{where}: {name} is {value!r}; expected seconds, 0 or more.")
     return seconds
+
+
+# Files compared with the digests that a table gives for them, before anything is decoded. Pure:
+# pyarrow only. Most codecs and containers have no checksum, so that flipped bits would give
+# plausible rows; a digest finds them all.
+
+
+class Digests:
+    """Compares files with their digests; a file of many parts is read once for all of them."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+
+    def check(self, source: Source) -> None:
+        """Read a source's file from end to end, if there is a digest to compare it with.
+
+        Raises:
+            DataError: The file has another digest, or can't be read.
+        """
+        if source.sha256 is None:
+            return
+        if source.path not in self._found:
+            self._found[source.path] = _digest_of(source.path)
+        if (found := self._found[source.path]) != source.sha256:
+            raise DataError(f"the file's sha256 is {found}, expected {source.sha256}")
+
+
+def _digest_of(path: str) -> str:
+    filesystem, inner = open_address(path)
+    with reaching(path):
+        is_file = exists(filesystem, inner)
+    if not is_file:  # opening a pipe would wait for ever
+        raise DataError("no such file")
+    return digest(filesystem, inner)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from pyarrow import fs
 
+from raymc.data.storage import open_address, reaching, read_bytes
 from raymc.errors import DataError
-from raymc.shards.storage import open_address, reaching, read_bytes
 
 SIDECARS = (".vtt", ".srt", ".en.vtt", ".en.srt", ".txt")
-
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d+))?"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _INNER_TIME = re.compile(rf"<{_TIME}>")

@@ -13,21 +13,21 @@ from tempfile import TemporaryDirectory
 
 from optuna.distributions import BaseDistribution
 
-from raymc.bundle import Bundle, load_bundle, save_bundle
 from raymc.config import Config, flatten, run_name
+from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, RaymcError
-from raymc.evaluate import stored_scores
+from raymc.evaluation.evaluate import stored_scores
+from raymc.evaluation.scored import ScoredSplit
 from raymc.report.class_sections import class_sections
 from raymc.report.comparison import Compared, compare, comparison_table
 from raymc.report.embeddings import EmbeddedSplit, embed_split
 from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, Trial, costs_of, trials_of
-from raymc.runs import BUNDLE, CONFIG_FILE, read_config, write_whole
-from raymc.scored import ScoredSplit
-from raymc.search import best_trial
-from raymc.shards import Dataset, open_dataset
-from raymc.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
+from raymc.search.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
+from raymc.search.sweep import best_trial
+from raymc.training.bundle import Bundle, load_bundle, save_bundle
+from raymc.training.runs import BUNDLE, CONFIG_FILE, read_config, write_whole
 
 ROWS_HERE = 2000  # scored in this process; of larger splits Ray scores all, and these are mapped
 

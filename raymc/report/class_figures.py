@@ -12,22 +12,12 @@ from jaxtyping import Bool, Float
 from markupsafe import Markup
 
 from raymc.report.classes import Curve
-from raymc.report.drawing import (
-    BLUE,
-    DIVERGING,
-    GREEN,
-    INK,
-    ORANGE,
-    PINK,
-    RED,
-    SKY,
-    as_svg,
-    short,
-)
+from raymc.report.drawing import BLUE, DIVERGING, GREEN, INK, ORANGE, PINK, RED, SKY, as_svg, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 MOST_CURVES = 12
 MOST_CLASSES = 40  # in the heat map, whose names must stay readable

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from raymc.bundle import Bundle
-from raymc.metrics import Scores, evaluate_scores
+from raymc.evaluation.scored import ScoredSplit
+from raymc.metrics.metrics import Scores, evaluate_scores
 from raymc.report import class_figures as draw
 from raymc.report.classes import (
     ClassErrors,
@@ -22,7 +22,7 @@ from raymc.report.classes import (
 )
 from raymc.report.embeddings import EmbeddedSplit, prototypes_of, to_plane
 from raymc.report.page import Figure, Note, Part, Section, Table, number, percent, text
-from raymc.scored import ScoredSplit
+from raymc.training.bundle import Bundle
 
 MOST_ROWS = 200  # of a table of classes
 MOST_ERRORS = 40  # classes in the table of errors

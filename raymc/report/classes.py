@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import precision_recall_curve
 
-from raymc.scored import ScoredSplit
+from raymc.evaluation.scored import ScoredSplit
 
 
 @dataclass(frozen=True)

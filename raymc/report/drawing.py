@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 # M. Okabe and K. Ito 2008, Color Universal Design, https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, PINK, SKY, RED = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00",
 )  # fmt: skip
 GREY, INK = "#8A8A8A", "#222222"
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
-
 WIDTH = 5.0  # inches: on a phone's 400 px, text of 10 pt is still 10 px high
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: to search, to read out, in the page's own font

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from raymc.batches import RowStore, block_from_table
-from raymc.bundle import ROWS_AT_A_TIME, Bundle
-from raymc.scored import ScoredSplit
-from raymc.shards import Dataset, read_shard
+from raymc.data.feed.batches import RowStore, block_from_table
+from raymc.data.shards import Dataset, read_shard
+from raymc.evaluation.scored import ScoredSplit
+from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 
 PERPLEXITY = 30.0  # of t-SNE, as in L. van der Maaten and G. Hinton 2008, *Visualizing Data*
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
 Space = Mapping[str, BaseDistribution]
 Which = Literal["x", "y"]
 # How a trial's state looks: colour, marker, filled.

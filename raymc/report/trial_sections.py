@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 from raymc.report import trial_figures as draw
 from raymc.report.page import Cell, Figure, Note, Part, Section, Table, number, text
 from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, Trial, importances
-from raymc.tables import duration, param_text
+from raymc.search.trials import duration, param_text
 
 FEW_TRIALS = 20  # below, importances change with every trial
 MOST_MESSAGES = 3

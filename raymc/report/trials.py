@@ -13,7 +13,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from raymc.config import Config
-from raymc.outcome import Outcome, outcome_of
+from raymc.search.trials import Outcome, outcome_of
 
 STATES: Mapping[TrialState, str] = {
     TrialState.COMPLETE: "complete",

@@ -23,6 +23,7 @@ from raymc.tracking.records import reason, without_password
 if TYPE_CHECKING:
     import mlflow
 
+
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _ANSWER_SECONDS = 5.0
 _SWITCHES = {

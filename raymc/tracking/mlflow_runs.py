@@ -24,6 +24,7 @@ from raymc.tracking.spool import Record
 if TYPE_CHECKING:
     import mlflow.entities
 
+
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "stopped": "KILLED"}
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
 _METHODS = (

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import mlflow.entities
 
+
 KEY_TAG = "raymc.key"
 STATE_TAG = "raymc.state"
 TRIAL_TAG = "raymc.trial"
 PARENT_TAG = "mlflow.parentRunId"
 NOTE_TAG = "mlflow.note.content"
-
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 _NAME_LENGTH = 250
 

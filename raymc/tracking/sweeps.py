@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from raymc.errors import ConfigError, ResourceError
-from raymc.tables import TrialState, TrialView
+from raymc.search.trials import TrialState, TrialView
 from raymc.tracking.connect import answering, open_client
 from raymc.tracking.records import KEY_TAG, PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name
 
 if TYPE_CHECKING:
     import mlflow.entities
+
 
 _R80 = "val/R80"
 

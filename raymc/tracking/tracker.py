@@ -32,6 +32,7 @@ from raymc.tracking.writer import Writer
 if TYPE_CHECKING:
     import mlflow
 
+
 EndState = Literal["complete", "pruned", "failed", "stopped"]
 
 

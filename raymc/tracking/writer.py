@@ -22,7 +22,6 @@ _REFUSED = {  # MLflow's codes of records that no further attempt can save
     "RESOURCE_DOES_NOT_EXIST",
 }
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
-
 _log = logging.getLogger(__name__)
 
 

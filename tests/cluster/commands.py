@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from raymc.config import load
+from raymc.config.tree import load
 
 ROOT = Path(__file__).parents[2]
 IN_IMAGE = "/opt/raymc/"
@@ -34,7 +34,7 @@ def parse(words: list[str]) -> None:
         case "python":
             _parse_job(rest)
         case "raymc":
-            from raymc.cli import main
+            from raymc.cli.main import main
 
             _load(_parse_click(main, rest).params)
         case "ray":

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from raymc.chaos.faults import FAULTS, kill_driver
-from raymc.chaos.processes import kill_marked, marked, resident_bytes, title
-from raymc.chaos.run import Outcome, do_fault, fault_table
-from raymc.chaos.scene import small_config
-from raymc.chaos.soak import Soak, soak_table
+from cluster.chaos.faults import FAULTS, kill_driver
+from cluster.chaos.processes import kill_marked, marked, resident_bytes, title
+from cluster.chaos.run import Outcome, do_fault, fault_table
+from cluster.chaos.scene import small_config
+from cluster.chaos.soak import Soak, soak_table
 
 
 def outcome(fault: str, **given: object) -> Outcome:

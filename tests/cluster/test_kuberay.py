@@ -15,8 +15,8 @@ from kustomization import Document, apply, build, containers
 from manifest_checks import problems, schema_problems
 from ray_autoscaler import TIMED_OUT, from_kuberay, launched, most_of_workers
 
-from raymc import cluster
-from raymc.cluster import GROWS_TO
+from raymc.runtime import connect as cluster
+from raymc.runtime.connect import GROWS_TO
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 OVERLAYS = ("base", "overlays/spot-gpu", "overlays/cpu-only")

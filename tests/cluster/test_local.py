@@ -10,9 +10,9 @@ import yaml
 from commands import ROOT
 from sockets import LOOPBACK, addresses_of
 
-from raymc.chaos.local_cluster import FAKE_GPU, LocalCluster, Shape
-from raymc.chaos.processes import marked, wait_until
-from raymc.config import Config, override, to_dict
+from cluster.chaos.local_cluster import FAKE_GPU, LocalCluster, Shape
+from cluster.chaos.processes import marked, wait_until
+from raymc.config.tree import Config, override, to_dict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -9,8 +9,8 @@ from commands import ROOT
 from ray_autoscaler import FAILED, TIMED_OUT, from_ray_up, launched, most_of_workers
 from ray_up_checks import problems
 
-from raymc import cluster
-from raymc.cluster import GROWS_TO
+from raymc.runtime import connect as cluster
+from raymc.runtime.connect import GROWS_TO
 
 CLOUDS = ("aws", "gcp")
 GPU_TRIAL = {"CPU": 1, "GPU": 1}

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from videos import Crashing, write_video
 
+from raymc.config.data import ExtractConfig
 from raymc.errors import ResourceError
-from raymc.features.apart import END, extract_files, extract_files_apart
 from raymc.features.clips import Failure
 from raymc.features.extraction import make_encoders, plan_extraction
-from raymc.features.settings import ExtractConfig
+from raymc.features.isolated import END, extract_files, extract_files_apart
 from raymc.features.sources import Source
 
 PLAN = plan_extraction(ExtractConfig(window_seconds=0.5))

@@ -12,12 +12,11 @@ import fsspec
 import pytest
 from damage import DAMAGES, FUZZED, write_fuzzed
 
+from raymc.config.data import ExtractConfig
 from raymc.errors import DataError
 from raymc.features.clips import Failure
-from raymc.features.digests import Digests
 from raymc.features.extraction import Extract, extract_source, make_encoders, plan_extraction
-from raymc.features.settings import ExtractConfig
-from raymc.features.sources import Source, list_sources
+from raymc.features.sources import Digests, Source, list_sources
 
 PLAN = plan_extraction(ExtractConfig(window_seconds=1.0))
 ENCODERS = make_encoders(PLAN.config, PLAN.light)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from raymc.config.data import ExtractConfig
 from raymc.errors import ConfigError
 from raymc.features.clips import ClipRequest, Failure
 from raymc.features.encoders import audio_encoder, text_encoder, visual_encoder
@@ -22,7 +23,6 @@ from raymc.features.extraction import (
     plan_extraction,
 )
 from raymc.features.media import read_clips
-from raymc.features.settings import ExtractConfig
 from raymc.features.sources import Source
 from raymc.features.transcripts import parse_timed, texts_by_interval
 

@@ -9,14 +9,14 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from tiny import LABELS, MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
-from raymc.bundle import save_bundle
-from raymc.config import Config, flatten, override
+from raymc.config.tree import Config, flatten, override
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.events import EpochEnded
-from raymc.labels import Vocabulary
-from raymc.outcome import Epoch, failure
-from raymc.runs import open_run
-from raymc.shards import Dataset, open_dataset, write_dataset
-from raymc.study import distributions, open_study
+from raymc.search.study import distributions, open_study
+from raymc.search.trials import Epoch, failure
+from raymc.training.bundle import save_bundle
+from raymc.training.runs import open_run
 
 # Names that would break a page, or a formula, if anything forgot to escape them.
 ODD_NAMES = ("<script>alert(1)</script>", "\"a\" & 'b'", "$x_{1}$ </svg>", "spell", "{{ other }}")

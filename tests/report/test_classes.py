@@ -8,8 +8,9 @@ from score_tables import random_table
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from raymc.labels import Vocabulary
-from raymc.metrics import evaluate_scores
+from raymc.data.labels import Vocabulary
+from raymc.evaluation.scored import ScoredSplit
+from raymc.metrics.metrics import evaluate_scores
 from raymc.report.classes import (
     agreement,
     cosine_similarities,
@@ -17,7 +18,6 @@ from raymc.report.classes import (
     precision_recall,
     worst_errors,
 )
-from raymc.scored import ScoredSplit
 
 NAMES = tuple(f"class {k}" for k in range(7))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_classes import scored_table
 
-from raymc.bootstrap import bootstrap_interval, paired_difference
-from raymc.metrics import evaluate_scores
+from raymc.metrics.bootstrap import bootstrap_interval, paired_difference
+from raymc.metrics.metrics import evaluate_scores
 from raymc.report import comparison
 from raymc.report.comparison import compare, comparison_table
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny import SPLIT_ROWS
 
-from raymc.bundle import Bundle, load_bundle
+from raymc.data.shards import Dataset, read_shard
 from raymc.errors import DataError
 from raymc.report.classes import cosine_similarities
 from raymc.report.embeddings import embed_split, prototypes_of, to_plane
-from raymc.shards import Dataset, read_shard
+from raymc.training.bundle import Bundle, load_bundle
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from raymc.config import Config, override
-from raymc.outcome import Epoch, failure
+from raymc.config.tree import Config, override
 from raymc.report.trials import Trial, best_so_far, costs_of, importances, trials_of
+from raymc.search.trials import Epoch, failure
 
 SPACE = {name: FloatDistribution(0.0, 1.0) for name in ("loss.margin", "loss.temperature")}
 

@@ -1,6 +1,6 @@
 import pytest
 
-from raymc.config import TrackingConfig
+from raymc.config.run import TrackingConfig
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from sockets import free_port
 
-from raymc.config import Config, override
-from raymc.display import TrialsDisplay
+from raymc.cli.display import TrialsDisplay
+from raymc.config.tree import Config, override
+from raymc.data.shards import Dataset
 from raymc.events import TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
-from raymc.recording import SweepRecorder
-from raymc.shards import Dataset
 from raymc.tracking import open_tracker
+from raymc.tracking.recording import SweepRecorder
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -72,7 +72,7 @@ def record_sweep(config: Config, dataset: Dataset) -> None:
     """Have raymc record a sweep that has run."""
     with open_tracker(config.tracking, config.run.folder) as tracker:
         display = TrialsDisplay(Console(file=StringIO()), len(TRIALS), metric="val/mAP")
-        record = SweepRecorder(config, dataset.manifest, tracker, display)
+        record = SweepRecorder(config, dataset.manifest, tracker, display.update)
         for number, (values, epochs, state) in enumerate(TRIALS):
             record(TrialStarted(number, dict(zip(SPACE, values, strict=True))))
             for epoch, value in enumerate(epochs, start=1):

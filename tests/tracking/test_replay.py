@@ -7,11 +7,11 @@ import pytest
 from click.testing import CliRunner
 from tracking_cases import away, runs_of, steps
 
-from raymc.cli import main
-from raymc.config import Config, override
-from raymc.runs import open_run
+from raymc.cli.main import main
+from raymc.config.tree import Config, override
 from raymc.tracking import open_tracker
 from raymc.tracking.spool import SPOOL_FILE
+from raymc.training.runs import open_run
 
 
 @pytest.fixture

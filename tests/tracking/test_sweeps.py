@@ -5,9 +5,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from raymc.config import TrackingConfig
+from raymc.cli.tables import trials_table
+from raymc.config.run import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
-from raymc.tables import trials_table
 from raymc.tracking import EndState, Tracker, compare_runs, list_sweeps, open_tracker
 
 

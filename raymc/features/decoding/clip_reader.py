@@ -15,11 +15,10 @@ from raymc.errors import DataError
 from raymc.features.clips import Clip, ClipRequest, Failure
 from raymc.features.decoding.faults import FAULTS, reason
 from raymc.features.decoding.media_file import MediaFile, open_media
-from raymc.features.decoding.pictures import PictureMaker
-from raymc.features.decoding.reading import TOO_LONG, Reading
+from raymc.features.decoding.reading import TOO_LONG, Reading, Windows
+from raymc.features.decoding.shown import PictureMaker
 from raymc.features.decoding.sound import WARM_UP_SECONDS, Sound
 from raymc.features.decoding.video_frames import VideoFrames
-from raymc.features.decoding.windows import Windows
 from raymc.features.sources import Source
 
 CLIP_BYTES = 2 << 30  # of one clip's pictures and sound at most

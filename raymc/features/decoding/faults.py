@@ -7,9 +7,9 @@ import av.logging
 from av.error import FFmpegError
 
 FAULTS = (FFmpegError, OSError, ValueError)  # ValueError: av itself, of what it can't convert
-
 # H.264 frames that begin an open group name older frames to be dropped, which aren't decoded here.
 _HARMLESS = ("mmco: ",)
+
 
 if av.logging.get_level() is None:
     av.logging.set_level(av.logging.PANIC)  # prints nothing, but counts and keeps errors

@@ -18,10 +18,10 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 from pyarrow import fs
 
+from raymc.data.storage import open_address
 from raymc.errors import DataError
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
 from raymc.features.decoding.packet_times import Clock, PacketTimes
-from raymc.shards.storage import open_address
 
 MAX_PIXELS = 8192 * 4352  # of a coded picture: 8K and its padding
 _TIMEOUT_SECONDS = 60.0  # to open a remote file, and for each read of it
@@ -29,7 +29,6 @@ _REMOTE_READ_BYTES = 1 << 20
 _FIRST_PACKETS = 2000  # looked at for the first key frame and sound after a seek
 _BEFORE_SECONDS = 10.0  # the start of the file: formats find it by a time that must come before
 _BACK_SECONDS = (0.0, 5.0, 30.0)  # tried in turn when a seek lands too late
-
 # Only containers of sound and moving pictures: FFmpeg would also play text files as pictures,
 # and follow the addresses in playlists.
 _FORMATS = (
@@ -39,7 +38,6 @@ _FORMATS = (
 _LIMITS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # Others seek by guess, or count time from where reading begins.
 _SEEKING_FORMATS = {"mov", "matroska", "mpeg", "mpegts", "avi", "wav"}
-
 _KINDS: tuple[Literal["video", "audio"], ...] = ("video", "audio")
 _Streams = Sequence[VideoStream | AudioStream]
 

@@ -10,9 +10,7 @@ from math import floor
 from av.packet import Packet
 
 JUMP_SECONDS = 10.0  # a longer step in time must be confirmed by the packet after it
-
 _LONGEST_JUMP_SECONDS = 3600.0  # beyond which confirmation doesn't help
-
 _WRONG = "a packet's time is wrong"
 
 

@@ -12,10 +12,9 @@ from av.packet import Packet
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from raymc.features.decoding.display import LONGEST_FRAME_SECONDS, NEVER, Display
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
 from raymc.features.decoding.packet_times import Clock
-from raymc.features.decoding.pictures import PictureMaker
+from raymc.features.decoding.shown import LONGEST_FRAME_SECONDS, NEVER, Display, PictureMaker
 
 GROUP_PACKETS = 256  # held back at most; a longer group is decoded in parts, none skipped
 _ERRORS_IN_A_ROW = 100  # after which the stream is given up

@@ -10,12 +10,12 @@ from difflib import get_close_matches
 
 from raymc.errors import ConfigError
 from raymc.features.encoders.asr import Transcriber, transcriber_of
-from raymc.features.encoders.bundles import bundle_names
 from raymc.features.encoders.hub import is_model_name
 from raymc.features.encoders.logmel import LogMelEncoder
 from raymc.features.encoders.patches import PatchEncoder
 from raymc.features.encoders.speech import SpeechEncoder, speech_encoder
 from raymc.features.encoders.text import HashedWords, TextTower, text_tower
+from raymc.features.encoders.torchaudio_weights import bundle_names
 from raymc.features.encoders.vision import VisionTower, vision_tower
 
 __all__ = ["audio_encoder", "text_encoder", "transcriber", "visual_encoder"]

@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 from jaxtyping import Float32, Int
 
-from raymc.features.encoders.bundles import SpeechModel, load_bundle
+from raymc.features.encoders.torchaudio_weights import SpeechModel, load_bundle
 from raymc.features.transcripts import Cue
 
 SPACE = "|"

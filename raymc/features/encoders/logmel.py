@@ -17,7 +17,6 @@ from raymc.features.audio import LogMelConfig, log_mel_tokens
 SAMPLE_RATE_HZ = 16_000
 FRAMES_HZ = 40
 MELS = 40
-
 # Over recorded sentences, pauses included, bands are at −45 ± 20 dB of full scale (measured on
 # two corpora of speech: −43 ± 18 and −47 ± 23).
 _MEAN_DB = -45.0

@@ -16,7 +16,6 @@ from raymc.features.clips import Picture
 
 SIDE = 24
 PATCH = 6
-
 _PATCHES = (SIDE // PATCH) ** 2
 _NOISE = 0.02  # added to a patch's deviation, so that a flat patch doesn't become noise
 _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601

@@ -21,7 +21,6 @@ from raymc.features.clips import Picture
 from raymc.features.encoders.pretrained import read_json
 
 Interpolation = Literal["bilinear", "bicubic", "area"]
-
 # PIL's numbers; each by itself or its nearest: nearest, lanczos, bilinear, bicubic, box, hamming
 _INTERPOLATIONS: Mapping[int, Interpolation] = {
     0: "bilinear",

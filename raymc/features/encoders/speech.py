@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from raymc.errors import ConfigError
-from raymc.features.encoders.bundles import SpeechModel, load_bundle
+from raymc.features.encoders.torchaudio_weights import SpeechModel, load_bundle
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

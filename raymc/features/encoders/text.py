@@ -32,7 +32,6 @@ from raymc.features.encoders.pretrained import (
 from raymc.features.encoders.weights import checked_device, one_line
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
-
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _BATCH_TEXTS = 32
 _MOST_PIECES = 512

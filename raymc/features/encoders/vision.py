@@ -17,16 +17,10 @@ from raymc.errors import ConfigError, DataError
 from raymc.features.clips import Picture
 from raymc.features.encoders.hub import find_model
 from raymc.features.encoders.preprocessing import Preprocessing, read_preprocessing
-from raymc.features.encoders.pretrained import (
-    Pretrained,
-    check_complete,
-    license_of,
-    load_model,
-)
+from raymc.features.encoders.pretrained import Pretrained, check_complete, license_of, load_model
 from raymc.features.encoders.weights import checked_device, one_line
 
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-
 _BATCH_FRAMES = 32  # bounds memory; a clip's own frames only
 
 

@@ -14,7 +14,8 @@ from small_models import (
 )
 
 from raymc.errors import ConfigError, DataError, ResourceError
-from raymc.features.encoders import audio_encoder, bundles
+from raymc.features.encoders import audio_encoder
+from raymc.features.encoders import torchaudio_weights as bundles
 
 NAMES = {
     "WAV2VEC2_BASE": base_bundle(),

@@ -1,0 +1,1 @@
+"""Cluster definitions, clusters on one machine, and faults done to them; run from a checkout."""

@@ -1,0 +1,293 @@
+"""A run or a sweep on a local cluster, driven as people drive it, to see what faults do to it.
+
+What came of it is read back from where users look: the bundle, MLflow and Optuna's study.
+"""
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster.chaos.local_cluster import FAKE_GPU, LocalCluster
+from cluster.chaos.processes import marked, title, wait_until, without_ray
+from cluster.chaos.services import Service
+from raymc.config.tree import Config, from_dict, to_dict
+from raymc.errors import RaymcError
+from raymc.search.audit import audit_trials
+from raymc.search.study import STUDY_FILE, read_study
+from raymc.tracking import tracking_uri
+from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG
+from raymc.training.audit import RunAudit, audit_run
+from raymc.training.bundle import load_bundle
+
+NAME = "chaos"
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+_EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
+
+
+def small_config(folder: Path, **changes: Any) -> Config:
+    """Return settings of training that takes part of a second an epoch, on stand-in GPUs.
+
+    Args:
+        folder: Of the dataset and, by default, the runs.
+        changes: Further settings by section, each a mapping.
+    """
+    values: dict[str, dict[str, Any]] = {
+        "data": {
+            "path": str(folder / "data"),
+            "make": {"name": "digits", "train_clips": 480, "val_clips": 96, "test_clips": 48},
+        },
+        "batch": {"size": 16, "pool_batches": 2},
+        "model": {
+            "width": 16,
+            "depth": 1,
+            "fusion_depth": 1,
+            "heads": 2,
+            "embedding_dim": 8,
+        },
+        "train": {
+            "epochs": 24,
+            "device": "cpu",
+            "threshold_confidence": 0.0,
+            "calibration": "none",
+            "worker_resources": {FAKE_GPU: 1},
+        },
+        "search": {
+            "trials": 5,
+            "scheduler": "none",
+            "space": {"loss.margin": {"low": 0.0, "high": 0.3}},
+        },
+        "run": {"name": NAME, "folder": str(folder / "runs")},
+    }
+    for section, settings in changes.items():
+        values.setdefault(section, {}).update(settings)
+    return from_dict(values)
+
+
+@dataclass
+class Scene:
+    """Training under way on a cluster.
+
+    Attributes:
+        cluster: Where.
+        config: Of the run or sweep.
+        command: `train` or `tune`.
+        folder: For logs and the configuration's file.
+        submissions: How often it was started.
+        random: Chooses moments and victims.
+        services: Servers that it leans on, by name.
+        is_job: Whether it is submitted as a job, whose driver Ray puts on a node other than the
+            head; else the driver is a process of ours.
+        recoveries: Seconds from a fault to the next epoch.
+    """
+
+    cluster: LocalCluster
+    config: Config
+    command: str
+    folder: Path
+    random: random.Random
+    services: Mapping[str, Service] = field(default_factory=dict)
+    is_job: bool = False
+    submissions: int = 0
+    recoveries: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.log = self.folder / "driver.log"
+        self.run_folder = Path(self.config.run.folder) / NAME
+        tree = self.folder / "tree"
+        tree.mkdir()
+        (tree / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config)))
+        subprocess.run(["git", "init", "-q", str(tree)], check=True)
+        self._driver: subprocess.Popen[bytes] | None = None
+        self._counted = 0
+        study = self.config.search.storage or f"sqlite:///{self.run_folder / STUDY_FILE}"
+        self._study = create_engine(study, pool_pre_ping=True)
+
+    def submit(self) -> None:
+        """Start the driver; again, it goes on where the one before stopped."""
+        self.submissions += 1
+        command = [self.command, "config.yaml"]
+        if self.is_job:
+            place = ["--address", self.cluster.dashboard, "--command", self.command]
+            command = ["submit", "config.yaml", "--follow", *place]
+        with self.log.open("ab") as output:
+            self._driver = subprocess.Popen(
+                [sys.executable, "-m", "raymc", *command],
+                cwd=self.folder / "tree",
+                env={**without_ray(), **self.cluster.environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def epochs(self) -> int:
+        """Return how many epochs count so far."""
+        if self.command == "train":
+            return len(set(self._printed_epochs()))
+        with suppress(SQLAlchemyError), self._study.connect() as study:  # it may be away
+            query = text("SELECT COUNT(*) FROM trial_intermediate_values")
+            self._counted = study.scalar(query)
+        return self._counted
+
+    def epochs_due(self) -> int:
+        """Return how many there will be."""
+        trials = self.config.search.trials if self.command == "tune" else 1
+        return trials * self.config.train.epochs
+
+    def wait_for_moment(self, share: tuple[float, float] = (0.15, 0.6)) -> None:
+        """Wait for a random moment in the middle, given as shares of all epochs.
+
+        Raises:
+            ResourceError: the driver ends before.
+        """
+        due = self.random.uniform(*share) * self.epochs_due()
+        wait_until(lambda: self.epochs() >= due, self._driver, log=self.log, seconds=120.0)
+        time.sleep(self.random.uniform(0, 0.5))
+
+    def watch_recovery(self, *, patience_seconds: float = 90.0) -> None:
+        """Note how long it takes until an epoch more counts; submit again if the driver fails."""
+        before, began = self.epochs(), time.monotonic()
+        while self.epochs() == before:
+            if self.has_ended() and not self._is_done():
+                self.submit()
+            elif self.has_ended():
+                break
+            if time.monotonic() - began > patience_seconds:
+                self.recoveries.append(math.inf)
+                return
+            time.sleep(0.05)
+        self.recoveries.append(time.monotonic() - began)
+
+    def finish(self, *, attempts: int = 4, patience_seconds: float = 150.0) -> bool:
+        """Wait for the end; submit again what failed. Returns whether it ended well."""
+        while True:
+            assert self._driver is not None
+            try:
+                code = self._driver.wait(patience_seconds)
+            except subprocess.TimeoutExpired:
+                self.kill_driver()
+                return False
+            if code == 0 or self.submissions >= attempts:
+                return code == 0 and self._is_done()
+            self.submit()
+
+    def has_ended(self) -> bool:
+        """Say whether no driver runs."""
+        return self._driver is None or self._driver.poll() is not None
+
+    def kill_driver(self) -> None:
+        """End the driver and its children at once; the cluster's processes stay."""
+        assert self._driver is not None
+        os.killpg(self._driver.pid, signal.SIGKILL)
+        self._driver.wait()
+
+    @property
+    def driver_pid(self) -> int:
+        """The driver's process."""
+        assert self._driver is not None
+        return self._driver.pid
+
+    def workers(self) -> list[int]:
+        """Return the processes that train, of all nodes."""
+        mark = self.cluster.environment
+        names = ("ray::RayTrainWorker", "ray::_RayTrainWorker", "ray::ImplicitFunc")
+        pids = marked(*next(item for item in mark.items() if item[0] == "RAYMC_LOCAL_CLUSTER"))
+        return [pid for pid in pids if title(pid).startswith(names)]
+
+    def audits(self) -> list[RunAudit]:
+        """Return which rows trained a run, or each trial of a sweep, and what restarts cost.
+
+        Raises:
+            RaymcError: no checkpoint is left that tells.
+        """
+        if self.command == "tune":
+            return audit_trials(NAME, self.config.run.folder)
+        return [audit_run(NAME, self.config.run.folder)]
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with what is left of the finished run or sweep."""
+        found = []
+        try:
+            load_bundle(self.run_folder / "bundle")
+        except RaymcError as error:
+            found.append(str(error))
+        checks: list[Callable[[], list[str]]] = [self._mlflow_problems]
+        checks += [self._study_problems] if self.command == "tune" else []
+        for check in checks:
+            found += check()
+        return found
+
+    def lost_trials(self) -> int:
+        """Return how many trials failed or are missing."""
+        if self.command != "tune":
+            return 0
+        kept = [trial for trial in self._trials() if trial.state.name in ("COMPLETE", "PRUNED")]
+        return self.config.search.trials - len(kept)
+
+    def _is_done(self) -> bool:
+        return (self.run_folder / "bundle" / "bundle.json").exists()
+
+    def _printed_epochs(self) -> list[int]:
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return [int(number) for number in _EPOCH.findall(text)]
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return read_study(self.config, NAME, self.run_folder).trials
+
+    def _study_problems(self) -> list[str]:
+        trials = self._trials()
+        states = Counter(trial.state.name for trial in trials)
+        found = [f"Optuna has {n} trials {s}" for s, n in states.items() if s not in _STATUS]
+        if len(trials) != self.config.search.trials:
+            found.append(f"Optuna has {len(trials)} trials")
+        for trial in trials:
+            epochs = sorted(trial.intermediate_values)
+            if epochs != list(range(1, len(epochs) + 1)):
+                found.append(f"trial {trial.number} has epochs {epochs}")
+        return found
+
+    def _mlflow_problems(self) -> list[str]:
+        """Check that MLflow has every run, its end, and each of its epochs once."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri(self.config.tracking, self.config.run.folder))
+        experiment = client.get_experiment_by_name(self.config.tracking.experiment)
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        expected: Mapping[int, tuple[str, int]] = {-1: ("FINISHED", self.config.train.epochs)}
+        if self.command == "tune":
+            expected = {-1: ("FINISHED", 0)} | {
+                trial.number: (_STATUS.get(trial.state.name, "?"), len(trial.intermediate_values))
+                for trial in self._trials()
+            }
+        numbers = [int(run.data.tags.get(TRIAL_TAG, -1)) for run in runs]
+        found = [] if sorted(numbers) == sorted(expected) else [f"MLflow has the trials {numbers}"]
+        parents = {run.data.tags.get(PARENT_TAG, "") for run in runs} - {""}
+        found += ["MLflow has trials of several sweeps"] if len(parents) > 1 else []
+        for number, run in zip(numbers, runs, strict=True):
+            history = client.get_metric_history(run.info.run_id, "epoch")
+            steps = sorted(point.step for point in history)
+            status, epochs = expected.get(number, ("none", 0))
+            if (run.info.status, steps) != (status, list(range(1, epochs + 1))):
+                state = run.data.tags.get(STATE_TAG)
+                found.append(
+                    f"MLflow has trial {number} {run.info.status} ({state}) with epochs "
+                    f"{json.dumps(steps)}; expected {status} with {epochs}"
+                )
+        return found

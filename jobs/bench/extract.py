@@ -1,0 +1,175 @@
+"""Extraction beside its floor: bare PyAV that decodes the same frames and sound, a process a core.
+
+Top layer. Memory is that of all processes of the job, sampled while it runs.
+"""
+
+import multiprocessing
+import multiprocessing.pool
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+
+from jobs.bench.measure import markdown_table, publish, take_turns
+from raymc.config.data import ExtractConfig
+from raymc.features.clips import ClipRequest, Picture
+from raymc.features.media import read_clips
+from raymc.features.on_ray import extract
+from raymc.features.sources import Source, list_sources
+from raymc.runtime.connect import connect
+
+SAMPLE_RATE_HZ = 16_000
+SIDE = 24
+BRIEF = {"clips": 200}
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Settings:
+    """What is extracted, and how often."""
+
+    media: str = Field(description="Videos with sound: a folder, glob or table.")
+    clips: int = Field(default=1000, ge=10, description="Clips; the videos are repeated.")
+    rounds: int = Field(default=3, ge=1, description="How often each way is timed.")
+
+
+def bench_extract(console: Console, settings: Settings, *, out: Path | None = None) -> None:
+    """Compare `raymc extract` with bare decoding.
+
+    Prints clips/s, hours of video an hour and the ratio, and how memory grows with ten times
+    the clips.
+    """
+    connect()
+    clips, rounds = settings.clips, settings.rounds
+    files = [source.path for source in list_sources(settings.media)]
+    paths = [files[i % len(files)] for i in range(clips)]
+    with TemporaryDirectory() as folder, _workers() as pool:
+        many, few = (_table(paths[:n], Path(folder) / f"{n}.csv") for n in (clips, clips // 10))
+        seconds = sum(pool.map(decode_bare, paths, chunksize=16))
+        ways = {
+            "bare PyAV": lambda: pool.map(decode_bare, paths, chunksize=16),
+            "our decoding alone": lambda: pool.map(decode_alone, paths, chunksize=16),
+            "raymc extract": lambda: _extract(many, Path(folder) / "out"),
+        }
+        timings = take_turns(ways, rounds=rounds)
+        memory = {
+            n: _peak_bytes(lambda table=table: _extract(table, Path(folder) / "out"))
+            for n, table in ((clips // 10, few), (clips, many))
+        }
+    floor = timings[0].median
+    rows = [
+        [
+            timing.name,
+            f"{clips / timing.median:.1f}",
+            f"{seconds / timing.median:.0f}",
+            f"{floor / timing.median:.2f}",
+            "{:.1f} to {:.1f}".format(*timing.spread),
+        ]
+        for timing in timings
+    ]
+    header = ["", "clips/s", "hours of video an hour", "of the floor", "seconds"]
+    table = markdown_table(header, rows)
+    grown = ", ".join(f"{n} clips {peak / 2**20:,.0f} MiB" for n, peak in memory.items())
+    text = f"{clips} clips, {rounds} rounds in turns, medians.\n\n{table}\nPeak memory: {grown}.\n"
+    publish("Extract", text, timings, console, out)
+
+
+def decode_bare(path: str) -> float:
+    """Decode a file as plainly as PyAV allows: a frame a second, mono sound; its seconds of video.
+
+    Frames are those displayed at 0.5, 1.5, … seconds, scaled to 24 × 24; sound is resampled.
+    """
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+
+    def scaled(frame: Any) -> np.ndarray:
+        return reformatter.reformat(frame, SIDE, SIDE, "rgb24", interpolation="AREA").to_ndarray()
+
+    container: Any
+    with av.open(path) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        video.codec_context.thread_count = audio.codec_context.thread_count = 1
+        resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE_HZ)
+        start = (container.start_time or 0) / av.time_base
+        sound: list[np.ndarray] = []
+        pictures: list[np.ndarray] = []
+        last, wanted = None, 0.5
+        for frame in container.decode(video, audio):
+            if isinstance(frame, av.AudioFrame):
+                sound += [part.to_ndarray() for part in resampler.resample(frame)]
+                continue
+            while last is not None and frame.time - start > wanted:
+                pictures.append(scaled(last))
+                wanted += 1
+            last = frame
+        if last is not None:
+            pictures.append(scaled(last))
+        return float(container.duration or 0) / av.time_base
+
+
+def decode_alone(path: str) -> int:
+    """Decode a file as an extraction does, which skips pictures that nobody waits for."""
+    request = ClipRequest(
+        picture=Picture(height=SIDE, width=SIDE, interpolation="area"),
+        sample_rate_hz=SAMPLE_RATE_HZ,
+    )
+    return len(list(read_clips(Source(path=path, id=path), request)))
+
+
+def _extract(table: str, out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    extract(ExtractConfig(source=table), str(out), listener=lambda event: None)
+
+
+def _table(paths: Sequence[str], file: Path) -> str:
+    lines = ["id,path", *(f"clip-{i:06d},{Path(path).absolute()}" for i, path in enumerate(paths))]
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
+
+
+@contextmanager
+def _workers() -> Iterator[multiprocessing.pool.Pool]:
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        yield pool
+
+
+def _peak_bytes(way: Callable[[], object]) -> int:
+    """Return the most memory that this process and all below it had while `way` ran."""
+    import psutil
+
+    done, peak = threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal peak
+        here = psutil.Process()
+        while not done.wait(0.2):
+            peak = max(peak, sum(map(_own_bytes, [here, *here.children(recursive=True)])))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        way()
+    finally:
+        done.set()
+        watcher.join()
+    return peak
+
+
+def _own_bytes(process: Any) -> int:
+    """Return a process's memory, what it shares with others divided among them; 0 if it ended."""
+    import psutil
+
+    try:
+        return process.memory_full_info().pss
+    except psutil.Error:
+        return 0

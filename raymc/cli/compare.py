@@ -1,0 +1,82 @@
+"""What `raymc compare` does: finds runs, scores the same rows with each, shows what differs.
+
+Top layer: joins the Ray layer with what people see.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from raymc.config import Config, overridden
+from raymc.data.shards import open_dataset
+from raymc.errors import ConfigError
+from raymc.evaluation.compare import Comparison, Run, check_classes, compare
+from raymc.evaluation.evaluate import stored_scores
+from raymc.metrics.metrics import MetricName
+from raymc.report import save_report
+from raymc.report.comparison import comparison_page, comparison_parts
+from raymc.training.bundle import load_bundle
+from raymc.training.runs import find_bundle, run_of
+
+
+def run_compare(
+    runs: Sequence[str],
+    console: Console,
+    *,
+    overrides: Sequence[str] = (),
+    split: str = "",
+    dataset: str = "",
+    metric: MetricName = "mAP",
+    html: Path | None = None,
+) -> Comparison:
+    """Compare runs with the first one on a split; prints it and, if asked, writes a page.
+
+    Args:
+        runs: Each a name below `run.folder`, a run's folder or a bundle; at least two.
+        console: Where to print.
+        overrides: Settings such as run.folder=FOLDER.
+        split: Empty for the first run's `data.test`.
+        dataset: Empty for the first run's `data.path`.
+        metric: What the verdict is about.
+        html: File for the same as a page.
+    """
+    if len(runs) < 2:
+        raise ConfigError("a comparison is of at least two runs: raymc compare RUN RUN")
+    folder = overridden(Config(), overrides).run.folder
+    bundles = [load_bundle(find_bundle(run, folder)) for run in runs]
+    names = _names(runs, [bundle.folder for bundle in bundles])
+    for name, other in zip(names[1:], bundles[1:]):
+        check_classes(names[0], bundles[0].vocabulary, name, other.vocabulary)
+    data = bundles[0].config.data
+    opened, split = open_dataset(dataset or data.path), split or data.test
+    found = compare(
+        [
+            Run(name, bundle.config, bundle.dataset_digest, stored_scores(bundle, opened, split))
+            for name, bundle in zip(names, bundles)
+        ]
+    )
+    for part in comparison_parts(found, metric):
+        console.print(part, markup=False, highlight=False)
+    if html is not None:
+        save_report(comparison_page(found, metric), html)
+        console.print(f"page: {html}", soft_wrap=True)
+    return found
+
+
+def name_of(bundle: Path) -> str:
+    """Return what a bundle's run is called, or the bundle itself where it is of none."""
+    run = run_of(bundle)
+    return (run or bundle.absolute()).name
+
+
+def _names(runs: Sequence[str], bundles: Sequence[Path]) -> list[str]:
+    """Return what to call each run: its name, or where names repeat what was typed.
+
+    Raises:
+        ConfigError: a run is named twice.
+    """
+    if len({bundle.resolve() for bundle in bundles}) < len(bundles):
+        raise ConfigError(f"a run is named twice: {', '.join(runs)}")
+    names = [name_of(bundle) for bundle in bundles]
+    return names if len(set(names)) == len(names) else list(runs)

@@ -1,0 +1,346 @@
+"""What a person sees while raymc works: a live view on a terminal, plain lines elsewhere.
+
+May import raymc.events, raymc.cli.tables and rich; knows neither Ray nor MLflow. The run's own
+process draws, from the events and trial records that reach it, so that workers never write to a
+terminal.
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import get_args
+
+from rich.console import Console, ConsoleOptions, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from raymc.cli.tables import rows_table
+from raymc.events import Ended, EpochEnded, Event, ExtractProgress, Started, Stepped, Warned
+from raymc.search.trials import (
+    TrialState,
+    TrialView,
+    best_trial,
+    duration,
+    param_text,
+    ranked,
+    value_text,
+)
+
+_LIVE_ROWS = 10
+_EPOCH_COLUMNS = ("train/loss", "val/loss", "val/mAP", "val/R80")
+
+
+class TrainDisplay:
+    """Shows one run from its events; safe to call from any thread.
+
+    On a terminal: a line per epoch, and below it live bars of epochs and steps with speed,
+    loss, best value and time left, gone when the run ends. Elsewhere the lines alone.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        metric: str = "val/mAP",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._metric = metric
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._plan = Started(epochs=1, steps_per_epoch=1, rows=0, parameters=0)
+        self._began = clock()
+        self._best = ""
+        self._loss = math.nan
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", style="cyan"),
+            expand=True,
+        )
+        self._epochs = self._progress.add_task("epoch", total=1, note="")
+        self._steps = self._progress.add_task("step", total=1, note="")
+        live = Live(self, console=console, transient=True, refresh_per_second=4)
+        self._live = live if console.is_interactive else None
+
+    def __enter__(self) -> "TrainDisplay":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __rich__(self) -> Group:
+        """The live part: two bars and a line of what the run reached."""
+        parts = [f"loss {self._loss:.4g}" if math.isfinite(self._loss) else "", self._best]
+        status = Text("  ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis")
+        return Group(self._progress, status)
+
+    def handle(self, event: Event) -> None:
+        """Show one event of the run."""
+        with self._lock:
+            match event:
+                case Started():
+                    self._started(event)
+                case Stepped():
+                    self._stepped(event)
+                case EpochEnded():
+                    self._epoch_ended(event)
+                case Warned():
+                    self._print(f"warning: {event.message}", style="yellow")
+                case Ended():
+                    self._print(_ended_line(event))
+
+    def _started(self, event: Started) -> None:
+        self._plan = event
+        self._began = self._clock()
+        done = event.first_epoch - 1
+        self._progress.update(self._epochs, total=event.epochs, completed=done, note="")
+        steps, begun = event.steps_per_epoch, event.first_step
+        self._progress.update(self._steps, total=steps, completed=begun, note="")
+        after = f" after step {begun:,}" if begun else ""
+        start = f"going on at epoch {event.first_epoch}{after} of" if done or begun else "training"
+        shared = f", {event.workers} workers" if event.workers > 1 else ""
+        rows = f"{event.rows:,} rows, {event.parameters:,} parameters{shared}"
+        self._print(f"{start} {event.epochs} epochs of {steps:,} steps: {rows}")
+
+    def _stepped(self, event: Stepped) -> None:
+        self._loss = event.loss
+        speed = f"{event.samples_per_second:,.0f} samples/s"
+        self._progress.update(self._steps, completed=event.step, note=speed)
+        done = event.epoch - 1.0 + event.step / max(1, self._plan.steps_per_epoch)
+        self._progress.update(self._epochs, completed=event.epoch - 1, note=self._time_left(done))
+
+    def _epoch_ended(self, event: EpochEnded) -> None:
+        if event.is_best and self._metric in event.metrics:
+            value = event.metrics[self._metric]
+            self._best = f"best {self._metric} {value:.4f} (epoch {event.epoch})"
+        self._loss = event.metrics.get("train/loss", self._loss)
+        note = self._time_left(float(event.epoch))
+        self._progress.update(self._epochs, completed=event.epoch, note=note)
+        line = _epoch_line(event, self._plan.epochs, self._metric)
+        self._print(line, style="bold" if event.is_best else "")
+
+    def _time_left(self, epochs_done: float) -> str:
+        """From the speed since this process took the run up, evaluation included."""
+        first = self._plan.first_epoch - 1 + self._plan.first_step / self._plan.steps_per_epoch
+        if epochs_done <= first:
+            return ""
+        speed = (self._clock() - self._began) / (epochs_done - first)
+        return f"{duration(speed * (self._plan.epochs - epochs_done))} left"
+
+    def _print(self, line: str, style: str = "") -> None:
+        if self._live is None:
+            print_plain(self._console, line)
+        else:
+            self._console.print(Text(line, style=style))
+
+
+class TrialsDisplay:
+    """Shows a sweep of `trials` trials as they go; safe to call from any thread.
+
+    On a terminal: a live table of the running trials and the ten best, gone when the sweep
+    ends (print `trials_table(display.views)`). Elsewhere a line whenever a trial ends.
+    """
+
+    def __init__(self, console: Console, trials: int, *, metric: str = "val/mAP") -> None:
+        self._console = console
+        self._trials = trials
+        self._metric = metric
+        self._lock = threading.Lock()
+        self._views: dict[int, TrialView] = {}
+        live = Live(self, console=console, transient=True, refresh_per_second=4)
+        self._live = live if console.is_interactive else None
+
+    def __enter__(self) -> "TrialsDisplay":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def views(self) -> list[TrialView]:
+        """The latest record of every trial seen, by number."""
+        with self._lock:
+            return [view for _, view in sorted(self._views.items())]
+
+    def update(self, view: TrialView) -> None:
+        """Take a trial's latest record; on a terminal it shows within a quarter second."""
+        with self._lock:
+            before = self._views.get(view.number)
+            self._views[view.number] = view
+        ended = view.state != "running" and (before is None or before.state != view.state)
+        if ended and self._live is None:
+            print_plain(self._console, self._line(view))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
+        """The live part: counts, best so far and time left, above the trials (one line each)."""
+        views = self.views
+        running = [view for view in views if view.state == "running"]
+        ended = ranked([view for view in views if view.state != "running"])
+        shown = [*running[:_LIVE_ROWS], *ended[:_LIVE_ROWS]]
+        table = rows_table(shown, views, self._metric, joined=True)
+        table.expand = True
+        params = table.columns[-1]
+        params.ratio, params.no_wrap, params.overflow = 1, True, "ellipsis"
+        for line in (self._counts(views), _outlook(views, self._trials)):
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+        yield table
+
+    def _counts(self, views: Sequence[TrialView]) -> str:
+        counts = Counter(view.state for view in views)
+        shown = [f"{counts[state]} {state}" for state in get_args(TrialState) if counts[state]]
+        return f"{self._trials} trials: " + (", ".join(shown) or "none started")
+
+    def _line(self, view: TrialView) -> str:
+        views = self.views
+        ended = sum(other.state != "running" for other in views)
+        chosen = (
+            f"{key.rpartition('.')[2]}={param_text(item)}" for key, item in view.params.items()
+        )
+        parts = [
+            f"{ended}/{self._trials} ended: trial {view.number} {view.state}",
+            f"{self._metric} {value_text(view.value) or 'none'}",
+            f"epoch {view.epoch}/{view.epochs}",
+            duration(view.seconds),
+            *chosen,
+            _best_so_far(views),
+        ]
+        return "  ".join(part for part in parts if part)
+
+
+def _best_so_far(views: Sequence[TrialView]) -> str:
+    best = best_trial(views)
+    return "" if best is None else f"best {value_text(best.value)} (trial {best.number})"
+
+
+def _outlook(views: Sequence[TrialView], trials: int) -> str:
+    """The best so far, and the time left at the mean trial's time, shared by those running."""
+    ended = [view.seconds for view in views if view.state != "running"]
+    running = [view.seconds for view in views if view.state == "running"]
+    if not ended or not running:
+        return _best_so_far(views)
+    mean = sum(ended) / len(ended)
+    work = mean * (trials - len(ended)) - sum(min(seconds, mean) for seconds in running)
+    left = f"about {duration(work / len(running))} left"
+    return "  ".join(part for part in (_best_so_far(views), left) if part)
+
+
+def _epoch_line(event: EpochEnded, epochs: int, metric: str) -> str:
+    parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}"]
+    for name in dict.fromkeys((*_EPOCH_COLUMNS, metric)):
+        if name in event.metrics:
+            best = " (best)" if name == metric and event.is_best else ""
+            parts.append(f"{name} {event.metrics[name]:.4f}{best}")
+    speed = event.metrics.get("train/samples_per_second")
+    if speed is not None:
+        parts.append(f"{speed:,.0f} samples/s")
+    return "  ".join([*parts, duration(event.seconds)])
+
+
+def _ended_line(event: Ended) -> str:
+    best = [f"{name} {event.best[name]:.4f}" for name in _EPOCH_COLUMNS if name in event.best]
+    return "  ".join([f"{event.reason}, best was epoch {event.best_epoch}", *best])
+
+
+def print_plain(console: Console, line: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+# What a person sees while datasets are made: a bar on a terminal, a line now and then elsewhere.
+# May import raymc.events, raymc.cli.tables, raymc.cli.display and rich; knows neither Ray nor
+# MLflow.
+
+
+_SECONDS_A_LINE = 10.0  # where lines are all there is
+
+
+@contextmanager
+def rows_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar of rows, gone at the end; yields what to tell a row's number and the total."""
+    progress = Progress(
+        TextColumn("rows"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        expand=True,
+        disable=not console.is_interactive,
+    )
+    task = progress.add_task("rows", total=None)
+    with progress:
+        yield lambda row, rows: progress.update(task, completed=row, total=rows)
+
+
+class ExtractDisplay:
+    """Shows how far an extraction is: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._began = self._said = clock()
+        self._first: tuple[int, float] | None = None  # files done when the first was told, and when
+        self._progress = Progress(
+            TextColumn("files"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", style="cyan"),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_interactive,
+        )
+        self._files = self._progress.add_task("files", total=None, note="")
+
+    def __enter__(self) -> "ExtractDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def handle(self, event: ExtractProgress) -> None:
+        """Show how far the job is."""
+        now = self._clock()
+        self._first = self._first or (event.done_files, now)
+        note = self._note(event, now)
+        self._progress.update(self._files, total=event.files, completed=event.done_files, note=note)
+        is_due = now - self._said >= _SECONDS_A_LINE or event.done_files == event.files
+        if not self._console.is_interactive and is_due:
+            self._said = now
+            print_plain(self._console, f"{event.done_files:,}/{event.files:,} files  {note}")
+
+    def _note(self, event: ExtractProgress, now: float) -> str:
+        """Return the speed since this process began, what failed, and the time left."""
+        seconds = max(now - self._began, 1e-9)
+        parts = [f"{event.clips / seconds:,.1f} clips/s"]
+        parts += [f"{event.seconds / seconds:,.1f} h of video/h"]
+        parts += [f"{event.failed_files:,} failed"] if event.failed_files else []
+        return "  ".join([*parts, *self._time_left(event, now)])
+
+    def _time_left(self, event: ExtractProgress, now: float) -> list[str]:
+        """From the speed since the first file was done: before that, processes were started."""
+        assert self._first is not None
+        done, then = self._first
+        if event.done_files == done or event.done_files == event.files:
+            return []
+        seconds = (event.files - event.done_files) * (now - then) / (event.done_files - done)
+        return [f"{duration(seconds)} left"]

@@ -1,0 +1,167 @@
+"""The commands of a cluster's jobs: submit, jobs, logs, stop.
+
+Imports click alone at first, so that `raymc --help` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from raymc.runtime.jobs import Client, Job
+
+
+_VARIABLE, _HERE = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"
+_address = click.option(
+    "--address",
+    envvar=_VARIABLE,
+    default=_HERE,
+    show_default=True,
+    show_envvar=True,
+    help="Address of the head's dashboard.",
+)
+
+
+@click.command()
+@click.argument("config")
+@_address
+@click.option("--follow", is_flag=True, help="Show the log; end with the job's exit code.")
+@click.option("--name", default="", help="Of job and run; the same name again goes on.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting, such as loss.margin=0.2.",
+)
+@click.option(
+    "--command",
+    type=click.Choice(["train", "tune", "extract", "data"]),
+    help="What runs CONFIG; by default tune if it has a search.space of its own, else train.",
+)
+@click.option(
+    "--env", multiple=True, metavar="NAME", help="Send a variable of your environment; no secrets."
+)
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="A variable that the cluster's nodes must have; its name alone is sent.",
+)
+@click.option(
+    "--cpus",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="CPUs of the driver.",
+)
+@click.option("--any-node", is_flag=True, help="Let the driver run on a spot node, too.")
+def submit(address: str, follow: bool, **given: Any) -> None:
+    """Run CONFIG as a job on a Ray cluster, with the git working tree that you are in.
+
+    What git ignores, data and runs are not packed. Submitting the same name again goes on where
+    its run stopped. Ctrl-C while following leaves the job running.
+    """
+    from raymc.runtime.jobs import connect
+    from raymc.runtime.submit import Request, plan, send
+
+    planned = plan(Request(**given))
+    client = connect(address)
+    job = send(planned, client, _tell)
+    _tell(f"submitted {job.id}: {job.command}")
+    if follow:
+        _follow(client, job, address)
+    _tell(_how_on(job, address))
+
+
+@click.command()
+@_address
+def jobs(address: str) -> None:
+    """List the jobs that were submitted to a cluster, the newest first."""
+    from rich.console import Console
+
+    from raymc.runtime.jobs import connect, list_jobs
+
+    Console().print(_table(list_jobs(connect(address))))
+
+
+@click.command()
+@click.argument("name")
+@_address
+@click.option("--follow", is_flag=True, help="Go on to the job's end; end with its exit code.")
+def logs(name: str, address: str, follow: bool) -> None:
+    """Print what the job NAME has printed."""
+    from raymc.runtime.jobs import connect, find_job, read_log
+
+    client = connect(address)
+    job = find_job(client, name)
+    if follow:
+        _follow(client, job, address)
+    click.echo(read_log(client, job), nl=False)
+
+
+@click.command()
+@click.argument("name")
+@_address
+def stop(name: str, address: str) -> None:
+    """End the job NAME, and wait until it has ended."""
+    from raymc.runtime.jobs import connect, find_job
+    from raymc.runtime.jobs import stop as stop_job
+
+    client = connect(address)
+    job = find_job(client, name)
+    ended = stop_job(client, job)
+    _tell(f"{job.id} {'had ended before' if job.is_over else 'has ended'}: {ended.state}")
+
+
+def _follow(client: "Client", job: "Job", address: str) -> None:
+    """Show a job's log to its end, and exit as it does; Ctrl-C leaves it alone."""
+    from raymc.runtime.jobs import exit_code, follow
+    from raymc.search.trials import duration
+
+    try:
+        ended = follow(client, job, lambda text: click.echo(text, nl=False), _tell)
+    except KeyboardInterrupt:
+        _tell(f"\n{job.id} goes on without you: {_how_on(job, address)}")
+        sys.exit(130)
+    if ended.exit_code is None and ended.message:
+        _tell(ended.message)
+    _tell(f"{job.id}: {ended.state} after {duration(ended.seconds)}")
+    sys.exit(exit_code(ended))
+
+
+def _how_on(job: "Job", address: str) -> str:
+    where = "" if address == os.environ.get(_VARIABLE, _HERE) else f" --address {address}"
+    follow, stop = f"raymc logs {job.name} --follow{where}", f"raymc stop {job.name}{where}"
+    return f"`{follow}` shows it, `{stop}` ends it"
+
+
+def _table(jobs: Sequence["Job"]) -> Any:
+    """Return jobs as a table for people."""
+    from datetime import datetime
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from raymc.search.trials import duration
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("name", "state", "started", "duration"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("command", overflow="fold")
+    for job in jobs:
+        began = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M")
+        table.add_row(job.id, job.state, began, duration(job.seconds), Text(job.command))
+    return table
+
+
+def _tell(line: str) -> None:
+    """Print a line about a job where it doesn't mix with the job's own."""
+    click.echo(line, err=True)
+
+
+JOB_COMMANDS = (submit, jobs, logs, stop)

@@ -1,0 +1,126 @@
+"""What commands share: errors as one line, a configuration as arguments, settings as options.
+
+Imports click alone at first, so that `raymc --help` answers at once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+import click
+
+from raymc.errors import RaymcError
+
+_UNITS = ("_seconds", "_hz")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Errors(click.Group):
+    """A group of commands whose errors are one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; print raymc's own errors without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except RaymcError as error:
+            click.echo(f"raymc: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("raymc: interrupted; the same command goes on from here", err=True)
+            ctx.exit(130)
+
+
+def configured(command: Command) -> Command:
+    """Add the arguments of every command that takes a configuration."""
+    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
+    return click.argument("config", required=False, metavar="[CONFIG]")(command)
+
+
+def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str, Any]) -> Any:
+    """Load a configuration; a first argument of the form KEY=VALUE is an override."""
+    from raymc.config import load, override
+
+    if config is not None and "=" in config:
+        config, overrides = None, (config, *overrides)
+    loaded = load(config, overrides)
+    return override(loaded, {key: value for key, value in given.items() if value is not None})
+
+
+def make_console() -> Any:
+    """Return where commands print."""
+    from rich.console import Console
+
+    return Console()
+
+
+def options_of(kind: Any) -> list[click.Parameter]:
+    """Return an option for each setting but `name`; lists and mappings are given piece by piece.
+
+    Units are left out of the options' names, and plurals become singulars: `rates_hz` is
+    `--rate NAME=VALUE`, once for each.
+    """
+    return [
+        _option(name, field) for name, field in kind.__pydantic_fields__.items() if name != "name"
+    ]
+
+
+def settings_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a command was given as settings; what it wasn't given is left out.
+
+    Raises:
+        click.BadParameter: a piece of a mapping is not NAME=VALUE.
+    """
+    settings: dict[str, Any] = {}
+    for name, field in kind.__pydantic_fields__.items():
+        value = given.get(name)
+        if value is None or value == ():
+            continue
+        if _is(field, Mapping):
+            settings[name] = dict(_pair(piece, name) for piece in value)
+        else:
+            settings[name] = list(value) if isinstance(value, tuple) else value
+    return settings
+
+
+def _option(name: str, field: Any) -> click.Option:
+    many = _is(field, Mapping) or _is(field, tuple)
+    flags = [f"--{option_name(name, many=many)}"]
+    given: dict[str, Any] = {"multiple": many}
+    if field.annotation is bool:
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+        given["default"] = None
+    elif choices := [x for x in get_args(field.annotation) if isinstance(x, str)]:
+        given["type"] = click.Choice(choices)
+    elif _is(field, Mapping):
+        given["metavar"] = "NAME=VALUE"
+    required = field.is_required()
+    default = None if required else field.get_default(call_default_factory=True)
+    listed = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = f"  [default: {listed}]" if default not in (None, "", (), {}) else ""
+    text = f"{field.description}{shown}"
+    return click.Option([*flags, name], help=text, required=required, **given)
+
+
+def option_name(name: str, *, many: bool) -> str:
+    """Return how a setting is called on the command line."""
+    for unit in _UNITS:
+        name = name.removesuffix(unit)
+    if many and name.endswith("ies"):
+        name = name[:-3] + "y"
+    elif many and name.endswith(("sses", "ches")):
+        name = name[:-2]
+    elif many:
+        name = name.removesuffix("s")
+    return name.replace("_", "-")
+
+
+def _is(field: Any, kind: type) -> bool:
+    origin = get_origin(field.annotation) or field.annotation
+    return isinstance(origin, type) and issubclass(origin, kind)
+
+
+def _pair(piece: str, name: str) -> tuple[str, str]:
+    key, equals, value = piece.partition("=")
+    if not equals or not key or not value:
+        option = option_name(name, many=True)
+        raise click.BadParameter(f"{piece!r}: expected NAME=VALUE", param_hint=f"--{option}")
+    return key, value

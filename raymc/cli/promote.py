@@ -1,0 +1,186 @@
+"""What `raymc promote` does: lets a run take an alias unless it is worse than its holder.
+
+Top layer: joins the Ray layer with MLflow's registry.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+from raymc.cli.compare import name_of
+from raymc.config import Config, flatten, overridden, override
+from raymc.data.shards import Dataset, open_dataset
+from raymc.errors import ConfigError, DataError, PromotionError
+from raymc.evaluation.compare import METRICS, check_classes
+from raymc.evaluation.evaluate import stored_scores
+from raymc.evaluation.scored import ScoredSplit
+from raymc.metrics.bootstrap import Difference, bootstrap_interval, paired_difference
+from raymc.metrics.metrics import MetricName, evaluate_scores
+from raymc.report.comparison import difference_text, estimate_text
+from raymc.tracking import Tracker, open_tracker
+from raymc.tracking.models import RecordedTest, Registry, Version, register_bundle
+from raymc.training.bundle import Bundle, load_bundle
+from raymc.training.runs import find_bundle, read_config, run_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """What is asked for.
+
+    Attributes:
+        alias: what shall point at the bundle.
+        name: of the registered model; empty for the run's `tracking.register_as`.
+        dataset: to compare on; empty for what the alias's holder was tested on, or where that
+            is not recorded the run's `data.path`.
+        split: likewise; the run's is `data.test`.
+        metric: what decides.
+        force: promote a worse one, too.
+    """
+
+    alias: str = "champion"
+    name: str = ""
+    dataset: str = ""
+    split: str = ""
+    metric: MetricName = "mAP"
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class _Field:
+    """The split that a challenger and the holder of the alias meet on."""
+
+    dataset: Dataset
+    path: str
+    split: str
+
+    def __str__(self) -> str:
+        return f"{self.split} of {self.path}"
+
+
+def run_promote(
+    run: str, asked: Promotion, console: Console, *, overrides: Sequence[str] = ()
+) -> None:
+    """Point an alias of a registered model at a run's bundle, unless that is worse.
+
+    Args:
+        run: A name below `run.folder`, a run's folder or a bundle.
+        asked: Which alias of which model, and what decides.
+        console: Where to print.
+        overrides: Settings such as run.folder=FOLDER.
+
+    Raises:
+        PromotionError: The bundle is worse, beyond the interval.
+    """
+    bundle = load_bundle(find_bundle(run, overridden(Config(), overrides).run.folder))
+    config = _config_of(bundle, overrides)
+    model = asked.name or config.tracking.register_as
+    if not model:
+        raise ConfigError(f"run {run!r} names no tracking.register_as: name the model with --name")
+    name = name_of(bundle.folder)
+    with open_tracker(config.tracking, config.run.folder) as tracker:
+        registry = Registry(tracker.uri)
+        holder = registry.holder(model, asked.alias)
+        if holder is not None and holder.weights == bundle.weights_digest:
+            console.print(f"{name} is {asked.alias} of {model} already", soft_wrap=True)
+            return
+        field = _field(config, holder, asked)
+        if holder is None:
+            console.print(f"{model} has no {asked.alias} yet", soft_wrap=True)
+        else:
+            difference = _difference(bundle, holder, registry, field, asked.metric)
+            rival = f"version {holder.number} ({asked.alias} of {model})"
+            found = f"{name} against {rival} on {field}: {asked.metric} "
+            _judge(found + difference_text(difference), difference, asked.force, console)
+        tested = _tested(stored_scores(bundle, field.dataset, field.split), field)
+        version = registry.version_of(model, bundle.weights_digest)
+        if version is None:
+            run_id = _mlflow_run(tracker, bundle)
+            tags = tested.to_tags()
+            number = register_bundle(bundle.folder, run_id, uri=tracker.uri, name=model, tags=tags)
+        else:
+            number = version.number
+            registry.record(version, tested)
+        registry.point(model, asked.alias, number)
+    found = f"{asked.metric} {estimate_text(*tested.metrics[asked.metric])} % on {field}"
+    console.print(
+        f"models:/{model}@{asked.alias} is version {number}: {found}", soft_wrap=True, markup=False
+    )
+
+
+def _config_of(bundle: Bundle, overrides: Sequence[str]) -> Config:
+    """Return a run's settings as its folder has them, wherever that lies by now."""
+    folder = run_of(bundle.folder)
+    if folder is None:
+        return overridden(bundle.config, overrides)
+    config = overridden(read_config(folder), overrides)
+    return override(config, {"run.folder": str(folder.parent)})
+
+
+def _field(config: Config, holder: Version | None, asked: Promotion) -> _Field:
+    """Return what to compare on: what was asked for, else what the holder was tested on.
+
+    Raises:
+        DataError: the holder's test set can't be read, or is not what it was.
+    """
+    if holder is None or holder.tested is None or asked.dataset:
+        path = asked.dataset or config.data.path
+        return _Field(open_dataset(path), path, asked.split or config.data.test)
+    tested = holder.tested
+    dataset = open_dataset(tested.dataset)
+    if dataset.manifest.digest() != tested.digest:
+        raise DataError(
+            f"{tested.dataset} has changed since version {holder.number} of {holder.name} was "
+            "tested on it: name the dataset to compare on with --dataset"
+        )
+    return _Field(dataset, tested.dataset, asked.split or tested.split)
+
+
+def _difference(
+    bundle: Bundle, holder: Version, registry: Registry, field: _Field, metric: MetricName
+) -> Difference:
+    """Return by how much the challenger's metric exceeds the holder's."""
+    run = run_of(bundle.folder)
+    # Beside the runs, which all nodes of a cluster see.
+    with TemporaryDirectory(prefix=".raymc-", dir=run.parent if run else None) as temporary:
+        rival = load_bundle(registry.fetch_bundle(holder, Path(temporary)))
+        name = f"version {holder.number} of {holder.name}"
+        check_classes(name_of(bundle.folder), bundle.vocabulary, name, rival.vocabulary)
+        ours, theirs = (
+            stored_scores(each, field.dataset, field.split, run=run) for each in (bundle, rival)
+        )
+    return paired_difference(
+        [ours.scores], [theirs.scores], ours.labels, ours.observed, metric=metric
+    )
+
+
+def _judge(found: str, difference: Difference, force: bool, console: Console) -> None:
+    """Say how the challenger did.
+
+    Raises:
+        PromotionError: it is worse beyond the interval, and nobody insists.
+    """
+    if difference.high < 0 and not force:
+        raise PromotionError(f"not promoted: {found}; --force promotes it all the same")
+    console.print(found, soft_wrap=True, markup=False, highlight=False)
+    if difference.high < 0:
+        console.print("promoted all the same: --force", style="yellow")
+
+
+def _tested(scored: ScoredSplit, field: _Field) -> RecordedTest:
+    """Return what is recorded with a promoted version."""
+    table = (scored.scores, scored.labels, scored.observed)
+    values = evaluate_scores(*table).to_dict()
+    metrics = {name: (values[name], *bootstrap_interval(*table, metric=name)) for name in METRICS}
+    path = field.path if "://" in field.path else str(Path(field.path).absolute())
+    return RecordedTest(path, scored.dataset_digest, field.split, metrics)
+
+
+def _mlflow_run(tracker: Tracker, bundle: Bundle) -> str:
+    """Return the id of the bundle's run in MLflow, recorded now if it never was."""
+    name = name_of(bundle.folder)
+    run = tracker.start_run(name, key=name, params=flatten(bundle.config), tags={}, reopen=False)
+    tracker.end_run(run, "complete")
+    return tracker.run_id(run)

@@ -1,0 +1,318 @@
+"""What the command line and the jobs do: training, search and use, with display and MLflow.
+
+Top layer: joins the Ray layer with what people see. Each function is one command.
+"""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_progress
+from raymc.cli.tables import trials_table
+from raymc.config import Config, check_space, run_name, to_dict
+from raymc.data.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
+from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError, first_line
+from raymc.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    evaluation_table,
+    group_table,
+    numbers_of,
+)
+from raymc.evaluation.predict import predict
+from raymc.features.on_ray import ExtractSummary, extract
+from raymc.formats.prepare import prepare_dataset
+from raymc.report import build_report, save_report
+from raymc.runtime.connect import connect, expect_nodes
+from raymc.search.sweep import SweepResult, sweep
+from raymc.search.trials import outcome_of
+from raymc.tracking import (
+    Tracker,
+    check_reachable,
+    compare_runs,
+    list_sweeps,
+    open_tracker,
+    runs_page,
+    tracking_uri,
+    ui_command,
+)
+from raymc.tracking.models import log_bundle
+from raymc.tracking.notes import trial_name
+from raymc.tracking.recording import RunRecorder, SweepRecorder, log_dataset, recorded_settings
+from raymc.training.audit import AttemptRecorder
+from raymc.training.bundle import load_bundle, save_bundle
+from raymc.training.on_ray import train
+from raymc.training.runs import BUNDLE, open_run, read_config
+
+REPORT = "report.html"
+
+
+def run_train(config: Config, console: Console) -> Path:
+    """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder."""
+    dataset = _open_data(config, console)
+    folder = open_run(config)
+    bundle = folder / BUNDLE
+    if bundle.exists():
+        console.print(f"run {folder.name} is finished: its bundle is {bundle}")
+        return bundle
+    _start_ray(folder, config, console)
+    display = TrainDisplay(console, metric=config.train.monitor)
+    with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
+        run = tracker.start_run(
+            folder.name, key=folder.name, params=recorded_settings(config), tags={}
+        )
+        tracker.log_json(run, "config.json", to_dict(config))
+        log_dataset(tracker, run, config, dataset.manifest)
+        with _ending(tracker, run), display:
+            record = RunRecorder(tracker, run)
+            listeners = [AttemptRecorder(folder), display.handle, record]
+            result = train(config, dataset, listeners=listeners)
+        save_bundle(result.checkpoint, bundle)
+        tracker.end_run(run, "complete")
+        _log_bundle(bundle, tracker, run, config, console)
+    console.print(f"bundle: {bundle}", soft_wrap=True)
+    return bundle
+
+
+def run_tune(config: Config, console: Console) -> Path:
+    """Search, keep the best trial's best epoch as a bundle, and record all of it."""
+    check_space(config)
+    dataset = _open_data(config, console)
+    folder = open_run(config, sweep=True)
+    _start_ray(folder, config, console)
+    with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
+        display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
+        record = SweepRecorder(config, dataset.manifest, tracker, display.update)
+        with _ending(tracker, record.parent), display:
+            result = sweep(config, dataset, folder, listener=record)
+        bundle = folder / BUNDLE
+        save_bundle(result.checkpoint, bundle)
+        console.print(trials_table(record.views, config.train.monitor, width=console.width))
+        record.summarise()
+        best = {f"best/{key[4:]}": x for key, x in _best(result).items() if key[:4] == "val/"}
+        tracker.end_run(record.parent, "complete", metrics=best)
+        console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
+        if result.is_new:
+            _log_bundle(bundle, tracker, record.parent, config, console)
+            _add_report(folder, config, tracker, record.parent, console)
+    console.print(f"bundle: {bundle}", soft_wrap=True)
+    return bundle
+
+
+def run_report(
+    folder: Path,
+    config: Config,
+    console: Console,
+    *,
+    out: Path | None = None,
+    split: str | None = None,
+    price: float | None = None,
+) -> Path:
+    """Write a sweep's report, by default into its folder, and store it with its run in MLflow."""
+    page = build_report(folder, config, split=split, price=price)
+    path = folder / REPORT if out is None else out
+    save_report(page, path)
+    console.print(f"report: {path}", soft_wrap=True)
+    name = run_name(read_config(folder), sweep=True)
+    try:
+        uri = tracking_uri(config.tracking, config.run.folder)
+        if name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
+            raise ResourceError(f"{uri} knows no sweep {name!r}")
+        with open_tracker(config.tracking, config.run.folder) as tracker:
+            run = tracker.start_run(name, key=name, params={}, tags={}, reopen=False)
+            tracker.log_text(run, REPORT, page)
+    except (ConfigError, ResourceError) as error:
+        console.print(f"the report is not in MLflow: {error}", style="yellow", soft_wrap=True)
+    return path
+
+
+def run_evaluate(
+    bundle: str,
+    dataset: str,
+    console: Console,
+    *,
+    split: str = "test",
+    device: str = "auto",
+    json_file: Path | None = None,
+) -> Evaluation:
+    """Measure a bundle on a split; prints a table and, if asked, writes the numbers as JSON."""
+    result = evaluate(bundle, open_dataset(dataset), split, device=device)
+    console.print(evaluation_table(result))
+    groups = group_table(result)
+    if groups is not None:
+        console.print(groups)
+    if json_file is not None:
+        json_file.write_text(json.dumps(numbers_of(result), indent=1))
+    return result
+
+
+def run_predict(
+    bundle: str,
+    dataset: str,
+    out: Path,
+    console: Console,
+    *,
+    split: str = "test",
+    device: str = "auto",
+) -> None:
+    """Write a split's scores and labels under `out`."""
+    opened = open_dataset(dataset)
+    load_bundle(bundle).check_dataset(opened.manifest)
+    connect()
+    rows = predict(bundle, opened, split, out, device=device)
+    console.print(f"predictions of {rows:,} rows: {out}")
+
+
+def run_import(config: Config, console: Console) -> None:
+    """Write the dataset that `data.make` describes, and say what was odd about it."""
+    dataset = _prepared(config, console)
+    for note in dataset.manifest.provenance.get("notes", ()):
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    console.print(_rows_line(dataset.manifest, config.data.path), soft_wrap=True)
+
+
+def run_extract(config: Config, console: Console) -> ExtractSummary:
+    """Make the dataset of the configured media; says what could not be read.
+
+    Raises:
+        ExtractionError: more files failed than `extract.max_failures` allows.
+    """
+    with ExtractDisplay(console) as display:
+        summary = extract(config.extract, config.data.path, listener=display.handle)
+    console.print(_rows_line(summary.manifest, config.data.path), soft_wrap=True)
+    failed, files = summary.failed_files, summary.files
+    if failed:
+        line = f"{failed:,} of {files:,} files could not be read, or not all of them"
+        console.print(f"{line}: {config.data.path}/{FAILURES_FILE} says why", soft_wrap=True)
+    if failed > config.extract.max_failures * files:
+        raise ExtractionError(
+            f"{failed} of {files} files failed, more than extract.max_failures allows "
+            f"({100 * config.extract.max_failures:g} %); the first: {summary.failures[0].path}: "
+            f"{summary.failures[0].error}"
+        )
+    return summary
+
+
+def _rows_line(manifest: Manifest, path: str) -> str:
+    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
+    return f"{path}: {rows}"
+
+
+def show_runs(sweep: str | None, config: Config, console: Console) -> None:
+    """Print the comparison table of a sweep, or the sweeps that MLflow knows."""
+    uri = tracking_uri(config.tracking, config.run.folder)
+    if sweep is None:
+        for found in list_sweeps(uri, config.tracking.experiment):
+            console.print(f"{found.name}  ({found.trials} trials)")
+        return
+    views = compare_runs(uri, config.tracking.experiment, sweep, metric=config.train.monitor)
+    console.print(trials_table(views, config.train.monitor, width=console.width))
+
+
+def run_ui(config: Config, port: int, console: Console) -> None:
+    """Serve MLflow's page on the runs, on this machine alone, until it is interrupted."""
+    uri, experiment = tracking_uri(config.tracking, config.run.folder), config.tracking.experiment
+    command = ui_command(uri, port)
+    if not command:
+        console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
+        return
+    console.print("MLflow starts, which takes some seconds …", style="dim")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server too, as Ctrl-C does
+    server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
+    try:
+        page = runs_page(uri, experiment, address)
+        if _answers(server, address):
+            console.print(f"Sweeps and runs: {page} (Ctrl-C ends it)", soft_wrap=True)
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
+    """Wait until a server that was started answers; false if it ends before."""
+    while server.poll() is None:
+        try:
+            check_reachable(address, create=False)
+        except ResourceError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def _ending(tracker: Tracker, run: str) -> Iterator[None]:
+    """End a run in MLflow as failed or stopped if what is done inside doesn't succeed."""
+    try:
+        yield
+    except TrainingError:
+        tracker.end_run(run, "failed")
+        raise
+    except BaseException:
+        tracker.end_run(run, "stopped")
+        raise
+
+
+def _prepared(config: Config, console: Console) -> Dataset:
+    """Open the dataset, and show how far it is where it has to be made first."""
+    with rows_progress(console) as on_row:
+        return prepare_dataset(config, on_row=on_row)
+
+
+def _open_data(config: Config, console: Console) -> Dataset:
+    """Refuse a dataset that can't be used before a run has a folder, a record and processes."""
+    dataset = _prepared(config, console)
+    for split in (config.data.train, config.data.val):
+        dataset.split(split)
+    return dataset
+
+
+def _start_ray(folder: Path, config: Config, console: Console) -> None:
+    log = folder / "ray.log"
+    logs = connect(log)
+    console.print(f"Ray's messages: {log}", style="dim", soft_wrap=True)
+    console.print(f"Ray's processes: {logs}", style="dim", soft_wrap=True)
+    if wait := expect_nodes(config):
+        console.print(wait, soft_wrap=True)
+
+
+def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:
+    """Log the bundle as a model; if MLflow can't take it, say so, for the bundle is safe."""
+    try:
+        tracker.wait()
+        model = log_bundle(
+            bundle,
+            tracker.run_id(run),
+            uri=tracker.uri,
+            register_as=config.tracking.register_as,
+            alias=config.tracking.alias,
+        )
+    except ResourceError as error:
+        console.print(f"the bundle is not in MLflow: {error}", style="yellow", soft_wrap=True)
+        console.print(f"`raymc replay {bundle.parent}` adds it", style="yellow", soft_wrap=True)
+    else:
+        console.print(f"MLflow model: {model}", soft_wrap=True)
+
+
+def _add_report(folder: Path, config: Config, tracker: Tracker, run: str, console: Console) -> None:
+    """Write the report of a sweep that is safe already, and say so where that goes wrong."""
+    try:
+        page = build_report(folder, config)
+        save_report(page, folder / REPORT)
+    except Exception as error:  # whatever it is, it must not cost anybody a finished sweep
+        line = first_line(error)
+        console.print(f"no report could be made: {line}", style="yellow", soft_wrap=True)
+    else:
+        tracker.log_text(run, REPORT, page)
+        console.print(f"report: {folder / REPORT}", soft_wrap=True)
+
+
+def _best(result: SweepResult) -> Mapping[str, float]:
+    return outcome_of(result.best).best

@@ -1,0 +1,211 @@
+"""Looks through a whole dataset for what would make a training fail or mislead.
+
+Pure: no Ray. Every file is read once, a few at a time; each finding is one line. Files,
+checksums, columns, label names, ids and every token are looked at.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import (
+    FAILURES_FILE,
+    Dataset,
+    Manifest,
+    Modality,
+    Shard,
+    open_dataset,
+    ragged,
+)
+from raymc.data.shards.ragged import multi_hot, observed_classes, unnest
+from raymc.data.shards.read import column_faults
+from raymc.data.shards.tokens import is_finite
+from raymc.data.storage import parquet_files, reaching
+from raymc.errors import DataError, first_line
+
+Fault = tuple[int | None, str]  # row of the shard or None, and what is wrong
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a dataset.
+
+    Attributes:
+        file: The shard, relative to the dataset's folder.
+        row: The row in the shard, from 0; None if the file as a whole is meant.
+        message: What is wrong.
+    """
+
+    file: str
+    row: int | None
+    message: str
+
+    def __str__(self) -> str:
+        """Return the finding as one line."""
+        where = self.file if self.row is None else f"{self.file} row {self.row}"
+        return f"{where}: {self.message}"
+
+
+def check_dataset(path: str) -> list[Finding]:
+    """Check a dataset from end to end.
+
+    Memory stays at a few shards and all ids. A fault that repeats in a shard is one finding, at
+    its first row.
+
+    Returns:
+        What is wrong, in the order of the shards; empty if all is well.
+
+    Raises:
+        DataError: The dataset can't be opened or reached at all.
+    """
+    dataset = open_dataset(path)
+    shards = [shard for shards in dataset.manifest.splits.values() for shard in shards]
+    findings: list[Finding] = []
+    ids: list[pa.Array] = []
+    with ThreadPoolExecutor() as pool:  # hashing and decoding run outside of Python's lock
+        for shard, result in zip(shards, pool.map(partial(_check_shard, dataset), shards)):
+            faults, shard_ids = result
+            findings += [Finding(shard.file, row, message) for row, message in faults]
+            ids.append(shard_ids)
+    findings += _repeated_ids([shard.file for shard in shards], ids)
+    with reaching(path):
+        present = set(parquet_files(dataset.filesystem, dataset.path))
+    for file in sorted(present - {FAILURES_FILE, *(shard.file for shard in shards)}):
+        findings.append(Finding(file, None, "is not in dataset.json and never read; delete it"))
+    return findings
+
+
+def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]:
+    """Return what is wrong with a shard, and its ids."""
+    faults: list[Fault] = []
+    ids: list[pa.Array] = [pa.array([], pa.string())]
+    try:
+        with dataset.filesystem.open_input_file(f"{dataset.path}/{shard.file}") as file:
+            source: Any = file
+            if file.size() != shard.bytes:
+                faults.append((None, f"has {file.size()} bytes; expected {shard.bytes}"))
+            if shard.sha256:
+                source = file.read_buffer()
+                if hashlib.sha256(source).hexdigest() != shard.sha256:
+                    faults.append((None, "is not the file that was written: another SHA-256"))
+            parquet = pq.ParquetFile(source, pre_buffer=True)
+            column_messages = list(_column_faults(parquet.schema_arrow, dataset.manifest))
+            faults += [(None, message) for message in column_messages]
+            if parquet.metadata.num_rows != shard.rows:
+                rows = parquet.metadata.num_rows
+                faults.append((None, f"has {rows} rows; expected {shard.rows}"))
+            first_row = 0
+            for group in range(0 if column_messages else parquet.num_row_groups):
+                table = parquet.read_row_group(group).combine_chunks()
+                found = _row_faults(table, dataset.manifest)
+                faults += [(row if row is None else row + first_row, text) for row, text in found]
+                ids += table["id"].cast(pa.string()).chunks
+                first_row += len(table)
+    except FileNotFoundError:
+        faults.append((None, "is missing; restore it"))
+    except (pa.ArrowException, OSError) as error:
+        reason = first_line(error)
+        faults.append((None, f"can't be read ({reason}); restore it, or make the dataset again"))
+    return faults, pa.concat_arrays(ids)
+
+
+def _column_faults(schema: pa.Schema, manifest: Manifest) -> Iterator[str]:
+    groups = ["observed"] if manifest.vocabulary.groups else []
+    names = [modality.name for modality in manifest.modalities]
+    yield from column_faults(schema, ["id", "labels", *groups, *names])
+    for modality in manifest.modalities:
+        if modality.name in schema.names:
+            try:
+                stored = Modality.from_field(schema.field(modality.name))
+            except DataError as error:
+                yield str(error)
+            else:
+                if stored not in (None, modality):
+                    yield f"column '{modality.name}' is {stored}; dataset.json says {modality}"
+
+
+def _row_faults(table: pa.Table, manifest: Manifest) -> Iterator[Fault]:
+    """Look at the names and tokens of one row group."""
+    empty = pc.call_function("equal", [table["id"].fill_null(""), ""])
+    yield from _first(np.flatnonzero(empty.to_numpy()), "the id is null or empty")
+    vocabulary = manifest.vocabulary
+    faults = list(_name_faults(table["labels"], vocabulary.names, "label"))
+    if table["labels"].null_count:
+        yield from _first(_nulls(table["labels"]), "labels is null; expected a list, maybe empty")
+    elif vocabulary.groups:
+        faults += _name_faults(table["observed"], tuple(vocabulary.groups), "group")
+        faults += [] if faults else _unobserved_labels(table, vocabulary)
+    yield from faults
+    for modality in manifest.modalities:
+        yield from _token_faults(table[modality.name], modality)
+
+
+def _name_faults(column: pa.ChunkedArray, known: Sequence[str], kind: str) -> Iterator[Fault]:
+    lengths, names = unnest(column.combine_chunks())
+    unknown = set(names.unique().to_pylist()) - set(known)
+    if unknown:
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        flat = np.array(names.to_pylist(), dtype=object)
+        for name in sorted(unknown, key=str):
+            yield from _first(rows[flat == name], f"unknown {kind} '{name}'")
+
+
+def _unobserved_labels(table: pa.Table, vocabulary: Vocabulary) -> Iterator[Fault]:
+    labels = multi_hot(table["labels"], vocabulary)
+    observed = observed_classes(table["observed"], vocabulary)
+    for k in np.flatnonzero((labels & ~observed).any(axis=0)):
+        message = f"label '{vocabulary.names[k]}', but none of its groups is in observed"
+        yield from _first(np.flatnonzero(labels[:, k] & ~observed[:, k]), message)
+
+
+def _token_faults(column: pa.ChunkedArray, modality: Modality) -> Iterator[Fault]:
+    try:
+        tokens = ragged(column, modality)
+    except DataError as error:
+        yield None, str(error)
+        return
+    if not is_finite(tokens.values):
+        broken = np.flatnonzero(~np.isfinite(tokens.values).all(axis=1))
+        rows = np.unique(np.searchsorted(tokens.offsets, broken, side="right") - 1)
+        yield from _first(rows, f"modality '{modality.name}' holds NaN or Inf")
+
+
+def _nulls(column: pa.ChunkedArray) -> Int64[np.ndarray, " _"]:
+    return np.flatnonzero(column.is_null().to_numpy())
+
+
+def _first(rows: Int64[np.ndarray, " _"], message: str) -> Iterator[Fault]:
+    """Yield one fault for all the rows that have it, if any."""
+    if len(rows):
+        count = len(np.unique(rows))
+        more = f" (and in {count - 1} more rows)" if count > 1 else ""
+        yield int(rows[0]), message + more
+
+
+def _repeated_ids(files: Sequence[str], ids: Sequence[pa.Array]) -> Iterator[Finding]:
+    """Find ids that rows of the dataset share, over all splits; one finding per pair of files."""
+    starts = np.cumsum([0, *(len(part) for part in ids)])
+    names = pa.concat_arrays([pa.array([], pa.string()), *ids]).fill_null("")
+    codes = names.dictionary_encode().indices.to_numpy()
+    _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    first_use = firsts[inverse]
+    repeats = np.flatnonzero(first_use != np.arange(len(codes))).tolist()
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for at in (at for at in repeats if names[at].as_py()):
+        here, there = np.searchsorted(starts, [at, first_use[at]], side="right") - 1
+        pairs.setdefault((here, there), []).append(at)
+    for (here, there), group in pairs.items():
+        at, used = group[0], first_use[group[0]] - starts[there]
+        more = f" (and {len(group) - 1} more such ids)" if len(group) > 1 else ""
+        message = f"id '{names[at]}' is already used by {files[there]} row {used}{more}"
+        yield Finding(files[here], int(at - starts[here]), message)

@@ -1,0 +1,203 @@
+"""Ray's part of the feed: shards into the object store once, or read anew every epoch.
+
+Ray layer. What comes out are Arrow tables in the order of the shards; `batches.py` makes
+batches of them in either case, so cached and streamed epochs are the same to the last row.
+Splits that are too large for the object store are streamed by pyarrow in the worker itself: a
+new epoch through Ray Data's read tasks takes seconds to start and each row twice through memory.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from pyarrow import fs
+from ray.exceptions import RayError
+
+from raymc.config import Config, DataConfig
+from raymc.data.feed.feed import Feed, Feeds, mapped_ahead
+from raymc.data.shards import Dataset, Manifest, read_shard
+from raymc.data.shards.ragged import label_entries
+from raymc.errors import DataError
+from raymc.runtime.connect import keep_order
+
+# Up to this size the driver reads a split itself: Ray's read tasks need seconds to start, which
+# is longer than the reading takes, and nodes fetch each block once from wherever it lies.
+DIRECT_BYTES = 4 << 30
+# One at a time leaves a disk or a bucket idle while it is decoded and copied.
+SHARDS_AT_ONCE = 3
+
+
+@dataclass(frozen=True)
+class SharedSplit:
+    """A split that any process of the cluster can read; small enough to send to all of them.
+
+    `dataset` has the modalities that are read, `columns` are those of its shards that are
+    needed, and `blocks` the split's Arrow tables in the object store, or None if it is streamed.
+    """
+
+    dataset: Dataset
+    split: str
+    columns: tuple[str, ...]
+    blocks: tuple[ray.ObjectRef, ...] | None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the dataset, with the modalities that are read."""
+        return self.dataset.manifest
+
+    def read(self, shards: Sequence[int]) -> Iterable[pa.Table]:
+        """Return the rows of `shards`, in that order; cached blocks are not copied."""
+        if self.blocks is not None:
+            return ray.get(list(self.blocks))
+        files = self.dataset.split(self.split)
+        return mapped_ahead(
+            lambda shard: read_shard(self.dataset, files[shard], self.columns),
+            shards,
+            threads=SHARDS_AT_ONCE,
+        )
+
+    def feed(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feed:
+        """Return one worker's feed of this split."""
+        return Feed(
+            self.read,
+            self.manifest,
+            self.split,
+            config=config.batch,
+            seed=config.train.seed,
+            keep=self.blocks is not None,
+            share=share,
+        )
+
+
+@dataclass(frozen=True)
+class SharedData:
+    """What every worker and every trial of a run reads."""
+
+    manifest: Manifest
+    train: SharedSplit
+    val: SharedSplit
+    class_counts: np.ndarray
+
+    def feeds(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
+        """Return one worker's feeds."""
+        return Feeds(
+            train=self.train.feed(config, share=share),
+            val=self.val.feed(config, share=share),
+            class_counts=self.class_counts,
+        )
+
+
+def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
+    """Make a dataset's training and validation splits available to the whole cluster.
+
+    Raises:
+        DataError: a split or modality is not in the dataset, or the validation split has no
+            label, so that no epoch could be told from another.
+    """
+    if not count_classes(dataset, config.val).any():
+        raise DataError(
+            f"no row of split {config.val!r} of {dataset.path} has a label: nothing can be "
+            "measured on it; name another with data.val"
+        )
+    train = share_split(dataset, config.train, config)
+    return SharedData(
+        manifest=train.manifest,
+        train=train,
+        val=share_split(dataset, config.val, config),
+        class_counts=count_classes(dataset, config.train),
+    )
+
+
+def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit:
+    """Read a split into the object store if it is to be cached, else only say where it is.
+
+    Raises:
+        DataError: the split or a modality is not in the dataset.
+    """
+    dataset = replace(dataset, manifest=with_modalities(dataset.manifest, config.modalities))
+    names = [modality.name for modality in dataset.manifest.modalities]
+    paths, filesystem = dataset.shard_paths(split), dataset.filesystem
+    columns = tuple(row_columns(paths[0], filesystem, names))
+    shared = SharedSplit(dataset, split, columns, blocks=None)
+    size = sum(shard.bytes for shard in dataset.split(split))
+    if config.cache == "off" or (config.cache == "auto" and not _fits(size, config.cache_share)):
+        return shared
+    if size <= DIRECT_BYTES:
+        tables = shared.read(range(len(paths)))
+        return replace(shared, blocks=tuple(ray.put(table) for table in tables))
+    with naming_torn_shards(paths, filesystem):
+        materialised = stream_rows(paths, filesystem, names).materialize()
+    return replace(shared, blocks=tuple(materialised.to_arrow_refs()))
+
+
+def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
+    """Return the manifest with these modalities alone; with all if none is named.
+
+    Raises:
+        DataError: the dataset lacks one of them.
+    """
+    if not names:
+        return manifest
+    return replace(manifest, modalities=tuple(manifest.modality(name) for name in names))
+
+
+def stream_rows(
+    paths: Sequence[str], filesystem: fs.FileSystem, modalities: Sequence[str]
+) -> ray.data.Dataset:
+    """Return the rows of shards in their order, with the columns that models need.
+
+    Raises:
+        DataError: a shard that is looked at before the first row is asked for can't be read.
+    """
+    keep_order()
+    columns = row_columns(paths[0], filesystem, modalities)
+    with naming_torn_shards(paths, filesystem):  # Ray Data looks at some of them at once
+        return ray.data.read_parquet(list(paths), filesystem=filesystem).select_columns(columns)
+
+
+@contextmanager
+def naming_torn_shards(paths: Sequence[str], filesystem: fs.FileSystem) -> Iterator[None]:
+    """Where Ray Data fails to read shards, say which one it is.
+
+    Raises:
+        DataError: the first shard that can't be read.
+    """
+    try:
+        yield
+    except (RayError, OSError, pa.ArrowException):
+        for path in paths:
+            row_columns(path, filesystem, ())
+        raise
+
+
+def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str]) -> list[str]:
+    """Return the columns that models need, of those that a shard has."""
+    try:
+        there = pq.read_schema(path, filesystem=filesystem).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"shard {path} can't be read ({error}); `raymc data check` looks at them all"
+        ) from error
+    return [name for name in ("id", "labels", "observed", *modalities) if name in there]
+
+
+def count_classes(dataset: Dataset, split: str) -> np.ndarray:
+    """Count each class in a split, [C] int64, from its labels column alone."""
+    vocabulary = dataset.manifest.vocabulary
+    counts = np.zeros(len(vocabulary.names), dtype=np.int64)
+    for shard in dataset.split(split):
+        labels = read_shard(dataset, shard, columns=["labels"])["labels"]
+        try:
+            counts += np.bincount(label_entries(labels, vocabulary)[1], minlength=len(counts))
+        except DataError as error:
+            raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
+    return counts
+
+
+def _fits(size: int, share: float) -> bool:
+    return size <= share * ray.cluster_resources().get("object_store_memory", 0)

@@ -1,0 +1,138 @@
+"""The file `dataset.json`: what a dataset holds, shard by shard, and where it comes from.
+
+Pure: no Ray, no pyarrow. Its digest names the dataset in checkpoints, bundles and runs.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from raymc.data.labels import Vocabulary
+from raymc.data.shards.tokens import Modality
+from raymc.errors import DataError
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "dataset.json"
+FAILURES_FILE = "failures.parquet"  # of an extraction: what could not be read, and why
+PLAN_FILE = ".plan.json"  # there while a dataset is being written
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a dataset.
+
+    Attributes:
+        file: Its path inside the dataset, e.g. `train/00000.parquet`.
+        rows: Its number of rows.
+        bytes: Its size.
+        sha256: Checksum of the whole file, in hex; empty if it was never taken.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset holds.
+
+    Attributes:
+        vocabulary: Labels, in the order of the classes.
+        modalities: Columns of tokens.
+        splits: The shards of each split, in order.
+        provenance: Where the rows come from: any JSON values.
+        license: The licence of the data, e.g. `CC-BY-4.0`.
+        schema_version: Version of this layout.
+
+    Raises:
+        DataError: No modality, or two of the same name.
+    """
+
+    vocabulary: Vocabulary
+    modalities: tuple[Modality, ...]
+    splits: Mapping[str, tuple[Shard, ...]]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    license: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        names = [modality.name for modality in self.modalities]
+        if not names or len(set(names)) < len(names):
+            raise DataError(f"modalities {names}: expected at least one, and each name once")
+
+    def rows(self, split: str) -> int:
+        """Return the number of rows of a split; 0 if there is no such split."""
+        return sum(shard.rows for shard in self.splits.get(split, ()))
+
+    def modality(self, name: str) -> Modality:
+        """Return a modality by its name.
+
+        Raises:
+            DataError: The dataset has no such modality.
+        """
+        for modality in self.modalities:
+            if modality.name == name:
+                return modality
+        known = ", ".join(modality.name for modality in self.modalities)
+        raise DataError(f"the dataset has no modality '{name}'; it has {known}")
+
+    def digest(self) -> str:
+        """Return the SHA-256, in hex, of the manifest's JSON with sorted keys."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as plain JSON values; `from_json` is the way back."""
+        return {
+            "schema_version": self.schema_version,
+            "license": self.license,
+            "vocabulary": self.vocabulary.to_json(),
+            "modalities": [modality.to_json() for modality in self.modalities],
+            "splits": {
+                split: [asdict(shard) for shard in shards] for split, shards in self.splits.items()
+            },
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
+        """Build a manifest from the values of `to_json`.
+
+        Raises:
+            DataError: A key is missing or wrong, or a newer raymc wrote it.
+        """
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"schema_version is {version}; this raymc reads {SCHEMA_VERSION}: install the "
+                "raymc that wrote the dataset"
+            )
+        try:
+            return cls(
+                vocabulary=Vocabulary.from_json(values["vocabulary"]),
+                modalities=tuple(Modality.from_json(item) for item in values["modalities"]),
+                splits={
+                    split: tuple(Shard(**item) for item in shards)
+                    for split, shards in values["splits"].items()
+                },
+                provenance=values["provenance"],
+                license=values["license"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"a key is missing or of the wrong type: {error}") from error
+
+
+def to_text(values: Mapping[str, Any]) -> str:
+    """Return JSON as people like to read it.
+
+    Raises:
+        DataError: A value that JSON doesn't know, e.g. NaN or a NumPy number.
+    """
+    try:
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"provenance: {error}; give plain text, numbers and lists") from error

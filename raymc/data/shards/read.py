@@ -1,0 +1,289 @@
+"""Opens datasets and reads their shards, and says in one line what is wrong with a folder.
+
+Pure: pyarrow only. Every reader (feed, evaluation, checks, statistics) comes through here.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from raymc.data import storage
+from raymc.data.labels import Vocabulary
+from raymc.data.shards.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, Shard
+from raymc.data.shards.ragged import is_list, is_token_value, unnest
+from raymc.data.shards.tokens import RESERVED_COLUMNS, Modality
+from raymc.errors import DataError, first_line
+
+# Understands folders of Parquet that others wrote: no `dataset.json`, modalities by columns.
+# Pure: pyarrow only. It reads the footers and labels of all files, and tokens only where the type
+# of a column doesn't tell their dim.
+
+
+_STORED_AS = {"halffloat": "float16", "int8": "float16", "uint8": "uint8"}
+
+
+def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
+    """Describe a folder of `SPLIT/*.parquet` files.
+
+    Modalities are the columns with raymc's metadata, tensors, and lists of floating, int8 or
+    uint8 numbers; other columns are extras. Checksums stay empty.
+
+    Raises:
+        DataError: There is no Parquet in split folders, or it lacks the columns `id` and
+            `labels`, any modality, or any label.
+    """
+    files = list(storage.parquet_files(filesystem, root))
+    if not files:
+        raise DataError(f"{root} holds neither dataset.json nor Parquet files; is it a dataset?")
+    splits: dict[str, tuple[Shard, ...]] = {}
+    labels: set[str] = set()
+    modalities: tuple[Modality, ...] = ()
+    for file in files:
+        split, *rest = file.split("/")
+        if len(rest) != 1:
+            raise DataError(
+                f"{root}/{file}: expected Parquet files in split folders, {root}/train/*.parquet"
+            )
+        with filesystem.open_input_file(f"{root}/{file}") as source:
+            try:
+                parquet = pq.ParquetFile(source, pre_buffer=True)
+                modalities = modalities or _modalities(parquet)
+                required = ["id", "labels", *(modality.name for modality in modalities)]
+                for fault in column_faults(parquet.schema_arrow, required):
+                    raise DataError(fault)
+                labels |= _labels(parquet)
+            except DataError as error:
+                raise DataError(f"{root}/{file}: {error}") from error
+            except pa.ArrowException as error:
+                raise DataError(
+                    f"{root}/{file} can't be read as Parquet ({first_line(error)}); "
+                    "copy it again or delete it"
+                ) from error
+            shard = Shard(file, parquet.metadata.num_rows, source.size(), sha256="")
+        splits[split] = (*splits.get(split, ()), shard)
+    if not labels:
+        raise DataError(f"{root}: no row has a label; expected names in the column 'labels'")
+    return Manifest(Vocabulary(tuple(sorted(labels))), modalities, splits)
+
+
+def column_faults(schema: pa.Schema, required: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with a shard's columns: one is missing, or names are not text."""
+    for name in required:
+        if name not in schema.names:
+            yield f"no column '{name}'; there are {', '.join(schema.names)}"
+    for name, nested in (("id", False), ("labels", True), ("observed", True)):
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is None:
+            continue
+        item = cast(Any, kind).value_type if nested and is_list(kind) else kind
+        if is_list(kind) != nested or not _is_text(item):
+            yield f"column '{name}' is of {kind}; expected {'list<string>' if nested else 'string'}"
+
+
+def _labels(parquet: pq.ParquetFile) -> set[str]:
+    names: set[str | None] = set()
+    for chunk in parquet.read(columns=["labels"])["labels"].chunks:
+        names.update(unnest(chunk)[1].unique().to_pylist())
+    return {name for name in names if name}
+
+
+def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
+    """Find the columns that hold tokens, and the dim of each.
+
+    Raises:
+        DataError: There is none.
+    """
+    fields = [field for field in parquet.schema_arrow if field.name not in RESERVED_COLUMNS]
+    found = (Modality.from_field(field) or infer_modality(field, parquet) for field in fields)
+    modalities = tuple(modality for modality in found if modality)
+    if modalities:
+        return modalities
+    bare = [field.name for field in fields if "binary" in str(field.type)]
+    hint = f"; bytes of '{bare[0]}' lack raymc.dtype and raymc.dim in its metadata" if bare else ""
+    raise DataError(f"no column of tokens (bytes, tensors or lists of floats){hint}")
+
+
+def infer_modality(field: pa.Field, parquet: pq.ParquetFile) -> Modality | None:
+    """Describe a column of tokens by its type; None if it is of something else.
+
+    Raises:
+        DataError: The type doesn't tell the dim, and no row has a token.
+    """
+    kind = field.type
+    if isinstance(kind, pa.FixedShapeTensorType):
+        known = is_token_value(kind.value_type)
+        return _modality(field.name, kind.shape[-1], kind.value_type) if known else None
+    if not is_list(kind):
+        return None
+    item = cast(Any, kind).value_type
+    inner = item if is_list(item) else kind
+    value = cast(Any, inner).value_type
+    if not is_token_value(value):
+        return None
+    dim = cast(Any, inner).list_size if pa.types.is_fixed_size_list(inner) else 0
+    return _modality(field.name, dim or _first_dim(parquet, field.name), value)
+
+
+def _modality(name: str, dim: int, value: pa.DataType) -> Modality:
+    return Modality(name, dim, cast(Any, _STORED_AS.get(str(value), "float32")))
+
+
+def _first_dim(parquet: pq.ParquetFile, name: str) -> int:
+    """Return the number of values of the first token that isn't empty."""
+    for batch in parquet.iter_batches(columns=[name], batch_size=64):
+        column = batch.column(0)
+        if is_list(cast(Any, column.type).value_type):
+            _, column = unnest(column)
+        lengths, _ = unnest(column)
+        for length in lengths[np.flatnonzero(lengths)][:1]:
+            return int(length)
+    raise DataError(f"column '{name}' is empty in every row of the first file; can't tell its dim")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return text or pa.types.is_null(kind)  # null: a file in which all are empty
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that was opened; it can be pickled and sent to other machines.
+
+    Attributes:
+        path: Its folder, as `filesystem` names it.
+        filesystem: Where the folder is.
+        manifest: What it holds.
+    """
+
+    path: str
+    filesystem: fs.FileSystem
+    manifest: Manifest
+
+    def split(self, split: str) -> tuple[Shard, ...]:
+        """Return the shards of a split, in order.
+
+        Raises:
+            DataError: There is no such split, or it has no rows.
+        """
+        shards = self.manifest.splits.get(split, ())
+        if not any(shard.rows for shard in shards):
+            known = [name for name in self.manifest.splits if self.manifest.rows(name)]
+            found = "is empty" if split in self.manifest.splits else "does not exist"
+            raise DataError(
+                f"{self.path}: split '{split}' {found}; with rows: {', '.join(known) or 'none'}"
+            )
+        return shards
+
+    def shard_paths(self, split: str) -> list[str]:
+        """Return the paths of a split's shards inside `filesystem`, in order.
+
+        Raises:
+            DataError: There is no such split, or it has no rows.
+        """
+        return [f"{self.path}/{shard.file}" for shard in self.split(split)]
+
+
+def open_dataset(path: str) -> Dataset:
+    """Open a dataset.
+
+    A folder of others without `dataset.json`, but with Parquet files in split folders, is
+    scanned: modalities come from its columns, the vocabulary is the sorted union of its labels.
+
+    Args:
+        path: A local folder, or any address that pyarrow or fsspec knows, e.g. `s3://bucket/key`.
+
+    Raises:
+        DataError: Nothing is there, it is no dataset, it is unfinished, or can't be reached.
+    """
+    filesystem, root = storage.open_address(path)
+    with storage.reaching(path):
+        folder, manifest, plan = filesystem.get_file_info(
+            [root, f"{root}/{MANIFEST_FILE}", f"{root}/{PLAN_FILE}"]
+        )
+        if manifest.is_file:
+            return Dataset(root, filesystem, read_manifest(filesystem, root))
+        if plan.is_file:
+            raise DataError(
+                f"{path} holds an unfinished dataset; to finish it run the same command again"
+            )
+        if folder.is_file:
+            raise DataError(f"{path} is a file; expected the folder that holds the split folders")
+        if folder.type == fs.FileType.NotFound:
+            raise DataError(f"no dataset at {path}: there is no such folder; check the address")
+        return Dataset(root, filesystem, scan(filesystem, root))
+
+
+def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
+    """Read the `dataset.json` of a folder.
+
+    Raises:
+        DataError: It is torn, of a newer version, or lacks a key.
+    """
+    file = f"{root}/{MANIFEST_FILE}"
+    values = read_json(filesystem, file)
+    try:
+        return Manifest.from_json(values)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def read_json(filesystem: fs.FileSystem, file: str) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        DataError: It holds something else.
+    """
+    try:
+        values = json.loads(storage.read_bytes(filesystem, file))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error}); restore it from a copy") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file} is not a JSON object; restore it from a copy")
+    return values
+
+
+def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read columns of a shard, all of them by default; labels that are null become empty lists.
+
+    Raises:
+        DataError: The file is missing, is torn or not the one the manifest knows, or lacks a
+            column.
+    """
+    path = f"{dataset.path}/{shard.file}"
+    try:
+        with dataset.filesystem.open_input_file(path) as file:
+            if file.size() != shard.bytes:
+                raise DataError(
+                    f"{path} has {file.size()} bytes, the manifest says {shard.bytes}; "
+                    f"look at it with `raymc data check {dataset.path}`"
+                )
+            parquet = pq.ParquetFile(file, pre_buffer=True)
+            missing = set(columns or ()) - set(parquet.schema_arrow.names)
+            if missing:
+                raise DataError(
+                    f"{path} has no column '{min(missing)}'; "
+                    f"it has {', '.join(parquet.schema_arrow.names)}"
+                )
+            table = parquet.read(columns=None if columns is None else list(columns))
+            return _without_null_labels(table)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; restore it, or make the dataset again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} can't be read ({first_line(error)}); "
+            f"look at it with `raymc data check {dataset.path}`"
+        ) from error
+
+
+def _without_null_labels(table: pa.Table) -> pa.Table:
+    if "labels" not in table.column_names or not table["labels"].null_count:
+        return table
+    names = [labels or [] for labels in table["labels"].to_pylist()]
+    at = table.schema.get_field_index("labels")
+    return table.set_column(at, "labels", pa.array(names, pa.list_(pa.string())))

@@ -1,0 +1,258 @@
+"""Runs beside each other on the same rows: how good, what differs, which classes win or lose.
+
+NumPy only: no Ray, no MLflow, nothing that prints. The first model is the baseline.
+Axes: N rows, C classes, M models.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from raymc.config import Config, differences, differing_settings, override
+from raymc.data.labels import Vocabulary
+from raymc.errors import DataError
+from raymc.evaluation.scored import ScoredSplit
+from raymc.metrics.bootstrap import Difference, Measure, difference_of, resampled_means
+from raymc.metrics.metrics import MetricName, weighted_class_precision, weighted_metric
+
+METRICS: tuple[MetricName, ...] = ("mAP", "R80", "micro_AP", "LRAP")
+SEED = "train.seed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its name, settings, the digest of its training data, and its scores."""
+
+    name: str
+    config: Config
+    trained_on: str
+    scored: ScoredSplit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric on the split, and the ends of the interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """A class's average precision by a model and by the baseline.
+
+    Attributes:
+        name: of the class.
+        support: rows of the split that have it.
+        ours: the model's.
+        theirs: the baseline's.
+        difference: with the interval of this class alone.
+    """
+
+    name: str
+    support: int
+    ours: float
+    theirs: float
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found; sequences run over the models, the baseline first.
+
+    Attributes:
+        models: the runs of each: one, or several that differ in their seed alone.
+        metrics: by name, one a model.
+        differences: by name, each model's minus the baseline's; M − 1 of them.
+        settings: by dotted path those that differ, the values of each model's runs.
+        classes: of each model but the baseline all classes with a positive, the largest gain
+            first.
+        confidence: share of resamples inside the intervals.
+    """
+
+    models: tuple[tuple[Run, ...], ...]
+    metrics: Mapping[MetricName, tuple[Estimate, ...]]
+    differences: Mapping[MetricName, tuple[Difference, ...]]
+    settings: Mapping[str, tuple[tuple[Any, ...], ...]]
+    classes: tuple[tuple[ClassDifference, ...], ...]
+    confidence: float
+
+    @property
+    def split(self) -> ScoredSplit:
+        """The split and its truth, with the baseline's scores."""
+        return self.models[0][0].scored
+
+
+def compare(
+    runs: Sequence[Run], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """Compare runs on the rows that all of them scored.
+
+    Args:
+        runs: At least two; the first one's model is the baseline.
+        confidence: Share of resamples inside the intervals.
+        resamples: How often rows, and runs of a model, are drawn.
+        seed: Of the draws.
+
+    Raises:
+        DataError: The runs have other classes or rows, or a score is NaN or infinite.
+    """
+    check_comparable(runs)
+    models = group_seeds(runs)
+    metrics, differing = {}, {}
+    by_class = _resampled(models, weighted_class_precision, resamples, seed)
+    for name in METRICS:
+        if name == "mAP":
+            means = _class_mean(by_class)
+        else:
+            means = _resampled(models, _measure_of(name), resamples, seed)
+        found = [difference_of(column, confidence=confidence) for column in means.T]
+        metrics[name] = tuple(Estimate(one.value, one.low, one.high) for one in found)
+        ahead = (means[:, 1:] - means[:, :1]).T
+        differing[name] = tuple(difference_of(column, confidence=confidence) for column in ahead)
+    return Comparison(
+        models=models,
+        metrics=metrics,
+        differences=differing,
+        settings=_settings(models),
+        classes=tuple(
+            _classes(by_class, model, runs[0].scored, confidence) for model in range(1, len(models))
+        ),
+        confidence=confidence,
+    )
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Check that runs have scored the same rows for the same classes.
+
+    Raises:
+        DataError: they have not; the message says which run differs from the first, and in what.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        check_classes(first.name, first.scored.vocabulary, run.name, run.scored.vocabulary)
+        ours, theirs = first.scored, run.scored
+        equal = (ours.split, ours.ids) == (theirs.split, theirs.ids) and all(
+            np.array_equal(getattr(ours, name), getattr(theirs, name))
+            for name in ("labels", "observed")
+        )
+        if not equal:
+            places = [f"{x.split!r} of dataset {x.dataset_digest[:8]}" for x in (ours, theirs)]
+            raise DataError(
+                f"runs {first.name!r} and {run.name!r} can't be compared: they were scored on "
+                f"other rows, {' and '.join(places)}: score both on the same split"
+            )
+
+
+def check_classes(name: str, ours: Vocabulary, other: str, theirs: Vocabulary) -> None:
+    """Check that two runs have the same classes.
+
+    Raises:
+        DataError: they don't.
+    """
+    if ours.names != theirs.names:
+        odd = sorted(set(ours.names) ^ set(theirs.names))[:3]
+        raise DataError(
+            f"{name!r} and {other!r} can't be compared: they have {len(ours)} and {len(theirs)} "
+            f"classes, which differ in {', '.join(odd) or 'their order'}"
+        )
+
+
+def group_seeds(runs: Sequence[Run]) -> tuple[tuple[Run, ...], ...]:
+    """Put runs together that differ in their seed alone, in the order of their first.
+
+    Where that would leave a single model there is nothing else to compare, and each run stays
+    on its own.
+    """
+    groups: list[list[Run]] = []
+    for run in runs:
+        group = next((group for group in groups if _is_sibling(run, group)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    if len(groups) == 1:
+        groups = [[run] for run in runs]
+    return tuple(tuple(group) for group in groups)
+
+
+def _is_sibling(run: Run, group: Sequence[Run]) -> bool:
+    seed, others = run.config.train.seed, {one.config.train.seed for one in group}
+    same_seed = override(run.config, {SEED: group[0].config.train.seed})
+    return (
+        seed not in others
+        and run.trained_on == group[0].trained_on
+        and not differences(same_seed, group[0].config)
+    )
+
+
+def _measure_of(metric: MetricName) -> Any:
+    return lambda *table: weighted_metric(metric, *table)
+
+
+def _resampled(
+    models: Sequence[Sequence[Run]], measure: Any, resamples: int, seed: int
+) -> Float[np.ndarray, "draws M *classes"]:
+    """Return a metric of each model, on the split itself and on each resample of its rows.
+
+    The draws depend on the seed alone, so all metrics see the same.
+    """
+    measures: list[list[Measure]] = [
+        [measure(run.scored.scores, run.scored.labels, run.scored.observed) for run in runs]
+        for runs in models
+    ]
+    rows = len(models[0][0].scored.ids)
+    return resampled_means(measures, rows, resamples=resamples, seed=seed)
+
+
+def _class_mean(by_class: Float[np.ndarray, "draws M C"]) -> Float[np.ndarray, "draws M"]:
+    """Return the mean over the classes that have a value; nan where none has."""
+    there = ~np.isnan(by_class)
+    count = there.sum(axis=-1)
+    total = np.where(there, by_class, 0.0).sum(axis=-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _classes(
+    by_class: Float[np.ndarray, "draws M C"], model: int, split: ScoredSplit, confidence: float
+) -> tuple[ClassDifference, ...]:
+    """Return a model's classes beside the baseline's, the largest gain first."""
+    support = (split.labels & split.observed).sum(axis=0)
+    found = [
+        ClassDifference(
+            name=name,
+            support=int(support[c]),
+            ours=float(by_class[0, model, c]),
+            theirs=float(by_class[0, 0, c]),
+            difference=difference_of(
+                by_class[:, model, c] - by_class[:, 0, c], confidence=confidence
+            ),
+        )
+        for c, name in enumerate(split.vocabulary.names)
+        if support[c]
+    ]
+    return tuple(sorted(found, key=lambda one: -one.difference.value))
+
+
+def _settings(models: Sequence[Sequence[Run]]) -> dict[str, tuple[tuple[Any, ...], ...]]:
+    """Return what differs between the runs, and of which data they were made."""
+    runs = [run for model in models for run in model]
+    values = differing_settings([run.config for run in runs])
+    digests = tuple(run.trained_on[:8] for run in runs)
+    if len(set(digests)) > 1:
+        values["data (its digest)"] = digests
+    ends = np.cumsum([len(model) for model in models])
+    return {
+        key: tuple(
+            tuple(_distinct(each[end - len(model) : end])) for model, end in zip(models, ends)
+        )
+        for key, each in values.items()
+    }
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for at, value in enumerate(values) if value not in values[:at]]

@@ -1,0 +1,92 @@
+"""What a model said of a split's rows beside the truth: the file that comparisons are made from.
+
+One Parquet file, so that a split is scored once however often it is compared or reported.
+Pure: no Ray, no MLflow.
+
+Axes: N rows, C classes.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float
+
+from raymc.data.labels import Vocabulary
+from raymc.errors import DataError, first_line
+
+_MATRICES = ("scores", "labels", "observed")
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """The rows of a split in their order.
+
+    Attributes:
+        ids: of the clips.
+        scores: float32, as `Bundle.score` gives them.
+        labels: the truth.
+        observed: which labels are known.
+        vocabulary: the classes, in the order of the columns.
+        split: its name.
+        dataset_digest: of the dataset it belongs to; two of the same digest and split have the
+            same rows.
+    """
+
+    ids: tuple[str, ...]
+    scores: Float[np.ndarray, "N C"]
+    labels: Bool[np.ndarray, "N C"]
+    observed: Bool[np.ndarray, "N C"]
+    vocabulary: Vocabulary
+    split: str
+    dataset_digest: str
+
+
+def save_scored(scored: ScoredSplit, path: Path) -> None:
+    """Write the file; it appears whole or not at all."""
+    columns: dict[str, pa.Array] = {"id": pa.array(scored.ids, pa.string())}
+    for name in _MATRICES:
+        matrix = getattr(scored, name)
+        columns[name] = pa.FixedSizeListArray.from_arrays(
+            pa.array(matrix.ravel()), len(scored.vocabulary)
+        )
+    about = {
+        "vocabulary": scored.vocabulary.to_json(),
+        "split": scored.split,
+        "dataset_digest": scored.dataset_digest,
+    }
+    table = pa.table(columns).replace_schema_metadata({"raymc": json.dumps(about)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(path)
+
+
+def load_scored(path: Path) -> ScoredSplit:
+    """Read what `save_scored` wrote.
+
+    Raises:
+        DataError: there is no such file, or it is something else.
+    """
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[b"raymc"])
+        vocabulary = Vocabulary.from_json(about["vocabulary"])
+        shape = (len(table), len(vocabulary))
+        matrices = {
+            name: table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            for name in _MATRICES
+        }
+        return ScoredSplit(
+            ids=tuple(table["id"].to_pylist()),
+            **{name: values.reshape(shape) for name, values in matrices.items()},
+            vocabulary=vocabulary,
+            split=about["split"],
+            dataset_digest=about["dataset_digest"],
+        )
+    except (OSError, KeyError, ValueError, TypeError, DataError, pa.ArrowException) as error:
+        line = first_line(error)
+        raise DataError(f"{path} holds no scores of raymc ({line}): delete it") from error

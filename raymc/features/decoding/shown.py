@@ -1,0 +1,262 @@
+"""Decoded frames to the pictures displayed at wanted moments, and how far each can be trusted.
+
+Imports av and numpy. Times are in ticks of the stream.
+
+Axes: T frames, H height, W width.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from jaxtyping import UInt8
+
+from raymc.features.clips import Picture
+from raymc.features.decoding.faults import FAULTS, reason
+from raymc.features.decoding.packet_times import Clock
+
+# Decoded frames to the pictures an encoder wants: upright, scaled by swscale, cut, RGB. Imports
+# av and numpy. Scaling is bit-exact, so that every machine makes the same pixels. Axes: H height,
+# W width.
+
+
+LONGEST_SIDE = 16  # times the short side: what is narrower is squashed to this
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+_SCALING = {
+    "bilinear": int(Interpolation.BILINEAR | _EXACT),
+    "bicubic": int(Interpolation.BICUBIC | _EXACT),
+    "area": int(Interpolation.AREA | _EXACT),
+}
+
+
+class PictureMaker:
+    """Makes pictures of the frames of one stream.
+
+    Args:
+        picture: What is wanted.
+        pixel_aspect: Width over height of a coded pixel.
+    """
+
+    def __init__(self, picture: Picture, pixel_aspect: float = 1.0) -> None:
+        self._picture = picture
+        self._pixel_aspect = pixel_aspect if 0.1 <= pixel_aspect <= 10 else 1.0
+        self._flags = _SCALING[picture.interpolation]
+        self._reformatter = VideoReformatter()
+
+    def make(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        """Make the picture of a frame.
+
+        Raises:
+            av.FFmpegError: Swscale can't convert such frames.
+            ValueError: See above.
+        """
+        turned, upright = _orientation(frame)
+        height, width = self._scaled_size(frame, turned)
+        scaled = self._reformatter.reformat(
+            frame,
+            width=height if turned else width,
+            height=width if turned else height,
+            format="rgb24",
+            interpolation=self._flags,
+            threads=1,
+        )
+        pixels = upright(scaled.to_ndarray())
+        top = (height - self._picture.height) // 2
+        left = (width - self._picture.width) // 2
+        return pixels[top : top + self._picture.height, left : left + self._picture.width]
+
+    def _scaled_size(self, frame: VideoFrame, turned: bool) -> tuple[int, int]:
+        """Height and width of the whole upright picture, of which the wanted one is cut."""
+        short = self._picture.short_side
+        if short is None:
+            return self._picture.height, self._picture.width
+        width, height = frame.width * self._pixel_aspect, float(frame.height)
+        if turned:
+            width, height = height, width
+        long = min(int(short * max(width, height) / min(width, height)), LONGEST_SIDE * short)
+        return (short, long) if width >= height else (long, short)
+
+
+def _orientation(frame: VideoFrame) -> tuple[bool, Callable[[np.ndarray], np.ndarray]]:
+    """How a frame is turned upright: whether its sides swap, and the function that does it.
+
+    The display matrix maps (x, y) to (a x + c y, b x + d y), as the MP4 standard (ISO 14496-12)
+    has it; quarter turns and mirrors are all it is used for.
+    """
+    side_data = cast(Any, frame.side_data)  # av declares its keys as text
+    matrix = side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is None:
+        return False, _as_it_is
+    a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).tolist()
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return False, lambda pixels: pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return True, lambda pixels: pixels.transpose(1, 0, 2)[
+        :: -1 if b < 0 else 1, :: -1 if c < 0 else 1
+    ]
+
+
+def _as_it_is(pixels: np.ndarray) -> np.ndarray:
+    return pixels
+
+
+STILL_SECONDS = 1.0  # a picture may stay after its end where the video is over or lost
+NEVER = 1 << 62
+LONGEST_FRAME_SECONDS = 60.0  # a header may claim years
+_JITTER_SECONDS = 0.2  # by which FFmpeg's guesses at missing times may go back
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture, what is wrong with it, and whether it is only the nearest one."""
+
+    pixels: UInt8[np.ndarray, "H W 3"] | None
+    damage: str = ""
+    is_far: bool = False
+
+
+class Display:
+    """Takes frames in the order of display, keeps the pictures of the wanted moments.
+
+    Args:
+        clock: The stream's clock.
+        maker: Makes the pictures.
+        step: Ticks that a frame lasts if it doesn't say.
+        in_middle: Whether the first frame isn't the file's, so that one is missing before it.
+
+    Attributes:
+        wanted: Ticks of moments that aren't settled yet, in order.
+        last_tick: Of the last frame, long ago before the first.
+    """
+
+    def __init__(self, clock: Clock, maker: PictureMaker, *, step: int, in_middle: bool) -> None:
+        self._clock = clock
+        self._maker = maker
+        self._step = step
+        self._still = clock.ticks(STILL_SECONDS)
+        self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
+        self._jitter = clock.ticks(_JITTER_SECONDS)
+        self.wanted: deque[int] = deque()
+        self._shown: dict[int, _Shown] = {}
+        self._last: VideoFrame | None = None
+        self._pixels: UInt8[np.ndarray, "H W 3"] | None = None  # of the last frame
+        self.last_tick = self._first_tick = self._damage_tick = -NEVER
+        self._end_tick = -NEVER  # of the last frame
+        self._damage = ""  # found at _damage_tick, carried on until a later key frame
+        self._last_damage = self._first_damage = ""
+        self._fault = ""  # of the last frame, which couldn't be made a picture
+        self._is_over = False
+        self._early = 0 if in_middle else self._still
+
+    def want(self, moments: Iterable[float]) -> None:
+        """Ask for the pictures of further moments, before their frames come."""
+        ticks = {self._clock.tick(moment) for moment in moments}
+        new = sorted(ticks.difference(self.wanted, self._shown))
+        if new and self.wanted and new[0] < self.wanted[-1]:
+            self.wanted = deque(sorted([*self.wanted, *new]))
+        else:
+            self.wanted.extend(new)
+        if self._is_over:
+            self.finish()
+
+    def has(self, seconds: float) -> bool:
+        """Whether all wanted pictures before a time are there."""
+        return not self.wanted or self.wanted[0] > self._clock.tick(seconds)
+
+    def add(self, frame: VideoFrame, tick: int | None) -> None:
+        """Take the next frame, and its time if it has one."""
+        if tick is None:
+            tick = 0 if self._last is None else self.last_tick + self._step
+        if tick < self.last_tick - self._jitter:
+            self.distrust(tick, "times go back")
+            return
+        tick = max(tick, self.last_tick)
+        if self._last is None:
+            self._first_tick, self._first_damage = tick, self._damage
+        self.settle(tick)
+        if frame.is_corrupt:
+            self.distrust(tick, "FFmpeg concealed errors")
+        elif frame.key_frame and tick > self._damage_tick:
+            self._damage = ""
+        self._last, self.last_tick, self._last_damage = frame, tick, self._damage
+        self._pixels, self._fault = None, ""
+        self._end_tick = tick + min(frame.duration or self._step, self._longest)
+        if self.wanted and self.wanted[0] < self._end_tick:
+            self._make()  # while the frame is still in the processor's cache
+
+    def distrust(self, tick: int, damage: str) -> None:
+        """Frames from a time to the next key frame may be damaged."""
+        self._damage, self._damage_tick = damage, max(tick, self._damage_tick)
+
+    def settle(self, tick: int) -> None:
+        """Keep the last frame for the wanted moments before a time: no other comes before it."""
+        self._settle(tick, NEVER)
+
+    def give_up(self, tick: int) -> None:
+        """Keep the last frame for the wanted moments before a time: no other came for long."""
+        self._last_damage = self._last_damage or "for long no other came"
+        self._settle(tick, NEVER)
+
+    def finish(self) -> None:
+        """Keep the last frame for all that is wanted: no other comes."""
+        self._settle(NEVER, self._still)
+        self._is_over = True
+
+    def take(
+        self, moments: Iterable[float], keep_from: float
+    ) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, str]:
+        """The pictures of some moments, all of which are there or never will be.
+
+        Args:
+            moments: In the order of time, at least one.
+            keep_from: Pictures of earlier moments aren't asked for again.
+
+        Returns:
+            The pictures, None where one or all are missing; and what is wrong, or nothing.
+        """
+        ticks = [self._clock.tick(moment) for moment in moments]
+        found = [self._shown.get(tick) or self._picture(tick, self._still) for tick in ticks]
+        self._forget(self._clock.tick(keep_from))
+        pixels = [shown.pixels for shown in found if shown.pixels is not None]
+        damaged = [shown.damage for shown in found if shown.damage]
+        far = sum(shown.is_far for shown in found)
+        if len(pixels) < len(found) or far == len(found):
+            return None, damaged[0] if damaged else "the video has no picture here"
+        trouble = f"{far} of {len(found)} pictures repeat the nearest: no data" if far else ""
+        if damaged and not far:
+            trouble = f"{len(damaged)} of {len(found)} pictures may be damaged: {damaged[0]}"
+        return np.stack(pixels), trouble
+
+    def _forget(self, tick: int) -> None:
+        for old in [old for old in self._shown if old < tick]:
+            del self._shown[old]
+        while self.wanted and self.wanted[0] < tick:
+            self.wanted.popleft()
+
+    def _settle(self, tick: int, patience: int) -> None:
+        while self._last is not None and self.wanted and self.wanted[0] < tick:
+            wanted = self.wanted.popleft()
+            self._shown[wanted] = self._picture(wanted, patience)
+
+    def _picture(self, tick: int, patience: int) -> _Shown:
+        """The last frame as the picture of a moment; damage after it may have hidden another."""
+        damage = self._last_damage or self._damage
+        if self._last is None:
+            return _Shown(None, damage)
+        if tick < self._first_tick:
+            damage = self._first_damage or damage
+        self._make()
+        is_far = tick > self._end_tick + patience or tick < self._first_tick - self._early
+        return _Shown(self._pixels, damage or self._fault, is_far)
+
+    def _make(self) -> None:
+        """Make the picture of the last frame, once."""
+        if self._pixels is None and self._last is not None:
+            try:
+                self._pixels = self._maker.make(self._last)
+            except FAULTS as error:
+                self._fault = reason(error)

@@ -1,0 +1,324 @@
+"""Extraction on Ray Data: videos to a dataset of shards.
+
+Files are decoded in tasks and encoded in actors; features come out in the order of the files,
+and the driver writes them. It writes a shard as soon as its rows are there, and records beside
+it how far it has come: an interrupted job does only what is missing, and leaves the same files
+as one that was never interrupted.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from raymc.config import ExtractConfig
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import FAILURES_FILE, Manifest, Modality, Row, ShardStream
+from raymc.data.storage import open_address, read_bytes
+from raymc.errors import ConfigError, ExtractionError
+from raymc.events import ExtractProgress
+from raymc.features.clips import Failure
+from raymc.features.extraction import (
+    Encoders,
+    Extract,
+    ExtractPlan,
+    encode,
+    make_encoders,
+    plan_extraction,
+)
+from raymc.features.isolated import END, Item, extract_files, extract_files_apart
+from raymc.features.sources import Source, list_sources
+from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
+
+_FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
+
+
+@dataclass(frozen=True)
+class ExtractSummary:
+    """What became of a job's files.
+
+    Attributes:
+        manifest: The dataset.
+        files: All files that were asked for.
+        failures: Every line of `failures.parquet`.
+    """
+
+    manifest: Manifest
+    files: int
+    failures: tuple[Failure, ...]
+
+    @property
+    def failed_files(self) -> int:
+        """Files of which something couldn't be read."""
+        return len({failure.path for failure in self.failures})
+
+
+def extract(
+    config: ExtractConfig, out: str, *, listener: Callable[[ExtractProgress], None]
+) -> ExtractSummary:
+    """Make a dataset of the features of videos, or go on with one that was interrupted.
+
+    Args:
+        config: Which media, and how they are encoded.
+        out: Folder of the dataset: a local path, or any address pyarrow or fsspec knows.
+        listener: Is told how far the job is, after each file.
+
+    Raises:
+        ConfigError: An encoder is unknown, or none is asked for.
+        DataError: The media can't be listed, or `out` holds another dataset.
+        ExtractionError: Nothing could be read at all.
+        ResourceError: Weights, a package or a GPU that was asked for isn't there.
+    """
+    if not config.source:
+        raise ConfigError("no media are named; give a folder, a glob or a table of videos")
+    plan = plan_extraction(config)
+    sources = _by_split(list_sources(config.source))
+    stream = ShardStream(
+        out,
+        _manifest(plan, sources),
+        extra_fields=_extra_fields(sources),
+        shard_rows=config.shard_rows,
+    )
+    if stream.finished is None:
+        connect()  # only now: what can be wrong with the request is found without Ray
+        gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
+        _Job(sources, plan, stream, listener).run(gpus)
+    assert stream.finished is not None
+    return ExtractSummary(stream.finished, len(sources), _read_failures(out))
+
+
+class _Job:
+    """Takes what comes out of the stages, in order, and writes it."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        plan: ExtractPlan,
+        stream: ShardStream,
+        listener: Callable[[ExtractProgress], None],
+    ) -> None:
+        self._sources, self._plan, self._stream, self._listener = sources, plan, stream, listener
+        self._failures = [Failure(**x) for entry in stream.journal for x in entry.note["failures"]]
+        self._noted = len(self._failures)  # failures that stand in the journal
+        self._clips, self._seconds = 0, 0.0  # what this process went through
+
+    def run(self, gpus: int) -> None:
+        """Do what is missing."""
+        last = self._stream.journal[-1].note if self._stream.journal else {"file": 0, "clips": 0}
+        first, clips = int(last["file"]), int(last["clips"])
+        for file, item in _unwritten(extract_items(self._sources, self._plan, first, gpus), clips):
+            clips = clips + 1 if isinstance(item, Extract) else clips
+            self._take(file, item, clips)
+            clips = 0 if item is END else clips
+        if not self._stream.journal:
+            raise ExtractionError(self._nothing())
+        table = pa.Table.from_pylist([asdict(x) for x in self._failures], _FAILURE_SCHEMA)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="none")
+        self._stream.write_beside(FAILURES_FILE, sink.getvalue())
+        self._stream.finish()
+
+    def _take(self, file: int, item: Item, clips: int) -> None:
+        split = self._sources[file].split
+        if isinstance(item, Extract):
+            self._failures += item.failures
+            self._clips += 1
+            self._seconds += item.end_seconds - item.start_seconds
+            self._stream.add(_row(self._sources[file], item, self._plan))
+            if self._stream.is_full:
+                self._flush(split, file, clips)
+        elif isinstance(item, Failure):
+            self._failures.append(item)
+        else:
+            is_last = file + 1 == len(self._sources)
+            if is_last or self._sources[file + 1].split != split:
+                self._flush(split, file + 1, 0)
+            self._tell(file + 1)
+
+    def _flush(self, split: str, file: int, clips: int) -> None:
+        new = [asdict(failure) for failure in self._failures[self._noted :]]
+        before = len(self._stream.journal)
+        self._stream.flush(split, {"file": file, "clips": clips, "failures": new})
+        if len(self._stream.journal) > before:
+            self._noted = len(self._failures)
+
+    def _tell(self, files: int) -> None:
+        failed = len({failure.path for failure in self._failures})
+        self._listener(
+            ExtractProgress(files, len(self._sources), self._clips, self._seconds, failed)
+        )
+
+    def _nothing(self) -> str:
+        first = self._failures[0]
+        return (
+            f"none of the {len(self._sources)} files gave a clip; the first, {first.path}: "
+            f"{first.error}"
+        )
+
+
+def _unwritten(items: Iterator[tuple[int, Item]], clips: int) -> Iterator[tuple[int, Item]]:
+    """Leave out what the first file gave up to its clip number `clips`: an earlier job has it."""
+    seen = 0
+    for file, item in items:
+        if seen >= clips:
+            yield file, item
+        seen += isinstance(item, Extract)
+
+
+def _by_split(sources: Sequence[Source]) -> list[Source]:
+    """Put the files of a split next to each other, the usual splits first."""
+    usual = {"train": 0, "val": 1, "test": 2}
+    return sorted(sources, key=lambda source: (usual.get(source.split, 3), source.split))
+
+
+def _manifest(plan: ExtractPlan, sources: Sequence[Source]) -> Manifest:
+    """Return what the dataset will be; its provenance tells it from that of other settings."""
+    names = sorted({label for source in sources for label in source.labels})
+    told = json.dumps([asdict(source) for source in sources], sort_keys=True, default=str)
+    settings = {k: v for k, v in asdict(plan.config).items() if k not in _NOT_IN_RESULTS}
+    return Manifest(
+        Vocabulary(tuple(names)),
+        plan.modalities,
+        splits={source.split: () for source in sources},
+        provenance={
+            "made_by": "raymc extract",
+            **settings,
+            "files": len(sources),
+            "sources_sha256": hashlib.sha256(told.encode()).hexdigest(),
+        },
+        license=plan.config.license,
+    )
+
+
+_NOT_IN_RESULTS = ("weights", "max_failures", "device", "license")
+
+
+def _extra_fields(sources: Sequence[Source]) -> list[pa.Field]:
+    kinds = {"path": pa.string(), "start_seconds": pa.float64(), "end_seconds": pa.float64()}
+    for name in dict.fromkeys(name for source in sources for name in source.extra):
+        kind = pa.array([source.extra.get(name) for source in sources]).type
+        kinds[name] = pa.string() if kind == pa.null() else kind
+    return [pa.field(name, kind) for name, kind in kinds.items()]
+
+
+def _row(source: Source, item: Extract, plan: ExtractPlan) -> Row:
+    stored = {modality.name: modality for modality in plan.modalities}
+    return Row(
+        id=item.id,
+        labels=source.labels,
+        tokens={name: _array(data, stored[name]) for name, data in item.tokens.items() if data},
+        extra={
+            **source.extra,
+            "path": source.path,
+            "start_seconds": item.start_seconds,
+            "end_seconds": item.end_seconds,
+        },
+    )
+
+
+def _array(data: bytes, modality: Modality) -> np.ndarray:
+    return np.frombuffer(data, modality.numpy_dtype).reshape(-1, modality.dim)
+
+
+def _read_failures(out: str) -> tuple[Failure, ...]:
+    filesystem, root = open_address(out)
+    data = read_bytes(filesystem, f"{root}/{FAILURES_FILE}")
+    return tuple(Failure(**row) for row in pq.read_table(pa.BufferReader(data)).to_pylist())
+
+
+# Enough that a task's own cost doesn't show, and few enough that all workers end together.
+FILES_PER_TASK = 16
+CLIPS_PER_BLOCK = 16  # so that a long video's frames never lie in memory all at once
+
+
+def extract_items(
+    sources: Sequence[Source], plan: ExtractPlan, first: int, gpus: int
+) -> Iterator[tuple[int, Item]]:
+    """Yield what the files from number `first` on hold, in order, each file ended by None."""
+    files = len(sources) - first
+    if files <= 0:
+        return
+    keep_order()
+    shared = ray.put((tuple(sources), plan))
+    items = ray.data.range(files, override_num_blocks=-(-files // FILES_PER_TASK)).map_batches(
+        partial(_decode, shared=shared, first=first), batch_size=None, num_cpus=1
+    )
+    if plan.heavy:
+        items = items.map_batches(
+            _Encoder,
+            batch_size=None,
+            fn_constructor_args=(shared, "cuda" if gpus else "cpu"),
+            compute=ActorPoolStrategy(min_size=1, max_size=_most_encoders(gpus)),
+            num_cpus=0 if gpus else 1,
+            num_gpus=gpus,
+        )
+    with explained():
+        for batch in items.iter_batches(batch_size=None, batch_format="numpy"):
+            yield from zip(batch["file"].tolist(), batch["item"])
+
+
+def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
+    """Decode files, and encode what needs no weights; a few clips at a time."""
+    sources, plan = _fetch(shared)
+    files = [(file, sources[file]) for file in (batch["id"] + first).tolist()]
+    if _has_died():
+        waiting = extract_files_apart(files, plan)
+    else:
+        waiting = extract_files(files, plan, _light_encoders(plan))
+    while some := list(islice(waiting, CLIPS_PER_BLOCK)):
+        yield _block(some)
+
+
+def _has_died() -> bool:
+    """Whether this task is one that Ray repeats: a file may have crashed FFmpeg, and with it us."""
+    return ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number() > 0
+
+
+class _Encoder:
+    """An actor's encoders, those with weights."""
+
+    def __init__(self, shared: ray.ObjectRef, device: str) -> None:
+        self._sources, self._plan = _fetch(shared)
+        self._encoders = make_encoders(self._plan.config, self._plan.heavy, device=device)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return _block(
+            [(file, self._encoded(file, item)) for file, item in zip(batch["file"], batch["item"])]
+        )
+
+    def _encoded(self, file: int, item: Item) -> Item:
+        if not isinstance(item, Extract):
+            return item
+        return encode(item, self._sources[file].path, self._plan, self._encoders)
+
+
+def _block(items: Sequence[tuple[int, Item]]) -> dict[str, np.ndarray]:
+    column = np.empty(len(items), dtype=object)
+    column[:] = [item for _, item in items]
+    return {"file": np.array([file for file, _ in items]), "item": column}
+
+
+@cache
+def _fetch(shared: ray.ObjectRef) -> tuple[tuple[Source, ...], ExtractPlan]:
+    """Return what all tasks of a job know, fetched once a process."""
+    return ray.get(shared)
+
+
+@cache
+def _light_encoders(plan: ExtractPlan) -> Encoders:
+    return make_encoders(plan.config, plan.light)
+
+
+def _most_encoders(gpus: int) -> int:
+    there = ray.cluster_resources()
+    return max(1, int(there.get("GPU", 0) if gpus else there.get("CPU", 0) / 2))

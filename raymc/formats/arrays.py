@@ -1,0 +1,255 @@
+"""Arrays that describe clips, checked: labels, class names, ids and splits, whatever the file.
+
+Imports numpy. `npz.py` and `hdf5.py` read the arrays; what they must look like is said once, here.
+
+Axes: N clips, T tokens, D dim, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Row, Rows
+from raymc.errors import ConfigError, DataError
+from raymc.formats.recipe import LazyRows
+
+# An array of a file, of whatever format, and how messages name it. Imports numpy.
+
+
+@dataclass(frozen=True)
+class FileArray:
+    """An array and where it comes from, for messages."""
+
+    file: str
+    name: str
+    values: Shaped[np.ndarray, "..."]
+
+    @property
+    def where(self) -> str:
+        """What messages begin with."""
+        return f"{self.file}: '{self.name}'"
+
+
+def check_length(labels: FileArray, name: str, found: int) -> None:
+    """Check that an array of the file has one row per clip.
+
+    Raises:
+        DataError: It has more or fewer than `labels`.
+    """
+    clips = len(labels.values)
+    if found != clips:
+        raise DataError(
+            f"{labels.file}: '{name}' has {found} rows where '{labels.name}' has {clips}; "
+            "expected one row a clip in both."
+        )
+
+
+def texts(array: FileArray) -> tuple[str, ...]:
+    """Return the values of an array as texts.
+
+    Raises:
+        DataError: They are bytes that aren't ASCII.
+    """
+    try:
+        return tuple(array.values.astype(str).tolist())
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{array.where} holds bytes that aren't ASCII; save them as text."
+        ) from error
+
+
+def listed(names: Sequence[str] | Mapping[str, object]) -> str:
+    """Return names as a message shows them, sorted."""
+    return ", ".join(sorted(names)) or "none"
+
+
+SPLITS = ("train", "val", "test")
+STORED_AS: Mapping[str, Literal["float16", "float32", "uint8"]] = {
+    "float16": "float16",
+    "float32": "float32",
+    "float64": "float32",
+    "uint8": "uint8",
+}
+
+
+@dataclass(frozen=True)
+class Clips:
+    """All clips of a file but for their tokens.
+
+    Attributes:
+        ids: The id of each clip.
+        multi_hot: Its labels.
+        vocabulary: What the columns of `multi_hot` mean.
+        split_numbers: Its split, as an index of `SPLITS`.
+    """
+
+    ids: tuple[str, ...]
+    multi_hot: Bool[np.ndarray, "N C"]
+    vocabulary: Vocabulary
+    split_numbers: Int[np.ndarray, " N"]
+
+    def rows(
+        self, tokens: Callable[[int], Mapping[str, Shaped[np.ndarray, "..."] | None]]
+    ) -> dict[str, Rows]:
+        """The rows of each split that has any; `tokens(clip)` is asked for when a row is."""
+        chosen = {
+            split: np.flatnonzero(self.split_numbers == number)
+            for number, split in enumerate(SPLITS)
+        }
+        return {
+            split: LazyRows(len(clips), partial(self._row, tokens, clips))
+            for split, clips in chosen.items()
+            if len(clips)
+        }
+
+    def _row(
+        self,
+        tokens: Callable[[int], Mapping[str, Shaped[np.ndarray, "..."] | None]],
+        clips: Int[np.ndarray, " rows"],
+        i: int,
+    ) -> Row:
+        clip = int(clips[i])
+        names = self.vocabulary.names
+        return Row(
+            id=self.ids[clip],
+            labels=tuple(names[k] for k in np.flatnonzero(self.multi_hot[clip])),
+            tokens=tokens(clip),
+        )
+
+
+def check_clips(
+    *,
+    labels: FileArray,
+    classes: FileArray,
+    ids: FileArray,
+    split: FileArray,
+    group_separator: str = "",
+) -> Clips:
+    """Check the arrays that describe the clips, and that they fit each other.
+
+    Args:
+        labels: [clips, classes] of 0 and 1.
+        classes: [classes] names.
+        ids: [clips] strings or whole numbers, each once.
+        split: [clips] of 0, 1, 2 for train, val, test, or of these names.
+        group_separator: Labels are grouped by what stands before it in their names; empty: not.
+
+    Raises:
+        DataError: An array isn't what was expected, or doesn't fit the others.
+    """
+    multi_hot = _multi_hot(labels)
+    return Clips(
+        ids=_ids(ids, labels),
+        multi_hot=multi_hot,
+        vocabulary=_vocabulary(classes, _class_names(classes, labels), group_separator),
+        split_numbers=_split_numbers(split, labels),
+    )
+
+
+def check_rates(rates_hz: Mapping[str, float], modalities: Mapping[str, str]) -> None:
+    """Check that there is a rate for each modality, and no other.
+
+    Raises:
+        ConfigError: The keys differ, or a rate isn't positive.
+    """
+    if set(rates_hz) != set(modalities):
+        raise ConfigError(
+            f"rates_hz has the keys {listed(rates_hz)}; expected a rate for each of "
+            f"{listed(modalities)}, as in `modalities`."
+        )
+    for name, rate_hz in rates_hz.items():
+        if not 0 < rate_hz < float("inf"):
+            raise ConfigError(f"rates_hz.{name} is {rate_hz}; expected tokens a second, above 0.")
+
+
+def _multi_hot(labels: FileArray) -> Bool[np.ndarray, "N C"]:
+    values = labels.values
+    if values.ndim != 2 or 0 in values.shape:
+        raise DataError(
+            f"{labels.where} has shape {values.shape}; expected [clips, classes], not empty."
+        )
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{labels.where} holds {values.dtype}; expected 0 and 1.")
+    wrong = np.argwhere((values != 0) & (values != 1))
+    if len(wrong):
+        row, column = wrong[0]
+        raise DataError(
+            f"{labels.where} holds {values[row, column]} in row {row}, column {column}; expected "
+            "0 or 1, each row with a 1 for every label of its clip."
+        )
+    return values.astype(bool)
+
+
+def _class_names(classes: FileArray, labels: FileArray) -> tuple[str, ...]:
+    array, count = classes.values, labels.values.shape[1]
+    if array.ndim != 1 or array.dtype.kind not in "US":
+        raise DataError(
+            f"{classes.where} holds {array.dtype} of shape {array.shape}; expected a list of "
+            "strings."
+        )
+    if len(array) != count:
+        raise DataError(
+            f"{classes.where} names {len(array)} classes where '{labels.name}' has {count} "
+            "columns; expected one name a column."
+        )
+    return texts(classes)
+
+
+def _ids(ids: FileArray, labels: FileArray) -> tuple[str, ...]:
+    array = ids.values
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise DataError(
+            f"{ids.where} holds {array.dtype} of shape {array.shape}; expected a list of strings "
+            "or whole numbers."
+        )
+    check_length(labels, ids.name, len(array))
+    names = texts(ids)
+    first_row: dict[str, int] = {}
+    for row, clip in enumerate(names):
+        if not clip:
+            raise DataError(f"{ids.where} is empty in row {row}; expected an id for each clip.")
+        if clip in first_row:
+            raise DataError(
+                f"{ids.where} holds '{clip}' in rows {first_row[clip]} and {row}; expected every "
+                "id once: rename one, or remove the repeated clip."
+            )
+        first_row[clip] = row
+    return names
+
+
+def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]:
+    array = split.values
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise DataError(
+            f"{split.where} holds {array.dtype} of shape {array.shape}; expected a list of 0, 1, "
+            "2 or of train, val, test."
+        )
+    check_length(labels, split.name, len(array))
+    named = array.dtype.kind in "US"
+    known: list[object] = list(SPLITS if named else range(len(SPLITS)))
+    values: Sequence[object] = texts(split) if named else array.tolist()
+    for row, value in enumerate(values):
+        if value not in known:
+            raise DataError(
+                f"{split.where} holds {value!r} in row {row}; expected one of "
+                f"{', '.join(map(str, known))}."
+            )
+    return np.array([known.index(value) for value in values])
+
+
+def _vocabulary(classes: FileArray, names: tuple[str, ...], group_separator: str) -> Vocabulary:
+    """The labels, grouped by what stands before the separator; those without it in no group."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        prefix, found, _ = name.partition(group_separator or "\0")
+        if prefix and found:
+            groups[prefix] = (*groups.get(prefix, ()), name)
+    try:
+        return Vocabulary(names, groups)
+    except DataError as error:
+        raise DataError(f"{classes.where}: {error}") from error

@@ -1,0 +1,51 @@
+"""From a configuration to the dataset it names, made first if it has a recipe. Pure."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raymc.config import Config, MakeConfig
+from raymc.data.shards import Dataset, open_dataset
+from raymc.formats.approve import approve
+from raymc.formats.arff import arff
+from raymc.formats.coin import coin
+from raymc.formats.digits import digits
+from raymc.formats.hdf5 import hdf5
+from raymc.formats.npz import npz
+from raymc.formats.parquet import parquet
+from raymc.formats.recipe import DatasetRecipe, make_dataset
+from raymc.formats.youtube8m import youtube8m
+
+_RECIPES: Mapping[str, Callable[[Any], DatasetRecipe]] = {
+    "approve": approve,
+    "arff": arff,
+    "coin": coin,
+    "digits": digits,
+    "hdf5": hdf5,
+    "npz": npz,
+    "parquet": parquet,
+    "youtube8m": youtube8m,
+}
+
+
+def prepare_dataset(
+    config: Config, *, on_row: Callable[[int, int], None] = lambda row, rows: None
+) -> Dataset:
+    """Open the configured dataset; write it first where `data.make` says how.
+
+    Running again goes on with an interrupted write, and leaves a finished dataset alone.
+
+    Args:
+        config: All settings.
+        on_row: Is told the number of each row that is written, from 1, and how many there are.
+
+    Raises:
+        DataError: there is no dataset and no recipe, or the folder holds another dataset.
+    """
+    if config.data.make is not None:
+        make_dataset(recipe_of(config.data.make), config.data.path, on_row=on_row)
+    return open_dataset(config.data.path)
+
+
+def recipe_of(config: MakeConfig) -> DatasetRecipe:
+    """Return the recipe that a `data.make` section describes."""
+    return _RECIPES[config.name](config)

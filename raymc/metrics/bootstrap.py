@@ -1,0 +1,180 @@
+"""How far a metric could be off by the luck of which rows were in the split. NumPy only.
+
+Rows are drawn with replacement (B. Efron and R. Tibshirani 1993, *An Introduction to the
+Bootstrap*, Sec. 13.3). Sorting happens once: a resample only changes how often each row counts.
+Axes: N rows, C classes, R resamples.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from raymc.errors import ConfigError
+from raymc.metrics.metrics import MetricName, weighted_metric
+
+# From how often each row counts to a metric, or to each class's.
+Measure = Callable[[Int[np.ndarray, " N"]], float | Float[np.ndarray, " C"]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one model's metric exceeds another's, and the interval around it.
+
+    Attributes:
+        value: On the split itself; in the metric's own unit, so 0.01 is one point of mAP.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_interval(
+    scores: Float[np.ndarray, "N C"],
+    labels: Bool[np.ndarray, "N C"],
+    observed: Bool[np.ndarray, "N C"] | None = None,
+    *,
+    metric: MetricName = "mAP",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of one metric.
+
+    A resample averages over the classes that have a positive in it. Repeated positives lift
+    the average precision of rare and badly ranked classes, so with hundreds of these the
+    interval may lie above the point estimate.
+
+    Returns:
+        (low, high); both nan when no resample has a value.
+
+    Raises:
+        ConfigError: Unknown metric, `confidence` outside (0, 1) or `resamples` below 1.
+        DataError: There are no rows, or an observed score is NaN or infinite.
+    """
+    _check(confidence, resamples)
+    measure = weighted_metric(metric, scores, labels, observed)
+    draws = _draws(len(scores), resamples, np.random.default_rng(seed))
+    return _interval(np.array([measure(counts) for counts in draws]), confidence)
+
+
+def paired_difference(
+    ours: Sequence[Float[np.ndarray, "N C"]],
+    theirs: Sequence[Float[np.ndarray, "N C"]],
+    labels: Bool[np.ndarray, "N C"],
+    observed: Bool[np.ndarray, "N C"] | None = None,
+    *,
+    metric: MetricName = "mAP",
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """Compare two models on the same rows, each by the mean over its runs.
+
+    A resample draws rows, the same for both, and runs of each model, so that the interval
+    covers the luck of the split and that of the seeds.
+
+    Args:
+        ours: Scores of one model's runs, such as one a seed; at least one.
+        theirs: Scores of the other's.
+        labels: The truth; ignored where unobserved.
+        observed: Which entries are known; None means all.
+        metric: What is compared.
+        confidence: Share of resamples inside the interval.
+        resamples: How many.
+        seed: Of the draws.
+
+    Raises:
+        ConfigError: Unknown metric, `confidence` outside (0, 1) or `resamples` below 1.
+        DataError: There are no rows, or an observed score is NaN or infinite.
+    """
+    _check(confidence, resamples)
+    measures = [
+        [weighted_metric(metric, scores, labels, observed) for scores in runs]
+        for runs in (ours, theirs)
+    ]
+    means = resampled_means(measures, len(labels), resamples=resamples, seed=seed)
+    return difference_of(means[:, 0] - means[:, 1], confidence=confidence)
+
+
+def resampled_means(
+    models: Sequence[Sequence[Measure]], rows: int, *, resamples: int = 1000, seed: int = 0
+) -> Float[np.ndarray, "draws models *classes"]:
+    """Return each model's mean over its runs, on the split itself and on resamples of it.
+
+    A resample draws rows, the same for all models, and runs of each model.
+
+    Args:
+        models: How each run of each model is measured; at least one run a model.
+        rows: of the split.
+        resamples: How many.
+        seed: Of the draws.
+
+    Returns:
+        The split itself first, then the resamples.
+    """
+    generator = np.random.default_rng(seed)
+    every_run = [np.ones(len(runs), dtype=np.int64) for runs in models]
+    means = [_means(models, every_run, np.ones(rows, dtype=np.int64))]
+    for counts in _draws(rows, resamples, generator):
+        drawn = [_runs_drawn(len(runs), generator) for runs in models]
+        means.append(_means(models, drawn, counts))
+    return np.array(means)
+
+
+def difference_of(values: Float[np.ndarray, " draws"], *, confidence: float = 0.95) -> Difference:
+    """Return a difference and its interval; the split's own value comes first in `values`."""
+    low, high = _interval(values[1:], confidence)
+    return Difference(float(values[0]), low, high)
+
+
+def _means(
+    models: Sequence[Sequence[Measure]],
+    weights: Sequence[Int[np.ndarray, " _"]],
+    counts: Int[np.ndarray, " N"],
+) -> np.ndarray:
+    """Return each model's mean over its runs, each run weighted: [M] or [M, C]."""
+    means = []
+    for runs, share in zip(models, weights, strict=True):
+        values = np.array([measure(counts) for measure, times in zip(runs, share) if times])
+        means.append(np.average(values, axis=0, weights=share[share > 0]))
+    return np.array(means)
+
+
+def _runs_drawn(runs: int, generator: np.random.Generator) -> Int[np.ndarray, " runs"]:
+    """Return how often each run counts in a resample."""
+    return np.bincount(generator.integers(runs, size=runs), minlength=runs)
+
+
+def _draws(
+    rows: int, resamples: int, generator: np.random.Generator
+) -> Iterator[Int[np.ndarray, " N"]]:
+    """Yield how often each row counts, a resample at a time."""
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(rows, size=rows), minlength=rows)
+
+
+def _interval(values: Float[np.ndarray, " R"], confidence: float) -> tuple[float, float]:
+    """Return the ends between which that share of the values lies; nan where there is none."""
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return np.nan, np.nan
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(values, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _check(confidence: float, resamples: int) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ConfigError(f"confidence is {confidence}; it must be between 0 and 1")
+    if resamples < 1:
+        raise ConfigError(f"resamples is {resamples}; it must be at least 1")

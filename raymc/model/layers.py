@@ -1,0 +1,219 @@
+"""Transformer layers over several modalities: alone, all together, or through a bottleneck.
+
+Every modality has its own weights in every layer; a layer's reach only decides which tokens its
+attention sees. Pure torch: no Ray, no MLflow.
+
+Axes: B batch, T tokens, D width, H heads, d dimensions of a head, N bottleneck tokens,
+M modalities.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Positions in time, in seconds, so that modalities of different rates line up. Two forms side by
+# side: sines and cosines added to the tokens say when a token is; rotary positions on half of the
+# attention heads say how far apart two tokens are. Pure torch. Axes: T tokens, D width, H heads,
+# d dimensions of a head.
+
+
+SHORTEST_PERIOD_SECONDS = 0.2
+LONGEST_PERIOD_SECONDS = 200.0
+# Cosines and sines [H, T, d/2] that queries and keys are turned by.
+Rotation = tuple[Tensor, Tensor]
+
+
+def added_positions(length: int, rate_hz: float, *, like: Tensor) -> Float[Tensor, "T D"]:
+    """Sines and cosines of the tokens' mid-times.
+
+    The form of Vaswani et al. 2017, section 3.5, https://arxiv.org/abs/1706.03762, over seconds
+    rather than indices.
+    """
+    seconds = (torch.arange(length, device=like.device) + 0.5) / rate_hz
+    angle = seconds[:, None] * _frequencies(like.shape[-1] // 2, like.device)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype)
+
+
+def time_rotation(length: int, rate_hz: float, *, heads: int, size: int, like: Tensor) -> Rotation:
+    """The turns of a readout token, at time 0, and of `length` tokens after it.
+
+    The form of Su et al. 2021, section 3.4, https://arxiv.org/abs/2104.09864, over seconds: what
+    attention sees of two tokens' times is their difference, whatever the rates of their
+    modalities. The first half of the heads is turned, the other half knows nothing of time.
+    """
+    seconds = (torch.arange(length + 1, device=like.device) - 0.5).clamp(min=0) / rate_hz
+    angle = seconds[:, None] * _frequencies(size // 2, like.device)
+    turned = torch.arange(heads, device=like.device) < turned_heads(heads)
+    angle = angle * turned[:, None, None]
+    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+
+def turned_heads(heads: int) -> int:
+    """The number of heads, from the first, that see differences in time."""
+    return (heads + 1) // 2
+
+
+def without_time(turns: Rotation, count: int) -> Rotation:
+    """Append `count` tokens that are not turned."""
+    cos, sin = turns
+    shape = (cos.shape[0], count, cos.shape[2])
+    return torch.cat([cos, cos.new_ones(shape)], dim=1), torch.cat([sin, sin.new_zeros(shape)], 1)
+
+
+def at_start(turns: Rotation, count: int) -> Rotation:
+    """The turns of `count` tokens that stand at time 0, as the first does."""
+    cos, sin = turns
+    return cos[:, :1].expand(-1, count, -1), sin[:, :1].expand(-1, count, -1)
+
+
+def rotate(x: Float[Tensor, "B H T d"], turns: Rotation) -> Float[Tensor, "B H T d"]:
+    """Turn the first half of each head's dimensions against the second."""
+    cos, sin = turns
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _frequencies(count: int, device: torch.device) -> Float[Tensor, " count"]:
+    """Angular frequencies whose periods run geometrically from the shortest to the longest."""
+    ratio = LONGEST_PERIOD_SECONDS / SHORTEST_PERIOD_SECONDS
+    steps = torch.linspace(0, 1, count, device=device)
+    return 2 * math.pi / (SHORTEST_PERIOD_SECONDS * ratio**steps)
+
+
+# Where the first heads' queries and keys start: at this value their attention is strongest
+# between tokens of the same time, so that modalities meet there from the first step on. Without
+# it a model needs several times the data to find out that time matters.
+SAME_TIME_BIAS = 2.0
+Reach = Literal["self", "joint", "bottleneck"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer needs to know of a batch.
+
+    Attributes:
+        masks: per modality [B, T], true where a token is real.
+        turns: per modality, the rotary positions of its tokens.
+        presence: [B, M], the weight of each modality in what is averaged over them.
+    """
+
+    masks: dict[str, Tensor]
+    turns: dict[str, Rotation]
+    presence: Tensor
+
+
+class Block(nn.Module):
+    """The weights of one modality in one layer (pre-norm; Xiong et al. 2020)."""
+
+    def __init__(self, width: int, *, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self._prefer_same_time(width)
+        self.out = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def _prefer_same_time(self, width: int) -> None:
+        """Give the turned heads' queries and keys a common part, which peaks where times agree."""
+        size = width // self.heads
+        bias = torch.zeros(3, self.heads, size)
+        bias[:2, : turned_heads(self.heads), : size // 2] = SAME_TIME_BIAS
+        with torch.no_grad():
+            self.qkv.bias.copy_(bias.flatten())
+
+    def project(self, x: Float[Tensor, "B T D"], turns: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, turned by their times, and values; each [B, H, T, D/H]."""
+        batch, length, _ = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return rotate(query, turns), rotate(key, turns), value
+
+    def update(
+        self, x: Float[Tensor, "B T D"], attended: Float[Tensor, "B H T d"]
+    ) -> Float[Tensor, "B T D"]:
+        """Add what attention found, then the MLP."""
+        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
+    """Scaled dot-product attention in which only keys under a true mask are seen."""
+    return functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask[:, None, None, :]
+    )
+
+
+class Layer(nn.Module):
+    """One transformer layer over all modalities; `reach` says who attends to whom."""
+
+    def __init__(self, blocks: Mapping[str, Block], reach: Reach) -> None:
+        super().__init__()
+        self.reach = reach
+        self.blocks = nn.ModuleDict(blocks)
+
+    def forward(
+        self,
+        streams: dict[str, Tensor],
+        context: Context,
+        bottleneck: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the streams and the bottleneck tokens after this layer."""
+        if self.reach == "bottleneck":
+            return self._through_bottleneck(streams, context, bottleneck)
+        masks, turns = context.masks, context.turns
+        projected = {name: self._block(name).project(x, turns[name]) for name, x in streams.items()}
+        if self.reach == "joint":
+            attended = self._attend_jointly(projected, masks)
+        else:
+            attended = {name: attend(*projected[name], masks[name]) for name in streams}
+        updated = {name: self._block(name).update(x, attended[name]) for name, x in streams.items()}
+        return updated, bottleneck
+
+    def _block(self, name: str) -> Block:
+        block = self.blocks[name]
+        assert isinstance(block, Block)
+        return block
+
+    def _attend_jointly(
+        self, projected: dict[str, tuple[Tensor, Tensor, Tensor]], masks: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        query, key, value = (torch.cat(parts, dim=2) for parts in zip(*projected.values()))
+        mask = torch.cat([masks[name] for name in projected], dim=1)
+        lengths = [parts[0].shape[2] for parts in projected.values()]
+        attended = attend(query, key, value, mask).split(lengths, dim=2)
+        return dict(zip(projected, attended))
+
+    def _through_bottleneck(
+        self,
+        streams: dict[str, Tensor],
+        context: Context,
+        bottleneck: Float[Tensor, "B N D"],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Each modality attends to itself and the bottleneck, whose updates are averaged.
+
+        Source: Nagrani et al., Attention Bottlenecks for Multimodal Fusion, NeurIPS 2021,
+        eq. 8 and 9, https://arxiv.org/abs/2107.00135. As there, what the bottleneck learned in
+        a layer is first seen in the next.
+        """
+        seen = torch.ones(bottleneck.shape[:2], dtype=torch.bool, device=bottleneck.device)
+        updated, views = {}, []
+        for name, x in streams.items():
+            block, length = self._block(name), x.shape[1]
+            joined = torch.cat([x, bottleneck], dim=1)
+            mask = torch.cat([context.masks[name], seen], dim=1)
+            turns = without_time(context.turns[name], bottleneck.shape[1])
+            joined = block.update(joined, attend(*block.project(joined, turns), mask))
+            updated[name] = joined[:, :length]
+            views.append(joined[:, length:])
+        # no einsum, which autocast would round
+        weighted = torch.stack(views) * context.presence.T[:, :, None, None]
+        return updated, weighted.sum(dim=0)

@@ -1,0 +1,84 @@
+"""On Ray: events carried from a run's workers to those who listen on the driver."""
+
+from collections.abc import Callable, Sequence
+from threading import Event as Signal
+from threading import Thread
+from typing import Any
+
+import ray
+
+from raymc.events import Event
+
+SECONDS_BETWEEN_LOOKS = 0.1
+_NODE_ID = "ray.io/node-id"  # a label that Ray gives each node
+Listener = Callable[[Event], None]
+
+
+class Mailbox:
+    """Keeps events until they are taken.
+
+    Not Ray's own queue, whose actor may do what one worker asks of it in another order.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        """Keep an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """Return the events since the last call."""
+        taken, self._events = self._events, []
+        return taken
+
+
+class Channel:
+    """Hands every event that workers send to the listeners while it is open; one worker's in order.
+
+    What a listener raises is raised when the channel is closed; until then all others are told
+    all, and it is, too.
+
+    Attributes:
+        mailbox: Where workers send events, by way of `sender`.
+    """
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = tuple(listeners)
+        # beside the driver, with which it lives and dies: not on a head that may be lost
+        here = {_NODE_ID: ray.get_runtime_context().get_node_id()}
+        self.mailbox: Any = ray.remote(num_cpus=0, label_selector=here)(Mailbox).remote()
+        self._errors: list[Exception] = []
+        self._is_closed = Signal()
+        self._thread = Thread(target=self._listen, name="raymc-events", daemon=True)
+
+    def __enter__(self) -> "Channel":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._is_closed.set()
+        self._thread.join()
+        ray.kill(self.mailbox)
+        if kind is None and self._errors:
+            raise self._errors[0]
+
+    def _listen(self) -> None:
+        while not self._is_closed.wait(SECONDS_BETWEEN_LOOKS):
+            self._take()
+        self._take()
+
+    def _take(self) -> None:
+        for event in ray.get(self.mailbox.take.remote()):
+            for listener in self._listeners:
+                try:
+                    listener(event)
+                except Exception as error:
+                    self._errors.append(error)
+
+
+def sender(mailbox: Any) -> Callable[[Event], None]:
+    """Return a function that sends an event without waiting; into nowhere without a mailbox."""
+    if mailbox is None:
+        return lambda event: None
+    return lambda event: mailbox.put.remote(event)

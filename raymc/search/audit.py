@@ -1,0 +1,69 @@
+"""The audit of a sweep: every trial's record of rows against the dataset. Ray layer."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from raymc.data.shards import open_dataset
+from raymc.data.storage import open_address
+from raymc.search.study import read_study
+from raymc.search.trials import outcome_of
+from raymc.training.audit import RunAudit, record_of
+from raymc.training.row_log import audit
+from raymc.training.runs import TRIALS, find_run, read_config
+
+
+def is_sweep(run: str, runs_folder: str) -> bool:
+    """Tell whether a run is a sweep that has begun.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    return (find_run(run, runs_folder) / TRIALS).is_dir()
+
+
+def audit_trials(sweep: str, runs_folder: str) -> list[RunAudit]:
+    """Read which rows the best checkpoint of each trial of a sweep was trained on.
+
+    A trial keeps no other checkpoint once it has ended, so that the epochs after its best are
+    not told of; nor are trials without an epoch.
+
+    Args:
+        sweep: its name, or its folder.
+        runs_folder: where sweeps of a name lie, the setting `run.folder`.
+
+    Raises:
+        ConfigError: there is no such sweep.
+        CheckpointError: a checkpoint is torn or missing.
+        DataError: the dataset or a checkpoint is out of reach.
+    """
+    folder = find_run(sweep, runs_folder)
+    config = read_config(folder)
+    rows = open_dataset(config.data.path).manifest.rows(config.data.train)
+    trials = read_study(config, folder.name, folder).get_trials(deepcopy=False)
+    best = {trial.number: outcome_of(trial).checkpoint for trial in trials}
+    return [_audit_trial(number, address, rows) for number, address in best.items() if address]
+
+
+def _audit_trial(number: int, address: str, rows: int) -> RunAudit:
+    filesystem, path = open_address(address)
+    log = record_of(filesystem, path)
+    epochs = audit(log, rows=rows, epochs=max(log.counts, default=0), is_part=False)
+    return RunAudit(str(number), checkpoint=address, rows=rows, epochs=epochs, restarts=[])
+
+
+def trials_table(sweep: str, found: Sequence[RunAudit]) -> Table:
+    """Return a row for each trial, its epochs added up."""
+    table = Table(title=f"sweep {sweep}: epochs to each trial's best", title_justify="left")
+    for column in ("trial", "epochs", "rows", "seen once", "lost", "repeated", "attempts"):
+        table.add_column(column, justify="left" if column == "trial" else "right")
+    for trial in found:
+        epochs = trial.epochs
+        once, lost, repeated = (
+            sum(getattr(epoch, name) for epoch in epochs) for name in ("once", "lost", "repeated")
+        )
+        attempts = max((epoch.attempts for epoch in epochs), default=0)
+        numbers = (len(epochs), trial.rows * len(epochs), once, lost, repeated, attempts)
+        style = "" if trial.is_right else "red"
+        table.add_row(trial.name, *(f"{number:,}" for number in numbers), style=style)
+    return table

@@ -1,0 +1,243 @@
+"""On Ray: a sweep with Tune, many trials of the same training with settings from Optuna.
+
+Ray layer. A one-worker trial trains inside the trial's own process, which the next trial uses
+again; several workers are a Ray Train run within the trial. Both run `loop.fit` on the same
+shared data.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from raymc.config import Config, from_dict, override, run_name, to_dict
+from raymc.data.feed.on_ray import SharedData, share_data
+from raymc.data.shards import Dataset
+from raymc.errors import DivergedError, ResourceError, SweepError
+from raymc.events import EpochEnded, SweepEvent
+from raymc.runtime.connect import capacity, gpus_per_worker, our_error, worker_resources
+from raymc.search.searcher import FAILURE, StudySearcher
+from raymc.search.searcher import trial_folder as folder_of
+from raymc.search.study import GPUS_ATTRIBUTE, make_scheduler, open_study
+from raymc.search.trials import outcome_of
+from raymc.training import loop
+from raymc.training.on_ray import make_trainer
+from raymc.training.runs import TRIALS
+from raymc.training.worker import EPOCH, IS_LAST, limit_threads
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep: its study, and the best checkpoint of its best trial.
+
+    `is_new` is false where all trials had been done before.
+    """
+
+    folder: Path
+    study: optuna.Study
+    checkpoint: Path
+    is_new: bool
+
+    @property
+    def best(self) -> optuna.trial.FrozenTrial:
+        """The trial whose best epoch was best of all."""
+        return best_trial(self.study)
+
+
+def sweep(
+    config: Config, dataset: Dataset, folder: Path, *, listener: Callable[[SweepEvent], None]
+) -> SweepResult:
+    """Search as configured; goes on where an interrupted sweep of the same settings stopped.
+
+    Args:
+        config: all settings.
+        dataset: the one to train on.
+        folder: the sweep's own.
+        listener: is told of every trial's start, epochs and end.
+
+    Raises:
+        DataError: the dataset can't be used.
+        ResourceError: trials ask for more than the cluster has.
+        SweepError: no trial succeeded, or the study's database went away for good.
+    """
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's snapshots are never read
+    gpus = gpus_per_worker(config)
+    concurrent = concurrent_trials(config, gpus)
+    study = open_study(config, run_name(config, sweep=True), folder)
+    sessions = folder / TRIALS
+    session = sessions / f"session-{sum(1 for _ in sessions.glob('*')):03d}"
+    scheduler = make_scheduler(config)
+    searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
+    is_new = searcher.due > 0
+    if is_new:
+        study.set_user_attr(GPUS_ATTRIBUTE, gpus)
+        data = share_data(dataset, config.data)
+        tuner = make_tuner(
+            config, data, searcher, scheduler, session=session, gpus=gpus, concurrent=concurrent
+        )
+        try:
+            tuner.fit()
+        except StorageInternalError as error:
+            raise SweepError(
+                "the study's database went away and did not come back: once it is there again, "
+                "the same command goes on"
+            ) from error
+    best = best_trial(study)
+    return SweepResult(folder, study, Path(outcome_of(best).checkpoint), is_new)
+
+
+def make_tuner(
+    config: Config,
+    data: SharedData,
+    searcher: StudySearcher,
+    scheduler: Any,
+    *,
+    session: Path,
+    gpus: float,
+    concurrent: int,
+) -> tune.Tuner:
+    """Return the tuner of a driver's share of a sweep."""
+    alone = config.train.workers == 1
+    resources = {"cpu": 0.01}  # the workers that a trial starts ask for their own
+    if alone:
+        resources = worker_resources(config, gpus)
+    trainable = tune.with_parameters(
+        run_trial, base=to_dict(config), data=data, gpus=gpus, session=str(session)
+    )
+    return tune.Tuner(
+        tune.with_resources(trainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher says when all is done
+            max_concurrent_trials=concurrent,
+            reuse_actors=alone,
+            trial_name_creator=lambda trial: trial.config["folder"],
+            trial_dirname_creator=lambda trial: trial.config["folder"],
+        ),
+        run_config=tune.RunConfig(
+            name=session.name,
+            storage_path=str(session.parent),
+            verbose=0,
+        ),
+    )
+
+
+def run_trial(
+    settings: dict[str, Any],
+    *,
+    base: dict[str, Any],
+    data: SharedData,
+    gpus: float,
+    session: str,
+) -> None:
+    """Train one trial in its own process, or through Ray Train if it has several workers.
+
+    What Python raises here would be raised again by another attempt, so it is reported as the
+    trial's failure; a lost process is the searcher's matter.
+    """
+    resume = settings["resume"]
+    try:
+        config = override(from_dict(base), settings["params"])
+        if config.train.workers == 1:
+            train_alone(config, data, resume, gpus=gpus)
+        else:
+            train_in_group(config, data, folder_of(settings["number"]), session, gpus=gpus)
+    except Exception as error:  # any error of a trial is that trial's failure, not the sweep's
+        tune.report({FAILURE: str(our_error(error) or f"{type(error).__name__}: {error}")})
+
+
+def train_alone(config: Config, data: SharedData, resume: str | None, *, gpus: float) -> None:
+    """Train in this process and report each epoch to Tune."""
+    limit_threads(config)
+    loop.fit(
+        config,
+        data.manifest,
+        data.feeds(config),
+        device=torch.device("cuda" if gpus else "cpu"),
+        emit=lambda event: None,
+        report=report_to_tune,
+        resume=Path(resume) if resume else None,
+    )
+
+
+def report_to_tune(event: EpochEnded, folder: Path | None) -> None:
+    """Report an epoch and its checkpoint to Tune."""
+    assert folder is not None
+    metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
+    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+
+
+def train_in_group(
+    config: Config, data: SharedData, name: str, session: str, *, gpus: float
+) -> None:
+    """Train on several workers; Ray Train reports each epoch to Tune.
+
+    The run's name and storage are the trial's own, the same for every driver of the sweep, so
+    that Ray Train itself finds the checkpoint to go on from.
+    """
+    storage = str(Path(session).parent / "groups")
+    trainer = make_trainer(
+        config, data, name=name, storage=storage, gpus=gpus, callbacks=[EpochsToTune()]
+    )
+    result = trainer.fit()
+    if isinstance(result.return_value, DivergedError):
+        raise result.return_value
+
+
+class EpochsToTune(TuneReportCallback):
+    """Tells Ray Tune of a group's epochs; checkpoints within them are Ray Train's business."""
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
+    ) -> None:
+        """Pass on what Ray Train was told, if it is an epoch."""
+        if EPOCH in metrics[0]:
+            super().after_report(run_context, metrics, checkpoint)
+
+
+def concurrent_trials(config: Config, gpus: float) -> int:
+    """Return how many trials run at a time: as asked, or as the cluster's resources allow.
+
+    Those of a cluster that starts nodes by itself are what it may grow to.
+
+    Raises:
+        ResourceError: not even one trial fits.
+    """
+    most, asked = dict(capacity()), config.search.concurrent
+    workers = config.train.fewest_workers
+    most["CPU"] = most.get("CPU", 0) - 1
+    each = worker_resources(config, gpus)
+    fits = min(int(most.get(name, 0) / (workers * number)) for name, number in each.items())
+    if fits < 1:
+        wanted, there = (
+            ", ".join(f"{table.get(name, 0):g} {name}" for name in each) for table in (each, most)
+        )
+        raise ResourceError(
+            f"a trial of {workers} workers with {wanted} each doesn't fit this cluster "
+            f"({there}, one CPU kept free): ask for less per trial"
+        )
+    return min(asked, fits) if asked else fits
+
+
+def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
+    """Return the trial with the best epoch, stopped early or not.
+
+    Raises:
+        SweepError: no trial finished an epoch; with the first one's error.
+    """
+    trials = study.get_trials(deepcopy=False)
+    good = [t for t in trials if t.intermediate_values and t.state != TrialState.FAIL]
+    if not good:
+        messages = [outcome_of(trial).message for trial in trials]
+        first = next((message for message in messages if message), "no trial was started")
+        raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
+    return max(good, key=lambda trial: max(trial.intermediate_values.values()))

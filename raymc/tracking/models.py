@@ -1,0 +1,324 @@
+"""A bundle as an MLflow model: logged with its run, registered under a name, found by an alias.
+
+Top layer; imports mlflow inside functions only. Works with a client of its own, and leaves
+MLflow's global address and active run alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import raymc
+from raymc.data.shards import Modality
+from raymc.errors import ResourceError
+from raymc.tracking.connect import answering, open_client, unusable
+from raymc.tracking.records import reason, without_password
+from raymc.training.bundle import load_bundle
+
+if TYPE_CHECKING:
+    import mlflow.entities
+    import mlflow.models
+    import pandas as pd
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raymc.errors import BundleError
+from raymc.training.bundle import DESCRIPTION
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+MODEL_NAME = "bundle"
+LOADER = "raymc.tracking.pyfunc_model"
+WEIGHTS_TAG = "raymc.weights"  # digest of a version's weights
+_VERSIONS_TAG = "mlflow.modelVersions"  # what a model's page reads its registered versions from
+
+
+def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: str) -> str:
+    """Log a bundle with a run, and register it if a name is given.
+
+    Args:
+        folder: The bundle.
+        run_id: The MLflow run it belongs to.
+        uri: MLflow's tracking address.
+        register_as: Name of the registered model; empty for none.
+        alias: What then points at the new version, and no longer at an older one.
+
+    Returns:
+        The address that `mlflow.pyfunc.load_model` takes.
+
+    Raises:
+        BundleError: `folder` holds no readable bundle.
+        ResourceError: MLflow is away or refuses; the bundle itself is untouched.
+    """
+    bundle = load_bundle(folder)
+    client = open_client(uri, create=False)
+    try:
+        model = _log(client, folder, run_id, bundle.modalities)
+        if not register_as:
+            return model.model_uri
+        tags = {WEIGHTS_TAG: bundle.weights_digest}
+        version = _register(client, model, register_as, tags)
+        client.set_registered_model_alias(register_as, alias, version)
+    except Exception as error:  # whatever a store raises must not hide that training succeeded
+        raise ResourceError(
+            f"MLflow at {without_password(uri)} did not take the model ({reason(error)}): the "
+            f"bundle {folder} is complete and can be used without it; repair MLflow, or correct "
+            "tracking.register_as and tracking.alias"
+        ) from error
+    return f"models:/{register_as}@{alias}"
+
+
+def has_model(run_id: str, *, uri: str) -> bool:
+    """Say whether a bundle has been logged with a run.
+
+    Raises:
+        ResourceError: MLflow is away, or has no such run.
+    """
+    client = open_client(uri, create=False)
+    with answering(uri):
+        outputs = client.get_run(run_id).outputs
+    return outputs is not None and bool(outputs.model_outputs)
+
+
+def register_bundle(
+    folder: Path, run_id: str, *, uri: str, name: str, tags: Mapping[str, str]
+) -> str:
+    """Log a bundle with a run and register it, without an alias; returns the version.
+
+    Args:
+        folder: The bundle.
+        run_id: The MLflow run it belongs to.
+        uri: MLflow's tracking address.
+        name: Name of the registered model.
+        tags: Of the version.
+
+    Raises:
+        BundleError: `folder` holds no readable bundle.
+        ResourceError: MLflow is away or refuses.
+    """
+    bundle = load_bundle(folder)
+    client = open_client(uri, create=False)
+    try:
+        model = _log(client, folder, run_id, bundle.modalities)
+        return _register(client, model, name, {WEIGHTS_TAG: bundle.weights_digest, **tags})
+    except Exception as error:  # whatever a store raises
+        raise unusable(uri, error) from error
+
+
+def _log(
+    client: "mlflow.MlflowClient", folder: Path, run_id: str, modalities: Sequence[Modality]
+) -> "mlflow.entities.LoggedModel":
+    """Make the model of a run, and store its files."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, MODEL_NAME, source_run_id=run_id)
+    with TemporaryDirectory(prefix="raymc-") as temporary:
+        files = Path(temporary) / "model"
+        mlflow.pyfunc.save_model(
+            files,
+            loader_module=LOADER,
+            data_path=str(folder),
+            mlflow_model=Model(
+                artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
+            ),
+            signature=_signature(modalities),
+            input_example=_example(modalities),
+            pip_requirements=[f"raymc=={raymc.__version__}"],
+        )
+        client.log_model_artifacts(logged.model_id, str(files))
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return client.finalize_logged_model(logged.model_id, "READY")
+
+
+def _register(
+    client: "mlflow.MlflowClient",
+    model: "mlflow.entities.LoggedModel",
+    name: str,
+    tags: Mapping[str, str],
+) -> str:
+    """Make the model the newest version of a registered one; returns the version."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # By its location: of a model's address MLflow would make sense with its global address only.
+    made = client.create_model_version(
+        name,
+        model.artifact_location,
+        run_id=model.source_run_id,
+        model_id=model.model_id,
+        tags=dict(tags),
+    )
+    versions = [{"name": name, "version": made.version}]
+    client.set_logged_model_tags(model.model_id, {_VERSIONS_TAG: json.dumps(versions)})
+    return str(made.version)
+
+
+def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature":
+    """Return what the model reads: per modality a list of tokens, or nothing.
+
+    MLflow would refuse 2 where it expects 2.0, which JSON doesn't tell apart; so the bundle
+    itself checks what the lists hold.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, Schema
+
+    tokens = Array(AnyType())
+    schema = Schema([ColSpec(tokens, name=one.name, required=False) for one in modalities])
+    return ModelSignature(inputs=schema)
+
+
+def _example(modalities: Sequence[Modality]) -> "pd.DataFrame":
+    """Return one clip of one silent token a modality, which MLflow's pages show."""
+    import pandas as pd
+
+    return pd.DataFrame({modality.name: [[[0.0] * modality.dim]] for modality in modalities})
+
+
+# MLflow's registry of models: which version an alias points at, what it was tested on, its files.
+# Top layer; imports mlflow inside functions only.
+
+
+_DATASET, _DIGEST, _SPLIT, _METRICS = (
+    f"raymc.test_{part}" for part in ("dataset", "digest", "split", "metrics")
+)
+
+
+@dataclass(frozen=True)
+class RecordedTest:
+    """What a version was tested on, and how it did.
+
+    Attributes:
+        dataset: its address.
+        digest: of the dataset as it was then.
+        split: its name.
+        metrics: rates, each with the ends of its interval.
+    """
+
+    dataset: str
+    digest: str
+    split: str
+    metrics: Mapping[str, tuple[float, float, float]]
+
+    def to_tags(self) -> dict[str, str]:
+        """Return it as tags of a version; `of_tags` is the way back."""
+        metrics = {name: [round(x, 6) for x in each] for name, each in self.metrics.items()}
+        return {
+            _DATASET: self.dataset,
+            _DIGEST: self.digest,
+            _SPLIT: self.split,
+            _METRICS: json.dumps(metrics),
+        }
+
+    @staticmethod
+    def of_tags(tags: Mapping[str, str]) -> "RecordedTest | None":
+        """Return what a version's tags say; None where they say nothing of it."""
+        if not {_DATASET, _DIGEST, _SPLIT, _METRICS} <= tags.keys():
+            return None
+        metrics = {name: tuple(each) for name, each in json.loads(tags[_METRICS]).items()}
+        return RecordedTest(tags[_DATASET], tags[_DIGEST], tags[_SPLIT], metrics)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        name: of the model.
+        number: of the version.
+        location: of its files.
+        weights: digest of its weights; empty where raymc did not register it.
+        tested: None where no test is recorded.
+    """
+
+    name: str
+    number: str
+    location: str
+    weights: str
+    tested: RecordedTest | None
+
+
+class Registry:
+    """The registry of an MLflow server or database.
+
+    Raises:
+        ResourceError: MLflow is away, or refuses; so of every method.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._client = open_client(uri, create=False)
+
+    def holder(self, name: str, alias: str) -> Version | None:
+        """Return the version of a model that an alias points at; None if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self._client.get_registered_model(name).aliases
+            if alias not in aliases:
+                return None
+            return _version(self._client.get_model_version(name, aliases[alias]))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise unusable(self.uri, error) from error
+
+    def version_of(self, name: str, weights: str) -> Version | None:
+        """Return the newest version of a model that has these weights; None if there is none."""
+        with answering(self.uri):
+            found = self._client.search_model_versions(f"name = '{name}'")
+        same = [_version(one) for one in found if one.tags.get(WEIGHTS_TAG) == weights]
+        return max(same, key=lambda version: int(version.number), default=None)
+
+    def fetch_bundle(self, version: Version, folder: Path) -> Path:
+        """Copy a version's bundle below `folder`; returns the bundle's folder.
+
+        Raises:
+            BundleError: the version is no model of raymc.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        try:
+            files = download_artifacts(
+                version.location, dst_path=str(folder), tracking_uri=self.uri
+            )
+        except Exception as error:  # whatever a store of files raises
+            raise unusable(self.uri, error) from error
+        found = sorted(Path(files).glob(f"data/*/{DESCRIPTION}"))
+        if not found:
+            raise BundleError(
+                f"version {version.number} of {version.name} is no bundle of raymc: promote under "
+                "another --name"
+            )
+        return found[0].parent
+
+    def record(self, version: Version, tested: RecordedTest) -> None:
+        """Note what a version was tested on."""
+        with answering(self.uri):
+            for key, value in tested.to_tags().items():
+                self._client.set_model_version_tag(version.name, version.number, key, value)
+
+    def point(self, name: str, alias: str, number: str) -> None:
+        """Make an alias point at a version, and no longer at another."""
+        with answering(self.uri):
+            self._client.set_registered_model_alias(name, alias, number)
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(
+        name=found.name,
+        number=str(found.version),
+        location=str(found.source),
+        weights=found.tags.get(WEIGHTS_TAG, ""),
+        tested=RecordedTest.of_tags(found.tags),
+    )

@@ -1,0 +1,235 @@
+"""The audit of a run: its last checkpoint's record of rows against the dataset. Pure."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pyarrow import fs
+from rich.table import Table
+
+from raymc.data.shards import open_dataset
+from raymc.data.storage import open_address, reaching
+from raymc.errors import CheckpointError
+from raymc.events import EpochEnded, Event, Saved, Started, Stepped
+from raymc.training import checkpoint
+from raymc.training.checkpoint import Found
+from raymc.training.row_log import EpochAudit, RowLog, audit
+from raymc.training.runs import find_run, read_config, storage_of, write_whole
+
+# A run's starts, as its driver heard of them: from where, how far, and what was done twice. The
+# checkpoints know nothing of steps that were lost with a crash; the driver heard of them. Pure:
+# no Ray, no MLflow.
+
+
+ATTEMPTS_FILE = "attempts.json"
+SECONDS_BETWEEN_WRITES = 1.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a run.
+
+    Attributes:
+        workers: that shared the batches.
+        steps_per_epoch: optimizer steps of an epoch.
+        first_step: steps of the whole run that were done before.
+        last_step: of the whole run that the driver heard of; a few may have been done after it.
+        started: when the workers were ready, in seconds since 1970.
+        went_on: when the first news of a step came; 0: none did.
+        heard: when the last news came.
+    """
+
+    workers: int
+    steps_per_epoch: int
+    first_step: int
+    last_step: int
+    started: float
+    went_on: float = 0.0
+    heard: float = 0.0
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What a start after the first one cost.
+
+    Attributes:
+        repeated_steps: done again, because no checkpoint held them; at least so many.
+        seconds: from the last news of the attempt before to the first of a new step.
+    """
+
+    repeated_steps: int
+    seconds: float
+
+
+def restarts(attempts: Sequence[Attempt]) -> list[Restart]:
+    """Return what each start but the first cost."""
+    return [
+        Restart(
+            repeated_steps=max(0, before.last_step - after.first_step),
+            seconds=max(0.0, (after.went_on or after.heard) - before.heard),
+        )
+        for before, after in itertools.pairwise(attempts)
+    ]
+
+
+def load_attempts(folder: Path) -> list[Attempt]:
+    """Return the attempts noted in a run's folder; none if there is no such note."""
+    try:
+        return [Attempt(**values) for values in json.loads((folder / ATTEMPTS_FILE).read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+class AttemptRecorder:
+    """Notes a run's attempts in its folder as the events come in.
+
+    Args:
+        folder: the run's.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._folder, self._clock = folder, clock
+        self._attempts, self._written = load_attempts(folder), 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Note an event, if it tells how far the run is."""
+        now = self._clock()
+        if isinstance(event, Started):
+            first = (event.first_epoch - 1) * event.steps_per_epoch + event.first_step
+            attempt = Attempt(
+                event.workers, event.steps_per_epoch, first, first, started=now, heard=now
+            )
+            self._attempts.append(attempt)
+            self._write(now)
+        elif self._attempts and isinstance(event, Stepped | Saved | EpochEnded):
+            self._move(event, now)
+
+    def _move(self, event: Stepped | Saved | EpochEnded, now: float) -> None:
+        last = self._attempts[-1]
+        epochs = event.epoch - 1 if isinstance(event, Stepped) else event.epoch
+        steps = 0 if isinstance(event, EpochEnded) else event.step
+        done = max(last.last_step, epochs * last.steps_per_epoch + steps)
+        went_on = last.went_on or (now if done > last.first_step else 0.0)
+        self._attempts[-1] = replace(last, last_step=done, went_on=went_on, heard=now)
+        if now - self._written >= SECONDS_BETWEEN_WRITES or not isinstance(event, Stepped):
+            self._write(now)
+
+    def _write(self, now: float) -> None:
+        told = json.dumps([asdict(attempt) for attempt in self._attempts], indent=1)
+        with suppress(OSError):  # a full disk must not end the training; the next event tries again
+            write_whole(self._folder / ATTEMPTS_FILE, told)
+            self._written = now
+
+
+@dataclass(frozen=True)
+class RunAudit:
+    """What became of the rows of a run.
+
+    Attributes:
+        name: of the run, or the trial's number.
+        checkpoint: the one whose record was read.
+        rows: of the training split.
+        epochs: in order, the one under way last.
+        restarts: what every start but the first cost.
+    """
+
+    name: str
+    checkpoint: str
+    rows: int
+    epochs: Sequence[EpochAudit]
+    restarts: Sequence[Restart]
+
+    @property
+    def is_right(self) -> bool:
+        """Whether every epoch used every row once."""
+        return all(epoch.is_right for epoch in self.epochs)
+
+
+def audit_run(run: str, runs_folder: str) -> RunAudit:
+    """Read which rows the last intact checkpoint of a run was trained on.
+
+    Args:
+        run: its name, or its folder.
+        runs_folder: where runs of a name lie, the setting `run.folder`.
+
+    Raises:
+        ConfigError: there is no such run.
+        CheckpointError: it has no intact checkpoint.
+        DataError: its dataset or its checkpoints are out of reach.
+    """
+    folder = find_run(run, runs_folder)
+    config = read_config(folder)
+    rows = open_dataset(config.data.path).manifest.rows(config.data.train)
+    address = f"{storage_of(config)}/{folder.name}" if config.run.storage else str(folder)
+    last, log = _last_record(address)
+    progress = last.progress
+    is_part = progress.part.steps > 0
+    return RunAudit(
+        name=folder.name,
+        checkpoint=last.path,
+        rows=rows,
+        epochs=audit(log, rows=rows, epochs=progress.epoch, is_part=is_part),
+        restarts=restarts(load_attempts(folder)),
+    )
+
+
+def _last_record(address: str) -> tuple[Found, RowLog]:
+    filesystem, path = open_address(address)
+    found, _ = checkpoint.find(filesystem, path)
+    for one in found:
+        try:
+            return one, record_of(filesystem, one.path)
+        except CheckpointError:
+            continue
+    raise CheckpointError(f"no intact checkpoint in {address}: there is nothing to audit")
+
+
+def record_of(filesystem: fs.FileSystem, path: str) -> RowLog:
+    """Read which rows a checkpoint was trained on, once all its files are found intact.
+
+    Raises:
+        CheckpointError: one is not.
+        DataError: the checkpoint is out of reach.
+    """
+    with TemporaryDirectory(prefix="raymc-") as folder:
+        local = Path(path)
+        if not isinstance(filesystem, fs.LocalFileSystem):
+            local = Path(folder)
+            with reaching(path):
+                fs.copy_files(path, folder, source_filesystem=filesystem)
+        checkpoint.verify(local)
+        return RowLog.from_json(checkpoint.load_rows(local))
+
+
+def audit_table(found: RunAudit) -> Table:
+    """Return a row for each epoch."""
+    table = Table(title=f"run {found.name}: {found.rows:,} rows an epoch", title_justify="left")
+    for column in ("epoch", "steps", "seen once", "lost", "repeated", "workers", "attempts", ""):
+        table.add_column(column, justify="left" if column == "workers" else "right")
+    for epoch in found.epochs:
+        numbers = (epoch.epoch, epoch.steps, epoch.once, epoch.lost, epoch.repeated)
+        note = "" if epoch.is_over else "under way"
+        workers = "→".join(str(number) for number in epoch.workers)
+        cells = [f"{number:,}" for number in numbers]
+        style = "" if epoch.is_right else "red"
+        table.add_row(*cells, workers, str(epoch.attempts), note, style=style)
+    return table
+
+
+def restarts_line(found: RunAudit) -> str:
+    """Say what restarts cost; empty if there was none."""
+    if not found.restarts:
+        return ""
+    steps = sum(restart.repeated_steps for restart in found.restarts)
+    longest = max(restart.seconds for restart in found.restarts)
+    times = "once" if len(found.restarts) == 1 else f"{len(found.restarts)} times"
+    return (
+        f"went on {times} from a checkpoint: about {steps:,} steps of work done again, "
+        f"{longest:,.0f} s at most from the last step to the next"
+    )

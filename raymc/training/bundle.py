@@ -1,0 +1,312 @@
+"""A trained model as users take it away: weights, configuration, labels, thresholds.
+
+A folder of safetensors and JSON, verified by digest when it is read; nothing in it runs code.
+Pure: no Ray, no MLflow.
+
+Axes: N rows, C classes.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+import raymc
+from raymc.config import Config, from_dict
+from raymc.data.feed.batches import Block, RowStore, decode_tokens
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Manifest, Modality, Ragged
+from raymc.errors import BundleError, CheckpointError, ConfigError, DataError
+from raymc.metrics.calibration import Calibration
+from raymc.model.losses import head_of
+from raymc.model.transformer import MultimodalTransformer
+from raymc.training import checkpoint
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
+FORMAT_VERSION = 1
+ROWS_AT_A_TIME = 256
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model with all that is needed to use it.
+
+    Attributes:
+        folder: where it was read from.
+        model: in evaluation mode.
+        config: the settings it was trained with.
+        vocabulary: its classes, in the order of the scores.
+        modalities: what it reads.
+        thresholds: [C], the score from which a label is given; infinite where validation data
+            held no threshold of the target precision, or too few rows to be sure of one.
+        calibration: what makes probabilities of scores; None where the bundle has none.
+        metrics: of the epoch it was taken from.
+        dataset_digest: of the dataset it was trained on.
+        weights_digest: SHA-256 of its weights, in hex.
+    """
+
+    folder: Path
+    model: MultimodalTransformer
+    config: Config
+    vocabulary: Vocabulary
+    modalities: tuple[Modality, ...]
+    thresholds: np.ndarray
+    calibration: Calibration | None
+    metrics: Mapping[str, float]
+    dataset_digest: str
+    weights_digest: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.prototypes.device
+
+    def score(self, table: pa.Table) -> np.ndarray:
+        """Return the scores of an Arrow table's rows, [N, C] float32."""
+        return self.score_tokens(decode_tokens(table, self.modalities))
+
+    def score_tokens(self, tokens: Mapping[str, Ragged]) -> np.ndarray:
+        """Return the scores of rows given as token arrays by modality, [N, C] float32.
+
+        Scores are similarities to the prototypes, in [-1, 1], or logits for a linear head.
+        """
+        rows = len(next(iter(tokens.values())))
+        nothing = np.zeros((rows, len(self.vocabulary.names)), dtype=bool)
+        store = RowStore(self.modalities, len(self.vocabulary.names))
+        store.add(0, Block(ids=pa.nulls(rows), tokens=tokens, labels=nothing, observed=nothing))
+        parts = [self._score_some(store, chunk) for chunk in _chunks(rows)]
+        return np.concatenate(parts) if parts else nothing.astype(np.float32)
+
+    @torch.inference_mode()
+    def _score_some(self, store: RowStore, rows: np.ndarray) -> np.ndarray:
+        batch = store.batch(rows).to(self.device)
+        fused = self.model(batch.tokens, batch.lengths).fused
+        return self.model.scores(fused).cpu().numpy()
+
+    def labels_above(self, scores: np.ndarray) -> list[list[str]]:
+        """Return the labels whose score reaches their threshold, for each row of [N, C]."""
+        names = np.asarray(self.vocabulary.names, dtype=object)
+        return [names[row].tolist() for row in scores >= self.thresholds]
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return how likely each label is, for scores of [N, C]; [N, C] float32.
+
+        Raises:
+            BundleError: the bundle has no calibration.
+        """
+        if self.calibration is None:
+            raise BundleError(
+                "the bundle has no probabilities: train.calibration was none, its validation "
+                "split had no labels, or an earlier raymc made it; use its scores, or train anew"
+            )
+        return self.calibration.probabilities(scores).astype(np.float32)
+
+    def check_dataset(self, manifest: Manifest) -> None:
+        """Check that a dataset's tokens are what the model reads.
+
+        Raises:
+            BundleError: a modality is missing, or has another dim, type or rate.
+        """
+        there = {modality.name: modality for modality in manifest.modalities}
+        for expected in self.modalities:
+            found = there.get(expected.name)
+            if found is None:
+                raise BundleError(
+                    f"the bundle reads modality {expected.name!r}, but the dataset has only "
+                    f"{', '.join(there)}: use a dataset made the same way"
+                )
+            for key in ("dim", "dtype", "rate_hz", "scale", "offset"):
+                here, data = getattr(expected, key), getattr(found, key)
+                if here != data:
+                    raise BundleError(
+                        f"the bundle reads modality {expected.name!r} with {key} {here}, but the "
+                        f"dataset has {key} {data}: use a dataset made the same way"
+                    )
+
+    def check_labels(self, manifest: Manifest) -> None:
+        """Check that a dataset's labels are the model's classes.
+
+        Raises:
+            BundleError: the vocabularies differ.
+        """
+        ours, theirs = set(self.vocabulary.names), set(manifest.vocabulary.names)
+        if self.vocabulary.names != manifest.vocabulary.names:
+            odd = ", ".join(sorted(ours ^ theirs)[:3]) or "their order"
+            raise BundleError(
+                f"the bundle has {len(ours)} classes, the dataset {len(theirs)}: they differ in "
+                f"{odd}: evaluate on a dataset with the same labels"
+            )
+
+
+def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
+    """Turn a checkpoint into a bundle; `folder` appears whole or not at all.
+
+    Raises:
+        CheckpointError: the checkpoint is torn or foreign, or of an epoch that an earlier one
+            beats, which has no thresholds.
+    """
+    checkpoint.verify(checkpoint_folder)
+    progress = checkpoint.load_progress(checkpoint_folder)
+    if not progress.thresholds:
+        raise CheckpointError(
+            f"checkpoint {checkpoint_folder} is of epoch {progress.epoch} and has no thresholds, "
+            f"as epoch {progress.best_epoch} is better: make the bundle of that one"
+        )
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights = checkpoint.load_weights(checkpoint_folder)
+    save_file(weights, partial / WEIGHTS)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "raymc_version": raymc.__version__,
+        "config": progress.config,
+        "vocabulary": progress.dataset["vocabulary"],
+        "modalities": progress.dataset["modalities"],
+        "thresholds": progress.thresholds,
+        "calibration": progress.calibration,
+        "metrics": progress.metrics,
+        "epoch": progress.epoch,
+        "dataset_digest": progress.dataset["digest"],
+        "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
+    }
+    (partial / DESCRIPTION).write_text(json.dumps(description, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
+    """Read a bundle and verify it.
+
+    Raises:
+        BundleError: there is none, or it is torn, altered or of a newer raymc.
+    """
+    folder = Path(path)
+    description = _read_description(folder)
+    data = _read(folder / WEIGHTS)
+    if hashlib.sha256(data).hexdigest() != description.get("weights_sha256"):
+        raise BundleError(f"bundle {folder} is corrupt: {WEIGHTS} differs from what was saved")
+    try:
+        bundle = _assemble(folder, description, data)
+    except (KeyError, TypeError, AttributeError, ValueError, ConfigError, DataError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION}: {reason}") from error
+    except (RuntimeError, SafetensorError) as error:
+        raise BundleError(f"bundle {folder}: {WEIGHTS} doesn't fit its configuration") from error
+    bundle.model.to(device)
+    return bundle
+
+
+def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> Bundle:
+    vocabulary = Vocabulary.from_json(description["vocabulary"])
+    modalities = tuple(Modality.from_json(values) for values in description["modalities"])
+    config = from_dict(dict(description["config"]))
+    model = MultimodalTransformer(
+        config.model, modalities, classes=len(vocabulary.names), head=head_of(config.loss.name)
+    )
+    model.load_state_dict(load(weights))
+    thresholds = [np.inf if t is None else t for t in description["thresholds"]]
+    if len(thresholds) != len(vocabulary):
+        raise ValueError(f"{len(thresholds)} thresholds of {len(vocabulary)} classes")
+    fitted = description.get("calibration")  # absent from bundles of earlier versions
+    calibration = Calibration.from_json(fitted) if fitted is not None else None
+    if calibration is not None and len(calibration.biases) != len(vocabulary):
+        raise ValueError(f"calibration of {len(calibration.biases)} of {len(vocabulary)} classes")
+    return Bundle(
+        folder=folder,
+        model=model.eval(),
+        config=config,
+        vocabulary=vocabulary,
+        modalities=modalities,
+        thresholds=np.asarray(thresholds, dtype=np.float32),
+        calibration=calibration,
+        metrics=description["metrics"],
+        dataset_digest=description["dataset_digest"],
+        weights_digest=description["weights_sha256"],
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(_read(folder / DESCRIPTION))
+        version = int(description["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION} can't be read") from error
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"bundle {folder} has format {version}, this raymc reads up to {FORMAT_VERSION}: "
+            "upgrade raymc"
+        )
+    return description
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path.parent} is no bundle of raymc: {path.name} can't be read ({error.strerror}); "
+            "`raymc train` and `raymc tune` leave one in the run's folder"
+        ) from error
+
+
+def _chunks(rows: int) -> Iterator[np.ndarray]:
+    for at in range(0, rows, ROWS_AT_A_TIME):
+        yield np.arange(at, min(rows, at + ROWS_AT_A_TIME))
+
+
+def tokens_of_frames(
+    columns: Mapping[str, Sequence[Any]], modalities: Sequence[Modality]
+) -> dict[str, Ragged]:
+    """Return token arrays of rows given as nested lists, [tokens][dim], None where missing.
+
+    Values are as stored, before a modality's scale and offset.
+
+    Raises:
+        BundleError: a column is missing, or a row's tokens don't have the modality's dim, or
+            its dtype can't hold them.
+    """
+    result = {}
+    for modality in modalities:
+        if modality.name not in columns:
+            raise BundleError(f"the input has no column {modality.name!r}, which the model reads")
+        rows = [_tokens(value, modality, row) for row, value in enumerate(columns[modality.name])]
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+        empty = np.zeros((0, modality.dim), dtype=modality.dtype)
+        result[modality.name] = Ragged(np.concatenate([empty, *rows]), offsets)
+    return result
+
+
+def _is_missing(value: Any) -> bool:
+    """Say whether a cell is None or, as pandas writes it, NaN."""
+    return value is None or bool(np.isscalar(value) and value != value)
+
+
+def _tokens(value: Any, modality: Modality, row: int) -> np.ndarray:
+    if _is_missing(value):
+        return np.zeros((0, modality.dim), dtype=modality.dtype)
+    try:
+        tokens = np.asarray([np.asarray(token, dtype=np.float64) for token in value])
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"row {row}: {modality.name!r} is no [tokens][dim] list") from error
+    if not len(tokens):
+        return np.zeros((0, modality.dim), dtype=modality.dtype)
+    if tokens.ndim != 2 or tokens.shape[1] != modality.dim:
+        raise BundleError(
+            f"row {row}: {modality.name!r} has shape {tokens.shape}, expected "
+            f"[tokens, {modality.dim}]"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = tokens.astype(modality.dtype)
+    if not np.isfinite(stored).all() or (modality.dtype == "uint8" and (stored != tokens).any()):
+        raise BundleError(f"row {row}: {modality.name!r} holds values that no {modality.dtype} is")
+    return stored

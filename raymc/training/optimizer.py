@@ -1,0 +1,78 @@
+"""AdamW with warm-up and cosine decay. Pure torch.
+
+The learning rate is a function of the step alone, so that a resumed run needs no scheduler
+state.
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from raymc.config import OptimizerConfig
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimizerConfig, device: torch.device
+) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters, fused where the device has it."""
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in trainable if p.ndim > 1 and "prototypes" not in name]
+    others = [p for name, p in trainable if p.ndim <= 1 or "prototypes" in name]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=device.type in ("cuda", "cpu"))
+
+
+class WeightAverage:
+    """An exponential moving average of a model's weights, in a model of its own.
+
+    It is a model's weights after the first `update`, and moves from there. Unlike torch's
+    `AveragedModel` it asks no device whether it has begun, which would wait for every step.
+
+    Attributes:
+        model: Of the averaged weights.
+        has_begun: Whether the next update adds to it rather than starting it.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.has_begun = copy.deepcopy(model), False
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the weights of `model`."""
+        averages, weights = ([p.data for p in m.parameters()] for m in (self.model, model))
+        if self.has_begun:
+            torch._foreach_lerp_(averages, weights, 1 - self._decay)  # pyright: ignore
+        else:
+            torch._foreach_copy_(averages, weights)  # pyright: ignore
+        self.has_begun = True
+
+
+def make_average(
+    model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int
+) -> WeightAverage | None:
+    """Return a running average of the weights, or None if none is asked for.
+
+    B. Polyak and A. Juditsky 1992, *Acceleration of Stochastic Approximation by Averaging*. The
+    decay is e^{−1 / steps of the time constant}, so that a setting means the same for any number
+    of rows and any batch size.
+    """
+    if not config.average_epochs:
+        return None
+    decay = math.exp(-1.0 / (config.average_epochs * steps_per_epoch))
+    return WeightAverage(model, decay)
+
+
+def lr_at(step: int, config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> float:
+    """Return the learning rate of a step, counted from 0: linear warm-up, then half a cosine."""
+    total = steps_per_epoch * epochs
+    warmup = min(total, round(config.warmup_epochs * steps_per_epoch))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

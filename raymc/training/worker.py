@@ -1,0 +1,242 @@
+"""On Ray: one worker of a run, between Ray Train's checkpoints and reports.
+
+Ray layer. Which checkpoint a run goes on from is read off the checkpoints themselves rather
+than off Ray's list of them, so a torn one, or a torn list, costs no more than an interval.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import ray.train
+import ray.train.collective
+import tenacity
+import torch
+from ray.train import Checkpoint, CheckpointConsistencyMode
+from ray.train import CheckpointUploadMode as UploadMode
+from ray.train.torch import get_device
+from safetensors import SafetensorError
+
+from raymc.config import Config, from_dict
+from raymc.data.storage import patience
+from raymc.errors import CheckpointError, DivergedError, first_line
+from raymc.events import EpochEnded, Event, Saved, Warned
+from raymc.runtime.channel import sender
+from raymc.training import checkpoint, loop
+from raymc.training.saving import Store, Write
+
+# Ray's notice that a node is about to go, heard by all workers at the same step. Ray layer.
+
+
+SECONDS_BETWEEN_QUESTIONS = 1.0
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+class PreemptionWatch:
+    """Says after which steps a checkpoint is due because a node is about to go.
+
+    From the notice to the node's end training goes on, and a checkpoint every few seconds keeps
+    what it does. Asking Ray is a barrier, so workers ask after the same number of steps, about
+    once a second by worker 0's clock.
+    """
+
+    def __init__(self) -> None:
+        self._steps, self._steps_to_go = 0, 1
+        self._asked = time.monotonic()
+        self._saved = float("-inf")
+
+    def is_due(self) -> bool:
+        """Say whether a checkpoint is due; to be called by all workers after every step."""
+        self._steps += 1
+        if self._steps < self._steps_to_go:
+            return False
+        notice = ray.train.get_preemption_info()
+        now = time.monotonic()
+        seconds_per_step = (now - self._asked) / self._steps
+        steps = max(1, round(SECONDS_BETWEEN_QUESTIONS / max(seconds_per_step, 1e-6)))
+        is_due = notice is not None and now - self._saved >= SECONDS_BETWEEN_CHECKPOINTS
+        steps, is_due = ray.train.collective.broadcast_from_rank_zero((steps, is_due))
+        self._steps, self._steps_to_go, self._asked = 0, steps, now
+        if is_due:
+            self._saved = now
+        return is_due
+
+
+# Keys of an epoch's report besides its metrics.
+EPOCH, IS_LAST = "epoch", "is_last"
+# The score by which Ray Train keeps checkpoints, and how many it keeps.
+KEEP, KEPT = "keep", 3
+# A checkpoint waits for storage that takes nothing, and training for it once the next is due: a
+# worker that gave up at once would lose what no checkpoint holds.
+PATIENCE_SECONDS = 120.0
+# Of a full disk, or storage out of reach; torch reports a file that it can't write as the second.
+_NOT_STORED = (OSError, RuntimeError, SafetensorError)
+
+
+def train_worker(settings: dict[str, Any]) -> DivergedError | None:
+    """Run the loop on one Ray Train worker.
+
+    A loss that diverges is returned rather than raised: every worker sees the same loss, and
+    Ray's next attempt would only see it again.
+    """
+    config, data = from_dict(settings["config"]), settings["data"]
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    limit_threads(config)
+    tell = sender(settings["events"] if rank == 0 else None)
+    reporter = Reporter(tell)
+    try:
+        with last_checkpoint(tell) as resume:
+            loop.fit(
+                config,
+                data.manifest,
+                data.feeds(config, share=(rank, workers)),
+                device=get_device(),
+                emit=tell,
+                report=Store(PreemptionWatch().is_due, reporter.keep),
+                resume=resume,
+            )
+    except DivergedError as error:
+        return error
+    return None
+
+
+@contextmanager
+def last_checkpoint(tell: Callable[[Event], None]) -> Iterator[Path | None]:
+    """Have the run's last intact checkpoint as a local folder; None if there is none.
+
+    Worker 0 looks for it, and the others take the same.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them can be used.
+    """
+    storage = ray.train.get_context().get_storage()
+    with ExitStack() as stack:
+        path = None
+        if ray.train.get_context().get_world_rank() == 0:
+            path = _last_intact(storage, tell, stack)
+        path = ray.train.collective.broadcast_from_rank_zero(path)
+        yield _local(path, storage, stack) if path else None
+
+
+def _last_intact(storage: Any, tell: Callable[[Event], None], stack: ExitStack) -> str | None:
+    found, unreadable = checkpoint.find(storage.storage_filesystem, storage.experiment_fs_path)
+    for path in unreadable:
+        tell(Warned(f"checkpoint {path} is torn, and left out"))
+    for at, one in enumerate(found):
+        local = _local(one.path, storage, stack)
+        try:
+            checkpoint.verify(local)
+        except CheckpointError as error:
+            reason = str(error).replace(str(local), one.path)
+            tell(Warned(f"{reason}; going on from the one before"))
+        else:
+            needed = {one.path, *(best.path for best in checkpoint.best_of(found[at:]))}
+            _delete_leftovers(storage, {*unreadable, *(each.path for each in found)} - needed)
+            return one.path
+    if found:
+        raise CheckpointError(
+            f"no checkpoint in {storage.experiment_fs_path} is intact: delete them to begin anew"
+        )
+    return None
+
+
+def _delete_leftovers(storage: Any, paths: Collection[str]) -> None:
+    """Delete what crashes left of checkpoints; those that Ray Train lists, it deletes itself."""
+    listed = ray.train.get_all_reported_checkpoints(
+        consistency_mode=CheckpointConsistencyMode.COMMITTED
+    )
+    for path in set(paths) - {one.checkpoint.path for one in listed}:
+        storage.storage_filesystem.delete_dir(path)
+
+
+def _local(path: str, storage: Any, stack: ExitStack) -> Path:
+    """Return a checkpoint's folder on this node, fetched if it lies elsewhere."""
+    there = Checkpoint(path, storage.storage_filesystem)
+    return Path(stack.enter_context(there.as_directory()))
+
+
+class Reporter:
+    """Brings a worker's reports to Ray Train, and their checkpoints to storage while it trains.
+
+    Args:
+        tell: passes events on; hears of an epoch once its checkpoint is stored.
+    """
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        self._patient = patience(*_NOT_STORED, seconds=PATIENCE_SECONDS, before_sleep=self._warn)
+
+    def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
+        """Report a checkpoint; returns once it is stored if it is the run's last, else at once."""
+        self._is_idle.wait()  # one at a time: storage slower than training must not pile them up
+        empty = write = None
+        if take is not None:
+            self._is_idle.clear()
+            write = take()
+            empty = Checkpoint.from_directory(mkdtemp(prefix="raymc-"))
+
+        def store(local: Checkpoint, name: str) -> Checkpoint:
+            try:
+                stored = self._patient(_stored, local, name, write)
+                self._tell(event)
+                return stored
+            finally:
+                self._is_idle.set()
+
+        is_last = isinstance(event, EpochEnded) and event.is_last
+        ray.train.report(
+            _metrics_of(event),
+            checkpoint=empty,
+            checkpoint_upload_mode=UploadMode.SYNC if is_last else UploadMode.ASYNC,
+            checkpoint_upload_fn=store,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def _warn(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None and state.attempt_number == 1:
+            waits = f"trying again for up to {PATIENCE_SECONDS:g} s"
+            self._tell(Warned(f"a checkpoint can't be stored ({first_line(error)}): {waits}"))
+
+
+def _stored(local: Checkpoint, name: str, write: Write | None) -> Checkpoint:
+    """Write a checkpoint to its local folder and bring it from there to storage."""
+    assert write is not None
+    made = Path(local.path) / "checkpoint"
+    write(made)
+    storage: Any = ray.train.get_context().get_storage()
+    return storage.persist_current_checkpoint(Checkpoint.from_directory(str(made)), name)
+
+
+def _metrics_of(event: EpochEnded | Saved) -> dict[str, Any]:
+    if isinstance(event, Saved):
+        return {KEEP: keep_score(event.epoch, event.step, event.best_epoch)}
+    score = keep_score(event.epoch, 0, event.best_epoch)
+    return {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last, KEEP: score}
+
+
+def keep_score(epoch: int, step: int, best_epoch: int) -> float:
+    """Return the score by which the best three checkpoints are the best epoch and the last two.
+
+    The best epoch's own score is its number. What comes after it lies between it and the number
+    before, the later the higher: above every epoch that was the best earlier.
+
+    Args:
+        epoch: epochs that have ended.
+        step: steps of the next one.
+        best_epoch: the best of them; 0: none has ended.
+    """
+    since_best = epoch - best_epoch + step / (1 + step)
+    return float(best_epoch) if not since_best else best_epoch - 1 / (1 + since_best)
+
+
+def limit_threads(config: Config) -> None:
+    """Compute on as many threads as the worker has CPUs, so that neighbours don't collide."""
+    torch.set_num_threads(max(1, int(config.search.cpus_per_trial)))

@@ -1,0 +1,155 @@
+"""`raymc compare` on folders of runs: what is scored, once, and what can't be compared."""
+
+import shutil
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from finished_runs import finished_run
+from rich.console import Console
+from tiny import MODALITIES, SPLIT_ROWS, feed_of, tiny_row
+
+from raymc.cli.compare import run_compare
+from raymc.cli.main import main
+from raymc.cli.runs import run_evaluate
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Dataset, write_dataset
+from raymc.errors import ConfigError, DataError
+from raymc.evaluation.evaluate import stored_scores
+from raymc.evaluation.scored import load_scored
+from raymc.metrics.bootstrap import paired_difference
+from raymc.report.comparison import difference_text
+from raymc.training.bundle import load_bundle
+from raymc.training.runs import BUNDLE, find_bundle
+from raymc.training.scoring import predict
+
+pytestmark = pytest.mark.usefixtures("ray_logs")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs good and bad; not to be written to."""
+    folder = tmp_path_factory.mktemp("compared")
+    finished_run(folder, "good", tiny_bundle)
+    finished_run(folder, "bad", tiny_bundle, noise=3.0, loss__margin=0.4)
+    return folder
+
+
+def quiet() -> Console:
+    return Console(file=StringIO(), width=100)
+
+
+def test_scores_are_the_bundle_s_and_kept(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
+    run = finished_run(tmp_path, "run", tiny_bundle)
+    made = stored_scores(load_bundle(run / BUNDLE), tiny, "val")
+    bundle = load_bundle(tiny_bundle)
+    expected = predict(
+        bundle.model, feed_of(tiny, "val", bundle.config), device=torch.device("cpu")
+    )
+    np.testing.assert_allclose(made.scores, expected.scores, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(made.labels & made.observed, expected.labels & expected.observed)
+    assert made.ids == tuple(f"val-{i:03d}" for i in range(SPLIT_ROWS["val"]))
+    (file,) = (run / "scores").iterdir()
+    digests = f"{tiny.manifest.digest()[:16]}-{bundle.weights_digest[:16]}"
+    assert file.name == f"val-{digests}.parquet"
+    np.testing.assert_array_equal(load_scored(file).scores, made.scores)
+
+
+def test_a_split_is_scored_once(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "runs", "run", tiny_bundle)
+    copied = shutil.copytree(Path(tiny.path), tmp_path / "data")
+    run_evaluate(str(run / BUNDLE), str(copied), quiet(), split="val")
+    shutil.rmtree(copied / "val")  # what was scored is not read again
+    again = run_evaluate(str(run / BUNDLE), str(copied), quiet(), split="val")
+    assert len(again.scored.ids) == SPLIT_ROWS["val"]
+
+
+def test_a_bundle_of_no_run_leaves_nothing_behind(
+    tiny_bundle: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "mine" / BUNDLE)
+    stored_scores(load_bundle(bundle), tiny, "val")
+    assert [path.name for path in bundle.parent.iterdir()] == [BUNDLE]
+
+
+def test_another_run_may_keep_a_bundle_s_scores(
+    tiny_bundle: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    made = stored_scores(load_bundle(tiny_bundle), tiny, "val", run=tmp_path)
+    (file,) = (tmp_path / "scores").iterdir()
+    assert load_scored(file).ids == made.ids
+    assert load_bundle(tiny_bundle).weights_digest[:16] in file.name
+
+
+def test_runs_are_compared_on_the_first_one_s_dataset(runs: Path, tiny: Dataset) -> None:
+    found = run_compare(["good", "bad"], quiet(), overrides=[f"run.folder={runs}"], split="train")
+    ours, theirs = (
+        stored_scores(load_bundle(runs / name / BUNDLE), tiny, "train") for name in ("bad", "good")
+    )
+    expected = paired_difference([ours.scores], [theirs.scores], ours.labels, ours.observed)
+    (difference,) = found.differences["mAP"]
+    values = [difference.value, difference.low, difference.high]
+    assert values == pytest.approx([expected.value, expected.low, expected.high])
+    assert expected.high < 0
+    assert found.settings == {"loss.margin": ((0.1,), (0.4,))}
+    assert found.split.split == "train"
+
+
+def test_the_command(runs: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = ["compare", "good", str(runs / "bad"), f"run.folder={runs}", "--split", "train"]
+    result = CliRunner().invoke(main, [*words, "--metric", "LRAP", "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    first = result.output.splitlines()[0]
+    options = [f"run.folder={runs}"]
+    found = run_compare(["good", "bad"], quiet(), overrides=options, split="train")
+    assert first == f"bad against good: LRAP {difference_text(found.differences['LRAP'][0])}"
+    assert f"<p>{first}</p>" in page.read_text()
+
+
+def test_runs_of_one_name_go_by_what_was_typed(
+    runs: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    other = finished_run(tmp_path, "good", tiny_bundle, noise=0.1)
+    found = run_compare([str(runs / "good"), str(other)], quiet())
+    assert [model[0].name for model in found.models] == [str(runs / "good"), str(other)]
+
+
+def test_a_run_is_found_by_name_folder_and_bundle(runs: Path) -> None:
+    bundle = runs / "good" / BUNDLE
+    for run, folder in (("good", runs), (str(runs / "good"), "runs"), (str(bundle), "runs")):
+        assert find_bundle(run, str(folder)) == bundle
+
+
+def test_what_cannot_be_compared(runs: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.json").write_text("{}")
+    good = str(runs / "good")
+    for names, message in (
+        ([good], "a comparison is of at least two runs"),
+        ([good, str(runs / "good" / BUNDLE)], "a run is named twice: "),
+        ([good, "none"], rf"no run 'none' in {tmp_path}, and no folder of a run or bundle"),
+        ([good, "begun"], r"run 'begun' has no bundle: it has not ended"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_compare(names, quiet(), overrides=[f"run.folder={tmp_path}"])
+    other = finished_run(tmp_path, "other", tiny_bundle)
+    description = other / BUNDLE / "bundle.json"
+    description.write_text(description.read_text().replace('"spell"', '"spelling"'))
+    with pytest.raises(DataError, match=r"'good' and 'other' .* differ in spell, spelling"):
+        run_compare([good, str(other)], quiet())
+
+
+def test_a_dataset_of_other_classes(runs: Path, tmp_path: Path) -> None:
+    rows = [replace(tiny_row("test", i), labels=["new"], observed=None) for i in range(3)]
+    path = str(tmp_path / "data")
+    write_dataset(path, {"test": rows}, vocabulary=Vocabulary(("new",)), modalities=MODALITIES)
+    result = CliRunner().invoke(
+        main, ["compare", str(runs / "good"), str(runs / "bad"), "--dataset", path]
+    )
+    assert result.exit_code == 2
+    assert result.stderr.startswith("raymc: the bundle has 5 classes, the dataset 1: ")

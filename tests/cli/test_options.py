@@ -1,0 +1,93 @@
+"""Settings as options: named as people type them, and back to settings."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from raymc.cli.options import option_name, options_of, settings_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Some of every kind."""
+
+    name: Literal["some"] = Field(default="some", description="Never an option.")
+    file: str = Field(description="A file.")
+    policy: Literal["first", "last"] = Field(default="first", description="Which.")
+    modalities: Mapping[str, str] = Field(default_factory=dict, description="Columns.")
+    rates_hz: Mapping[str, float] = Field(default_factory=dict, description="Rates.")
+    keep: tuple[str, ...] = Field(default=(), description="Columns to keep.")
+    share: float = Field(default=0.2, description="A share.")
+    skip_damaged: bool = Field(default=False, description="Whether.")
+
+
+def given(*arguments: str) -> dict[str, Any]:
+    """What a command of these options was given."""
+    found: dict[str, Any] = {}
+    command = click.Command(
+        "some", params=options_of(Settings), callback=lambda **values: found.update(values)
+    )
+    result = CliRunner().invoke(command, list(arguments))
+    if result.exit_code:
+        raise click.UsageError(result.output)
+    return settings_of(Settings, found)
+
+
+def test_what_is_given_becomes_settings() -> None:
+    assert given("--file", "a") == {"file": "a"}
+    settings = given(
+        *("--file", "a", "--policy", "last", "--share", "0.5", "--skip-damaged"),
+        *("--modality", "audio=a.*=b", "--modality", "video=v", "--rate", "audio=25"),
+        *("--keep", "url", "--keep", "title"),
+    )
+    assert Settings(**settings) == Settings(
+        file="a",
+        policy="last",
+        share=0.5,
+        skip_damaged=True,
+        modalities={"audio": "a.*=b", "video": "v"},
+        rates_hz={"audio": 25.0},
+        keep=("url", "title"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing option '--file'"),
+        (("--file", "a", "--policy", "none"), "'none' is not one of 'first', 'last'"),
+        (("--file", "a", "--name", "other"), "No such option"),
+    ],
+)
+def test_other_options_are_refused(arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(click.UsageError, match=message):
+        given(*arguments)
+
+
+def test_a_piece_without_a_name_is_refused() -> None:
+    for piece in ("audio", "=a", "audio="):
+        with pytest.raises(click.BadParameter, match=r"expected NAME=VALUE") as caught:
+            settings_of(Settings, {"modalities": (piece,)})
+        assert caught.value.param_hint == "--modality"
+
+
+def test_names_are_those_people_type() -> None:
+    assert option_name("window_seconds", many=False) == "window"
+    assert option_name("classes", many=False) == "classes"
+    assert option_name("columns", many=True) == "column"
+    assert option_name("classes", many=True) == "class"
+    assert option_name("batches", many=True) == "batch"
+
+
+def test_help_explains_every_setting() -> None:
+    command = click.Command("some", params=options_of(Settings))
+    helped = CliRunner().invoke(command, ["--help"]).output
+    text = " ".join(helped.split())
+    for name, field in Settings.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        assert (field.description in text) == (name != "name")
+    assert "[default: 0.2]" in text

@@ -1,0 +1,76 @@
+"""Ranges of a search: what they hold, what is refused, and their form for Optuna."""
+
+from typing import Any
+
+import pytest
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from pydantic import ValidationError
+
+from raymc.config.search import Range, SearchConfig, default_space
+from raymc.config.tree import Config, check_space, flatten, from_dict
+from raymc.search.study import distribution
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "give `low` and `high`, or `choices`"),
+        ({"low": 1}, "give `low` and `high`, or `choices`"),
+        ({"high": 1}, "give `low` and `high`, or `choices`"),
+        ({"log": True}, "give `low` and `high`, or `choices`"),
+        ({"choices": []}, "give `low` and `high`, or `choices`"),
+        ({"low": 2, "high": 1}, "low 2 is above high 1"),
+        ({"low": 0, "high": 1, "log": True}, "must start above 0, not at 0"),
+        ({"low": -1.5, "high": 1, "log": True}, "must start above 0, not at -1.5"),
+        ({"choices": [1], "low": 0}, "either `choices` or `low` and `high`, not both"),
+        ({"choices": [1], "high": 0}, "either `choices` or `low` and `high`, not both"),
+        ({"choices": [1], "log": True}, "either `choices` or `low` and `high`, not both"),
+        ({"low": "a", "high": 1}, "valid integer"),
+        ({"low": 0, "high": 1, "step": 1}, "Unexpected keyword"),
+    ],
+)
+def test_a_range_that_is_none(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Range(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "integer", "expected"),
+    [
+        (Range(low=0, high=4), True, IntDistribution(0, 4)),
+        (Range(low=1, high=64, log=True), True, IntDistribution(1, 64, log=True)),
+        (Range(low=0, high=1), False, FloatDistribution(0.0, 1.0)),
+        (Range(low=0.1, high=0.1), False, FloatDistribution(0.1, 0.1)),
+        (Range(low=1e-4, high=1, log=True), False, FloatDistribution(1e-4, 1.0, log=True)),
+        (Range(choices=(1, 2.5, "x", True)), True, CategoricalDistribution((1, 2.5, "x", True))),
+    ],
+)
+def test_the_form_for_optuna(values: Range, integer: bool, expected: BaseDistribution) -> None:
+    made = distribution(values, integer=integer)
+    assert type(made) is type(expected)
+    assert made == expected
+
+
+def test_the_ends_are_what_must_be_valid() -> None:
+    assert Range(low=0.5, high=3).ends() == (0.5, 3)
+    assert Range(choices=("a", True, 2)).ends() == ("a", True, 2)
+
+
+def test_choices_keep_their_types() -> None:
+    config = from_dict({"search": {"space": {"loss.two_way": {"choices": [True, False]}}}})
+    assert config.search.space["loss.two_way"].choices == (True, False)
+    check_space(config)
+
+
+def test_the_default_space_is_of_settings_and_holds_their_defaults() -> None:
+    settings, space = flatten(Config()), default_space()
+    assert SearchConfig().space == space
+    assert space.keys() == {"loss.margin", "loss.temperature", "model.fusion_depth"}
+    for path, values in space.items():
+        low, high = values.ends()
+        assert low <= settings[path] <= high

@@ -1,0 +1,194 @@
+"""The order of an epoch: every row once, the same batches however many workers share them."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from raymc.config.data import BatchConfig
+from raymc.data.feed.order import (
+    PADDING_ROW,
+    batches_by_length,
+    ordered_windows,
+    shard_order,
+    share_of,
+    windows_of,
+)
+
+SHARD_ROWS = [7, 1, 12, 0, 5, 9, 3, 20, 1, 4]
+SHARD_BYTES = [rows * 1000 for rows in SHARD_ROWS]
+ROWS = sum(SHARD_ROWS)
+LENGTHS = np.random.default_rng(0).integers(0, 50, ROWS)
+OF_50_ROWS = {"most_rows": 50, "most_bytes": 1 << 30}
+CONFIGS = [
+    BatchConfig(size=8, window_rows=1000, pool_batches=3),
+    BatchConfig(size=8, window_rows=1000, pool_batches=1),
+    BatchConfig(size=8, window_rows=10, pool_batches=2),
+    BatchConfig(size=5, window_rows=1, pool_batches=4),
+    BatchConfig(size=1, window_rows=17, pool_batches=1),
+    BatchConfig(size=100, window_rows=30, pool_batches=2),
+]
+every_config = pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda c: f"{c.size}-{c.window_rows}-{c.pool_batches}"
+)
+
+
+def lengths_of(rows: np.ndarray) -> np.ndarray:
+    return LENGTHS[rows]
+
+
+def windows(config: BatchConfig, *, seed: int = 3, epoch: int = 1) -> list[np.ndarray]:
+    order = shard_order(len(SHARD_ROWS), seed=seed, epoch=epoch)
+    limits = {"most_rows": config.window_rows, "most_bytes": config.window_mb << 20}
+    return list(windows_of(order, SHARD_ROWS, SHARD_BYTES, seed=seed, epoch=epoch, **limits))
+
+
+def batches(config: BatchConfig, *, seed: int = 3, epoch: int = 1) -> list[list[int]]:
+    generator = np.random.default_rng([seed, epoch])
+    cut = batches_by_length(
+        windows(config, seed=seed, epoch=epoch), lengths_of, config=config, generator=generator
+    )
+    return [rows.tolist() for rows in cut]
+
+
+@every_config
+def test_every_row_comes_once_an_epoch_in_full_batches_but_one(config: BatchConfig) -> None:
+    for epoch in range(1, 4):
+        made = batches(config, epoch=epoch)
+        assert sorted(itertools.chain(*made)) == list(range(ROWS))
+        sizes = sorted(map(len, made), reverse=True)
+        full, rest = divmod(ROWS, config.size)
+        assert sizes == [config.size] * full + [rest] * (rest > 0)
+
+
+@every_config
+def test_the_order_is_a_pure_function_of_seed_and_epoch(config: BatchConfig) -> None:
+    made = {(s, e): batches(config, seed=s, epoch=e) for s in (3, 4) for e in (1, 2)}
+    assert all(made[key] == batches(config, seed=key[0], epoch=key[1]) for key in made)
+    for one, other in itertools.combinations(made.values(), 2):
+        assert one != other
+
+
+def test_shards_are_permuted_and_never_the_same_way() -> None:
+    orders = [shard_order(10, seed=s, epoch=e) for s in range(3) for e in range(3)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 9
+
+
+@every_config
+def test_windows_are_whole_shards_in_order_up_to_the_asked_number(config: BatchConfig) -> None:
+    starts = np.cumsum([0, *SHARD_ROWS])
+    order = iter(shard_order(len(SHARD_ROWS), seed=3, epoch=1))
+    made = windows(config)
+    for number, window in enumerate(made):
+        expected: set[int] = set()
+        while len(expected) < len(window):
+            assert len(expected) < config.window_rows
+            shard = next(order)
+            expected |= set(range(starts[shard], starts[shard + 1]))
+        assert set(window.tolist()) == expected
+        assert len(window) >= config.window_rows or number == len(made) - 1
+
+
+@pytest.mark.parametrize("most_bytes", [1, 9000, 12_000, 30_000, 10**6])
+def test_windows_are_bounded_in_bytes_too(most_bytes: int) -> None:
+    order, sizes = [3, 7, 0, 2, 5, 6, 1], np.array(SHARD_BYTES)
+    limits = {"most_rows": 10**6, "most_bytes": most_bytes}
+    made = list(windows_of(order, SHARD_ROWS, SHARD_BYTES, seed=0, epoch=1, **limits))
+    shard_of = np.repeat(np.arange(len(SHARD_ROWS)), SHARD_ROWS)
+    held = [sizes[np.unique(shard_of[window])] for window in made]
+    assert sum(len(shards) for shards in held) == 6  # one of the seven is empty
+    for number, shards in enumerate(held):
+        assert shards.sum() - shards.max() < most_bytes
+        assert shards.sum() >= most_bytes or number == len(made) - 1
+
+
+def test_rows_are_shuffled_within_their_window() -> None:
+    rows = np.concatenate(list(windows_of([0], [200], [1], seed=0, epoch=1, **OF_50_ROWS)))
+    neighbours = np.count_nonzero(np.diff(rows) == 1)
+    assert neighbours < 10
+
+
+def test_a_shard_is_never_shuffled_the_same_way() -> None:
+    made = {
+        tuple(next(windows_of([0], [20], [1], seed=s, epoch=e, **OF_50_ROWS)))
+        for s in (0, 1)
+        for e in (1, 2)
+    }
+    assert len(made) == 4
+
+
+def test_a_dataset_smaller_than_the_window_is_shuffled_globally() -> None:
+    (window,) = windows(BatchConfig(window_rows=ROWS))
+    shard_of = np.repeat(np.arange(len(SHARD_ROWS)), SHARD_ROWS)[window]
+    assert np.count_nonzero(np.diff(shard_of)) > 2 * len(SHARD_ROWS)
+
+
+def test_without_shards_there_are_no_batches() -> None:
+    config = BatchConfig()
+    assert list(windows_of([], [], [], seed=0, epoch=1, **OF_50_ROWS)) == []
+    assert list(windows_of([0, 1], [0, 0], [9, 9], seed=0, epoch=1, **OF_50_ROWS)) == []
+    assert list(batches_by_length([], lengths_of, config=config, generator=None)) == []
+
+
+def test_evaluation_takes_the_rows_as_they_lie() -> None:
+    made = [window.tolist() for window in ordered_windows([3, 0, 2])]
+    assert made == [[0, 1, 2], [], [3, 4]]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_of_a_pool_are_sorted_by_length(shuffled: bool) -> None:
+    config = BatchConfig(size=4, pool_batches=5)
+    generator = np.random.default_rng(0) if shuffled else None
+    rows = np.random.default_rng(1).permutation(ROWS)
+    made = list(batches_by_length([rows], lengths_of, config=config, generator=generator))
+    in_order = []
+    for at in range(0, len(made), 5):
+        pool = made[at : at + 5]
+        assert set(np.concatenate(pool)) == set(rows[at * 4 : at * 4 + 20])
+        ranges = sorted((LENGTHS[b].min(), LENGTHS[b].max()) for b in pool)
+        assert all(high <= low for (_, high), (low, _) in itertools.pairwise(ranges))
+        in_order.append([LENGTHS[b].min() for b in pool] == [low for low, _ in ranges])
+    assert all(in_order) != shuffled
+
+
+def padding_share(made: Sequence[np.ndarray]) -> float:
+    real = sum(LENGTHS[rows].sum() for rows in made)
+    return 1 - real / sum(LENGTHS[rows].max() * len(rows) for rows in made)
+
+
+def test_pooling_saves_padding_and_one_batch_a_pool_leaves_the_order_alone() -> None:
+    def cut(pool_batches: int) -> Iterator[np.ndarray]:
+        config = BatchConfig(size=6, pool_batches=pool_batches)
+        return batches_by_length([np.arange(ROWS)], lengths_of, config=config, generator=None)
+
+    alone = list(cut(1))
+    assert np.concatenate(alone).tolist() == list(range(ROWS))
+    assert padding_share(list(cut(8))) < 0.5 * padding_share(alone)
+
+
+@pytest.mark.parametrize("windowing", [[ROWS], [1] * ROWS, [10, 3, 0, ROWS - 13]])
+def test_batches_do_not_depend_on_how_rows_arrive(windowing: list[int]) -> None:
+    config = BatchConfig(size=4, pool_batches=2)
+    rows = np.random.default_rng(2).permutation(ROWS)
+    ends = np.cumsum([0, *windowing])
+    parts = [rows[a:b] for a, b in itertools.pairwise(ends)]
+    made, whole = (
+        list(
+            batches_by_length(given, lengths_of, config=config, generator=np.random.default_rng(0))
+        )
+        for given in (parts, [rows])
+    )
+    assert [b.tolist() for b in made] == [b.tolist() for b in whole]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7, 20])
+def test_shares_are_equally_long_and_make_up_the_batch(workers: int) -> None:
+    for size in (1, 2, 7, 8, 21):
+        rows = np.random.default_rng(size).permutation(100)[:size]
+        shares = [share_of(rows, rank, workers) for rank in range(workers)]
+        assert {len(share) for share in shares} == {-(-size // workers)}
+        together = np.concatenate(shares)
+        assert sorted(together[together != PADDING_ROW]) == sorted(rows)
+        assert np.count_nonzero(together == PADDING_ROW) < workers

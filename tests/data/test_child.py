@@ -1,0 +1,86 @@
+"""Processes for native code: what they send arrives, and how they end is told."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raymc.data.child import Child, ChildError, limit_cpu
+
+
+def echo(connection: Connection, first: object) -> None:
+    connection.send(first)
+    while (found := connection.recv()) is not None:
+        connection.send((os.getpid(), found))
+
+
+def end(connection: Connection, number: int) -> None:
+    connection.send("before")
+    if number < 0:
+        os.kill(os.getpid(), -number)
+    os._exit(number)
+
+
+def loop(connection: Connection, seconds: float) -> None:
+    limit_cpu(0.2)
+    limit_cpu(0)
+    sum(range(10_000_000))
+    connection.send("no limit")
+    limit_cpu(seconds)
+    sum(range(10**15))  # C code: no Python handler of a signal would ever run
+
+
+def test_what_is_sent_arrives() -> None:
+    with closing(Child(echo, Path("a"))) as child:
+        assert child.receive() == Path("a")
+        for value in (np.arange(100_000), b"x" * 10_000_000):
+            child.connection.send(value)
+            pid, found = child.receive()
+            assert pid != os.getpid()
+            np.testing.assert_array_equal(found, value)
+        child.connection.send(None)
+        with pytest.raises(ChildError, match="ended with code 0"):
+            child.receive()
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (3, "ended with code 3"),
+        (-signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
+        (-signal.SIGKILL, r"crashed \(SIGKILL\)"),
+    ],
+)
+def test_how_it_ends_is_told(number: int, message: str) -> None:
+    with closing(Child(end, number)) as child:
+        assert child.receive() == "before"
+        for _ in range(2):
+            with pytest.raises(ChildError, match=message):
+                child.receive()
+
+
+def test_loops_are_ended() -> None:
+    with closing(Child(loop, 0.3)) as child:
+        assert child.receive() == "no limit"
+        with pytest.raises(ChildError, match="never ended"):
+            child.receive()
+
+
+@pytest.fixture
+def waiting() -> Iterator[Child]:
+    with closing(Child(echo, os.getpid())) as child:
+        yield child
+
+
+def test_closing_ends_it(waiting: Child) -> None:
+    assert waiting.receive() == os.getpid()
+    waiting.connection.send(1)
+    pid, _ = waiting.receive()
+    waiting.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

@@ -1,0 +1,149 @@
+"""Evaluation and prediction through Ray Data equal what the bundle gives without it."""
+
+import json
+import shutil
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from example_dataset import contents
+from rich.console import Console
+from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
+
+from raymc.cli.runs import run_evaluate, run_predict
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Dataset, Modality, open_dataset, write_dataset
+from raymc.errors import BundleError, DataError, ResourceError
+from raymc.evaluation.evaluate import numbers_of
+from raymc.evaluation.predict import predict
+from raymc.metrics.calibration import expected_calibration_error
+from raymc.metrics.families import family_scores
+from raymc.metrics.metrics import evaluate_scores
+from raymc.training.bundle import Bundle, load_bundle
+from raymc.training.scoring import Predictions
+from raymc.training.scoring import predict as score
+
+CONSOLE = Console(file=StringIO(), width=100)
+pytestmark = pytest.mark.usefixtures("ray_logs")
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return load_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Bundle, tiny: Dataset) -> Predictions:
+    """The test split's scores, without Ray."""
+    feed = feed_of(tiny, "test", bundle.config)
+    return score(bundle.model, feed, device=torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_every_row_is_evaluated_once(
+    tiny_bundle: Path, tiny_path: Path, bundle: Bundle, expected: Predictions, tmp_path: Path
+) -> None:
+    file = tmp_path / "metrics.json"
+    found = run_evaluate(str(tiny_bundle), str(tiny_path), CONSOLE, json_file=file)
+    assert (found.scored.split, len(found.scored.ids)) == ("test", SPLIT_ROWS["test"])
+    scores = evaluate_scores(expected.scores, expected.labels, expected.observed)
+    assert found.scores.to_dict() == pytest.approx(scores.to_dict(), abs=1e-6)
+    numbers = json.loads(file.read_text())
+    assert numbers == numbers_of(found)
+    assert numbers.items() >= found.scores.to_dict().items()
+    judged = (expected.labels, expected.observed)
+    probabilities = bundle.probabilities(expected.scores)
+    error = expected_calibration_error(probabilities, *judged)
+    assert numbers["ECE"] == pytest.approx(error, abs=1e-4)
+    for group, values in family_scores(expected.scores, *judged, VOCABULARY).items():
+        assert numbers[f"any_AP/{group}"] == pytest.approx(values.any_AP, abs=1e-6)
+    given = (expected.scores >= bundle.thresholds) & expected.observed
+    right = given & expected.labels
+    assert numbers["precision"] == pytest.approx(right.sum() / given.sum())
+    assert numbers["recall"] == pytest.approx(right.sum() / (judged[0] & judged[1]).sum())
+    np.testing.assert_array_equal(found.scores.support, scores.support)
+
+
+@pytest.mark.slow
+def test_predictions(
+    tiny_bundle: Path, tiny_path: Path, bundle: Bundle, expected: Predictions, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "out"
+    left_over = tmp_path / "deep" / "out.partial" / "0.parquet"  # by one that was interrupted
+    left_over.parent.mkdir(parents=True)
+    left_over.write_text("torn")
+    run_predict(str(tiny_bundle), str(tiny_path), out, CONSOLE)
+    table = pq.read_table(out)
+    columns = [f"{kind}.{name}" for kind in ("score", "probability") for name in LABELS]
+    assert table.column_names == ["id", "labels", *columns]
+    assert table["id"].to_pylist() == [f"test-{i:03d}" for i in range(SPLIT_ROWS["test"])]
+    scores = np.stack([table[f"score.{name}"].to_numpy() for name in LABELS], axis=1)
+    np.testing.assert_allclose(scores, expected.scores, rtol=0, atol=1e-5)
+    likely = np.stack([table[f"probability.{name}"].to_numpy() for name in LABELS], axis=1)
+    np.testing.assert_array_equal(likely, bundle.probabilities(scores))
+    above = [[LABELS[c] for c in np.flatnonzero(row >= bundle.thresholds)] for row in scores]
+    assert table["labels"].to_pylist() == above
+    assert any(above)
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_predictions_are_not_overwritten(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match=rf"{tmp_path} exists already: choose another --out, or"):
+        predict(str(tiny_bundle), tiny, "test", tmp_path)
+    assert contents(tmp_path) == {"mine.txt": b"mine"}
+
+
+def test_a_prediction_that_breaks_off_leaves_no_result(
+    tiny_bundle: Path, tiny_path: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(tiny_path, tmp_path / "data")
+    shard = path / "test" / "00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:700])
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"test/00001.parquet") as caught:
+        predict(str(tiny_bundle), open_dataset(str(path)), "test", out)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("modalities", "message"),
+    [
+        (MODALITIES[:1], r"the bundle reads modality 'audio', but the dataset has only visual"),
+        (
+            (MODALITIES[0], replace(MODALITIES[1], rate_hz=8.0)),
+            r"'audio' with rate_hz 4.0, but the dataset has rate_hz 8.0: use a dataset made",
+        ),
+    ],
+)
+def test_a_dataset_of_other_tokens(
+    tiny_bundle: Path, tmp_path: Path, modalities: tuple[Modality, ...], message: str
+) -> None:
+    rows = [tiny_row("test", i) for i in range(3)]
+    names = [modality.name for modality in modalities]
+    rows = [replace(row, tokens={name: row.tokens[name] for name in names}) for row in rows]
+    path = str(tmp_path / "data")
+    write_dataset(path, {"test": rows}, vocabulary=VOCABULARY, modalities=modalities)
+    with pytest.raises(BundleError, match=message):
+        run_evaluate(str(tiny_bundle), path, CONSOLE)
+    with pytest.raises(BundleError, match=message):
+        run_predict(str(tiny_bundle), path, tmp_path / "out", CONSOLE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_of_other_labels(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "data")
+    rows = [replace(tiny_row("test", i), labels=["new"], observed=None) for i in range(3)]
+    write_dataset(path, {"test": rows}, vocabulary=Vocabulary(("new",)), modalities=MODALITIES)
+    with pytest.raises(BundleError, match=r"5 classes, the dataset 1: they differ in add, count, "):
+        run_evaluate(str(tiny_bundle), path, CONSOLE)
+
+
+def test_no_gpu(tiny_bundle: Path, tiny_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"but this Ray cluster has 0: use .*cpu, or a cluster"):
+        run_predict(str(tiny_bundle), str(tiny_path), tmp_path / "out", CONSOLE, device="gpu")

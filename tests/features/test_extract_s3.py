@@ -1,0 +1,62 @@
+"""Extraction from a bucket to a bucket: the same dataset as from a folder to a folder."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+from drivers import running
+from videos import write_video
+
+from raymc.data.shards import open_dataset
+
+BUCKET = "films"
+
+
+@pytest.mark.slow
+def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(s3: str, tmp_path: Path) -> None:
+    secrets = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
+    environment = {**secrets, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": s3}
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3,
+        region_name="us-east-1",
+        aws_access_key_id="someone",
+        aws_secret_access_key="secret",
+    )
+    client.create_bucket(Bucket=BUCKET)
+    (tmp_path / "videos").mkdir()
+    for seed in range(3):
+        video = write_video(tmp_path / "videos" / f"{seed}.mp4", seed=seed)
+        client.upload_file(str(video), BUCKET, f"videos/{video.name}")
+    for source, out in (
+        (f"s3://{BUCKET}/videos", f"s3://{BUCKET}/dataset"),
+        (str(tmp_path / "videos"), str(tmp_path / "dataset")),
+    ):
+        command = (sys.executable, "-m", "raymc", "extract", source, "--out", out)
+        log = tmp_path / "log"
+        with running(*command, log=log, environment=environment) as process:
+            assert process.wait(timeout=180) == 0, log.read_text()
+    keys = {one["Key"] for one in client.list_objects_v2(Bucket=BUCKET)["Contents"]}
+    keys = {key for key in keys if key.startswith("dataset/") and not key.endswith("/")}
+    local = tmp_path / "dataset"
+    [shard] = open_dataset(str(local)).split("train")
+    assert shard.rows == 3
+    files = {path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()}
+    assert {key.removeprefix("dataset/") for key in keys} == files
+    body = client.get_object(Bucket=BUCKET, Key="dataset/train/00000.parquet")["Body"].read()
+    tables = [pq.read_table(source) for source in (io.BytesIO(body), local / "train/00000.parquet")]
+    assert tables[0]["path"].to_pylist() == [f"s3://{BUCKET}/videos/{n}.mp4" for n in range(3)]
+    there, here = (table.drop_columns("path") for table in tables)
+    assert there.equals(here)
+    check = subprocess.run(
+        [sys.executable, "-m", "raymc", "data", "check", f"s3://{BUCKET}/dataset"],
+        env={**environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (check.returncode, "no findings" in check.stdout) == (0, True), check.stderr

@@ -1,0 +1,259 @@
+"""The benchmark of ingest: every way gives the same values, tables say what was measured."""
+
+import ast
+import hashlib
+import io
+import json
+import math
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import jobs.bench
+from jobs.bench import ingest as bench
+from jobs.bench.ingest import Settings, bench_ingest, drop_page_cache, ways_named
+from jobs.bench.ingest_parts.batches import CLASSES, Padded, Source, pad, read_rows, size_of, sum_of
+from jobs.bench.ingest_parts.made_set import MadeRows, make_set, rows_in
+from jobs.bench.ingest_parts.process import BY_HAND, CACHED, RAY_DATA, STREAMED, WAYS, Reader
+from jobs.bench.ingest_parts.table import Figure, ratios_of, table_of
+from jobs.bench.measure import added_bytes, touch_memory
+from raymc.data.shards import open_dataset
+from raymc.errors import ConfigError, DataError
+
+ROWS, BATCH, SHARD_ROWS = 11, 4, 4
+
+
+@pytest.fixture(scope="module", params=["float16", "uint8"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """A set of 11 rows in three shards."""
+    folder = tmp_path_factory.mktemp(request.param)
+    make_set(folder, ROWS, request.param, shard_rows=SHARD_ROWS)
+    return Source(str(folder), request.param, BATCH)
+
+
+def expected_sum(source: Source) -> int:
+    """The checksum of the rows as they are made, by a slow way of its own."""
+    total = 0
+    for i in range(ROWS):
+        row = MadeRows(ROWS, source.dtype)[i]
+        data = b"".join(np.asarray(row.tokens[name]).tobytes() for name in ("visual", "audio"))
+        data += bytes(CLASSES.index(name) for name in row.labels)
+        total += int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return total % 2**64
+
+
+def test_rows_are_functions_of_their_number(source: Source) -> None:
+    made = open_dataset(source.path("raymc")).manifest
+    assert made.rows("train") == ROWS
+    assert make_set(Path(source.folder), ROWS, source.dtype, shard_rows=SHARD_ROWS) == expected_sum(
+        source
+    )
+    for i in (0, ROWS - 1):
+        rows = [MadeRows(ROWS, source.dtype)[i] for _ in range(2)]
+        visual, audio = (rows[0].tokens[name] for name in ("visual", "audio"))
+        assert visual is not None
+        assert audio is not None
+        assert 24 <= len(visual) == len(audio) <= 300
+        assert (visual.shape[1], audio.shape[1]) == (1024, 128)
+        assert np.isfinite(visual.astype(np.float32)).all()
+        np.testing.assert_array_equal(visual, rows[1].tokens["visual"])
+
+
+def test_sets_have_about_so_many_megabytes() -> None:
+    assert rows_in(1000.0, "float16") == 2679
+    assert rows_in(1000.0, "uint8") == 5358
+
+
+def test_padding_by_hand(source: Source) -> None:
+    rows = read_rows(source.shards[0])
+    batch = pad(rows, source.dtype)
+    for place, row in enumerate(rows):
+        tokens = np.frombuffer(row.tokens[0], source.dtype).reshape(-1, 1024)
+        assert int(batch.lengths[0][place]) == len(tokens)
+        np.testing.assert_array_equal(batch.tokens[0][place, : len(tokens)].numpy(), tokens)
+        assert not batch.tokens[0][place, len(tokens) :].any()
+        assert batch.labels[place].nonzero().flatten().tolist() == sorted(row.labels)
+    assert size_of(batch) == (
+        SHARD_ROWS,
+        sum(len(bytes(data)) for row in rows for data in row.tokens),
+    )
+
+
+def test_the_checksum_notices_any_change_but_order_and_padding(source: Source) -> None:
+    rows = read_rows(source.shards[0])
+    batch = pad(rows, source.dtype)
+    right = sum_of(batch)
+    assert sum_of(pad(rows[::-1], source.dtype)) == right
+    assert (sum_of(pad(rows[:2], source.dtype)) + sum_of(pad(rows[2:], source.dtype))) % 2**64 == (
+        right
+    )
+    longest = max(range(len(rows)), key=lambda i: int(batch.lengths[1][i]))
+    for change in ("token", "label", "length"):
+        tokens = tuple(x.clone() for x in batch.tokens)
+        lengths, labels = tuple(x.clone() for x in batch.lengths), batch.labels.clone()
+        if change == "token":
+            tokens[1][longest, -1, -1] = 0.5 if tokens[1][longest, -1, -1] == 1 else 1
+        elif change == "label":
+            labels[0, 0] ^= True
+        else:
+            lengths[0][1] -= 1
+        assert sum_of(Padded(tokens, lengths, labels)) != right, change
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way_gives_the_same_values(
+    source: Source, name: str, request: pytest.FixtureRequest
+) -> None:
+    if find_spec(WAYS[name].package) is None:
+        pytest.skip(f"{WAYS[name].package} is not installed")
+    if WAYS[name].on_ray:
+        request.getfixturevalue("ray_logs")
+    reader = Reader(WAYS[name], source)
+    reader.prepare()
+    read = reader.read()
+    assert read["rows"] == ROWS
+    raw = [row for path in source.shards for row in read_rows(path)]
+    assert read["bytes"] == sum(len(bytes(data)) for row in raw for data in row.tokens)
+    assert reader.check()["sum"] == reader.check()["sum"] == expected_sum(source)
+
+
+@pytest.mark.parametrize("name", [name for name, way in WAYS.items() if not way.on_ray])
+def test_shares_make_up_the_whole(source: Source, name: str) -> None:
+    if not WAYS[name].shares or find_spec(WAYS[name].package) is None:
+        pytest.skip("reads all or is not installed")
+    sums = []
+    for rank in (0, 1):
+        share = Source(source.folder, source.dtype, source.batch, rank, 2)
+        reader = Reader(WAYS[name], share)
+        reader.prepare() if rank == 0 and not Path(share.path("hf")).exists() else None
+        sums.append(reader.check()["sum"])
+    assert sum(sums) % 2**64 == expected_sum(source)
+    assert all(s > 0 for s in sums)
+
+
+def test_the_peers_side_needs_nothing_of_raymc() -> None:
+    folder = Path(jobs.bench.__file__).parent / "ingest_parts"
+    names = ("batches", "formats", "peers", "process")
+    room = "jobs.bench.ingest_parts"
+    siblings = {room, *(f"{room}.{name}" for name in names)}
+    for name in names:
+        body = ast.parse((folder / f"{name}.py").read_text()).body
+        for node in body:
+            if isinstance(node, ast.ImportFrom):
+                found = {node.module or ""}
+            elif isinstance(node, ast.Import):
+                found = {alias.name for alias in node.names}
+            else:
+                continue
+            foreign = {one for one in found if one.partition(".")[0] not in sys.stdlib_module_names}
+            allowed = siblings | {
+                "numpy",
+                "pyarrow",
+                "pyarrow.parquet",
+                "torch",
+                "torch.utils.data",
+            }
+            assert foreign <= allowed, name
+
+
+def settings_for(folder: Path, *ways: str, **given: Any) -> Settings:
+    return Settings(
+        ways=ways,
+        data=str(folder),
+        dtypes=("uint8",),
+        rounds=2,
+        first_rounds=1,
+        batch=BATCH,
+        shard_rows=SHARD_ROWS,
+        **given,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_logs")
+def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
+    page, missing = io.StringIO(), "litdata, 2 processes"
+    bench_ingest(
+        Console(file=page),
+        settings_for(
+            *(tmp_path / "sets", BY_HAND, CACHED, STREAMED, missing),
+            megabytes=(4.0,),
+            workers=(1, 2),
+        ),
+        out=tmp_path / "out",
+    )
+    assert (tmp_path / "out" / "ingest.md").read_text().strip() in page.getvalue()
+    figures = json.loads((tmp_path / "out" / "ingest.json").read_text())["figures"]
+    known = json.loads((tmp_path / "sets" / "uint8-4mb" / "sum.json").read_text())
+    assert len(figures) == 7
+    for figure in figures:
+        if figure["way"] == missing and find_spec("litdata") is None:
+            assert figure["reason"].startswith("not installed")
+            assert f"| {missing} | not installed" in page.getvalue()
+        else:
+            assert (figure["reason"], figure["sum"]) == ("", known["sum"])
+            assert (len(figure["first"]), len(figure["later"])) == (1, 2)
+            assert figure["rows"] == known["rows"]
+            assert figure["peak_bytes"] > 50 << 20
+
+
+def test_other_values_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(*given: object, **named: object) -> int:
+        return make_set(*given, **named) + 1  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(bench, "make_set", make)
+    page = io.StringIO()
+    with pytest.raises(DataError, match=r"by hand.*not those that were written"):
+        bench_ingest(Console(file=page), settings_for(tmp_path, BY_HAND, megabytes=(1.0,)))
+
+
+def test_ways_are_named_by_parts() -> None:
+    assert ways_named([]) == list(WAYS)
+    assert ways_named(["raymc", "by hand"]) == [BY_HAND, CACHED, STREAMED]
+    with pytest.raises(ConfigError, match=r"no way is named 'rymc'.*raymc, cached"):
+        ways_named(["rymc"])
+
+
+def test_files_are_whole_after_the_page_cache_was_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+    file.parent.mkdir()
+    file.write_bytes(b"x" * 10**6)
+    drop_page_cache(tmp_path)
+    assert file.read_bytes() == b"x" * 10**6
+
+
+def test_tables_put_ways_beside_the_loop_by_hand_and_the_fastest_peer() -> None:
+    def figure(way: str, first: float, later: float) -> Figure:
+        seconds = [later * 2, later, later / 2]
+        return Figure(way, [first], seconds, rows=100, bytes=200 * 10**6, peak_bytes=300 << 20)
+
+    figures = [
+        figure(BY_HAND, 4.0, 2.0),
+        figure(CACHED, 2.0, 0.5),
+        figure(STREAMED, 5.0, 1.0),
+        figure("datasets, streaming", 8.0, 1.5),
+        figure("WebDataset, 2 processes", 3.0, 3.0),
+        figure(RAY_DATA, 40.0, 50.0),
+        Figure("litdata, 2 processes", reason="not installed"),
+    ]
+    lines = table_of(figures).splitlines()
+    assert lines[3] == (
+        f"| {CACHED} | 50 | 100 | 100 to 100 | 2.00 | 200 | 400 | 200 to 800 | 4.00 | 300 |"
+    )
+    assert lines[8] == f"| litdata, 2 processes | not installed{' | ' * 8} |"
+    assert ratios_of(figures).splitlines()[2:] == [
+        f"| {CACHED}, first epoch | 2.00 | 1.50 (WebDataset, 2 processes) | 20.00 |",
+        f"| {CACHED}, later epoch | 4.00 | 3.00 (datasets, streaming) | 100.00 |",
+        f"| {STREAMED}, first epoch | 0.80 | 0.60 (WebDataset, 2 processes) | 8.00 |",
+        f"| {STREAMED}, later epoch | 2.00 | 1.50 (datasets, streaming) | 50.00 |",
+    ]
+
+
+def test_touched_memory_is_touched_and_given_back() -> None:
+    added = added_bytes(lambda: touch_memory(64 << 20))
+    assert math.isnan(added) or 60 << 20 < added < 80 << 20

@@ -1,0 +1,261 @@
+"""The benchmark of training: that all ways train the same, what is counted, and what is printed."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from torch import nn
+
+from jobs.bench import train as bench
+from jobs.bench.measure import Timing
+from jobs.bench.train import Settings, bench_train, steps_table
+from jobs.bench.train_parts import task as train_task
+from jobs.bench.train_parts.commands import Command, commands_table, measure_commands
+from jobs.bench.train_parts.device import (
+    Load,
+    Padding,
+    Share,
+    full_batch,
+    measure_padding,
+    measure_shares,
+    padding_table,
+    shares_table,
+)
+from jobs.bench.train_parts.task import RAGGED, ShardRows, Task, collate, make_case
+from jobs.bench.train_parts.ways import BARE, LIGHTNING, TRAINER, WAYS, Ran, train_way
+from raymc.config.tree import Config, to_dict
+from raymc.data.feed.feed import Feeds
+from raymc.events import EpochEnded
+from raymc.training import loop
+
+CPU = torch.device("cpu")
+LOAD = Load(width=16, depth=2, heads=2, largest_batch=2, matrix=64, rounds=2)
+SETTINGS = {
+    "model.width": 16,
+    "model.depth": 2,
+    "model.fusion_depth": 1,
+    "model.heads": 2,
+    "train.epochs": 2,
+    "train.device": "cpu",
+    "tracking.experiment": "benchmark",
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ragged clips that are few and short."""
+    monkeypatch.setattr(train_task, "RAGGED_ROWS", {"train": 30, "val": 8})
+    monkeypatch.setattr(train_task, "RAGGED_TOKENS", (2, 9))
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave models as they are: what checks shapes here can't be compiled (see test_compile)."""
+    monkeypatch.setattr(nn.Module, "compile", lambda module: None)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return make_case(RAGGED, tmp_path, SETTINGS)
+
+
+@pytest.fixture
+def task(config: Config) -> Task:
+    return Task(config, CPU)
+
+
+def train_plainly(task: Task) -> list[float]:
+    """The loss of every epoch of raymc's own loop, without Ray."""
+    losses: list[float] = []
+
+    def report(event: EpochEnded, folder: Path | None) -> None:
+        losses.append(event.metrics["train/loss"])
+
+    classes = len(task.dataset.manifest.vocabulary.names)
+    loop.fit(
+        task.config,
+        task.dataset.manifest,
+        Feeds(train=task.feed, val=task.feed, class_counts=torch.ones(classes).numpy()),
+        device=CPU,
+        emit=lambda event: None,
+        report=report,
+    )
+    return losses
+
+
+def test_the_bare_loop_trains_exactly_what_raymc_does(task: Task) -> None:
+    ran = WAYS[BARE](task)
+    assert ran.losses == train_plainly(task)
+    assert ran.losses[1] < ran.losses[0]
+    assert ran.waiting == [0.0, 0.0]
+    assert min(ran.seconds) > 0
+
+
+@pytest.mark.parametrize("way", [LIGHTNING, TRAINER])
+def test_peers_train_the_same_from_their_loaders(way: str, config: Config, tmp_path: Path) -> None:
+    pytest.importorskip("lightning" if way == LIGHTNING else "accelerate")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_dict(config)))
+    bare, peer = (train_way(name, str(file)) for name in (BARE, way))
+    assert peer.losses == pytest.approx(bare.losses, abs=1e-4)
+    assert len(peer.seconds) == 2
+    assert all(0 < waiting < 1 for waiting in peer.waiting)
+
+
+def test_a_loader_s_rows_make_raymc_s_batches(task: Task) -> None:
+    rows = ShardRows(task.dataset, "train")
+    assert len(rows) == 30
+    assert sorted(row for batch in task.rows[0] for row in batch) == list(range(30))
+    for batch, numbers in zip(task.epochs[0], task.rows[0]):
+        made = collate([rows[number] for number in numbers])
+        for name, tokens in batch.tokens.items():
+            assert torch.equal(made["tokens"][name], tokens)
+            assert torch.equal(made["lengths"][name], batch.lengths[name])
+        assert torch.equal(made["labels"], batch.labels)
+        assert torch.equal(made["observed"], batch.observed)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_flops_are_those_of_the_matrix_products(config: Config) -> None:
+    eager = measure_shares(config, CPU, LOAD)[0]
+    model, tokens = Task(config, CPU).learner().model, train_task.RAGGED_TOKENS[1]
+    assert eager.batch in (1, 2)
+    least = 0  # each matrix once forward and twice backward, two FLOPs an entry and token
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2 or name == "bottleneck":
+            continue
+        once = name == "prototypes" or name.startswith(("to_embedding", "readouts"))
+        seen = 1 if once and "qkv" not in name else tokens + (not name.startswith("embed"))
+        least += 6 * weight.numel() * seen
+    assert least <= eager.flops / eager.batch < 1.05 * least  # the rest is attention
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_every_precision_is_measured_eager_and_compiled(config: Config) -> None:
+    shares = measure_shares(config, CPU, LOAD)
+    assert [(share.precision, share.compiled) for share in shares] == [
+        ("float32", False),
+        ("float32", True),
+        ("bfloat16", False),
+        ("bfloat16", True),
+    ]
+    for share in shares:
+        assert share.reason == ""
+        assert len(share.seconds) == LOAD.rounds
+        assert share.flops == shares[0].flops / shares[0].batch * share.batch
+        flops_a_second = share.flops / sorted(share.seconds)[0]
+        assert 0 < share.used <= flops_a_second / share.ceiling
+
+
+def test_what_cannot_be_measured_is_told_in_a_line(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nSet …")
+
+    monkeypatch.setattr(nn.Module, "compile", fail)
+    eager, compiled, *_ = measure_shares(config, CPU, LOAD)
+    assert eager.reason == ""
+    assert compiled.reason == "InvalidCxxCompiler: No working C++ compiler found"
+    lines = shares_table([eager, compiled]).splitlines()
+    assert lines[2].startswith(f"| float32, eager | {eager.batch} | ")
+    assert lines[3] == (
+        "| float32, compiled | InvalidCxxCompiler: No working C++ compiler found |  |  |  |  |  |"
+    )
+
+
+def test_sorting_by_length_saves_padding(config: Config) -> None:
+    plain, pooled = measure_padding(config, CPU, LOAD)
+    kept = size = 0
+    for batch in Task(config, CPU).epochs[0]:  # the default pools
+        for name, tokens in batch.tokens.items():
+            kept += sum(int(length) * tokens.shape[2] for length in batch.lengths[name])
+            size += math.prod(tokens.shape)
+    assert pooled.share == 1 - kept / size
+    assert plain.share > pooled.share > 0
+    assert len(plain.seconds) == len(pooled.seconds) == LOAD.rounds
+
+
+def test_a_full_batch_has_no_padding(task: Task) -> None:
+    batch = full_batch(task, 3)
+    for name, tokens in batch.tokens.items():
+        assert batch.lengths[name].tolist() == [tokens.shape[1]] * 3
+        assert tokens.dtype == torch.float16
+
+
+def test_tables_put_each_way_beside_the_bare_loop_of_its_round() -> None:
+    bare = [Ran([9.0, 2.0, 4.0], [0.0] * 3, [3.0, 2.0, 1.0])] * 2
+    fast = Ran([6.0, 3.0, 3.0], [0.5, 0.25, 0.25], [3.0, 2.0, 1.0])
+    slow = Ran([6.0, 6.0, 6.0], [0.5, 0.75, 0.75], [3.0, 2.0, 1.25])
+    table = steps_table({BARE: bare, "other": [fast, slow]}, 36)
+    assert table.splitlines()[2:] == [
+        "| bare loop | 12.0 | 1.000 (1.000 to 1.000) | 0.0% | 9.000 (9.000 to 9.000) "
+        "| 3.000 (3.000 to 3.000) | 1.000000 | 0 |",
+        "| other | 8.0 | 0.750 (0.500 to 1.000) | 50.0% | 6.000 (6.000 to 6.000) "
+        "| 4.500 (3.000 to 6.000) | 1.250000 | 0.2 |",
+    ]
+
+
+def test_a_command_s_table_takes_its_epochs_away() -> None:
+    table = commands_table(
+        [
+            Command("raymc train", (10.0, 14.0), (4.0, 6.0)),
+            Command("--help", (0.5, 0.7), (0.0, 0.0)),
+        ]
+    )
+    assert table.splitlines()[2:] == [
+        "| raymc train | 12.00 (10.00 to 14.00) | 5.00 | 7.00 (6.00 to 8.00) |",
+        "| --help | 0.60 (0.50 to 0.70) |  | 0.60 (0.50 to 0.70) |",
+    ]
+
+
+def test_a_padding_table() -> None:
+    assert padding_table([Padding(1, 0.382, (2.0, 1.0, 3.0))]).splitlines()[2:] == [
+        "| 1 | 38.2% | 2.000 |"
+    ]
+
+
+def test_use_is_flops_over_the_product_s() -> None:
+    share = Share(
+        precision="float32", compiled=False, batch=4, seconds=(2.0, 2.0), flops=80, ceiling=100.0
+    )
+    assert share.rows_per_second == 2.0
+    assert share.used == 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_logs", "uncompiled")
+def test_the_whole_benchmark_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lightning")
+    page = io.StringIO()
+    monkeypatch.setitem(bench.LOADS, "cpu", LOAD)
+    overrides = {path: str(value) for path, value in SETTINGS.items()}
+    settings = Settings(cases=("ragged",), rounds=1, epochs=2, commands=0, overrides=overrides)
+    bench_train(Console(file=page), settings, out=tmp_path)
+    written = json.loads((tmp_path / "train.json").read_text())
+    steps = {f["way"]: f for f in written["figures"] if f.get("case") == RAGGED}
+    assert list(steps) == [BARE, "raymc train", LIGHTNING, TRAINER]
+    for way in steps:
+        assert steps[way]["losses"] == pytest.approx(steps[BARE]["losses"], abs=1e-4)
+    assert steps["raymc train"]["losses"] == steps[BARE]["losses"]
+    assert Timing(f"{RAGGED}: {BARE}", ()).name in {t["name"] for t in written["timings"]}
+    assert (tmp_path / "train.md").read_text().strip() in page.getvalue()
+    assert "| 16 | " in page.getvalue()
+
+
+@pytest.mark.slow
+def test_whole_commands_are_timed(config: Config, tmp_path: Path) -> None:
+    pytest.importorskip("lightning")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(to_dict(config)))
+    found = {c.name: c for c in measure_commands(config, str(file), rounds=1, device="cpu")}
+    for name in ("raymc train", *WAYS):
+        assert found[name].seconds[0] > found[name].in_epochs[0] > 0
+    assert found["import raymc"].in_epochs == (0.0,)

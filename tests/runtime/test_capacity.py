@@ -1,0 +1,133 @@
+"""What a cluster has and what it may grow to, what that allows, and who can reach it."""
+
+import os
+from typing import Any
+
+import psutil
+import pytest
+from sockets import LOOPBACK, addresses_of
+
+from raymc.config.tree import Config, override
+from raymc.errors import ConfigError, ResourceError
+from raymc.runtime.connect import (
+    GROWS_TO,
+    capacity,
+    check_workers,
+    expect_nodes,
+    gpus_per_worker,
+    worker_resources,
+)
+from raymc.search.sweep import concurrent_trials
+
+TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+pytestmark = pytest.mark.usefixtures("ray_logs")
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the environment back after each test."""
+    monkeypatch.setenv(TIMEOUT, "")
+    monkeypatch.delenv(TIMEOUT)
+    monkeypatch.setenv(GROWS_TO, "CPU=40,GPU=4,fake_gpu=2")
+
+
+def test_all_of_ray_listens_on_this_machine_alone() -> None:
+    children = psutil.Process().children(recursive=True)
+    addresses = addresses_of(child.pid for child in children)
+    assert len(addresses) > 5
+    assert {host for host, _ in addresses} <= LOOPBACK
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    return override(config, {name.replace("__", "."): x for name, x in settings.items()})
+
+
+def test_capacity_is_what_there_is_or_may_be() -> None:
+    most = capacity()
+    assert (most["CPU"], most["GPU"], most["fake_gpu"]) == (40, 4, 2)
+    assert most["object_store_memory"] > 0
+
+
+def test_a_cluster_that_does_not_grow(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(GROWS_TO)
+    assert capacity()["CPU"] == 3
+    assert gpus_per_worker(changed(tiny_config, train__device="auto")) == 0
+    assert concurrent_trials(tiny_config, 0.0) == 2
+    assert expect_nodes(tiny_config) == ""
+    assert TIMEOUT not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ({"train__device": "gpu"}, 1.0),
+        ({"train__device": "auto"}, 1.0),
+        ({"train__device": "cpu"}, 0.0),
+        ({"train__device": "auto", "train__workers": 5}, 0.0),
+        ({"train__device": "gpu", "search__gpus_per_trial": 0.5, "train__workers": 8}, 0.5),
+    ],
+)
+def test_gpus_that_may_come_count(
+    settings: dict[str, Any], gpus: float, tiny_config: Config
+) -> None:
+    assert gpus_per_worker(changed(tiny_config, **settings)) == gpus
+
+
+def test_workers_wait_for_nodes(tiny_config: Config) -> None:
+    config = changed(tiny_config, train__device="gpu", train__workers=2)
+    assert expect_nodes(config) == "waiting for 2 GPU: the cluster starts nodes"
+    assert float(os.environ[TIMEOUT]) > 600
+    config = changed(tiny_config, train__workers=4, train__worker_resources={"fake_gpu": 0.5})
+    assert expect_nodes(config) == "waiting for 4 CPU, 2 fake_gpu: the cluster starts nodes"
+    assert worker_resources(config, 0.0) == {"CPU": 1.0, "fake_gpu": 0.5}
+    assert expect_nodes(tiny_config) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train__device": "gpu", "train__workers": 5}, r"needs 5 GPU, but this Ray cluster has 4"),
+        ({"train__workers": 41}, r"train.workers is 41, each with 1 CPU, but this .* has 40 CPU:"),
+        (
+            {"train__workers": 2, "train__worker_resources": {"fake_gpu": 1.5}},
+            r"each with 1.5 fake_gpu, but this Ray cluster has 2 fake_gpu: ask for fewer workers",
+        ),
+    ],
+)
+def test_what_can_never_come_is_refused(
+    settings: dict[str, Any], message: str, tiny_config: Config
+) -> None:
+    config = changed(tiny_config, **settings)
+    for refuse in (check_workers, expect_nodes):
+        with pytest.raises(ResourceError, match=message):
+            refuse(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "trials"),
+    [
+        ({}, 0.0, 39),
+        ({}, 1.0, 4),
+        ({"train__workers": 2}, 0.5, 4),
+        ({"search__concurrent": 3}, 1.0, 3),
+        ({"train__worker_resources": {"fake_gpu": 1}}, 0.0, 2),
+    ],
+)
+def test_trials_are_planned_for_what_may_come(
+    settings: dict[str, Any], gpus: float, trials: int, tiny_config: Config
+) -> None:
+    assert concurrent_trials(changed(tiny_config, **settings), gpus) == trials
+
+
+def test_not_even_one_trial_fits(tiny_config: Config) -> None:
+    config = changed(tiny_config, train__worker_resources={"fake_gpu": 3})
+    message = r"1 workers with 1 CPU, 3 fake_gpu each .* \(39 CPU, 2 fake_gpu, one CPU kept free\)"
+    with pytest.raises(ResourceError, match=message):
+        concurrent_trials(config, 0.0)
+
+
+@pytest.mark.parametrize("limits", ["GPU", "GPU=many", "4"])
+def test_limits_that_are_none(limits: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GROWS_TO, limits)
+    with pytest.raises(ConfigError, match=rf"{GROWS_TO}={limits}: expected limits such as"):
+        capacity()

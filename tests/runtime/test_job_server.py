@@ -1,0 +1,153 @@
+"""The job server's answers as jobs, and its errors as single lines."""
+
+import time
+from typing import Any
+
+import pytest
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobType
+
+from raymc.errors import ResourceError
+from raymc.runtime import jobs as job_server
+from raymc.runtime.jobs import Client, Job, connect, exit_code, explained, find_job, list_jobs, stop
+
+
+def details(id: str, state: str = "RUNNING", **given: Any) -> JobDetails:
+    """What Ray says of a job, submitted an hour ago."""
+    known = {"entrypoint": f"run {id}", "start_time": 1000 * int(time.time() - 3600)}
+    known |= {"type": JobType.SUBMISSION, "submission_id": id, "status": JobStatus(state)}
+    return JobDetails(**{**known, **given})
+
+
+class Server(Client):
+    """A server that knows some jobs, and lets each end after some looks at it."""
+
+    def __init__(self, *known: JobDetails, looks: int = 0) -> None:
+        self.known = known
+        self.looks = looks
+        self.told: list[str] = []
+
+    def get_address(self) -> str:
+        return "http://head"
+
+    def list_jobs(self) -> list[JobDetails]:
+        return list(self.known)
+
+    def stop_job(self, job_id: str) -> bool:
+        self.told.append(job_id)
+        return True
+
+    def get_job_info(self, job_id: str) -> JobDetails:
+        self.looks -= 1
+        state = "STOPPED" if self.looks < 0 else self.known[0].status.value
+        return details(job_id, state, message="")
+
+
+def job(id: str, state: str = "RUNNING", **given: Any) -> Job:
+    (made,) = list_jobs(Server(details(id, state, **given)))
+    return made
+
+
+def test_jobs() -> None:
+    made = job("a-2", "FAILED", end_time=1000 * int(time.time()), driver_exit_code=3)
+    assert (made.id, made.name, made.command, made.exit_code) == ("a-2", "a-2", "run a-2", 3)
+    assert made.is_over
+    assert made.seconds == pytest.approx(3600, abs=2)
+    made = job("a-2", metadata={"job_name": "a", "command": "raymc train"})
+    assert (made.name, made.command, made.is_over) == ("a", "raymc train", False)
+    assert made.seconds == pytest.approx(3600, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("failed with exit code 7, last logs:\na\nb", "failed with exit code 7, last logs:"),
+        (
+            "Traceback (most recent call last):\n  File x\nOSError: disk full\n",
+            "OSError: disk full",
+        ),
+        (None, ""),
+    ],
+)
+def test_a_message_is_one_line(message: str | None, expected: str) -> None:
+    assert job("a", "FAILED", message=message).message == expected
+
+
+def test_jobs_are_found_by_name_newest_first() -> None:
+    named = {"metadata": {"job_name": "sweep-2"}}
+    server = Server(
+        details("sweep", start_time=1),
+        details("sweep-2", start_time=2, metadata={"job_name": "sweep"}),
+        details("sweep-2-2", start_time=3, **named),
+        details("sweep-2-3", start_time=4, **named),
+        details("driver", type=JobType.DRIVER),
+    )
+    assert [found.id for found in list_jobs(server)][:2] == ["sweep-2-3", "sweep-2-2"]
+    assert find_job(server, "sweep").id == "sweep-2"
+    assert find_job(server, "sweep-2").id == "sweep-2-3"
+    assert find_job(server, "sweep-2-2").id == "sweep-2-2"
+    with pytest.raises(ResourceError, match=r"no job 'swep': did you mean 'sweep'\?$"):
+        find_job(server, "swep")
+    with pytest.raises(ResourceError, match=r"no job 'xyz': known are sweep-2, sweep$"):
+        find_job(server, "xyz")
+    with pytest.raises(ResourceError, match=r"no job 'xyz': it has none$"):
+        find_job(Server(), "xyz")
+
+
+def test_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_server, "_POLL_SECONDS", 0.0)
+    server = Server(details("a"), looks=3)
+    assert stop(server, job("a")).state == "STOPPED"
+    assert server.told == ["a"]
+    server = Server(details("a", "SUCCEEDED"))
+    stop(server, job("a", "SUCCEEDED"))
+    assert server.told == []
+    server = Server(details("a"), looks=10**9)
+    with pytest.raises(ResourceError, match=r"^a was told to stop and is still RUNNING$"):
+        stop(server, job("a"), patience_seconds=0.01)
+    monkeypatch.setattr(job_server, "_PENDING_SECONDS", 0.01)
+    server = Server(details("a", "PENDING"), looks=10**9)
+    with pytest.raises(ResourceError, match=r"^a still waits for a node; it ends when it gets one"):
+        stop(server, job("a", "PENDING"))
+
+
+HTTP_500 = "Request failed with status code 500: Traceback:\n  File x\nOSError: agent is gone\n."
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AuthenticationError("Authentication required: …"), r"http://head wants a token: set RAY"),
+        (AuthenticationError("Authentication failed: …"), r"http://head refuses the token: set"),
+        (requests.exceptions.ReadTimeout(), r"no Ray job server answers at .* \(ReadTimeout\)"),
+        (requests.exceptions.InvalidJSONError(), r"no Ray job server answers at http://head"),
+        (KeyError("ray_version"), r"no Ray job server answers at http://head \(KeyError\)"),
+        (RuntimeError(HTTP_500), r"^the job server at http://head: OSError: agent is gone$"),
+        (RuntimeError(""), r"^the job server at http://head: an error without a word$"),
+    ],
+)
+def test_errors_are_one_line(error: Exception, message: str) -> None:
+    with pytest.raises(ResourceError, match=message) as caught, explained("http://head"):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_no_address() -> None:
+    with pytest.raises(ResourceError, match=r"'head:8265'; expected http://HEAD:8265$"):
+        connect("head:8265")
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "expected"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("SUCCEEDED", None, 0),
+        ("FAILED", 3, 3),
+        ("FAILED", -9, 137),
+        ("FAILED", None, 1),
+        ("STOPPED", None, 143),
+    ],
+)
+def test_exit_codes(state: str, code: int | None, expected: int) -> None:
+    assert exit_code(job("a", state, driver_exit_code=code)) == expected

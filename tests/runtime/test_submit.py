@@ -1,0 +1,352 @@
+"""Jobs on a cluster: what is refused before anything is sent, and what a real head does with it.
+
+One head runs for all tests of the file; each test submits from a working tree of its own.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivers import RAYMC, running, wait_until, write_config
+from heads import BIN, Head, running_head
+
+from raymc.config.tree import Config, override
+from raymc.errors import ConfigError
+from raymc.runtime.submit import Request, plan
+
+SECRET, SENT = "unguessable-5f0c", "eu-middle-7"
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def tree(
+    tmp_path: Path, tiny_config: Config, runs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A working tree to submit from, with a configuration that trains on the tiny dataset."""
+    root = tmp_path / "working tree"
+    root.mkdir()
+    git(root, "init", "--quiet")
+    config = override(tiny_config, {"run.folder": str(runs_folder)})
+    write_config(config, root / "lesson plan.yaml")
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    return root
+
+
+@pytest.fixture
+def lesson(tree: Path) -> Request:
+    return Request(config="lesson plan.yaml", name="lesson", command="train")
+
+
+# What is planned
+
+
+def words(request: Request) -> list[str]:
+    """The words that the shell makes of a plan's entry point."""
+    return shlex.split(plan(request).entry_point)
+
+
+def test_a_plan(lesson: Request, tree: Path) -> None:
+    made = plan(replace(lesson, settings=("loss.margin=0.2",)))
+    line = ["raymc", "train", "lesson plan.yaml", "loss.margin=0.2", "--name", "lesson"]
+    assert made.name == "lesson"
+    assert shlex.split(made.command) == line
+    assert made.entry_point == f"exec {made.command}"
+    assert list(made.tree.files) == ["lesson plan.yaml"]
+    assert (made.cpus, made.labels, made.env) == (1.0, {"ray.io/market-type": "!spot"}, {})
+    assert plan(replace(lesson, any_node=True)).labels == {}
+
+
+def test_the_shell_expands_nothing(lesson: Request, tmp_path: Path) -> None:
+    odd = "data.path=/$HOME/`touch x`/'$(touch y)\";touch z & * \\ ~"
+    request = replace(lesson, settings=(odd, "run.folder=/a b"))
+    assert words(request) == [
+        *("exec", "raymc", "train", "lesson plan.yaml"),
+        *(odd, "run.folder=/a b", "--name", "lesson"),
+    ]
+    line = plan(request).entry_point.replace("exec raymc", "printf '%s\\n'")
+    shown = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[2] == odd
+    assert not list(tmp_path.rglob("[xyz]"))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("train", "train 'lesson plan.yaml' seed --name lesson"),
+        ("tune", "tune 'lesson plan.yaml' seed --name lesson"),
+        ("data", "data make 'lesson plan.yaml' seed"),
+        ("extract", "extract seed --config 'lesson plan.yaml'"),
+    ],
+)
+def test_commands(lesson: Request, command: Any, expected: str) -> None:
+    request = replace(lesson, command=command, settings=("train.seed=3",))
+    assert plan(request).command == f"raymc {expected.replace('seed', 'train.seed=3')}"
+
+
+def test_a_configuration_that_says_what_to_search_is_tuned(lesson: Request, tree: Path) -> None:
+    assert words(replace(lesson, command=None))[2] == "tune"
+    plain = tree / "plain.yaml"
+    plain.write_text("data: {path: /data}\nrun: {folder: /runs}\nsearch: {gpus_per_trial: 0.5}\n")
+    assert words(Request(config="plain.yaml"))[2] == "train"
+    choices = "search.space={loss.margin: {choices: [0.1, 0.2]}}"
+    assert words(Request(config="plain.yaml", settings=(choices,)))[2] == "tune"
+
+
+def test_names(lesson: Request) -> None:
+    assert plan(replace(lesson, name="", settings=("run.name=set",))).name == "set"
+    made = plan(replace(lesson, name="")).name
+    assert made.startswith("tiny-prototype_contrast-")
+    assert plan(replace(lesson, name="", settings=("loss.margin=0.3",))).name != made
+    assert plan(replace(lesson, name="", command="tune")).name.startswith("tiny-sweep-")
+    assert plan(replace(lesson, name="", command="data")).name == "data-tiny"
+
+
+def test_from_a_folder_below(lesson: Request, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tree / "a b"
+    below.mkdir()
+    (below / "code.py").touch()
+    monkeypatch.chdir(below)
+    made = plan(replace(lesson, config="../lesson plan.yaml"))
+    assert made.command == "raymc train '../lesson plan.yaml' --name lesson"
+    assert made.entry_point == f"cd 'a b' && exec {made.command}"
+    assert list(made.tree.files) == ["a b/code.py", "lesson plan.yaml"]
+
+
+def test_what_commands_left_in_the_tree_stays_here(lesson: Request, tree: Path) -> None:
+    for name in ("data/digits/a", "runs/b", "mine/train/c", "code.py"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    made = plan(replace(lesson, settings=(f"data.path={tree}/mine",)))
+    assert list(made.tree.files) == ["code.py", "lesson plan.yaml"]
+    assert len(made.tree.left_out) == 3
+
+
+# What is refused before anything is sent
+
+
+def outside(request: Request, tree: Path) -> Request:
+    return replace(request, config=str((tree / request.config).rename(tree.parent / "c.yaml")))
+
+
+def ignored(request: Request, tree: Path) -> Request:
+    (tree / ".gitignore").write_text("*.yaml")
+    return request
+
+
+def named_like_a_setting(request: Request, tree: Path) -> Request:
+    (tree / request.config).rename(tree / "a=b.yaml")
+    return replace(request, config="a=b.yaml")
+
+
+def with_a_secret_in_a_file(request: Request, tree: Path) -> Request:
+    (tree / "notes.md").write_text(f"log in with {SECRET}\n")
+    return replace(request, secrets=("LESSON_PASSWORD",))
+
+
+def with_a_secret_in_a_setting(request: Request, tree: Path) -> Request:
+    settings = (f"tracking.experiment={SECRET}",)
+    return replace(request, secrets=("LESSON_PASSWORD",), settings=settings)
+
+
+def with_a_secret_sent_under_another_name(request: Request, tree: Path) -> Request:
+    return replace(request, secrets=("LESSON_PASSWORD",), env=("LESSON_COPY",))
+
+
+def given(**changed: Any) -> Callable[[Request, Path], Request]:
+    return lambda request, tree: replace(request, **changed)
+
+
+def setting(text: str) -> Callable[[Request, Path], Request]:
+    return given(settings=(text,))
+
+
+REFUSED = [
+    (given(config="none.yaml"), r"configuration none\.yaml can't be read: No such file"),
+    (setting("loss.margn=1"), r"unknown setting 'loss\.margn': did you mean 'margin'"),
+    (setting("loss.margin"), r"override 'loss\.margin': expected KEY=VALUE"),
+    (
+        given(command="tune", settings=("search.space={loss.margin: {low: 0, high: 9}}",)),
+        r"search\.space: setting loss\.margin = 9",
+    ),
+    (outside, r"c\.yaml is outside of the tree that is packed, .*/working tree: move it"),
+    (ignored, r"lesson plan\.yaml would not be packed: git ignores it"),
+    (named_like_a_setting, r"configuration a=b\.yaml: a name with = would be taken"),
+    (given(name="two words"), r"'two words' can't be a job's name: .* with --name"),
+    (given(name="-x"), r"'-x' can't be a job's name"),
+    (setting("run.folder=runs"), r"run\.folder = 'runs': .*--set run\.folder=/shared/runs"),
+    (setting("data.path=data/x"), r"data\.path = 'data/x': it would lie in the job's own copy"),
+    (
+        setting("tracking.uri=http://me:word@mlflow:5000"),
+        r"setting tracking\.uri holds a password, .* name it with --secret",
+    ),
+    (given(env=("LESSON_UNSET",)), r"--env LESSON_UNSET: there is no such variable"),
+    (given(env=("LESSON_PASSWORD",)), r"--env LESSON_PASSWORD: a secret .* --secret LESSON_PASS"),
+    (given(env=("LESSON_DATABASE",)), r"--env LESSON_DATABASE: a secret that is sent"),
+    (given(env=("A=b",)), r"--env and --secret take names of variables, without values"),
+    (given(secrets=("A; rm",)), r"--env and --secret take names of variables, without values"),
+    (with_a_secret_in_a_file, r"value of LESSON_PASSWORD stands in notes\.md and would be sent"),
+    (with_a_secret_in_a_setting, r"value of LESSON_PASSWORD stands in the job's arguments"),
+    (with_a_secret_sent_under_another_name, r"of LESSON_PASSWORD stands in LESSON_COPY"),
+]
+
+
+@pytest.mark.parametrize(("case", "message"), REFUSED)
+def test_refused(
+    lesson: Request,
+    tree: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: Callable[[Request, Path], Request],
+    message: str,
+) -> None:
+    monkeypatch.setenv("LESSON_PASSWORD", SECRET)
+    monkeypatch.setenv("LESSON_COPY", f"xx{SECRET}xx")
+    monkeypatch.setenv("LESSON_DATABASE", "postgresql://me:word@db/study")
+    with pytest.raises(ConfigError, match=message) as caught:
+        plan(case(lesson, tree))
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+# What a head does with it
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head that asks for a token, on a node that knows a secret."""
+    log = tmp_path_factory.mktemp("head") / "head.log"
+    known = {"LESSON_PASSWORD": SECRET, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    with running_head(log, token="the-token-of-these-tests", environment=known) as head:
+        yield head
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def raymc(head: Head, tree: Path) -> Run:
+    """Run a command of raymc in the working tree; the head lets it in."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: x for name, x in os.environ.items() if not name.startswith("RAY_")}
+        known = {**head.environment, "RAY_API_SERVER_ADDRESS": head.address, "COLUMNS": "150"}
+        return subprocess.run(
+            [RAYMC, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**inherited, **known, **environment},
+        )
+
+    return run
+
+
+def complaint(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a refused command prints."""
+    assert done.returncode == 2, done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("raymc: ")
+    return line.removeprefix("raymc: ")
+
+
+@pytest.mark.slow
+def test_the_same_name_goes_on_where_it_stopped(
+    head: Head, raymc: Run, tmp_path: Path, runs_folder: Path
+) -> None:
+    submit = ["submit", "lesson plan.yaml", "--command", "train", "--name", "lesson"]
+    submit += ["--set", "train.epochs=2000", "--address", head.address]
+    begun = raymc(*submit, RAY_API_SERVER_ADDRESS="http://127.0.0.1:1")
+    assert begun.returncode == 0, begun.stderr
+    line = "raymc train 'lesson plan.yaml' train.epochs=2000 --name lesson"
+    assert begun.stderr.splitlines()[1] == f"submitted lesson: {line}"
+    assert f"`raymc stop lesson --address {head.address}` ends it" in begun.stderr
+    wait_until(lambda: len(list(runs_folder.glob("lesson/checkpoint_*"))) > 1)
+    stopped = raymc("stop", "lesson")
+    assert (stopped.returncode, stopped.stderr) == (0, "lesson has ended: STOPPED\n")
+
+    log = tmp_path / "follow.log"
+    with running(RAYMC, *submit, "--follow", log=log, environment=head.environment) as process:
+        wait_until(lambda: "\ngoing on at epoch" in log.read_text(), process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert f"raymc logs lesson --follow --address {head.address}` shows it" in log.read_text()
+    assert head.ask("jobs/lesson-2")["status"] == "RUNNING"
+    head.ask("jobs/lesson-2/stop", {})
+
+
+@pytest.mark.slow
+def test_a_job_gets_the_tree_and_secrets_by_name(
+    head: Head, raymc: Run, tree: Path, tmp_path: Path
+) -> None:
+    make = "{name: digits, train_clips: 40, val_clips: 10, test_clips: 10}"
+    settings = f"data: {{path: '{tmp_path}/made here', make: {make}}}\n"
+    (tree / "a b").mkdir()
+    (tree / "a b" / "data.yaml").write_text(settings)
+    given = ["--name", "clips", "--secret", "LESSON_PASSWORD", "--env", "LESSON_REGION"]
+    done = raymc(
+        *("submit", "a b/data.yaml", "--command", "data", "--follow", *given),
+        **{"LESSON_PASSWORD": SECRET, "LESSON_REGION": SENT},
+    )
+    assert done.returncode == 0, done
+    assert f"{tmp_path}/made here: 40 train, 10 val, 10 test\n" in done.stdout
+    assert (tmp_path / "made here" / "dataset.json").exists()
+    assert "\nclips: SUCCEEDED after " in done.stderr
+    shown = json.dumps([head.ask("jobs/"), head.ask("jobs/clips/logs"), done.stdout, done.stderr])
+    assert "LESSON_PASSWORD" in shown
+    assert SECRET not in shown
+    assert SECRET not in everything_below(head.folder)
+    assert head.ask("jobs/clips")["runtime_env"]["env_vars"] == {"LESSON_REGION": SENT}
+    (log,) = head.folder.glob("session_2*/logs/runtime_env_agent.log")
+    assert SENT in log.read_text()  # why a secret is never sent
+
+
+def everything_below(folder: Path) -> str:
+    """What all files in a folder hold."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return "".join(path.read_bytes().decode(errors="replace") for path in files)
+
+
+@pytest.mark.slow
+def test_jobs_are_listed_and_stopped(head: Head, raymc: Run) -> None:
+    head.ask("jobs/", {"entrypoint": "echo began; exec sleep 600", "submission_id": "plain"})
+    wait_until(lambda: head.ask("jobs/plain")["status"] == "RUNNING")
+    table = [line.rstrip().split(maxsplit=6) for line in raymc("jobs").stdout.splitlines()]
+    assert table[0] == ["name", "state", "started", "duration", "command"]
+    (row,) = [row for row in table if row[0] == "plain"]
+    assert (row[1], row[-1]) == ("RUNNING", "echo began; exec sleep 600")
+    again = raymc("submit", "lesson plan.yaml", "--name", "plain")
+    assert "a job 'plain' is RUNNING already: `raymc logs plain --follow`" in complaint(again)
+    assert raymc("stop", "plain").stderr == "plain has ended: STOPPED\n"
+    assert raymc("stop", "plain").stderr == "plain had ended before: STOPPED\n"
+    assert "\nbegan\n" in raymc("logs", "plain").stdout
+    head.ask("jobs/", {"entrypoint": "sleep 1; echo 'no data'; exit 7", "submission_id": "bad"})
+    followed = raymc("logs", "bad", "--follow")
+    assert followed.returncode == 7
+    assert followed.stdout.endswith("\nno data\n")
+    assert followed.stderr.startswith("bad: FAILED after ")
+    known = complaint(raymc("logs", "plane"))
+    assert known == f"the job server at {head.address} has no job 'plane': did you mean 'plain'?"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": "another-token"}, "refuses the token: set RAY_AUTH_MODE=token, and"),
+        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token, and"),
+        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}, "no Ray job server answers at http:"),
+        ({"RAY_API_SERVER_ADDRESS": "127.0.0.1:8265"}, "no address of a job server: '127.0.0"),
+    ],
+)
+def test_who_is_not_let_in(raymc: Run, environment: dict[str, str], message: str) -> None:
+    assert message in complaint(raymc("jobs", **environment))

@@ -1,0 +1,182 @@
+"""The searcher, told by hand what Tune tells it: what the study and the disk hold afterwards."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Timer
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from cluster.chaos.services import PostgresServer
+from raymc.config.tree import Config, override
+from raymc.errors import ResourceError
+from raymc.events import SweepEvent, TrialEpochEnded, TrialStarted
+from raymc.search.searcher import FAILURE, StudySearcher, trial_folder
+from raymc.search.study import open_study
+from raymc.search.trials import epochs_of, outcome_of
+from raymc.training.worker import EPOCH, IS_LAST
+
+
+class Told:
+    """A searcher, and a stand-in for Tune that leaves a folder as each epoch's checkpoint."""
+
+    def __init__(self, config: Config, folder: Path, *, session: str = "session-000") -> None:
+        self.events = list[SweepEvent]()
+        self.session = folder / "trials" / session
+        self.study = open_study(config, "sweep", folder)
+        self.searcher = StudySearcher(
+            self.study, config, session=self.session, scheduler=None, listener=self.events.append
+        )
+
+    def start(self, tune_id: str) -> int:
+        """Begin a trial; returns its number."""
+        settings = self.searcher.suggest(tune_id)
+        assert settings is not None
+        return settings["number"]
+
+    def epoch(self, number: int, epoch: int, value: float) -> dict[str, Any]:
+        """What a trial reports of an epoch."""
+        name = f"checkpoint_{epoch - 1:06d}"
+        (self.session / trial_folder(number) / name).mkdir(parents=True)
+        return {EPOCH: epoch, "val/mAP": value, IS_LAST: epoch == 5, "checkpoint_dir_name": name}
+
+    def left(self, number: int) -> list[str]:
+        """The checkpoints that are left, once all is written."""
+        self.searcher._await_writes()
+        return sorted(path.name for path in (self.session / trial_folder(number)).iterdir())
+
+
+@pytest.fixture
+def config(tiny_config: Config) -> Config:
+    return override(tiny_config, {"search.trials": 2, "train.epochs": 5})
+
+
+@pytest.fixture
+def told(config: Config, tmp_path: Path) -> Told:
+    return Told(config, tmp_path)
+
+
+def test_the_best_the_newest_and_the_one_before_are_kept(told: Told) -> None:
+    number, result = told.start("a"), dict[str, Any]()
+    for epoch, value in enumerate((0.1, 0.9, 0.3, 0.4, 0.2), 1):
+        result = told.epoch(number, epoch, value)
+        told.searcher.on_trial_result("a", result)
+        kept = {1: [0], 2: [0, 1], 3: [1, 2], 4: [1, 2, 3], 5: [1, 3, 4]}[epoch]
+        assert told.left(number) == [f"checkpoint_{at:06d}" for at in kept]
+    told.searcher.on_trial_complete("a", result)
+    assert told.left(number) == ["checkpoint_000001"]
+    trial = told.study.trials[number]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.9)
+    assert outcome_of(trial).checkpoint == str(
+        told.session / trial_folder(number) / "checkpoint_000001"
+    )
+
+
+def test_an_epoch_that_is_told_twice_is_noted_once(told: Told) -> None:
+    number = told.start("a")
+    first = told.epoch(number, 1, 0.5)
+    told.searcher.on_trial_result("a", first)
+    told.searcher.on_trial_result("a", {**first, "val/mAP": 0.7})
+    told.searcher.on_trial_complete("a", {FAILURE: "no luck"})
+    trial = told.study.trials[number]
+    assert [epoch.metrics for epoch in epochs_of(trial)] == [{"val/mAP": 0.5}]
+    assert (trial.state, outcome_of(trial).message) == (TrialState.FAIL, "no luck")
+    assert sum(isinstance(event, TrialEpochEnded) for event in told.events) == 1
+
+
+def test_what_a_dead_driver_left_is_handed_out_again(
+    told: Told, config: Config, tmp_path: Path
+) -> None:
+    number = told.start("a")
+    for epoch, value in enumerate((0.2, 0.6), 1):
+        told.searcher.on_trial_result("a", told.epoch(number, epoch, value))
+    told.searcher._await_writes()
+    again = Told(config, tmp_path, session="session-001")
+    assert again.searcher.due == 2
+    assert again.start("b") == number
+    started, *epochs = again.events
+    assert isinstance(started, TrialStarted)
+    assert [e.epoch for e in epochs if isinstance(e, TrialEpochEnded)] == [1, 2]
+    again.searcher.on_trial_result("b", again.epoch(number, 2, 0.8))  # it was noted before
+    again.searcher.on_trial_result("b", again.epoch(number, 3, 0.5))
+    again.searcher.on_trial_complete("b", {})
+    trial = again.study.trials[number]
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {1: 0.2, 2: 0.6, 3: 0.5}
+    assert outcome_of(trial).best == {"val/mAP": 0.6, EPOCH: 2}
+    assert Path(outcome_of(trial).checkpoint).is_dir()
+    assert again.left(number) == []
+
+
+def test_a_trial_whose_process_is_lost_is_handed_out_again(config: Config, tmp_path: Path) -> None:
+    told = Told(override(config, {"search.trials": 1, "train.max_failures": 2}), tmp_path)
+    number, losses = told.start("a"), "ab"
+    for epoch, tune_id in enumerate(losses, 1):
+        told.searcher.on_trial_result(tune_id, told.epoch(number, epoch, 0.1 * epoch))
+        assert told.searcher.suggest("x") is None  # what is under way may yet be lost
+        told.searcher.on_trial_complete(tune_id, error=True)
+        again = told.searcher.suggest("abc"[epoch])
+        assert (again["number"], again["folder"]) == (number, f"trial-{number:04d}.{epoch}")
+    told.searcher.on_trial_result("c", {**told.epoch(number, 3, 0.3), IS_LAST: True})
+    told.searcher.on_trial_complete("c", {IS_LAST: True})
+    assert told.searcher.suggest("x") == "FINISHED"
+    (trial,) = told.study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert list(trial.intermediate_values) == [1, 2, 3]
+    assert [type(event) for event in told.events].count(TrialStarted) == 1
+
+
+def test_a_trial_whose_process_is_lost_too_often_has_failed(config: Config, tmp_path: Path) -> None:
+    told = Told(override(config, {"search.trials": 1, "train.max_failures": 1}), tmp_path)
+    for tune_id in "ab":
+        told.start(tune_id)
+        told.searcher.on_trial_complete(tune_id, error=True)
+    assert told.searcher.suggest("x") == "FINISHED"
+    (trial,) = told.study.trials
+    assert trial.state == TrialState.FAIL
+    assert "lost more often than train.max_failures allows" in outcome_of(trial).message
+
+
+def test_a_database_that_is_started_again_loses_nothing(config: Config, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg2")
+    with TemporaryDirectory(prefix="raymc-") as folder:  # others than we get no further in pytest's
+        Path(folder).chmod(0o711)
+        server = PostgresServer(Path(folder, "postgres"), ("study",))
+        try:
+            server.start()
+        except ResourceError as error:
+            pytest.skip(str(error))
+        try:
+            told = Told(override(config, {"search.storage": server.address("study")}), tmp_path)
+            number = told.start("a")
+            told.searcher.on_trial_result("a", told.epoch(number, 1, 0.3))
+            told.searcher._await_writes()
+            server.kill()
+            told.searcher.on_trial_result("a", told.epoch(number, 2, 0.6))
+            back = Timer(0.5, server.start)
+            back.start()
+            other = told.start("b")
+            told.searcher.on_trial_complete("a", told.epoch(number, 3, 0.5))
+            back.join()
+            trials = told.study.trials
+        finally:
+            server.kill()
+    assert [(trial.number, trial.state) for trial in trials] == [
+        (number, TrialState.PRUNED),
+        (other, TrialState.RUNNING),
+    ]
+    assert trials[number].intermediate_values == {1: 0.3, 2: 0.6, 3: 0.5}
+
+
+def test_an_epoch_that_cannot_be_written_is_an_error(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("raymc.search.searcher.note_epoch", fail)
+    number = told.start("a")
+    told.searcher.on_trial_result("a", told.epoch(number, 1, 0.5))
+    with pytest.raises(OSError, match="the disk is full"):
+        told.searcher.on_trial_complete("a", {})

@@ -1,0 +1,52 @@
+"""A group that grows and shrinks with its cluster uses every row once."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+from drivers import write_config
+from tiny import SPLIT_ROWS
+
+from raymc.config.tree import Config, override
+from raymc.training.audit import audit_run, load_attempts, restarts
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_node_comes_is_drained_and_goes(tiny_config: Config, tmp_path: Path) -> None:
+    settings = {
+        "batch.size": 2,
+        "model.width": 48,
+        "model.depth": 4,
+        "train.workers": [1, 2],
+        "train.epochs": 100_000,
+        "run.name": "elastic",
+        "run.folder": str(tmp_path / "runs"),
+    }
+    config = write_config(override(tiny_config, settings), tmp_path / "config.yaml")
+    program = Path(__file__).with_name("grow_and_shrink.py")
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, config],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        check=False,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, (tmp_path / "log").read_text()
+    assert json.loads(done.stdout.splitlines()[-1])["seconds"] < 10
+    attempts = load_attempts(tmp_path / "runs" / "elastic")
+    assert [attempt.workers for attempt in attempts][:3] == [1, 2, 1]
+    found = audit_run("elastic", str(tmp_path / "runs"))
+    assert found.is_right
+    *whole, part = found.epochs
+    assert {epoch.once for epoch in whole} == {SPLIT_ROWS["train"]}
+    in_order = [number for epoch in found.epochs for number in epoch.workers]
+    assert [number for number, _ in groupby(in_order)] == [1, 2, 1]
+    assert part.lost == 0
+    grown, _ = restarts(attempts)[:2]
+    assert grown.repeated_steps <= 2 * attempts[0].steps_per_epoch  # one that is being stored

@@ -1,0 +1,323 @@
+"""Runs on Ray Train: alike on one worker and two, killed and gone on with, and what goes wrong."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from drivers import RAYMC, kill, running, wait_until, write_config
+from example_dataset import contents
+from ray.util.state import list_actors
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny import SPLIT_ROWS, feed_of, fit_here
+
+from raymc.cli.runs import run_train
+from raymc.config.tree import Config, from_dict, override
+from raymc.data.shards import Dataset, open_dataset
+from raymc.errors import CheckpointError, DataError, DivergedError, ResourceError
+from raymc.events import Ended, EpochEnded, Event, Saved, Started, Warned
+from raymc.metrics.metrics import evaluate_scores
+from raymc.training import checkpoint
+from raymc.training.audit import AttemptRecorder, audit_run, load_attempts, restarts
+from raymc.training.bundle import WEIGHTS
+from raymc.training.learner import make_model
+from raymc.training.on_ray import SNAPSHOT, TrainResult, train
+from raymc.training.row_log import RowLog, audit
+from raymc.training.scoring import predict
+
+PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "train.max_failures": 0}
+Configure = Callable[..., Config]
+
+
+@dataclass
+class Run:
+    """A run of `train`, and the events its driver was told."""
+
+    result: TrainResult
+    events: list[Event] = field(default_factory=list)
+
+    def epochs(self) -> list[EpochEnded]:
+        return [event for event in self.events if isinstance(event, EpochEnded)]
+
+
+@pytest.fixture(scope="module")
+def configure(ray_logs: Path, runs_folder: Path, tiny_config: Config) -> Configure:
+    """Names a run and changes its settings."""
+
+    def named(name: str, **settings: Any) -> Config:
+        names = {"run.name": name, "run.folder": str(runs_folder), "tracking.experiment": name}
+        changes = {key.replace("__", "."): value for key, value in settings.items()}
+        return override(tiny_config, {**PLAIN, **names, **changes})
+
+    return named
+
+
+def trained(config: Config) -> Run:
+    events: list[Event] = []
+    dataset = open_dataset(config.data.path)
+    return Run(train(config, dataset, listeners=[events.append]), events)
+
+
+@pytest.fixture(scope="module")
+def alone(configure: Configure) -> Run:
+    """Three epochs on one worker."""
+    return trained(configure("alone"))
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_does(alone: Run, configure: Configure) -> None:
+    both = trained(configure("both", train__workers=2))
+    assert len(both.epochs()) == len(alone.epochs()) == 3
+    for one, two in zip(alone.epochs(), both.epochs()):
+        assert one.epoch == two.epoch
+        assert one.metrics.keys() == two.metrics.keys()
+        for name in one.metrics.keys() - {"train/samples_per_second", "train/waiting"}:
+            assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-4), name
+    weights, others = (load_file(run.result.checkpoint / WEIGHTS) for run in (alone, both))
+    for name, weight in weights.items():
+        np.testing.assert_allclose(others[name].numpy(), weight.numpy(), atol=1e-3, err_msg=name)
+
+
+def test_every_validation_row_counts_once(alone: Run, tiny: Dataset) -> None:
+    loaded = checkpoint.load(alone.result.checkpoint)
+    config = from_dict(dict(loaded.progress.config))
+    model = make_model(config, tiny.manifest)
+    model.load_state_dict(loaded.weights)
+    found = predict(model, feed_of(tiny, "val", config), device=torch.device("cpu"))
+    assert found.rows.tolist() == list(range(SPLIT_ROWS["val"]))
+    scores = evaluate_scores(found.scores, found.labels, found.observed)
+    for name, value in scores.to_dict().items():
+        assert loaded.progress.metrics[f"val/{name}"] == pytest.approx(value, abs=1e-6)
+
+
+def test_the_driver_hears_everything_in_order(alone: Run) -> None:
+    started, ended = alone.events[0], alone.events[-1]
+    assert isinstance(started, Started)
+    assert (started.rows, started.epochs, started.first_epoch) == (SPLIT_ROWS["train"], 3, 1)
+    assert [event.epoch for event in alone.epochs()] == [1, 2, 3]
+    assert [event.is_last for event in alone.epochs()] == [False, False, True]
+    assert isinstance(ended, Ended)
+    assert ended.best == max((e.metrics for e in alone.epochs()), key=lambda m: m["val/mAP"])
+
+
+def test_the_best_and_the_last_two_checkpoints_are_kept(alone: Run) -> None:
+    best = max(alone.epochs(), key=lambda event: event.metrics["val/mAP"])
+    assert checkpoint.load(alone.result.checkpoint).progress.epoch == best.epoch
+    assert {epoch for epoch, _ in checkpoints(alone.result.folder)} >= {best.epoch, 2, 3}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Path) -> None:
+    settings = {"train__epochs": 12, "model__dropout": 0.1, "train__checkpoint_steps": 2}
+    config = configure("killed-run", **settings)
+    folder = Path(config.run.folder) / "killed-run"
+    known = folder / SNAPSHOT
+    file = write_config(config, tmp_path / "run.yaml")
+    with running(RAYMC, "train", file, log=tmp_path / "log.txt") as process:
+        wait_until(lambda: known.exists() and "checkpoint_2" in known.read_text(), process)
+        kill(process)
+    assert not (folder / "bundle").exists()
+
+    printed = StringIO()
+    bundle = run_train(config, Console(file=printed, width=200))
+    going_on = r"^going on at epoch \d+( after step \d+)? of 12 epochs"
+    assert re.search(going_on, printed.getvalue(), re.MULTILINE)
+    found = audit_run("killed-run", config.run.folder)
+    assert [one.once for one in found.epochs] == [SPLIT_ROWS["train"]] * 12
+    assert found.is_right
+    assert len(found.restarts) == 1
+    whole = uninterrupted(config, tiny, tmp_path / "whole")
+    epoch, last = checkpoints(folder)[-1]
+    assert epoch == 12
+    assert (last / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    kept = [(one / WEIGHTS).read_bytes() for _, one in checkpoints(folder)]
+    assert (bundle / WEIGHTS).read_bytes() in kept
+
+    before = contents(folder)
+    assert run_train(config, Console(file=printed, width=200)) == bundle
+    assert printed.getvalue().endswith(f"run killed-run is finished: its bundle is {bundle}\n")
+    assert contents(folder) == before
+
+
+def test_a_worker_killed_within_an_epoch(
+    configure: Configure, tiny: Dataset, tmp_path: Path
+) -> None:
+    # small steps, so that the epoch is still under way when the news has come and been acted on
+    steps = {"batch__size": 1, "train__checkpoint_steps": 5, "train__max_failures": 1}
+    config = configure("killed-worker", model__dropout=0.1, **steps)
+    folder = Path(config.run.folder) / "killed-worker"
+    folder.mkdir()
+    events: list[Event] = []
+
+    def kill_once(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Saved) and (event.epoch, event.step) == (1, 5):
+            ours = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+            [worker] = list_actors(filters=ours)
+            os.kill(worker.pid, signal.SIGKILL)
+
+    notes = AttemptRecorder(folder)
+    result = train(config, tiny, listeners=[kill_once, notes])
+    _, again = (event for event in events if isinstance(event, Started))
+    assert (again.first_epoch - 1, again.first_step) >= (1, 5)
+    whole = uninterrupted(config, tiny, tmp_path / "whole")
+    assert (checkpoints(folder)[-1][1] / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    checkpoint.verify(result.checkpoint)
+    rows = RowLog.from_json(checkpoint.load_rows(checkpoints(folder)[-1][1]))
+    found = audit(rows, rows=SPLIT_ROWS["train"], epochs=3, is_part=False)
+    assert [(one.once, one.attempts) for one in found] == [(45, 1), (45, 2), (45, 1)]
+    [restart] = restarts(load_attempts(folder))
+    assert restart.repeated_steps <= 10  # one checkpoint may be under way
+
+
+def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
+    configure: Configure, tiny: Dataset
+) -> None:
+    config = configure("torn", model__dropout=0.1)
+    first = trained(config)
+    epoch, last = checkpoints(first.result.folder)[-1]
+    assert epoch == 3
+    weights = (last / WEIGHTS).read_bytes()
+    (last / checkpoint.TRAINING).write_bytes(b"")
+    known = first.result.folder / SNAPSHOT
+    known.write_text(known.read_text()[:-9])
+    again = trained(config)
+    list_torn, checkpoint_torn = (e.message for e in again.events if isinstance(e, Warned))
+    assert re.match(rf"Ray's list of checkpoints, {known}, is made anew: ", list_torn)
+    assert re.match(
+        rf"checkpoint {last} is corrupt.*; going on from the one before", checkpoint_torn
+    )
+    assert [event.first_epoch for event in again.events if isinstance(event, Started)] == [3]
+    assert [event.epoch for event in again.epochs()] == [3]
+    epoch, made = checkpoints(first.result.folder)[-1]
+    assert epoch == 3
+    assert (made / WEIGHTS).read_bytes() == weights
+    best = checkpoint.load_progress(again.result.checkpoint)
+    assert best.epoch == best.best_epoch
+
+
+def test_storage_that_cannot_be_written(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"can't read or write .*/file/nowhere: ") as caught:
+        trained(configure("nowhere", run__storage=str(tmp_path / "file")))
+    assert "\n" not in str(caught.value)
+
+
+def test_storage_that_ray_s_own_list_cannot_be_written_to_for_a_while(
+    configure: Configure, tiny: Dataset, tmp_path: Path
+) -> None:
+    config = configure("list-locked", model__dropout=0.1, train__max_failures=1)
+    folder = Path(config.run.folder) / "list-locked"
+    in_the_way = [folder / SNAPSHOT, folder / ".written"]  # what can't be written where folders are
+    events: list[Event] = []
+
+    def lock_until_told(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Started) and event.first_epoch == 1:
+            for path in in_the_way:
+                path.mkdir()
+        elif isinstance(event, Warned):
+            for path in in_the_way:
+                path.rmdir()
+
+    train(config, tiny, listeners=[lock_until_told])
+    [warned] = (event.message for event in events if isinstance(event, Warned))
+    assert re.match(
+        rf"Ray can't write to {folder} \(.*{SNAPSHOT}.*\): going on once it can", warned
+    )
+    first, again = (event.first_epoch for event in events if isinstance(event, Started))
+    assert first == 1 < again
+    whole = uninterrupted(config, tiny, tmp_path / "whole")
+    assert (checkpoints(folder)[-1][1] / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_no_checkpoint_is_intact(configure: Configure, tiny: Dataset) -> None:
+    config = configure("all torn", train__epochs=1)
+    folder = trained(config).result.folder
+    for _, made in checkpoints(folder):
+        (made / WEIGHTS).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"^no checkpoint in .*all torn is intact: delete "):
+        trained(config)
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return a run's checkpoints by epoch."""
+    found = [file.parent for file in folder.glob(f"*/{checkpoint.PROGRESS}")]
+    return sorted((checkpoint.load(one).progress.epoch, one) for one in found)
+
+
+def uninterrupted(config: Config, dataset: Dataset, folder: Path) -> Path:
+    """Train in this process; returns the last epoch's checkpoint."""
+
+    def keep(event: EpochEnded, made: Path | None) -> None:
+        if event.is_last and made is not None:
+            shutil.copytree(made, folder)
+
+    fit_here(dataset, config, keep)
+    return folder
+
+
+def test_a_run_that_diverges(configure: Configure) -> None:
+    with pytest.raises(DivergedError, match=r"^the loss became nan in epoch 1: try ") as caught:
+        trained(configure("diverging", loss__temperature=1e-40))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_tokens_that_only_a_worker_decodes(
+    configure: Configure, tiny_path: Path, tmp_path: Path
+) -> None:
+    path = shutil.copytree(tiny_path, tmp_path / "data")
+    shorten_tokens(path, "val/00001.parquet")
+    config = configure("bytes", data__path=str(path), data__cache="off")
+    message = r"modality 'visual', row 3: \d+ bytes are no multiple of a token's 12"
+    with pytest.raises(DataError, match=message) as caught:
+        trained(config)
+    assert "\n" not in str(caught.value)
+
+
+def shorten_tokens(dataset: Path, file: str) -> None:
+    """Take a byte from a row's tokens, and tell dataset.json of the new file."""
+    table = pq.ParquetFile(dataset / file).read()
+    at = table.column_names.index("visual")
+    tokens = table["visual"].to_pylist()
+    tokens[3] = tokens[3][:-1]
+    column = pa.array(tokens, table.schema.field(at).type)
+    pq.write_table(table.set_column(at, table.schema.field(at), column), dataset / file)
+    values = json.loads((dataset / "dataset.json").read_text())
+    for shard in values["splits"]["val"]:
+        if shard["file"] == file:
+            shard["bytes"] = (dataset / file).stat().st_size
+    (dataset / "dataset.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"train__workers": 99},
+            r"train.workers is 99, each with 1 CPU, but this Ray cluster has 3 CPU: ask for",
+        ),
+        (
+            {"train__device": "gpu"},
+            r"train.device is gpu and the run needs 1 GPU, but this Ray cluster has 0: use ",
+        ),
+    ],
+)
+def test_more_than_the_cluster_has(
+    configure: Configure, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ResourceError, match=message):
+        trained(configure("too much", **settings))
