@@ -29,10 +29,10 @@ from cluster.chaos.services import (
     running,
     small_disk,
 )
-from jobs.bench.measure import markdown_table
 from raymc.config.tree import override
 from raymc.errors import ResourceError
 from raymc.formats.prepare import prepare_dataset
+from raymc.tracking.notes import markdown_table
 from raymc.training.audit import RunAudit
 
 _SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))

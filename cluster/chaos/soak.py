@@ -14,7 +14,7 @@ from cluster.chaos.faults import Fault, nothing
 from cluster.chaos.processes import resident_bytes
 from cluster.chaos.run import prepared_scene
 from cluster.chaos.scene import Scene
-from jobs.bench.measure import markdown_table
+from raymc.tracking.notes import markdown_table
 
 _FAULT_SECONDS = 20.0
 _TRIALS_PER_MINUTE = 60  # of two cores: 65 were seen with few faults, 35 with one every 20 s

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from jobs.bench.measure import markdown_table, publish
+from jobs.bench.measure import publish
 from raymc.config.tree import Config
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.bootstrap import Difference, paired_difference
 from raymc.metrics.metrics import MetricName, evaluate_scores
 from raymc.tracking import open_tracker
+from raymc.tracking.notes import markdown_table
 
 COMPARED: tuple[MetricName, ...] = ("mAP", "R80")
 SHOWN: Mapping[MetricName, str] = {

@@ -19,13 +19,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import markdown_table, publish, take_turns
+from jobs.bench.measure import publish, take_turns
 from raymc.config.data import ExtractConfig
 from raymc.features.clips import ClipRequest, Picture
 from raymc.features.media import read_clips
 from raymc.features.on_ray import extract
 from raymc.features.sources import Source, list_sources
 from raymc.runtime.connect import connect
+from raymc.tracking.notes import markdown_table
 
 SAMPLE_RATE_HZ = 16_000
 SIDE = 24

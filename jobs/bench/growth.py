@@ -18,12 +18,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import Timing, added_bytes, apart, markdown_table, publish, take_turns
+from jobs.bench.measure import Timing, added_bytes, apart, publish, take_turns
 from raymc.data.check import check_dataset
 from raymc.data.feed.on_ray import count_classes
 from raymc.data.info import describe
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row, open_dataset, write_dataset
+from raymc.tracking.notes import markdown_table
 
 BRIEF = {"rows": 30_000}
 CLASSES, LABELS_OF_A_CLIP = 1000, 3

@@ -22,11 +22,12 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from jobs.bench.measure import Timing, added_bytes, apart, markdown_table, publish, take_turns
+from jobs.bench.measure import Timing, added_bytes, apart, publish, take_turns
 from raymc.config.model import LossConfig, ModelConfig
 from raymc.errors import ResourceError
 from raymc.model.losses import compute_loss
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
+from raymc.tracking.notes import markdown_table
 
 CHUNKS, PLAIN, COMPILED = "in chunks", "plain formula", "plain, compiled"
 WAYS = (CHUNKS, PLAIN, COMPILED, "BCE")

@@ -147,12 +147,6 @@ def _processor() -> str:
     return named[0] if named else platform.processor()
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def publish(
     title: str,
     text: str,

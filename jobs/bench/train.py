@@ -22,7 +22,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import Timing, markdown_table, publish
+from jobs.bench.measure import Timing, publish
 from jobs.bench.train_parts.commands import RAYMC, SPEED, commands_table, measure_commands, spread
 from jobs.bench.train_parts.device import (
     LOADS,
@@ -37,6 +37,7 @@ from raymc.config.tree import Config, override, to_dict
 from raymc.data.shards import open_dataset
 from raymc.events import EpochEnded, Event
 from raymc.runtime.connect import connect
+from raymc.tracking.notes import markdown_table
 from raymc.training.on_ray import train
 
 COMMANDS_TEXT = (

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import markdown_table, publish
+from jobs.bench.measure import publish
 from jobs.bench.tune_parts.effects import growth_text, packed_text, run_growth, stopping_text
 from jobs.bench.tune_parts.runs import Run, apart, run_of, run_stopping
 from jobs.bench.tune_parts.ways import WAYS, Task
@@ -25,6 +25,7 @@ from raymc.config.tree import Config, from_dict, override
 from raymc.errors import ConfigError
 from raymc.formats.prepare import prepare_dataset
 from raymc.search.study import distributions
+from raymc.tracking.notes import markdown_table
 
 PARTS = ("ways", "stopping", "growth", "packed")
 BRIEF: Mapping[str, Any] = {

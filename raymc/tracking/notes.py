@@ -73,19 +73,23 @@ def trial_note(view: TrialView, metric: str, message: str = "") -> str:
     return "\n\n".join([ended, *([f"```\n{message}\n```"] if message else [])])
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; a bar inside a cell, which would end it, is shown as `¦`."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |\n" for line in lines)
+
+
 def _table(config: Config, views: Iterable[TrialView]) -> str:
-    """Trials as a Markdown table."""
     views, paths = list(views), list(config.search.space)
     others = list(dict.fromkeys(name for view in views for name in view.others))
     titles = ["trial", "state", config.train.monitor, *others, "epochs", "time"]
-    rows = [[*titles, *map(short_name, paths)]]
-    rows.append(["---"] * len(rows[0]))
+    rows = []
     for view in views:
         numbers = [_percent(view.value), *(_percent(view.others.get(name)) for name in others)]
         cells = [str(view.number), view.state, *numbers, str(view.epoch), duration(view.seconds)]
         cells += [param_text(view.params.get(path, "")) for path in paths]
         rows.append([f"{cell}{_SPACE}" for cell in cells])
-    return "\n".join("|" + "".join(f"{cell.replace('|', '¦')} |" for cell in row) for row in rows)
+    return markdown_table([*titles, *map(short_name, paths)], rows).rstrip("\n")
 
 
 def _values(config: Config, path: str) -> str:

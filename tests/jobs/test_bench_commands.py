@@ -1,4 +1,4 @@
-"""`python -m jobs.bench`: options from settings, errors in a line, and one page of all benchmarks."""
+"""`python -m jobs.bench`: options from settings, errors in a line, one page of all benchmarks."""
 
 import io
 import json
@@ -99,7 +99,8 @@ def test_a_missing_package_is_told_with_what_installs_it(
 
 def test_listing_the_benchmarks_imports_none_of_them() -> None:
     program = (
-        "import sys; from jobs.bench.__main__ import bench; bench(['--help'], standalone_mode=False)\n"
+        "import sys; from jobs.bench.__main__ import bench\n"
+        "bench(['--help'], standalone_mode=False)\n"
         "print([name for name in ('torch', 'numpy', 'jobs.bench.loss') if name in sys.modules])"
     )
     done = subprocess.run(

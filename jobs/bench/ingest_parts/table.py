@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.bench.ingest_parts.process import BY_HAND, CACHED, NO_PEERS, RAY_DATA, STREAMED
-from jobs.bench.measure import markdown_table
+from raymc.tracking.notes import markdown_table
 
 
 @dataclass

@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.bench.measure import markdown_table
 from jobs.bench.train_parts.ways import WAYS
 from raymc.config.tree import Config
 from raymc.data.shards import open_dataset
 from raymc.tracking import tracking_uri
 from raymc.tracking.connect import open_client
+from raymc.tracking.notes import markdown_table
 
 RAYMC = "raymc train"
 SPEED = "train/samples_per_second"

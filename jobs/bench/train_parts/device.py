@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.bench.measure import markdown_table, take_turns
+from jobs.bench.measure import take_turns
 from jobs.bench.train_parts import task as train_task
 from jobs.bench.train_parts.task import RAGGED_MODALITIES, Task, batch_of
 from jobs.bench.train_parts.ways import bare_loop
 from raymc.config.tree import Config, override
 from raymc.data.feed.batches import Batch
+from raymc.tracking.notes import markdown_table
 from raymc.training.learner import Learner, train_step
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import psutil
 from rich.console import Console
 
-from jobs.bench.measure import markdown_table
 from jobs.bench.tune_parts.runs import Course, Run
 from jobs.bench.tune_parts.ways import Task
 from raymc.cli.display import TrialsDisplay
@@ -21,6 +20,7 @@ from raymc.events import SweepEvent, TrialEnded
 from raymc.runtime.connect import connect
 from raymc.search.sweep import sweep
 from raymc.tracking import open_tracker
+from raymc.tracking.notes import markdown_table
 from raymc.tracking.recording import SweepRecorder
 from raymc.training.runs import open_run
 
