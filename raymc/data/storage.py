@@ -1,12 +1,15 @@
-"""Files at any address: local paths, s3://, gs://, and what fsspec knows; written whole or not.
+"""Files at any address, each written atomically: a reader sees the whole file or none.
 
-Pure: pyarrow.fs only. The shards need a place where nobody ever sees half a file.
+Addresses are local paths, s3://, gs:// and what fsspec knows. All of raymc writes through
+`write_bytes` (any address), `whole_file` or `whole_folder` (local paths).
 """
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,13 +23,13 @@ _PARTIAL = ".partial"
 
 
 def open_address(path: str) -> tuple[fs.FileSystem, str]:
-    """Find the file system of an address, and the path inside of it.
+    """Return the file system of an address, and the path inside it.
 
     Args:
         path: A local path, or an address that pyarrow or fsspec knows, e.g. `s3://bucket/key`.
 
     Raises:
-        DataError: The kind of address is unknown, lacks its package, or can't be reached.
+        DataError: The kind of address is unknown, its package is missing, or it can't be reached.
     """
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
@@ -50,17 +53,18 @@ def _from_uri(path: str) -> tuple[fs.FileSystem, str]:
 
 @contextmanager
 def reaching(path: str) -> Iterator[None]:
-    """Turn the refusal of a file system into an error of one line.
+    """Turn an OSError raised in the block into a one-line error.
 
     Raises:
-        DataError: The block met an OSError.
+        DataError: The block raised an OSError.
     """
     try:
         yield
     except OSError as error:
         reason = first_line(error)
         raise DataError(
-            f"can't read or write {path}: {reason}; check the address, rights, space and network"
+            f"can't read or write {path}: {reason}; check the address, permissions, free space "
+            "and network"
         ) from error
 
 
@@ -76,17 +80,17 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def digest(filesystem: fs.FileSystem, path: str) -> str:
-    """Return the SHA-256 of a file, in hex, without holding the file.
+    """Return the SHA-256 of a file, in hex, without loading the file into memory.
 
     Raises:
-        DataError: It can't be read.
+        DataError: The file can't be read.
     """
     with reaching(path), filesystem.open_input_stream(path, compression=None) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
-    """Write a whole file: to a temporary name beside it, then moved, so that it is never half."""
+    """Write a file atomically, at any address: under a temporary name beside it, then moved."""
     folder, name = path.rsplit("/", 1)
     filesystem.create_dir(folder, recursive=True)
     partial = f"{folder}/.{name}.{uuid4().hex}{_PARTIAL}"
@@ -100,15 +104,45 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer) -
         raise
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; the file written there replaces `path` at the end."""
+    partial = path.with_name(path.name + _PARTIAL)
+    yield partial
+    partial.replace(path)
+
+
+@contextmanager
+def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, which becomes `folder` at the end of the block.
+
+    Args:
+        folder: What the temporary folder becomes; its parents are made if needed.
+        replace: Delete an existing `folder` first; else the move fails if it has files.
+    """
+    partial = folder.absolute().with_name(folder.name + _PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    # safetensors makes its files 0600, whatever the umask; the folder's mode follows the umask
+    mode = partial.stat().st_mode & 0o666
+    for path in partial.iterdir():
+        if path.is_file() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
+    if replace:
+        shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
 def delete_partials(filesystem: fs.FileSystem, folder: str) -> None:
-    """Delete the temporary files that killed writers left below a folder."""
+    """Delete the temporary files that interrupted writers left below a folder."""
     for info in filesystem.get_file_info(fs.FileSelector(folder, recursive=True)):
         if info.base_name.endswith(_PARTIAL):
             filesystem.delete_file(info.path)
 
 
 def parquet_files(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
-    """Yield the Parquet files below a folder, relative to it and sorted; hidden ones left out."""
+    """Yield the Parquet files below a folder, relative to it and sorted, without hidden ones."""
     selector = fs.FileSelector(folder, recursive=True, allow_not_found=True)
     paths = (info.path for info in filesystem.get_file_info(selector))
     for path in sorted(paths):
@@ -118,16 +152,13 @@ def parquet_files(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
             yield relative
 
 
-# Trying again while a server or storage is away. Pure.
-
-
 def patience(*errors: type[Exception], seconds: float, **options: Any) -> tenacity.Retrying:
-    """Return what calls a function again and again while it raises one of `errors`.
+    """Return a tenacity object that retries a call while a server or storage is unreachable.
 
     Args:
-        errors: of which it is known that they may pass.
-        seconds: for how long; then the last error is raised.
-        options: tenacity's further ones.
+        errors: Errors to retry on.
+        seconds: How long to retry; then the last error is raised.
+        options: Further options of tenacity.
     """
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(errors),

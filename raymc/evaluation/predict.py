@@ -5,7 +5,6 @@ Ray layer.
 Axes: N rows, C classes.
 """
 
-import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ import ray.data
 
 from raymc.data.feed.on_ray import naming_torn_shards, stream_rows
 from raymc.data.shards import Dataset
+from raymc.data.storage import whole_folder
 from raymc.errors import DataError
 from raymc.metrics.calibration import Calibration
 from raymc.runtime.connect import explained, gpus_to_use
@@ -86,14 +86,15 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
         loaded.calibration,
     )
     scored = score_split(bundle, dataset, split, device=device)
-    partial = out.absolute().with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     tables = scored.map_batches(
         lambda table: _spread(table, names, thresholds, calibration), batch_format="pyarrow"
     )
-    with naming_torn_shards(dataset.shard_paths(split), dataset.filesystem), explained():
+    with (
+        whole_folder(out) as partial,
+        naming_torn_shards(dataset.shard_paths(split), dataset.filesystem),
+        explained(),
+    ):
         tables.write_parquet(str(partial))
-    partial.rename(out)
     return sum(shard.rows for shard in dataset.split(split))
 
 

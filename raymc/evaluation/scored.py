@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float
 
 from raymc.data.labels import Vocabulary
+from raymc.data.storage import whole_file
 from raymc.errors import DataError, first_line
 
 _MATRICES = ("scores", "labels", "observed")
@@ -60,9 +61,8 @@ def save_scored(scored: ScoredSplit, path: Path) -> None:
     }
     table = pa.table(columns).replace_schema_metadata({"raymc": json.dumps(about)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def load_scored(path: Path) -> ScoredSplit:

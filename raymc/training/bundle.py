@@ -8,7 +8,6 @@ Axes: N rows, C classes.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from raymc.config import Config, from_dict
 from raymc.data.feed.batches import Block, RowStore, decode_tokens
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Manifest, Modality, Ragged
+from raymc.data.storage import whole_folder
 from raymc.errors import BundleError, CheckpointError, ConfigError, DataError
 from raymc.metrics.calibration import Calibration
 from raymc.model.losses import head_of
@@ -161,27 +161,23 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
             f"checkpoint {checkpoint_folder} is of epoch {progress.epoch} and has no thresholds, "
             f"as epoch {progress.best_epoch} is better: make the bundle of that one"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     weights = checkpoint.load_weights(checkpoint_folder)
-    save_file(weights, partial / WEIGHTS)
-    description = {
-        "format_version": FORMAT_VERSION,
-        "raymc_version": raymc.__version__,
-        "config": progress.config,
-        "vocabulary": progress.dataset["vocabulary"],
-        "modalities": progress.dataset["modalities"],
-        "thresholds": progress.thresholds,
-        "calibration": progress.calibration,
-        "metrics": progress.metrics,
-        "epoch": progress.epoch,
-        "dataset_digest": progress.dataset["digest"],
-        "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
-    }
-    (partial / DESCRIPTION).write_text(json.dumps(description, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder, replace=True) as partial:
+        save_file(weights, partial / WEIGHTS)
+        description = {
+            "format_version": FORMAT_VERSION,
+            "raymc_version": raymc.__version__,
+            "config": progress.config,
+            "vocabulary": progress.dataset["vocabulary"],
+            "modalities": progress.dataset["modalities"],
+            "thresholds": progress.thresholds,
+            "calibration": progress.calibration,
+            "metrics": progress.metrics,
+            "epoch": progress.epoch,
+            "dataset_digest": progress.dataset["digest"],
+            "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
+        }
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1))
 
 
 def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:

@@ -7,7 +7,6 @@ its digests are checked when it is read. Pure: no Ray, no MLflow.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from raymc.data.storage import reaching, read_bytes
+from raymc.data.storage import reaching, read_bytes, whole_folder
 from raymc.errors import CheckpointError, first_line
 
 WEIGHTS, TRAINING, PROGRESS, ROWS, DIGESTS = (
@@ -106,17 +105,13 @@ def save(
     rows: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint to `folder`, which appears complete or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({name: x.contiguous() for name, x in weights.items()}, partial / WEIGHTS)
-    torch.save(dict(training_state), partial / TRAINING)
-    (partial / PROGRESS).write_text(json.dumps(asdict(progress), indent=1))
-    (partial / ROWS).write_text(json.dumps(dict(rows or {})))
-    digests = {name: _digest(partial / name) for name in _VERIFIED}
-    (partial / DIGESTS).write_text(json.dumps(digests, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder, replace=True) as partial:
+        save_file({name: x.contiguous() for name, x in weights.items()}, partial / WEIGHTS)
+        torch.save(dict(training_state), partial / TRAINING)
+        (partial / PROGRESS).write_text(json.dumps(asdict(progress), indent=1))
+        (partial / ROWS).write_text(json.dumps(dict(rows or {})))
+        digests = {name: _digest(partial / name) for name in _VERIFIED}
+        (partial / DIGESTS).write_text(json.dumps(digests, indent=1))
 
 
 def load(folder: Path, *, device: str = "cpu") -> Checkpoint:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from raymc.config import Config, differences, from_dict, run_name, to_dict
+from raymc.data.storage import whole_file
 from raymc.errors import ConfigError
 from raymc.training.bundle import DESCRIPTION
 
@@ -54,9 +55,8 @@ def read_config(folder: Path) -> Config:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all, in place of one that may be there."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def storage_of(config: Config) -> str:
