@@ -35,10 +35,10 @@ def train(
     config: str | None, overrides: tuple[str, ...], workers: int | None, name: str | None
 ) -> None:
     """Train one model. The same command again goes on where it stopped."""
+    loaded = load_config(config, overrides, {"train.workers": workers, "run.name": name})
     from raymc.cli.runs import run_train
 
-    given = {"train.workers": workers, "run.name": name}
-    run_train(load_config(config, overrides, given), make_console())
+    run_train(loaded, make_console())
 
 
 @main.command()
@@ -56,15 +56,16 @@ def tune(
     name: str | None,
 ) -> None:
     """Search settings. The same command again goes on where it stopped."""
-    from raymc.cli.runs import run_tune
-
     given = {
         "search.trials": trials,
         "train.workers": workers,
         "search.gpus_per_trial": gpus_per_trial,
         "run.name": name,
     }
-    run_tune(load_config(config, overrides, given), make_console())
+    loaded = load_config(config, overrides, given)
+    from raymc.cli.runs import run_tune
+
+    run_tune(loaded, make_console())
 
 
 @main.command()
@@ -99,11 +100,12 @@ def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> Non
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
     """Compare the trials of SWEEP, or list the sweeps there are."""
-    from raymc.cli.runs import show_runs
-
     if sweep is not None and "=" in sweep:
         sweep, overrides = None, (sweep, *overrides)
-    show_runs(sweep, load_config(None, overrides, {}), make_console())
+    loaded = load_config(None, overrides, {})
+    from raymc.cli.runs import show_runs
+
+    show_runs(sweep, loaded, make_console())
 
 
 @main.command()
