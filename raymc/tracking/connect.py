@@ -133,7 +133,7 @@ def check_reachable(uri: str, *, create: bool) -> None:
     kind = address.scheme.partition("+")[0]
     try:
         if kind == "sqlite":
-            _check_file(Path(uri.partition(":///")[2].partition("?")[0]), create=create)
+            _check_file(sqlite_file(uri), create=create)
         elif kind in ("http", "https"):
             host = address.netloc.rpartition("@")[2]
             health = f"{kind}://{host}{address.path.rstrip('/')}/health"
@@ -145,6 +145,11 @@ def check_reachable(uri: str, *, create: bool) -> None:
         return  # it answers; a proxy or login in front of it is MLflow's matter
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
         raise unusable(uri, error) from error
+
+
+def sqlite_file(uri: str) -> Path:
+    """Return the file of an address such as `sqlite:///runs/mlflow.db`."""
+    return Path(uri.partition(":///")[2].partition("?")[0])
 
 
 @contextmanager

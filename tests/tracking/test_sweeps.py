@@ -1,14 +1,18 @@
 """Sweeps read back from MLflow."""
 
+import math
+import sqlite3
+from dataclasses import replace
 from io import StringIO
 
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from raymc.cli.tables import trials_table
 from raymc.config.run import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
-from raymc.tracking import EndState, Tracker, compare_runs, list_sweeps, open_tracker
+from raymc.tracking import EndState, Tracker, compare_runs, list_sweeps, open_tracker, sweeps
 
 
 def record_sweep(tracker: Tracker, name: str, margins: dict[float, tuple[float, EndState]]) -> None:
@@ -32,13 +36,13 @@ def test_a_sweep_is_read_back_and_shown(folder: str, config: TrackingConfig) -> 
     tracker = open_tracker(config, folder)
     record_sweep(tracker, "new", {0.1: (0.4, "pruned"), 0.2: (0.6, "complete")})
 
-    sweeps = list_sweeps(tracker.uri, config.experiment)
-    assert [(sweep.name, sweep.trials) for sweep in sweeps] == [("new", 2), ("old", 1)]
+    known = list_sweeps(tracker.uri, config.experiment)
+    assert [(sweep.name, sweep.trials) for sweep in known] == [("new", 2), ("old", 1)]
     first, second = compare_runs(tracker.uri, config.experiment, "new")
     assert (first.number, first.state, first.value, first.epoch) == (0, "pruned", 0.4, 2)
     assert (second.number, second.others, second.seconds) == (1, {"val/R80": 0.3}, 90.0)
     assert second.params["loss.margin"] == "0.2"
-    by_id = compare_runs(tracker.uri, config.experiment, sweeps[1].run_id, metric="val/R80")
+    by_id = compare_runs(tracker.uri, config.experiment, known[1].run_id, metric="val/R80")
     assert [view.value for view in by_id] == [0.15]
 
     console = Console(file=StringIO(), width=100, record=True)
@@ -48,6 +52,32 @@ def test_a_sweep_is_read_back_and_shown(folder: str, config: TrackingConfig) -> 
         ["trial", "state", "val/mAP", "val/R80", "epoch", "time", "margin", "τ"],
         ["1", "complete", "0.6000", "0.3000", "2", "1:30", "0.2", "0.02"],
         ["0", "pruned", "0.4000", "0.2000", "2", "1:30", "0.1", "0.01"],
+    ]
+
+
+def test_a_local_database_is_read_as_mlflow_reads_it(
+    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = open_tracker(config, folder)
+    margins = {0.1: (0.4, "pruned"), 0.2: (math.nan, "failed"), 0.3: (0.6, "complete")}
+    record_sweep(tracker, "both", margins)  # pyright: ignore[reportArgumentType]
+    MlflowClient(tracker.uri).delete_run(tracker.run_id("both/0"))
+    found = [sweeps._all_runs(tracker.uri, config.experiment)]
+
+    def unknown_tables(*_: object) -> None:
+        raise sqlite3.OperationalError("no such table: runs")
+
+    monkeypatch.setattr(sweeps, "_runs_of_file", unknown_tables)
+    found.append(sweeps._all_runs(tracker.uri, config.experiment))
+    assert repr(sorted_runs(found[0])) == repr(sorted_runs(found[1]))  # NaN differs from itself
+    assert len(found[0]) == 3
+
+
+def sorted_runs(runs: list[sweeps._Run]) -> list[sweeps._Run]:
+    """Runs as they were found, the facts of each by name."""
+    named = ("tags", "params", "metrics")
+    return [
+        replace(run, **{of: dict(sorted(getattr(run, of).items())) for of in named}) for run in runs
     ]
 
 
