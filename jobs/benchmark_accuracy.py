@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.bench.accuracy import METHODS, bench_accuracy
-from raymc.config.tree import load
+from raymc.config import load
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__)

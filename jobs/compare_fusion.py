@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raymc.cli.runs import run_evaluate, run_train
-from raymc.config.tree import Config, load, override
+from raymc.config import Config, load, override
 from raymc.evaluation.evaluate import group_means
 from raymc.formats.prepare import prepare_dataset
 

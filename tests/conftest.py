@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
-from raymc.config.tree import Config, from_dict
+from raymc.config import Config, from_dict
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.events import EpochEnded
 from raymc.training.bundle import save_bundle

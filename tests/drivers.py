@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from raymc.config.tree import Config, to_dict
+from raymc.config import Config, to_dict
 
 RAYMC = Path(sys.executable).with_name("raymc")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from raymc.config.tree import Config, from_dict, override, to_dict
+from raymc.config import Config, from_dict, override, to_dict
 from raymc.training.bundle import DESCRIPTION, WEIGHTS
 from raymc.training.runs import BUNDLE, CONFIG_FILE
 

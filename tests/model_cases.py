@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymc.config.model import ModelConfig
+from raymc.config import ModelConfig
 from raymc.data.shards import Modality
 from raymc.model.transformer import Embeddings, MultimodalTransformer
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raymc.config.model import ModelConfig
+from raymc.config import ModelConfig
 from raymc.data.shards import Modality
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from raymc.config.reference import config_reference
+from raymc.config import config_reference
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

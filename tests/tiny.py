@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raymc.config.tree import Config
+from raymc.config import Config
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Modality, Row, read_shard

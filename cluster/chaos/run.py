@@ -29,7 +29,7 @@ from cluster.chaos.services import (
     running,
     small_disk,
 )
-from raymc.config.tree import override
+from raymc.config import override
 from raymc.errors import ResourceError
 from raymc.formats.prepare import prepare_dataset
 from raymc.tracking.notes import markdown_table

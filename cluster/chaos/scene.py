@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cluster.chaos.local_cluster import FAKE_GPU, LocalCluster
 from cluster.chaos.processes import marked, title, wait_until, without_ray
 from cluster.chaos.services import Service
-from raymc.config.tree import Config, from_dict, to_dict
+from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
 from raymc.search.audit import audit_trials
 from raymc.search.study import STUDY_FILE, read_study

@@ -22,8 +22,7 @@ from rich.console import Console
 
 from jobs.bench.accuracy_table import Found, publish_accuracy
 from jobs.bench.baselines import BASELINES, Matrix, parts_worth_trying, read_matrix
-from raymc.config.search import Range
-from raymc.config.tree import Config, from_dict, override, to_dict
+from raymc.config import Config, Range, from_dict, override, to_dict
 from raymc.data.feed.on_ray import SharedData, SharedSplit, share_data, share_split
 from raymc.errors import ConfigError, DivergedError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from jobs.bench.measure import publish
-from raymc.config.tree import Config
+from raymc.config import Config
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.bootstrap import Difference, paired_difference
 from raymc.metrics.metrics import MetricName, evaluate_scores

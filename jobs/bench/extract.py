@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from jobs.bench.measure import publish, take_turns
-from raymc.config.data import ExtractConfig
+from raymc.config import ExtractConfig
 from raymc.features.clips import ClipRequest, Picture
 from raymc.features.media import read_clips
 from raymc.features.on_ray import extract

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from jobs.bench.measure import Timing, added_bytes, apart, publish, take_turns
-from raymc.config.model import LossConfig, ModelConfig
+from raymc.config import LossConfig, ModelConfig
 from raymc.errors import ResourceError
 from raymc.model.losses import compute_loss
 from raymc.model.losses.chunked import chunk_classes, chunked_loss

@@ -33,7 +33,7 @@ from jobs.bench.train_parts.device import (
 )
 from jobs.bench.train_parts.task import RAGGED, make_case
 from jobs.bench.train_parts.ways import BARE, WAYS, Ran, train_way
-from raymc.config.tree import Config, override, to_dict
+from raymc.config import Config, override, to_dict
 from raymc.data.shards import open_dataset
 from raymc.events import EpochEnded, Event
 from raymc.runtime.connect import connect

@@ -21,7 +21,7 @@ from jobs.bench.tune_parts.effects import growth_text, packed_text, run_growth, 
 from jobs.bench.tune_parts.runs import Run, apart, run_of, run_stopping
 from jobs.bench.tune_parts.ways import WAYS, Task
 from raymc.cli.demo import SETTINGS as DEMO
-from raymc.config.tree import Config, from_dict, override
+from raymc.config import Config, from_dict, override
 from raymc.errors import ConfigError
 from raymc.formats.prepare import prepare_dataset
 from raymc.search.study import distributions

@@ -212,8 +212,7 @@ def show_config(config: str | None, overrides: tuple[str, ...], reference: bool)
     """Print the whole configuration as YAML, overrides applied and checked."""
     import yaml
 
-    from raymc.config import to_dict
-    from raymc.config.reference import config_reference
+    from raymc.config import config_reference, to_dict
 
     loaded = load_config(config, overrides, {})
     click.echo(

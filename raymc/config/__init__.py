@@ -1,14 +1,31 @@
-"""Settings: every one of them, with its range, its default and what it is for.
+"""All settings, with their ranges, defaults and meaning.
 
-Start with `tree.py`, which joins the sections into one `Config`, reads YAML files and applies
-overrides. This room sits on the ground floor: it imports pydantic and YAML, nothing heavier, so
-that a misspelt key is reported at once.
+Start with `tree.py`: it joins the sections into one `Config`, reads YAML files and applies
+overrides. To add a setting, add a field to its section's class in this room: type, default, range
+and a description, which `raymc config --reference` and `--help` print. If it does not change the
+result of a run, leave it out in `_identity` in `tree.py`. This room imports pydantic and YAML,
+nothing heavier, so that a misspelt key is reported at once.
 """
 
-from raymc.config.data import IMPORTERS, BatchConfig, DataConfig, ExtractConfig, MakeConfig
+from raymc.config.data import NONE, BatchConfig, DataConfig, ExtractConfig
+from raymc.config.formats import (
+    IMPORTERS,
+    ApproveConfig,
+    ArffConfig,
+    CoinConfig,
+    DigitsConfig,
+    Feature,
+    Hdf5Config,
+    Level,
+    MakeConfig,
+    NpzConfig,
+    ParquetConfig,
+    Youtube8mConfig,
+)
 from raymc.config.model import LossConfig, LossName, ModelConfig, OptimizerConfig
-from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
-from raymc.config.search import Range, SearchConfig
+from raymc.config.reference import config_reference
+from raymc.config.run import CalibrationName, RunConfig, TrackingConfig, TrainConfig
+from raymc.config.search import Range, SearchConfig, default_space
 from raymc.config.tree import (
     Config,
     check_space,
@@ -26,21 +43,35 @@ from raymc.config.tree import (
 
 __all__ = [
     "IMPORTERS",
+    "NONE",
+    "ApproveConfig",
+    "ArffConfig",
     "BatchConfig",
+    "CalibrationName",
+    "CoinConfig",
     "Config",
     "DataConfig",
+    "DigitsConfig",
     "ExtractConfig",
+    "Feature",
+    "Hdf5Config",
+    "Level",
     "LossConfig",
     "LossName",
     "MakeConfig",
     "ModelConfig",
+    "NpzConfig",
     "OptimizerConfig",
+    "ParquetConfig",
     "Range",
     "RunConfig",
     "SearchConfig",
     "TrackingConfig",
     "TrainConfig",
+    "Youtube8mConfig",
     "check_space",
+    "config_reference",
+    "default_space",
     "differences",
     "differing_settings",
     "digest",

@@ -1,9 +1,13 @@
-"""Settings of each format that `raymc import` reads, and of the embedded dataset."""
+"""Settings of each recipe that writes a dataset: the formats that `raymc import` reads, and digits.
+
+The code of each is in the file of the same name in `raymc/formats/`. To add a format, add its
+class here, list it in `IMPORTERS` and `MakeConfig`, and write `raymc/formats/NAME.py`.
+"""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
 Level = Literal["frame", "video"]
@@ -12,237 +16,301 @@ Feature = Literal["rgb", "audio"]
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class ApproveConfig:
-    """Where the release and the features are, and what to do where the release is unclear."""
+    """The APPROVE release: its files, its features, and how to resolve what it leaves open."""
 
-    name: Literal["approve"] = Field(default="approve", description="The kind of dataset.")
+    name: Literal["approve"] = Field(default="approve", description="Format of the data.")
     folder: str = Field(
         min_length=1,
-        description="Folder of the release: approve_label_data.json and three *_urls.csv.",
+        description="Folder with approve_label_data.json and the three *_urls.csv files.",
     )
     features: str = Field(
-        min_length=1, description="Dataset of features; its ids are the release's, e.g. 41250."
+        min_length=1,
+        description="Dataset of features whose ids are those of the release, such as 41250.",
     )
     split_policy: Literal["most_held_out", "divide", "least_held_out", "drop"] = Field(
         default="most_held_out",
-        description="A video of several splits: most_held_out keeps it in test, else in val; "
-        "divide draws val or test for one of both; least_held_out keeps it in train, else in "
-        "val; drop leaves it out.",
+        description="What to do with a video listed in several splits. most_held_out: keep it in "
+        "test, else in val. divide: the same, but draw val or test at random for a video in both. "
+        "least_held_out: keep it in train, else in val. drop: leave it out.",
     )
     background: Literal["unlabelled", "all", "none"] = Field(
         default="unlabelled",
-        description="Background videos: those without labels under another id, all, or none.",
+        description="Background videos to include: those without labels under any other id, all, "
+        "or none.",
     )
     background_val_share: float = Field(
-        default=0.2, ge=0, le=1, description="Share of the background videos that go to val."
+        default=0.2, ge=0, le=1, description="Share of the background videos put in val."
     )
     background_test_share: float = Field(
-        default=0.2, ge=0, le=1, description="Share of the background videos that go to test."
+        default=0.2, ge=0, le=1, description="Share of the background videos put in test."
     )
-    seed: int = Field(default=0, description="Which videos are drawn where a list is divided.")
+    seed: int = Field(default=0, description="Seed of the random divisions above.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class ArffConfig:
-    """Which files there are, and which features make which modality."""
+    """ARFF files with an XML file of labels (Mulan), and the features of each modality."""
 
-    name: Literal["arff"] = Field(default="arff", description="The kind of dataset.")
+    name: Literal["arff"] = Field(default="arff", description="Format of the data.")
     train: str = Field(min_length=1, description="Path of the ARFF file of training rows.")
-    test: str = Field(default="", description="Path of that of test rows; empty: none.")
+    test: str = Field(
+        default="", description="Path of the ARFF file of test rows; empty: no test split."
+    )
     val: str = Field(
-        default="", description="Path of that of validation rows; empty: `val_share` of train."
+        default="",
+        description="Path of the ARFF file of validation rows; empty: `val_share` of train.",
     )
     labels: str = Field(min_length=1, description="Path of the XML file that names the labels.")
     modalities: Mapping[str, str] = Field(
         default_factory=dict,
-        description="Features of each modality: a regular expression that matches their whole "
-        "names. The first that matches takes a feature.",
+        description="Per modality, a regular expression for the full names of its features. A "
+        "feature goes to the first modality whose expression matches.",
     )
     rest: str = Field(
-        default="features", min_length=1, description="Modality of the features that are left."
+        default="features", min_length=1, description="Modality of all other features."
     )
     val_share: float = Field(
-        default=0.2, ge=0, lt=1, description="Share of train held out where there is no `val`."
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Share of train held out for validation if there is no `val`.",
     )
-    seed: int = Field(default=0, ge=0, description="Another seed holds other rows out.")
+    seed: int = Field(default=0, ge=0, description="Seed that decides which rows are held out.")
     standardise: bool = Field(
         default=True,
-        description="Bring each feature to mean 0 and variance 1 of the training rows.",
+        description="Scale each feature to mean 0 and variance 1 over the training rows.",
     )
     missing: Literal["error", "mean"] = Field(
         default="error",
-        description="What a feature that is '?' becomes: an error, or the training rows' mean.",
+        description="How to treat a missing value ('?'): report an error, or use the mean of the "
+        "training rows.",
     )
-    license: str = Field(default="", description="The licence of the data, kept with it.")
+    license: str = Field(default="", description="Licence of the data, stored in the dataset.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class CoinConfig:
-    """Where the annotations and the features are, and what becomes a label."""
+    """COIN: its annotations, its features, and what becomes a label."""
 
-    name: Literal["coin"] = Field(default="coin", description="The kind of dataset.")
+    name: Literal["coin"] = Field(default="coin", description="Format of the data.")
     annotations: str = Field(min_length=1, description="Path of COIN.json.")
     features: str = Field(
-        min_length=1, description="Dataset of features; its ids are YouTube's, as in COIN.json."
+        min_length=1, description="Dataset of features whose ids are YouTube ids, as in COIN.json."
     )
     labels: Literal["class", "steps", "both"] = Field(
         default="class",
-        description="class: the task of the video; steps: the steps that a clip shows; both.",
+        description="class: the task of the video. steps: the steps that a clip shows. both: both.",
     )
     val_share: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of each class's training videos held out."
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of each class's training videos held out for val.",
     )
-    seed: int = Field(default=0, description="Which videos are held out.")
+    seed: int = Field(default=0, description="Seed that decides which videos are held out.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class DigitsConfig:
-    """What the embedded dataset looks like; each clip is a pure function of it."""
+    """The embedded dataset of spoken and written digits, made from these settings alone."""
 
-    name: Literal["digits"] = Field(default="digits", description="The kind of dataset.")
+    name: Literal["digits"] = Field(default="digits", description="Format of the data.")
     train_clips: int = Field(default=1200, ge=1, description="Clips for training.")
     val_clips: int = Field(default=300, ge=1, description="Clips for validation.")
     test_clips: int = Field(default=300, ge=1, description="Clips for the final test.")
-    seed: int = Field(default=0, ge=0, description="Another seed gives other clips.")
+    seed: int = Field(default=0, ge=0, description="Seed of the clips.")
     clip_seconds: float = Field(
-        default=5.0, ge=2, le=600, description="Mean length; clips differ by up to a fifth of it."
+        default=5.0,
+        ge=2,
+        le=600,
+        description="Mean length of a clip in seconds; lengths vary by ±20%.",
     )
     snr_db: float = Field(
         default=10.0,
         ge=-60,
         le=100,
-        description="Power of a digit's sound while it lasts, over that of the noise.",
+        description="Signal-to-noise ratio, in dB, while a digit is heard.",
     )
     agreement: float = Field(
         default=0.3,
         ge=0,
         le=1,
-        description="How often the digit heard is the one on screen, when there are both.",
+        description="Probability that a digit heard is the one on screen, when both occur.",
     )
     speech: str = Field(
         default="",
-        description="Folder of {digit}_{speaker}_{n}.wav; empty for synthetic keypad tones.",
+        description="Folder of recordings named {digit}_{speaker}_{n}.wav; empty: synthetic keypad "
+        "tones.",
     )
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Hdf5Config:
-    """Which datasets of the file mean what; each is named by its path, e.g. `features/audio`."""
+    """An HDF5 file, and what its datasets hold; each is named by its path (`features/audio`)."""
 
-    name: Literal["hdf5"] = Field(default="hdf5", description="The kind of dataset.")
+    name: Literal["hdf5"] = Field(default="hdf5", description="Format of the data.")
     file: str = Field(min_length=1, description="Path of the .h5 file.")
     modalities: Mapping[str, str] = Field(
         min_length=1,
-        description="Dataset of each modality, by its name: [clips, tokens, dim]; [tokens of all "
-        "clips, dim] with `offsets`; or, with {id} in its path, [tokens, dim] of each clip.",
+        description="Dataset of each modality: [clips, tokens, dim]; or [tokens of all clips, dim] "
+        "with `offsets`; or, with {id} in its path, [tokens, dim] of one clip.",
     )
-    rates_hz: Mapping[str, float] = Field(description="Tokens a second of each modality.")
+    rates_hz: Mapping[str, float] = Field(description="Tokens per second of each modality.")
     offsets: Mapping[str, str] = Field(
         default_factory=dict,
-        description="Dataset [clips + 1] of a modality: clip i has the tokens offsets[i] to "
-        "offsets[i + 1].",
+        description="Dataset [clips + 1] of a modality: the tokens of clip i run from offsets[i] "
+        "up to, not including, offsets[i + 1].",
     )
     labels: str = Field(default="y", description="Dataset [clips, classes] of 0 and 1.")
     classes: str = Field(default="classes", description="Dataset [classes] of label names.")
     split: str = Field(
         default="split",
-        description="Dataset [clips] of 0, 1, 2 for train, val, test, or of these names.",
+        description="Dataset [clips] of splits: 0, 1, 2 or train, val, test.",
     )
-    ids: str = Field(default="names", description="Dataset [clips] of ids, each used once.")
+    ids: str = Field(default="names", description="Dataset [clips] of unique ids.")
     group_separator: str = Field(
         default="",
-        description="Labels are grouped by what stands before it in their names; empty: no groups.",
+        description="Labels are grouped by the part of their name before this separator; empty: no "
+        "groups.",
     )
-    license: str = Field(default="", description="The licence of the data, kept with it.")
+    license: str = Field(default="", description="Licence of the data, stored in the dataset.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class NpzConfig:
-    """Which arrays of the file mean what."""
+    """An .npz file of NumPy arrays, and what each array holds."""
 
-    name: Literal["npz"] = Field(default="npz", description="The kind of dataset.")
+    name: Literal["npz"] = Field(default="npz", description="Format of the data.")
     file: str = Field(min_length=1, description="Path of the .npz file.")
     modalities: Mapping[str, str] = Field(
-        min_length=1, description="Array [clips, tokens, dim] of each modality, by its name."
+        min_length=1, description="Array [clips, tokens, dim] of each modality."
     )
-    rates_hz: Mapping[str, float] = Field(description="Tokens a second of each modality.")
+    rates_hz: Mapping[str, float] = Field(description="Tokens per second of each modality.")
     labels: str = Field(default="y", description="Array [clips, classes] of 0 and 1.")
     classes: str = Field(default="classes", description="Array [classes] of label names.")
     split: str = Field(
         default="split",
-        description="Array [clips] of 0, 1, 2 for train, val, test, or of these names.",
+        description="Array [clips] of splits: 0, 1, 2 or train, val, test.",
     )
-    ids: str = Field(default="names", description="Array [clips] of ids, each used once.")
+    ids: str = Field(default="names", description="Array [clips] of unique ids.")
     group_separator: str = Field(
         default="",
-        description="Labels are grouped by what stands before it in their names; empty: no groups.",
+        description="Labels are grouped by the part of their name before this separator; empty: no "
+        "groups.",
     )
-    license: str = Field(default="", description="The licence of the data, kept with it.")
+    license: str = Field(default="", description="Licence of the data, stored in the dataset.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class ParquetConfig:
-    """Which files there are, and which of their columns mean what."""
+    """Parquet files of any tool, and what their columns hold."""
 
-    name: Literal["parquet"] = Field(default="parquet", description="The kind of dataset.")
+    name: Literal["parquet"] = Field(default="parquet", description="Format of the data.")
     files: str = Field(
         default="",
-        description="Files of all splits, which `split` tells apart: a file, folder, or pattern "
-        "such as clips/*.parquet; a path, or an address such as s3://bucket/clips.",
+        description="Files of all splits: a file, a folder or a pattern such as clips/*.parquet, "
+        "local or at an address such as s3://bucket/clips. Set `split` too.",
     )
-    split: str = Field(default="", description="Column of the split of each row, with `files`.")
+    split: str = Field(default="", description="Column with the split of each row, for `files`.")
     split_files: Mapping[str, str] = Field(
-        default_factory=dict, description="Files of each split, instead of `files` and `split`."
+        default_factory=dict, description="Files of each split, in place of `files` and `split`."
     )
-    columns: Mapping[str, str] = Field(
-        min_length=1, description="Column of each modality, by its name."
-    )
-    id: str = Field(default="id", description="Column of ids, each used once.")
+    columns: Mapping[str, str] = Field(min_length=1, description="Column of each modality.")
+    id: str = Field(default="id", description="Column of unique ids.")
     labels: str = Field(
-        default="labels", description="Column of label names: lists of them, or one string."
+        default="labels", description="Column of label names: a list or a string per row."
     )
     label_separator: str = Field(
         default="",
-        description="What stands between the labels in a string; empty: it is one label.",
+        description="Separator between the labels in a string; empty: the string is one label.",
     )
     rates_hz: Mapping[str, float] = Field(
         default_factory=dict,
-        description="Tokens a second of each modality; not needed where raymc wrote the column.",
+        description="Tokens per second of each modality; not needed for columns that raymc wrote.",
     )
     dims: Mapping[str, int] = Field(
-        default_factory=dict, description="Values a token of a modality; needed of raw bytes."
+        default_factory=dict,
+        description="Values per token of each modality; needed for columns of raw bytes.",
     )
     dtypes: Mapping[str, Literal["float16", "float32", "uint8"]] = Field(
-        default_factory=dict, description="Type of the values; needed of raw bytes."
+        default_factory=dict, description="Type of the values; needed for columns of raw bytes."
     )
     keep: tuple[str, ...] = Field(
-        default=(), description="Further columns to keep: text, numbers, or true and false."
+        default=(), description="Other columns to keep; they may hold text, numbers or booleans."
     )
-    license: str = Field(default="", description="The licence of the data, kept with it.")
+    license: str = Field(default="", description="Licence of the data, stored in the dataset.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Youtube8mConfig:
-    """Which record files make which split, and what is taken from them."""
+    """YouTube-8M record files of each split, and what to take from them."""
 
-    name: Literal["youtube8m"] = Field(default="youtube8m", description="The kind of dataset.")
+    name: Literal["youtube8m"] = Field(default="youtube8m", description="Format of the data.")
     train: str = Field(
-        default="", description="Record files: a path or address, with * in the file's name."
+        default="", description="Record files: a path or address; the file name may contain *."
     )
-    val: str = Field(default="", description="As `train`; YouTube-8M calls this split validate.")
-    test: str = Field(default="", description="As `train`; YouTube-8M gives it no labels.")
+    val: str = Field(default="", description="Like `train`; YouTube-8M calls this split validate.")
+    test: str = Field(
+        default="", description="Like `train`; YouTube-8M publishes no labels for it."
+    )
     level: Level = Field(
-        default="frame", description="Features of every second, or one mean of each whole video."
+        default="frame",
+        description="frame: features of every second. video: their mean over the video.",
     )
     modalities: Mapping[str, Feature] = Field(
         default_factory=lambda: {"visual": "rgb", "audio": "audio"},
         min_length=1,
-        description="Feature of each modality, rgb or audio, by the modality's name.",
+        description="Feature of each modality: rgb or audio.",
     )
     vocabulary: str = Field(
-        default="", description="Path of vocabulary.csv; empty: labels are named by their number."
+        default="", description="Path of vocabulary.csv; empty: labels are named by number."
     )
-    classes: int = Field(default=3862, ge=1, description="Labels, where no vocabulary is given.")
+    classes: int = Field(
+        default=3862, ge=1, description="Number of labels if no vocabulary is given."
+    )
     skip_damaged: bool = Field(
-        default=False, description="Leave damaged records out and count them; else stop at one."
+        default=False,
+        description="Skip and count damaged records; if false, stop at the first one.",
     )
-    license: str = Field(default="CC BY 4.0", description="The licence of the data, kept with it.")
+    license: str = Field(
+        default="CC BY 4.0", description="Licence of the data, stored in the dataset."
+    )
+
+
+# The formats that `raymc import` reads, by name.
+IMPORTERS: Mapping[str, type] = {
+    "approve": ApproveConfig,
+    "arff": ArffConfig,
+    "coin": CoinConfig,
+    "hdf5": Hdf5Config,
+    "npz": NpzConfig,
+    "parquet": ParquetConfig,
+    "youtube8m": Youtube8mConfig,
+}
+# Everything that `data.make` may name.
+MAKERS: Mapping[str, type] = {"digits": DigitsConfig, **IMPORTERS}
+
+
+def _maker(values: Any) -> Any:
+    """Return the name of the recipe that a `data.make` section holds; digits if it has none."""
+    if isinstance(values, Mapping):
+        return values.get("name", "digits")
+    return getattr(values, "name", None)
+
+
+MakeConfig = Annotated[
+    Annotated[DigitsConfig, Tag("digits")]
+    | Annotated[ApproveConfig, Tag("approve")]
+    | Annotated[ArffConfig, Tag("arff")]
+    | Annotated[CoinConfig, Tag("coin")]
+    | Annotated[Hdf5Config, Tag("hdf5")]
+    | Annotated[NpzConfig, Tag("npz")]
+    | Annotated[ParquetConfig, Tag("parquet")]
+    | Annotated[Youtube8mConfig, Tag("youtube8m")],
+    Discriminator(
+        _maker,
+        custom_error_type="maker",
+        custom_error_message="expected null, or a section whose name is one of "
+        + ", ".join(MAKERS),
+    ),
+]

@@ -1,4 +1,7 @@
-"""Settings of the model, the loss and the optimizer."""
+"""Settings of the model, the loss and the optimizer.
+
+The names and constants of the losses are here; `raymc/model/losses` computes them.
+"""
 
 from typing import Literal
 
@@ -10,48 +13,58 @@ from pydantic.dataclasses import dataclass
 class ModelConfig:
     """The shape of the transformer."""
 
-    width: int = Field(default=96, ge=8, description="Token width D; a multiple of 2 × `heads`.")
+    width: int = Field(
+        default=96, ge=8, description="Width D of a token; a multiple of 2 × `heads`."
+    )
     depth: int = Field(
         default=4,
         ge=1,
-        description="Transformer layers, fused ones included; a readout layer follows.",
+        description="Transformer layers, including the fused ones; a readout layer follows.",
     )
     fusion_depth: int = Field(
         default=2,
         ge=0,
-        description="Layers, counted from the top, in which modalities attend to each other: "
-        "0 is late fusion, `depth` early fusion; through a bottleneck they exchange from 2 on.",
+        description="Number of top layers in which modalities attend to each other. 0 is late "
+        "fusion, `depth` is early fusion. A bottleneck passes information from 2 layers up.",
     )
     fusion: Literal["joint", "bottleneck"] = Field(
         default="joint",
-        description="All tokens attend to all, or through a few shared bottleneck tokens.",
+        description="joint: all tokens attend to all. bottleneck: modalities exchange information "
+        "through a few shared tokens.",
     )
     bottleneck_tokens: int = Field(
-        default=4, ge=1, description="Shared tokens of `fusion: bottleneck`."
+        default=4, ge=1, description="Number of shared tokens with `fusion: bottleneck`."
     )
-    heads: int = Field(default=4, ge=1, description="Attention heads.")
+    heads: int = Field(default=4, ge=1, description="Attention heads per layer.")
     readout_queries: int = Field(
         default=0,
         ge=0,
-        description="Learned queries that look at each modality's tokens in the readout layer, "
-        "beside its readout token: what tells a clip's labels may lie at different times.",
+        description="Learned queries that read each modality's tokens in the readout layer, beside "
+        "its readout token; they help if the evidence for labels lies at different times.",
     )
-    mlp_ratio: float = Field(default=2.0, gt=0, le=32, description="Width of the MLP over D.")
-    embedding_dim: int = Field(default=128, ge=2, description="Dimension E of the prototypes.")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of residual branches.")
+    mlp_ratio: float = Field(
+        default=2.0, gt=0, le=32, description="Width of the MLP as a multiple of D."
+    )
+    embedding_dim: int = Field(
+        default=128, ge=2, description="Dimension E of embeddings and prototypes."
+    )
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Dropout rate of residual branches."
+    )
     token_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Dropout of the values of the tokens read."
+        default=0.0, ge=0, lt=1, description="Dropout rate of the values of input tokens."
     )
     token_norm: Literal["layer", "none"] = Field(
         default="layer",
-        description="Norm of each token read; none keeps the values of features that are "
-        "standardised already.",
+        description="Normalisation of each input token; none suits features that are already "
+        "standardised.",
     )
     modality_dropout: float = Field(
         default=0.1,
         ge=0,
         lt=1,
-        description="Chance that a training row loses one of its modalities, never the last.",
+        description="Probability that a training row loses one of its modalities; at least one is "
+        "always kept.",
     )
 
     @model_validator(mode="after")
@@ -59,7 +72,7 @@ class ModelConfig:
         if self.fusion_depth > self.depth:
             raise ValueError(f"fusion_depth {self.fusion_depth} is above depth {self.depth}")
         if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} is no multiple of 2 × heads ({self.heads})")
+            raise ValueError(f"width {self.width} is not a multiple of 2 × heads ({self.heads})")
         return self
 
 
@@ -77,76 +90,75 @@ LossName = Literal[
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class LossConfig:
-    """Which loss trains the model, and its constants.
-
-    Raises:
-        ValueError: A value out of range, or a temperature of 0 with a loss that divides by it.
-    """
+    """The loss and its constants."""
 
     name: LossName = Field(
         default="prototype_contrast",
-        description="The loss; bce, focal and asl have a linear head, and supcon a linear probe "
-        "beside it, whose loss alone is `val/loss`.",
+        description="The loss. bce, focal and asl train a linear head; supcon trains a linear "
+        "probe beside the embedding, and `val/loss` is the loss of that probe.",
     )
     margin: float = Field(
         default=0.1,
         ge=0.0,
         le=2.0,
-        description="Margin of the prototype losses and of proxy_anchor, in units of similarity.",
+        description="Margin of the prototype losses and of proxy_anchor, in units of cosine "
+        "similarity.",
     )
     temperature: float = Field(
         default=0.1,
         ge=0.0,
         le=10.0,
-        description="What similarities are divided by; 0 is the hinge of prototype_margin.",
+        description="Divisor of the similarities; 0 gives the hinge form of prototype_margin.",
     )
     two_way: bool = Field(
         default=True,
-        description="Whether prototype_contrast also contrasts the clips of each class.",
+        description="Whether prototype_contrast also contrasts the clips of each class with each "
+        "other.",
     )
     clip_weight: float = Field(
         default=0.2,
         ge=0.0,
         le=10.0,
-        description="Weight, in the two-way form, of the contrast of each clip's classes beside "
-        "that of each class's clips; 0 leaves the latter alone.",
+        description="Weight, in the two-way form, of the term that contrasts the classes of each "
+        "clip; the term that contrasts the clips of each class has weight 1.",
     )
     hard_clips: float = Field(
         default=1.0,
         gt=0.0,
         le=1.0,
-        description="Share of the batch's clips, those most similar to its prototype, that a "
-        "class has as negatives at most in that contrast; 1 is all.",
+        description="Share of the batch's clips, most similar to the prototype first, that count "
+        "as negatives of a class in that second term; 1: all.",
     )
     gamma: float = Field(default=2.0, ge=0.0, le=10.0, description="Focusing exponent of focal.")
     gamma_negative: float = Field(
-        default=4.0, ge=0.0, le=10.0, description="Focusing exponent of asl for negatives."
+        default=4.0, ge=0.0, le=10.0, description="Focusing exponent of asl for absent labels."
     )
     gamma_positive: float = Field(
-        default=0.0, ge=0.0, le=10.0, description="Focusing exponent of asl for labels."
+        default=0.0, ge=0.0, le=10.0, description="Focusing exponent of asl for present labels."
     )
     clip: float = Field(
         default=0.05,
         ge=0.0,
         lt=1.0,
-        description="Probability below which asl drops a negative.",
+        description="Probability below which asl ignores an absent label.",
     )
     modality_weight: float = Field(
         default=0.0,
         ge=0.0,
         le=10.0,
-        description="Weight of the same loss of each modality's own embedding, averaged over "
-        "the modalities, so that none of them leans on another.",
+        description="Weight of an extra term: the same loss on each modality's own embedding, "
+        "averaged over modalities. It keeps each modality useful by itself.",
     )
     balance: float = Field(
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="How far rare classes weigh more: 0 not at all, 1 by inverse frequency.",
+        description="Exponent of the class weights, (frequency of a class)^−balance: 0 weighs all "
+        "classes equally, 1 by inverse frequency.",
     )
 
     def __post_init__(self) -> None:
-        """Refuse the one pair of values that is in range and still meaningless."""
+        """Refuse a temperature of 0 with a loss that divides by it."""
         if self.temperature == 0.0 and self.name != "prototype_margin":
             raise ValueError(
                 f"temperature is 0, which only prototype_margin accepts, but the loss is "
@@ -156,25 +168,28 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class OptimizerConfig:
-    """How weights are updated."""
+    """AdamW, its learning-rate schedule and the average of the weights."""
 
-    lr: float = Field(default=2e-3, gt=0, le=1, description="Peak learning rate of AdamW.")
+    lr: float = Field(default=2e-3, gt=0, le=1, description="Peak learning rate.")
     weight_decay: float = Field(
-        default=0.05, ge=0, le=1, description="Decay of matrices; biases and norms have none."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Weight decay of matrices; biases and norms have none.",
     )
     warmup_epochs: float = Field(
         default=1.0,
         ge=0,
         allow_inf_nan=False,
-        description="Epochs of linear warm-up before the cosine decay.",
+        description="Epochs of linear warm-up before the cosine decay to 0.",
     )
     average_epochs: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
-        description="Time constant, in epochs, of the running average of the weights that is "
-        "validated and kept; 0 takes the weights as they are.",
+        description="Time constant, in epochs, of a running average of the weights, which is "
+        "validated and saved in their place; 0: no average.",
     )
     clip_norm: float = Field(
-        default=1.0, ge=0, description="Largest norm of the gradients; 0 switches clipping off."
+        default=1.0, ge=0, description="Maximum norm of the gradients; 0: no clipping."
     )

@@ -1,4 +1,4 @@
-"""The configuration reference, written from the dataclasses themselves. Pure."""
+"""The tables of all settings that `raymc config --reference` prints, made from the classes."""
 
 import dataclasses
 from typing import Any, get_args
@@ -6,7 +6,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter
 
-from raymc.config.data import IMPORTERS
+from raymc.config.formats import IMPORTERS
 from raymc.config.search import Range
 from raymc.config.tree import Config
 

@@ -1,4 +1,4 @@
-"""The search space: dotted configuration paths and the values that a sweep may try."""
+"""Settings of a sweep, and the values that it may try."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -11,12 +11,14 @@ Value = bool | int | float | str
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Range:
-    """Values of one setting: an interval (`low`, `high`, `log`) or a list (`choices`)."""
+    """Values that a sweep may try: an interval (`low`, `high`, `log`) or a list (`choices`)."""
 
     low: int | float | None = Field(default=None, description="Lowest value, included.")
     high: int | float | None = Field(default=None, description="Highest value, included.")
     log: bool = Field(default=False, description="Draw on a logarithmic scale.")
-    choices: tuple[Value, ...] = Field(default=(), description="The values, instead of a range.")
+    choices: tuple[Value, ...] = Field(
+        default=(), description="List of values, in place of an interval."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Range":
@@ -32,7 +34,7 @@ class Range:
         return self
 
     def ends(self) -> tuple[Value, ...]:
-        """Return the values that must be valid for every value of the range to be valid."""
+        """Return the values whose validity proves that of all others in the range."""
         if self.choices:
             return self.choices
         assert self.low is not None
@@ -51,44 +53,46 @@ def default_space() -> dict[str, Range]:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class SearchConfig:
-    """How settings are searched."""
+    """The search for good settings: what to try, and on what resources."""
 
-    trials: int = Field(default=16, ge=1, description="Trials of the sweep, restarts included.")
+    trials: int = Field(
+        default=16, ge=1, description="Trials of the sweep, including those before a restart."
+    )
     space: Mapping[str, Range] = Field(
         default_factory=default_space,
-        description="Dotted path of a setting to its range: `{low, high, log}` or `{choices}`.",
+        description="Range of each setting by dotted path: `{low, high, log}` or `{choices}`.",
     )
     sampler: Literal["tpe", "random"] = Field(
-        default="tpe", description="Optuna's sampler of the next trial."
+        default="tpe", description="Optuna sampler that proposes the next trial."
     )
     startup_trials: int = Field(
         default=5, ge=0, description="Random trials before TPE starts to model the results."
     )
     try_default: bool = Field(
-        default=True, description="Make the first trial the configuration's own values."
+        default=True, description="Start with a trial of the configured values."
     )
     scheduler: Literal["asha", "none"] = Field(
-        default="asha", description="Stop weak trials early (ASHA, on our epochs), or never."
+        default="asha", description="asha: stop weak trials early (ASHA). none: never."
     )
-    grace_epochs: int = Field(
-        default=3, ge=1, description="Epochs that every trial gets before ASHA may stop it."
-    )
+    grace_epochs: int = Field(default=3, ge=1, description="Epochs before ASHA may stop a trial.")
     reduction_factor: int = Field(
         default=3, ge=2, description="ASHA keeps one trial in this many at each rung."
     )
     concurrent: int = Field(
-        default=0, ge=0, description="Trials at a time; 0 is as many as the resources allow."
+        default=0,
+        ge=0,
+        description="Trials that run at the same time; 0: as many as the resources allow.",
     )
     cpus_per_trial: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="CPUs of each trial's worker."
+        default=1.0, gt=0, allow_inf_nan=False, description="CPUs of each worker."
     )
     gpus_per_trial: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
-        description="GPUs of each worker; a fraction packs trials on one.",
+        description="GPUs of each worker; with a fraction, several trials share a GPU.",
     )
     storage: str = Field(
         default="",
-        description="Address of Optuna's study (SQLAlchemy); empty: sqlite in the sweep's folder.",
+        description="SQLAlchemy address of Optuna's study; empty: SQLite in the sweep's folder.",
     )

@@ -1,7 +1,7 @@
-"""The whole configuration as one tree: YAML files, dotted overrides, checked before anything runs.
+"""The whole configuration: read from YAML, changed by dotted overrides, checked before any work.
 
-Each section is a frozen dataclass beside the component it configures; this file joins them.
-pydantic checks types and ranges and refuses unknown keys. Pure: no Ray, no MLflow.
+This file joins the sections, explains in one line what is wrong with a file or an override, and
+says which settings make two runs differ.
 """
 
 import dataclasses
@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from raymc.config.data import _MAKERS, BatchConfig, DataConfig, ExtractConfig
+from raymc.config.data import BatchConfig, DataConfig, ExtractConfig
+from raymc.config.formats import MAKERS
 from raymc.config.model import LossConfig, ModelConfig, OptimizerConfig
 from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import SearchConfig
@@ -29,19 +26,19 @@ from raymc.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Config:
-    """Everything raymc can be told. The defaults are the embedded dataset, end to end."""
+    """All settings. The defaults train on the embedded dataset of digits."""
 
     data: DataConfig = Field(default_factory=DataConfig, description="The dataset.")
     extract: ExtractConfig = Field(
-        default_factory=ExtractConfig, description="Videos to the dataset's features."
+        default_factory=ExtractConfig, description="Features from videos."
     )
-    batch: BatchConfig = Field(default_factory=BatchConfig, description="Rows to batches.")
+    batch: BatchConfig = Field(default_factory=BatchConfig, description="Batches of rows.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="The transformer.")
-    loss: LossConfig = Field(default_factory=LossConfig, description="What is minimised.")
+    loss: LossConfig = Field(default_factory=LossConfig, description="The loss.")
     optimizer: OptimizerConfig = Field(
-        default_factory=OptimizerConfig, description="How it is minimised."
+        default_factory=OptimizerConfig, description="The optimizer."
     )
-    train: TrainConfig = Field(default_factory=TrainConfig, description="How long, and on what.")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="Training.")
     search: SearchConfig = Field(default_factory=SearchConfig, description="The sweep.")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="MLflow.")
     run: RunConfig = Field(default_factory=RunConfig, description="Name and folder.")
@@ -51,22 +48,20 @@ _ADAPTER = TypeAdapter(Config)
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `dotted.path=value` overrides and check the whole.
-
-    Without a path the defaults are taken. Values of overrides are YAML.
+    """Read a YAML file (without a path: the defaults), apply overrides and check the result.
 
     Raises:
-        ConfigError: naming the file or override, the key and what would be right.
+        ConfigError: names the file or override, the key and what was expected.
     """
     config = Config() if path is None else from_dict(_read_yaml(Path(path)), source=str(path))
     return overridden(config, overrides)
 
 
 def overridden(config: Config, overrides: Sequence[str]) -> Config:
-    """Return the configuration with `dotted.path=value` overrides applied; values are YAML.
+    """Apply overrides of the form `dotted.path=value`, whose values are YAML.
 
     Raises:
-        ConfigError: naming the override, the key and what would be right.
+        ConfigError: names the override, the key and what was expected.
     """
     return override(config, dict(_parse_override(text) for text in overrides))
 
@@ -75,7 +70,7 @@ def from_dict(values: Mapping[str, Any], *, source: str = "") -> Config:
     """Build and check a configuration from nested plain values.
 
     Raises:
-        ConfigError: for the first key or value that is wrong.
+        ConfigError: names the first key or value that is wrong.
     """
     try:
         return _ADAPTER.validate_python(values)
@@ -84,20 +79,20 @@ def from_dict(values: Mapping[str, Any], *, source: str = "") -> Config:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Return the configuration as nested plain values that `from_dict` takes back."""
+    """Return the configuration as nested plain values, which `from_dict` reads back."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Return the settings by dotted path."""
+    """Return all settings by dotted path."""
     return dict(_leaves(to_dict(config), ""))
 
 
 def override(config: Config, settings: Mapping[str, Any]) -> Config:
-    """Return the configuration with some settings, by dotted path, replaced.
+    """Replace settings, given by dotted path.
 
     Raises:
-        ConfigError: for an unknown path or a value out of range.
+        ConfigError: an unknown path or a value out of range.
     """
     values = to_dict(config)
     for dotted, value in settings.items():
@@ -106,16 +101,17 @@ def override(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def digest(config: Config, *, with_space: bool = False) -> str:
-    """Return 8 hexadecimal digits that tell runs with different results apart.
+    """Return 8 hexadecimal digits that differ between runs whose results differ.
 
-    What doesn't change the result is left out: names, folders, tracking, caching, devices and
-    the number of workers; of the search, all but the space, and that too unless `with_space`.
+    Settings that do not change the result are left out: names, folders, tracking, caching,
+    devices and the number of workers. Of the search only the space counts, and only with
+    `with_space`.
     """
     return hashlib.sha256(json.dumps(_identity(config, with_space)).encode()).hexdigest()[:8]
 
 
 def differences(config: Config, other: Config, *, with_space: bool = False) -> list[str]:
-    """Return the settings that make two runs' results differ, as `path: value → other value`."""
+    """Return the settings that make the results of two runs differ, as `path: value → other`."""
     differing = differing_settings((config, other), with_space=with_space)
     return [f"{key}: {here} → {there}" for key, (here, there) in differing.items()]
 
@@ -123,21 +119,21 @@ def differences(config: Config, other: Config, *, with_space: bool = False) -> l
 def differing_settings(
     configs: Sequence[Config], *, with_space: bool = False
 ) -> dict[str, tuple[Any, ...]]:
-    """Return the settings that make runs' results differ: by dotted path each run's value."""
+    """Return the settings that make the results of runs differ: each run's value by dotted path."""
     leaves = [dict(_leaves(_identity(config, with_space), "")) for config in configs]
     values = {key: tuple(one.get(key) for one in leaves) for key in sorted(set().union(*leaves))}
     return {key: each for key, each in values.items() if any(one != each[0] for one in each)}
 
 
 def run_name(config: Config, *, sweep: bool = False) -> str:
-    """Return the run's name: the one given, or one made of dataset, loss and settings."""
+    """Return the name given to the run, or one derived from its dataset, loss and settings."""
     kind = "sweep" if sweep else config.loss.name
     made = f"{Path(config.data.path).name}-{kind}-{digest(config, with_space=sweep)}"
     return config.run.name or made
 
 
 def _identity(config: Config, with_space: bool) -> dict[str, Any]:
-    """Return the settings that a result depends on, in a fixed order."""
+    """Return the settings on which the result depends, in a fixed order."""
     values = to_dict(config)
     space = values.pop("search")["space"]
     for section in ("run", "tracking", "extract"):
@@ -152,11 +148,10 @@ def _identity(config: Config, with_space: bool) -> dict[str, Any]:
 
 
 def check_space(config: Config) -> None:
-    """Check that every value the search may try is a valid setting.
+    """Check that every value that the search may try is valid.
 
     Raises:
-        ConfigError: naming the path of the space that is unknown, runs out of range, or is no
-            setting of a trial's training.
+        ConfigError: names a path that is unknown, leaves its range, or is the same for all trials.
     """
     for dotted, values in config.search.space.items():
         for value in values.ends():
@@ -166,8 +161,8 @@ def check_space(config: Config) -> None:
                 raise ConfigError(f"search.space: {error}") from None
         if dotted.partition(".")[0] in ("data", "extract", "search", "tracking", "run"):
             raise ConfigError(
-                f"search.space: {dotted} is the same for all trials: search settings of batch, "
-                "model, loss, optimizer or train"
+                f"search.space: {dotted} is the same for all trials; search only settings of "
+                "batch, model, loss, optimizer or train"
             )
 
 
@@ -178,7 +173,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     try:
         return dotted.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is no valid YAML") from error
+        raise ConfigError(f"override {text!r}: the value is not valid YAML") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -188,16 +183,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
-        raise ConfigError(f"configuration {path} is no valid YAML: {line}") from None
+        raise ConfigError(f"configuration {path} is not valid YAML: {line}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"configuration {path}: expected sections such as `model:` at the top")
+        raise ConfigError(
+            f"configuration {path}: expected sections such as `model:` at the top level"
+        )
     return values
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a value in nested dictionaries, making the sections on the way."""
+    """Set a value in nested dictionaries; missing sections are created."""
     *sections, key = dotted.split(".")
     if sections[:2] == ["search", "space"]:
         sections, key = ["search", "space"], ".".join([*sections[2:], key])
@@ -218,7 +215,7 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
 
 
 def _explain(error: ValidationError, source: str) -> str:
-    """Return one line for the first thing that pydantic found wrong."""
+    """Return one line about the first error that pydantic found."""
     first = next(
         (e for e in error.errors() if e["type"] == "unexpected_keyword_argument"),
         error.errors()[0],
@@ -227,9 +224,9 @@ def _explain(error: ValidationError, source: str) -> str:
     maker = places.pop(2) if places[:2] == ["data", "make"] and len(places) > 2 else ""
     dotted, where = ".".join(places), f" (in {source})" if source else ""
     if first["type"] == "unexpected_keyword_argument":
-        known = _keys(_MAKERS[maker]) if maker else _keys(Config(), *places[:-1])
+        known = _keys(MAKERS[maker]) if maker else _keys(Config(), *places[:-1])
         near = difflib.get_close_matches(places[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
         return f"unknown setting {dotted!r}{where}: {hint}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("missing", "value_error"):  # the input is the whole section
@@ -238,7 +235,7 @@ def _explain(error: ValidationError, source: str) -> str:
 
 
 def _keys(value: Any, *section: str) -> list[str]:
-    """Return the keys that a section of a tree has."""
+    """Return the keys of a section of a tree."""
     for part in section:
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
     return [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []

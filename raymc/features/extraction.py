@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from raymc.config import ExtractConfig
-from raymc.config.data import NONE
+from raymc.config import NONE, ExtractConfig
 from raymc.data.shards import Modality
 from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import ConfigError, DataError

@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from raymc.config.formats import ApproveConfig
+from raymc.config import ApproveConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Row
 from raymc.errors import ConfigError, DataError

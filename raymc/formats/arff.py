@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from raymc.config.formats import ArffConfig
+from raymc.config import ArffConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row
 from raymc.data.storage import digest, open_address

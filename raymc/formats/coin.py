@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from raymc.config.formats import CoinConfig
+from raymc.config import CoinConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Row
 from raymc.errors import DataError

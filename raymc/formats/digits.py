@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float16, Float32
 
-from raymc.config.formats import DigitsConfig
+from raymc.config import DigitsConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row
 from raymc.features.audio import LogMelConfig, log_mel_tokens

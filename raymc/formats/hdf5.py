@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from raymc.config.formats import Hdf5Config
+from raymc.config import Hdf5Config
 from raymc.data.shards import Modality
 from raymc.data.storage import digest, open_address
 from raymc.errors import ConfigError, DataError

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from raymc.config.formats import NpzConfig
+from raymc.config import NpzConfig
 from raymc.data.shards import Modality
 from raymc.data.storage import digest, open_address
 from raymc.errors import DataError

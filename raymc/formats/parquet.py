@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raymc.config.formats import ParquetConfig
+from raymc.config import ParquetConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Ragged, Row, ragged
 from raymc.data.shards.ragged import is_list

@@ -24,7 +24,7 @@ import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt8
 from pyarrow import fs
 
-from raymc.config.formats import Feature, Level, Youtube8mConfig
+from raymc.config import Feature, Level, Youtube8mConfig
 from raymc.data import storage
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row

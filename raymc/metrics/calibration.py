@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import expit, logit
 
-from raymc.config.run import CalibrationName
+from raymc.config import CalibrationName
 
 Curve = tuple[tuple[float, ...], tuple[float, ...]]  # rising scores, their probabilities
 FEWEST_FOR_A_CURVE = 20  # positives, and negatives, of a class

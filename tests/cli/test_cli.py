@@ -19,9 +19,7 @@ from drivers import RAYMC, write_config
 from tiny import MODALITIES, VOCABULARY, tiny_row
 
 from raymc.cli.main import main
-from raymc.config.reference import config_reference
-from raymc.config.run import TrackingConfig
-from raymc.config.tree import Config, load, override
+from raymc.config import Config, TrackingConfig, config_reference, load, override
 from raymc.data.shards import open_dataset, write_dataset
 from raymc.tracking import open_tracker
 
@@ -67,7 +65,7 @@ def copy(tiny_path: Path, tmp_path: Path) -> Path:
         (["loss.margin=3"], "setting loss.margin = 3: Input should be less than or equal to 2"),
         (["loss.margin"], "configuration loss.margin can't be read: No such file or directory"),
         (["none.yaml"], "configuration none.yaml can't be read: No such file or directory"),
-        (["train.workers=0"], "setting train.workers: 0 is no number ≥ 1"),
+        (["train.workers=0"], "setting train.workers: 0: expected a number ≥ 1"),
         (["model.width=many"], "setting model.width = 'many': Input should be a valid integer"),
         (["search.space.loss.margn={low: 0, high: 1}"], "search.space: unknown setting 'loss.mar"),
         (["search.space.loss.margin={low: 0, high: 3}"], "search.space: setting loss.margin = 3"),
@@ -90,7 +88,7 @@ def test_a_setting_of_a_file_is_found_in_it(tmp_path: Path) -> None:
     line = complaint("train", file)
     assert line == f"unknown setting 'loss.temprature' (in {file}): did you mean 'temperature'?"
     file.write_text("loss: [")
-    assert complaint("train", file).startswith(f"configuration {file} is no valid YAML: ")
+    assert complaint("train", file).startswith(f"configuration {file} is not valid YAML: ")
 
 
 Break = Callable[[Path], object]

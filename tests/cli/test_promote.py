@@ -14,7 +14,7 @@ from tiny import SPLIT_ROWS, tiny_row
 
 from raymc.cli.main import main
 from raymc.cli.promote import Promotion, run_promote
-from raymc.config.run import TrackingConfig
+from raymc.config import TrackingConfig
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import BundleError, ConfigError, DataError, PromotionError, ResourceError
 from raymc.evaluation.evaluate import stored_scores

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from raymc.config.tree import load
+from raymc.config import load
 
 ROOT = Path(__file__).parents[2]
 IN_IMAGE = "/opt/raymc/"

@@ -12,7 +12,7 @@ from sockets import LOOPBACK, addresses_of
 
 from cluster.chaos.local_cluster import FAKE_GPU, LocalCluster, Shape
 from cluster.chaos.processes import marked, wait_until
-from raymc.config.tree import Config, override, to_dict
+from raymc.config import Config, override, to_dict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from raymc.config.data import IMPORTERS
-from raymc.config.formats import DigitsConfig, NpzConfig
-from raymc.config.reference import config_reference
-from raymc.config.search import Range
-from raymc.config.tree import (
+from raymc.config import (
+    IMPORTERS,
     Config,
+    DigitsConfig,
+    NpzConfig,
+    Range,
     check_space,
+    config_reference,
     differences,
     digest,
     flatten,
@@ -108,8 +109,8 @@ def test_the_recipe_of_another_kind() -> None:
 BAD_FILES = {
     "loss: {margn: 0.1}": r"unknown setting 'loss.margn' \(in .*c.yaml\): did you mean 'margin'\?",
     "los: {margin: 0.1}": r"unknown setting 'los' .*did you mean 'loss'\?",
-    "optimizer: {zzz: 1}": r"unknown setting 'optimizer.zzz' .*known are: lr, weight_decay, ",
-    "data: {npz: 1}": r"unknown setting 'data.npz' .*known are: path, make",
+    "optimizer: {zzz: 1}": r"unknown setting 'optimizer.zzz' .*expected one of lr, weight_decay, ",
+    "data: {npz: 1}": r"unknown setting 'data.npz' .*expected one of path, make",
     "data: {make: {clips: 1}}": r"unknown setting 'data.make.clips' .*mean '\w+_clips'",
     "data: {make: {name: npz, lables: 1}}": r"'data.make.lables' .*did you mean 'labels'\?",
     "data: {make: {name: npz}}": r"setting data.make.file .*: Field required",
@@ -124,10 +125,10 @@ BAD_FILES = {
     "model: {3: 4}": r"setting model.3 = 3 .*Keys should be strings",
     "[a, b]": r"expected sections such as `model:` at the top",
     "text": r"expected sections such as `model:` at the top",
-    "a: b: c": r"is no valid YAML: mapping values are not allowed here.* line 1",
-    "a: [\n": r"is no valid YAML",
-    "a: \0": r"is no valid YAML: unacceptable character",
-    "a: !!python/object/apply:os.getcwd []": r"is no valid YAML: could not determine a constructor",
+    "a: b: c": r"is not valid YAML: mapping values are not allowed here.* line 1",
+    "a: [\n": r"is not valid YAML",
+    "a: \0": r"is not valid YAML: unacceptable character",
+    "a: !!python/object/apply:os.getcwd []": r"not valid YAML: could not determine a constructor",
     "loss: {temperature: -1}": r"setting loss.temperature = -1 .*greater than or equal to 0",
     "loss: {temperature: 0}": r"setting loss .*temperature is 0, which only prototype_margin",
     "loss: {margin: .nan}": r"setting loss.margin = nan ",
@@ -135,7 +136,7 @@ BAD_FILES = {
     "optimizer: {lr: .inf}": r"setting optimizer.lr = inf .*less than or equal to 1",
     "optimizer: {warmup_epochs: .inf}": r"warmup_epochs = inf .*finite number",
     "search: {cpus_per_trial: .inf}": r"cpus_per_trial = inf .*finite number",
-    "model: {width: 51}": r"setting model .*width 51 is no multiple",
+    "model: {width: 51}": r"setting model .*width 51 is not a multiple",
     "model: {width: 12.5}": r"setting model.width = 12.5 .*valid integer",
     "model: {depth: 3, fusion_depth: 4}": r"setting model .*fusion_depth 4 is above depth 3",
     "train: {epochs: ten}": r"setting train.epochs = 'ten' .*valid integer",
@@ -143,7 +144,7 @@ BAD_FILES = {
     "train: {monitor: val/map}": r"setting train.monitor = 'val/map' .*'val/mAP'",
     "search: {space: {loss.margin: {low: 0}}}": r"search.space.loss.margin .*give `low` and `high`",
     "search: {space: {loss.margin: 3}}": r"setting search.space.loss.margin = 3 ",
-    "search: {space: {loss.margin: {step: 3}}}": r"space.loss.margin.step' .*known are: low",
+    "search: {space: {loss.margin: {step: 3}}}": r"space.loss.margin.step' .*expected one of low",
     "search: {space: 3}": r"setting search.space = 3 .*valid dictionary",
 }
 
@@ -167,18 +168,18 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str, message: str) -> 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"loss: \xff")
-    with pytest.raises(ConfigError, match=r"c.yaml is no valid YAML: .* byte 0xff"):
+    with pytest.raises(ConfigError, match=r"c.yaml is not valid YAML: .* byte 0xff"):
         load(tmp_path / "c.yaml")
 
 
 BAD_OVERRIDES = {
     "loss.margin": r"override 'loss.margin': expected KEY=VALUE, such as",
     "=3": r"override '=3': expected KEY=VALUE",
-    "loss.margin=[": r"override 'loss.margin=\[': the value is no valid YAML",
-    "loss.margin=a: b: c": r"the value is no valid YAML",
+    "loss.margin=[": r"override 'loss.margin=\[': the value is not valid YAML",
+    "loss.margin=a: b: c": r"the value is not valid YAML",
     "loss.margin=5": r"setting loss.margin = 5: .*less than or equal to 2",
     "loss.margn=1": r"unknown setting 'loss.margn': did you mean 'margin'\?",
-    "loss.=1": r"unknown setting 'loss.': known are: name, margin",
+    "loss.=1": r"unknown setting 'loss.': expected one of name, margin",
     "lr=1": r"unknown setting 'lr'",
     "model.width.x=1": r"setting model.width = {'x': 1}: .*valid integer",
     "loss.temperature=0": r"setting loss: temperature is 0",
@@ -196,13 +197,13 @@ def test_an_override_that_is_wrong(text: str, message: str) -> None:
 
 BAD_SPACES: dict[str, tuple[dict[str, Any], str]] = {
     "loss.margn": ({"low": 0, "high": 1}, r"unknown setting 'loss.margn': did you mean 'margin'"),
-    "nowhere": ({"low": 0, "high": 1}, r"unknown setting 'nowhere': known are: data"),
+    "nowhere": ({"low": 0, "high": 1}, r"unknown setting 'nowhere': expected one of data"),
     "loss": ({"low": 0, "high": 1}, r"setting loss = 0"),
     "loss.margin": ({"low": 0, "high": 3}, r"setting loss.margin = 3: .*less than or equal to 2"),
     "loss.clip": ({"low": -0.1, "high": 0.5}, r"setting loss.clip = -0.1"),
     "optimizer.lr": ({"low": float("nan"), "high": 0.1}, r"setting optimizer.lr = nan"),
     "loss.name": ({"choices": ["bce", "bces"]}, r"setting loss.name = 'bces'"),
-    "model.width": ({"choices": [96, 101]}, r"setting model: width 101 is no multiple"),
+    "model.width": ({"choices": [96, 101]}, r"setting model: width 101 is not a multiple"),
     "model.fusion_depth": (
         {"low": 0, "high": 99},
         r"setting model: fusion_depth 99 is above depth",
@@ -316,10 +317,10 @@ def test_the_reference_lists_every_setting_in_its_section() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        "| `clip` | `0.05` | ≥ 0.0, < 1.0 | Probability below which asl drops a negative. |",
-        "| `cache_share` | `0.5` | > 0, ≤ 1 | Share of the object store that splits may take. |",
+        "| `clip` | `0.05` | ≥ 0.0, < 1.0 | Probability below which asl ignores an absent label. |",
+        "| `cache_share` | `0.5` | > 0, ≤ 1 | Share of the object store that the splits may use. |",
         "| `compile` | `false` |  | Compile the model with torch.compile. |",
-        "| `sampler` | `tpe` | `tpe`, `random` | Optuna's sampler of the next trial. |",
+        "| `sampler` | `tpe` | `tpe`, `random` | Optuna sampler that proposes the next trial. |",
         "| `file` | `required` |  | Path of the .npz file. |",
     ],
 )

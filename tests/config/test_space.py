@@ -11,8 +11,7 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from raymc.config.search import Range, SearchConfig, default_space
-from raymc.config.tree import Config, check_space, flatten, from_dict
+from raymc.config import Config, Range, SearchConfig, check_space, default_space, flatten, from_dict
 from raymc.search.study import distribution
 
 

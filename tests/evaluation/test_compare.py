@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from score_tables import random_table
 
-from raymc.config.tree import load
+from raymc.config import load
 from raymc.data.labels import Vocabulary
 from raymc.errors import DataError
 from raymc.evaluation.compare import METRICS, Comparison, Run, check_classes, compare, group_seeds

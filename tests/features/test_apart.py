@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from videos import Crashing, write_video
 
-from raymc.config.data import ExtractConfig
+from raymc.config import ExtractConfig
 from raymc.errors import ResourceError
 from raymc.features.clips import Failure
 from raymc.features.extraction import make_encoders, plan_extraction

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from damage import DAMAGES, FUZZED, write_fuzzed
 
-from raymc.config.data import ExtractConfig
+from raymc.config import ExtractConfig
 from raymc.errors import DataError
 from raymc.features.clips import Failure
 from raymc.features.extraction import Extract, extract_source, make_encoders, plan_extraction

@@ -16,7 +16,7 @@ from rich.console import Console
 from videos import Crashing, write_video
 
 from raymc.cli.runs import run_extract
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.data.check import check_dataset
 from raymc.data.shards import open_dataset, read_shard
 from raymc.data.shards.write import JOURNAL_FOLDER

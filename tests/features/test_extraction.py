@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from raymc.config.data import ExtractConfig
+from raymc.config import ExtractConfig
 from raymc.errors import ConfigError
 from raymc.features.clips import ClipRequest, Failure
 from raymc.features.encoders import audio_encoder, text_encoder, visual_encoder

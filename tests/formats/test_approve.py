@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from raymc.config.formats import ApproveConfig
+from raymc.config import ApproveConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row, open_dataset, ragged, read_shard, write_dataset
 from raymc.errors import ConfigError, DataError

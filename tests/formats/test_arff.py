@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import arff as scipy_arff
 
-from raymc.config.formats import ArffConfig
+from raymc.config import ArffConfig
 from raymc.data.check import check_dataset
 from raymc.data.shards import Modality, open_dataset, ragged, read_shard
 from raymc.errors import ConfigError, DataError, ResourceError

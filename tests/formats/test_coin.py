@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from raymc.config.formats import CoinConfig
+from raymc.config import CoinConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row, open_dataset, write_dataset
 from raymc.errors import DataError

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymc.config.formats import DigitsConfig
+from raymc.config import DigitsConfig
 from raymc.errors import DataError
 from raymc.formats.digit_sounds import (
     KEYPAD_HZ,

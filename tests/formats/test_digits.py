@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
-from raymc.config.formats import DigitsConfig
+from raymc.config import DigitsConfig
 from raymc.data.shards import Row, open_dataset, ragged, read_shard
 from raymc.formats.digit_sounds import SAMPLE_RATE_HZ, SPLITS, Sounds, draw_tones
 from raymc.formats.digits import Timeline, digits, draw_timeline, mix

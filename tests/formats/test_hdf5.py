@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from raymc.config.formats import Hdf5Config
+from raymc.config import Hdf5Config
 from raymc.data.shards import Modality, open_dataset, ragged, read_shard
 from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.formats import hdf5_file

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raymc.config.formats import NpzConfig
+from raymc.config import NpzConfig
 from raymc.data.shards import Modality, open_dataset, ragged, read_shard
 from raymc.errors import ConfigError, DataError
 from raymc.formats.npz import npz

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymc.config.formats import ParquetConfig
+from raymc.config import ParquetConfig
 from raymc.data.check import check_dataset
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row, open_dataset, ragged, read_shard, write_dataset

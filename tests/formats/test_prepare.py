@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymc.config.tree import Config, from_dict, override
+from raymc.config import Config, from_dict, override
 from raymc.errors import DataError
 from raymc.formats.prepare import prepare_dataset, recipe_of
 

@@ -25,7 +25,7 @@ from record_files import (
     varint,
 )
 
-from raymc.config.formats import Youtube8mConfig
+from raymc.config import Youtube8mConfig
 from raymc.data.shards import Modality, Row, open_dataset, ragged, read_shard
 from raymc.errors import ConfigError, DataError
 from raymc.formats.recipe import DatasetRecipe, make_dataset

@@ -18,7 +18,7 @@ from tiny import feed_of
 from jobs.bench.accuracy import METHODS, bench_accuracy
 from jobs.bench.accuracy_table import Found, lines_of
 from jobs.bench.baselines import BASELINES, Matrix, ml_knn, parts_worth_trying, read_matrix
-from raymc.config.tree import Config, flatten, override
+from raymc.config import Config, flatten, override
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError

@@ -28,7 +28,7 @@ from jobs.bench.train_parts.device import (
 )
 from jobs.bench.train_parts.task import RAGGED, ShardRows, Task, collate, make_case
 from jobs.bench.train_parts.ways import BARE, LIGHTNING, TRAINER, WAYS, Ran, train_way
-from raymc.config.tree import Config, to_dict
+from raymc.config import Config, to_dict
 from raymc.data.feed.feed import Feeds
 from raymc.events import EpochEnded
 from raymc.training import loop

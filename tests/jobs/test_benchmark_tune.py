@@ -16,7 +16,7 @@ from jobs.bench.tune_parts import runs as tune_runs
 from jobs.bench.tune_parts.effects import Mark, growth_text, packed_text, stopping_text
 from jobs.bench.tune_parts.runs import Course, Run
 from jobs.bench.tune_parts.ways import Span, feeds_in_memory, run_documented, run_optuna, train_bare
-from raymc.config.tree import override
+from raymc.config import override
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
 

@@ -13,7 +13,7 @@ from tiny import LABELS
 
 from cluster.chaos.processes import free_ports
 from raymc.cli.demo import demo_config
-from raymc.config.tree import Config, check_space, load, override
+from raymc.config import Config, check_space, load, override
 from raymc.training.bundle import load_bundle
 
 JOBS = Path(__file__).parents[2] / "jobs"

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from score_tables import random_table
 
-from raymc.config.run import CalibrationName
+from raymc.config import CalibrationName
 from raymc.metrics.calibration import (
     FEWEST_FOR_A_CURVE,
     RIDGE,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from raymc.config.tree import from_dict
+from raymc.config import from_dict
 from raymc.data.shards import Modality
 from raymc.model.transformer import MultimodalTransformer
 

@@ -21,7 +21,7 @@ from model_cases import (
 from model_reference import embed_clip
 from pydantic import ValidationError
 
-from raymc.config.model import ModelConfig
+from raymc.config import ModelConfig
 from raymc.data.shards import Modality
 from raymc.errors import DataError
 from raymc.model.transformer import Embeddings, drop_modalities
@@ -234,8 +234,8 @@ def test_modalities_that_torch_has_no_name_for(name: str) -> None:
     ("settings", "message"),
     [
         ({"depth": 2, "fusion_depth": 3}, "fusion_depth 3 is above depth 2"),
-        ({"width": 20, "heads": 4}, r"width 20 is no multiple of 2 × heads \(4\)"),
-        ({"width": 12, "heads": 4}, r"width 12 is no multiple of 2 × heads \(4\)"),
+        ({"width": 20, "heads": 4}, r"width 20 is not a multiple of 2 × heads \(4\)"),
+        ({"width": 12, "heads": 4}, r"width 12 is not a multiple of 2 × heads \(4\)"),
         ({"width": 4, "heads": 1}, "width\n.*greater than or equal to 8"),
         ({"depth": 0, "fusion_depth": 0}, "depth\n.*greater than or equal to 1"),
         ({"fusion_depth": -1}, "fusion_depth\n.*greater than or equal to 0"),

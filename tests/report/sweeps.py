@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from tiny import LABELS, MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
-from raymc.config.tree import Config, flatten, override
+from raymc.config import Config, flatten, override
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.events import EpochEnded

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from pages import Seen
 from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_dataset
 
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
 from raymc.report import build_report, find_sweep, save_report

@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.report.trials import Trial, best_so_far, costs_of, importances, trials_of
 from raymc.search.trials import Epoch, failure
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from sockets import LOOPBACK, addresses_of
 
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.errors import ConfigError, ResourceError
 from raymc.runtime.connect import (
     GROWS_TO,

@@ -17,7 +17,7 @@ import pytest
 from drivers import RAYMC, running, wait_until, write_config
 from heads import BIN, Head, running_head
 
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.errors import ConfigError
 from raymc.runtime.submit import Request, plan
 

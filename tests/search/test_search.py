@@ -20,7 +20,7 @@ from tiny import SPLIT_ROWS, fit_here
 
 from raymc.cli.main import main
 from raymc.cli.runs import run_tune
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import SweepError
 from raymc.events import EpochEnded

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from cluster.chaos.services import PostgresServer
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.errors import ResourceError
 from raymc.events import SweepEvent, TrialEpochEnded, TrialStarted
 from raymc.search.searcher import FAILURE, StudySearcher, trial_folder

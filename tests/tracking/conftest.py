@@ -1,6 +1,6 @@
 import pytest
 
-from raymc.config.run import TrackingConfig
+from raymc.config import TrackingConfig
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from sockets import free_port
 from tracking_cases import silent_server
 
-from raymc.config.run import TrackingConfig
+from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, RaymcError, ResourceError
 from raymc.tracking import connect, list_sweeps, open_tracker, runs_page, tracking_uri, ui_command
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from trial_views import view
 
-from raymc.config.tree import from_dict
+from raymc.config import from_dict
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
 
 CONFIG = from_dict(

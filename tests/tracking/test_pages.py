@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from sockets import free_port
 
 from raymc.cli.display import TrialsDisplay
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.events import TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
 from raymc.tracking import open_tracker

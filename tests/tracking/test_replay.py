@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tracking_cases import away, runs_of, steps
 
 from raymc.cli.main import main
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.tracking import open_tracker
 from raymc.tracking.spool import SPOOL_FILE
 from raymc.training.runs import open_run

@@ -23,8 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from sockets import free_port
 
-from raymc.config.run import TrackingConfig
-from raymc.config.tree import load, to_dict
+from raymc.config import TrackingConfig, load, to_dict
 from raymc.data.feed.batches import decode_tokens
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Manifest, Modality, Ragged, read_shard

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from raymc.cli.tables import trials_table
-from raymc.config.run import TrackingConfig
+from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
 from raymc.tracking import EndState, Tracker, compare_runs, list_sweeps, open_tracker, sweeps
 

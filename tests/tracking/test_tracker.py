@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tracking_cases import runs_of, start, steps
 
-from raymc.config.run import TrackingConfig
+from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.tracking import EndState, open_tracker, records
 

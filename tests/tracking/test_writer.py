@@ -13,7 +13,7 @@ from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from sockets import free_port
 from tracking_cases import away, kill, run_server, runs_of, start, steps, wait_until
 
-from raymc.config.run import TrackingConfig
+from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.tracking import Tracker, count_left, open_tracker, ui_command
 from raymc.tracking.writer import may_pass

@@ -11,8 +11,7 @@ from tiny import feeds_of
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from raymc.config.model import LossName
-from raymc.config.tree import Config, from_dict, override, to_dict
+from raymc.config import Config, LossName, from_dict, override, to_dict
 from raymc.data.feed.batches import Batch
 from raymc.data.shards import Dataset, open_dataset
 from raymc.model.transformer import Embeddings

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 
-from raymc.config.tree import Config, override, to_dict
+from raymc.config import Config, override, to_dict
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Modality, read_shard
 from raymc.errors import BundleError, CheckpointError, DataError

@@ -11,7 +11,7 @@ import pytest
 from drivers import write_config
 from tiny import SPLIT_ROWS
 
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.training.audit import audit_run, load_attempts, restarts
 
 

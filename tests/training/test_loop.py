@@ -15,8 +15,7 @@ import pytest
 import torch
 from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 
-from raymc.config.model import LossName
-from raymc.config.tree import Config, override, to_dict
+from raymc.config import Config, LossName, override, to_dict
 from raymc.data.feed.batches import block_from_table
 from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
 from raymc.errors import CheckpointError, DivergedError

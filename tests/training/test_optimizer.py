@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from raymc.config.model import OptimizerConfig
+from raymc.config import OptimizerConfig
 from raymc.training.optimizer import WeightAverage, lr_at, make_optimizer
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from tiny import SPLIT_ROWS
 
 from raymc.cli.main import main
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.errors import CheckpointError, ConfigError
 from raymc.events import Started, Stepped
 from raymc.training import checkpoint

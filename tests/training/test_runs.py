@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raymc.config.tree import Config, override, run_name
+from raymc.config import Config, override, run_name
 from raymc.errors import ConfigError
 from raymc.training.runs import CONFIG_FILE, open_run, read_config
 

@@ -13,7 +13,7 @@ from test_loop import assert_same_checkpoint
 from tiny import SPLIT_ROWS, feeds_of
 from torch.multiprocessing.spawn import spawn
 
-from raymc.config.tree import Config, from_dict, override, to_dict
+from raymc.config import Config, from_dict, override, to_dict
 from raymc.data.feed.feed import Feed
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import CheckpointError

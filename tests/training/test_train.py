@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from tiny import SPLIT_ROWS, feed_of, fit_here
 
 from raymc.cli.runs import run_train
-from raymc.config.tree import Config, from_dict, override
+from raymc.config import Config, from_dict, override
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import CheckpointError, DataError, DivergedError, ResourceError
 from raymc.events import Ended, EpochEnded, Event, Saved, Started, Warned

@@ -13,8 +13,7 @@ from tiny import SPLIT_ROWS, feeds_of
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from raymc.config.model import LossName
-from raymc.config.tree import Config, from_dict, override, to_dict
+from raymc.config import Config, LossName, from_dict, override, to_dict
 from raymc.data.shards import Dataset, open_dataset
 from raymc.events import EpochEnded, Event, Stepped
 from raymc.training import learner as learning

@@ -13,7 +13,7 @@ import torch
 
 from jobs.bench.ingest_parts.batches import DIMS, Padded, Source, peak_bytes, size_of, sum_of
 from jobs.bench.ingest_parts.peers import Epoch
-from raymc.config.tree import Config, from_dict
+from raymc.config import Config, from_dict
 from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed
 from raymc.data.feed.on_ray import SharedSplit, share_split

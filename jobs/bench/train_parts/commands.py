@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.bench.train_parts.ways import WAYS
-from raymc.config.tree import Config
+from raymc.config import Config
 from raymc.data.shards import open_dataset
 from raymc.tracking import tracking_uri
 from raymc.tracking.connect import open_client

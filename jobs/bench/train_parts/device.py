@@ -18,7 +18,7 @@ from jobs.bench.measure import take_turns
 from jobs.bench.train_parts import task as train_task
 from jobs.bench.train_parts.task import RAGGED_MODALITIES, Task, batch_of
 from jobs.bench.train_parts.ways import bare_loop
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.data.feed.batches import Batch
 from raymc.tracking.notes import markdown_table
 from raymc.training.learner import Learner, train_step

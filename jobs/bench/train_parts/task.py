@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 
-from raymc.config.tree import Config, from_dict, override
+from raymc.config import Config, from_dict, override
 from raymc.data.feed.batches import Batch, Block, block_from_table
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary

@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from jobs.bench.train_parts.task import ShardRows, Task, batch_of, collate
-from raymc.config.tree import load
+from raymc.config import load
 from raymc.training.learner import Learner
 from raymc.training.loop import Awaited
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import ray
 
 from jobs.bench.tune_parts.ways import WAYS, Span, Task, run_raymc
-from raymc.config.tree import run_name
+from raymc.config import run_name
 from raymc.search.study import open_study
 from raymc.search.trials import epochs_of
 from raymc.training.runs import open_run

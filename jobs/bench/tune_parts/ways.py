@@ -29,7 +29,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
 
 from raymc.cli.runs import run_tune
-from raymc.config.tree import Config, from_dict, override, run_name, to_dict
+from raymc.config import Config, from_dict, override, run_name, to_dict
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.feed.on_ray import count_classes
 from raymc.data.shards import Dataset, open_dataset, read_shard

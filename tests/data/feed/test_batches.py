@@ -11,8 +11,7 @@ import pytest
 import torch
 from tiny import SPLIT_ROWS, feed_of
 
-from raymc.config.data import BatchConfig
-from raymc.config.tree import Config, override
+from raymc.config import BatchConfig, Config, override
 from raymc.data.feed import batches
 from raymc.data.feed.batches import (
     Batch,

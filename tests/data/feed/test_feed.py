@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny import LABELS, MODALITIES, SPLIT_ROWS, feed_of, tiny_row
 
-from raymc.config.tree import Config, override
+from raymc.config import Config, override
 from raymc.data.feed import on_ray as feeds
 from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed

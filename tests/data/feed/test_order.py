@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from raymc.config.data import BatchConfig
+from raymc.config import BatchConfig
 from raymc.data.feed.order import (
     PADDING_ROW,
     batches_by_length,

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import linear, normalize
 
-from raymc.config.model import LossConfig, LossName
-from raymc.config.tree import Config, from_dict, override, to_dict
+from raymc.config import Config, LossConfig, LossName, from_dict, override, to_dict
 from raymc.data.shards import Dataset, open_dataset
 from raymc.model.losses import chunked, compute_loss, head_of
 from raymc.model.losses.chunked import chunk_classes, chunked_loss

@@ -8,7 +8,7 @@ import torch
 from loss_cases import SEEDS, random_case
 from torch import Tensor
 
-from raymc.config.model import LossConfig
+from raymc.config import LossConfig
 from raymc.model.losses import compute_loss
 
 CONFIGS = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from loss_cases import random_case
 
-from raymc.config.model import LossConfig, LossName
+from raymc.config import LossConfig, LossName
 from raymc.model.losses import (
     asl,
     bce,
