@@ -1,7 +1,7 @@
-"""Scores to probabilities, fitted on validation data; and how far off probabilities are.
+"""Turns scores into probabilities, fitted on validation data, and measures how far off they are.
 
-Pure: a calibration is plain numbers, which JSON holds exactly. It never turns around which of two
-clips ranks higher within a class. Axes: N rows, C classes.
+A calibration is plain numbers, which JSON holds exactly. It never changes which of two clips
+ranks higher within a class. Axes: N rows, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,7 @@ from raymc.config import CalibrationName
 
 Curve = tuple[tuple[float, ...], tuple[float, ...]]  # rising scores, their probabilities
 FEWEST_FOR_A_CURVE = 20  # positives, and negatives, of a class
-RIDGE = 3.0  # of biases: a class moves from the shared one as far as a few rows of it say
-_STEPS, _HALVINGS, _TOLERANCE = 50, 30, 1e-10
+RIDGE = 3.0  # pulls each class's bias to their mean, as strongly as about a dozen rows pull away
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Calibration:
     """What turns scores into probabilities: sigmoid(slope · score + bias), or a class's curve.
 
     Attributes:
-        slope: 1 / temperature, the same for all classes; 0 where scores tell nothing.
+        slope: 1 / temperature, the same for all classes; 0 if scores carry no information.
         biases: [C], the log odds of each class at a score of 0.
         curves: By class number, the points between which probabilities are interpolated.
     """
@@ -55,7 +54,7 @@ class Calibration:
 
         Raises:
             KeyError: A key is missing.
-            ValueError: A value is no number, or a curve has no points.
+            ValueError: A value is not a number, or a curve has no points.
         """
         biases = _floats(values["biases"])
         curves = {int(k): _curve(points, of) for k, (points, of) in values["curves"].items()}
@@ -74,11 +73,11 @@ def fit_calibration(
     """Fit probabilities to labels.
 
     `temperature` is that of C. Guo et al. 2017, *On Calibration of Modern Neural Networks*,
-    Sec. 4.2, with a bias, without which similarities have no probability; so for one class it
+    Sec. 4.2, plus a bias, which similarities need to become probabilities. For one class this
     is J. Platt 1999, *Probabilistic Outputs for Support Vector Machines*, with his targets
-    (P + 1) / (P + 2) and 1 / (N + 2), which keep it finite. The temperature is shared, and
-    each class's bias is drawn to the shared one by a ridge: a class that the rows say little
-    of has the shared fit, or nearly.
+    (P + 1) / (P + 2) and 1 / (N + 2) for P positives and N negatives, which keep the fit
+    finite. All classes share the temperature, and a ridge pulls each bias to the mean of all,
+    so a class with few rows gets nearly the shared fit.
 
     `isotonic` gives each class with enough positives and negatives the best rising curve
     (B. Zadrozny and C. Elkan 2002, *Transforming Classifier Scores into Accurate Multiclass
@@ -88,10 +87,10 @@ def fit_calibration(
         scores: Similarities or logits.
         labels: The truth; ignored where unobserved.
         observed: Which entries are known; None means all.
-        name: Which one; `none` fits nothing.
+        name: The kind of calibration; `none` fits nothing.
 
     Returns:
-        None for `none`, and where not both positives and negatives are known.
+        None for `none`, and if the rows lack known positives or known negatives.
     """
     known = np.ones(labels.shape, dtype=np.bool_) if observed is None else observed
     positives, negatives = labels & known, ~labels & known
@@ -113,12 +112,12 @@ def expected_calibration_error(
     *,
     bins: int = 15,
 ) -> float:
-    """Return how far probabilities are from how often labels occur, 0 at best, averaged.
+    """Return the mean gap between probabilities and the frequency of labels; 0 is best.
 
-    Of each class the expected calibration error over bins of equal width (M. Naeini et al.
-    2015; C. Guo et al. 2017, Eq. 3), Σ_b n_b/n |mean probability − share of labels|; then the
-    mean over the classes with an observed row: the classwise ECE of M. Kull et al. 2019,
-    *Beyond Temperature Scaling*, Eq. 3. nan where nothing is observed.
+    This is the classwise ECE of M. Kull et al. 2019, *Beyond Temperature Scaling*, Eq. 3: for
+    each class the expected calibration error over bins of equal width (M. Naeini et al. 2015;
+    C. Guo et al. 2017, Eq. 3), Σ_b n_b/n |mean probability − share of labels|, then the mean
+    over the classes with an observed row. It is nan if nothing is observed.
     """
     known = np.ones(labels.shape, dtype=np.bool_) if observed is None else observed
     classes = labels.shape[1]
@@ -130,75 +129,43 @@ def expected_calibration_error(
     return float(errors.mean()) if len(errors) else float("nan")
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Penalised logistic regression of [N, C] targets on standardised scores; 0 weight unknown."""
-
-    x: Float[np.ndarray, "N C"]
-    targets: Float[np.ndarray, "N C"]
-    known: Bool[np.ndarray, "N C"]
-
-    def logits(self, state: np.ndarray) -> np.ndarray:
-        """State: the slope, the shared bias, and how far each class's bias is from it."""
-        return state[0] * self.x + state[1] + state[2:]
-
-    def loss(self, state: np.ndarray) -> float:
-        z = self.logits(state)
-        entries = np.logaddexp(0.0, z) - self.targets * z
-        return float(entries.sum(where=self.known) + RIDGE / 2 * (state[2:] ** 2).sum())
-
-    def newton_step(self, state: np.ndarray) -> np.ndarray:
-        """Return Newton's step; its Hessian is an arrow, so classes are eliminated first."""
-        p = expit(self.logits(state))
-        error = np.where(self.known, self.targets - p, 0.0)
-        weight = np.where(self.known, p * (1.0 - p), 0.0)
-        by_class = weight.sum(axis=0)
-        cross = np.stack([(weight * self.x).sum(axis=0), by_class])
-        own = error.sum(axis=0) - RIDGE * state[2:]
-        shared = np.array([(error * self.x).sum(), error.sum()])
-        corner = (weight * self.x**2).sum()
-        hessian = np.array([[corner, cross[0].sum()], [cross[0].sum(), by_class.sum()]])
-        hessian += 1e-9 * np.eye(2)  # where scores are all the same
-        eliminated = cross / (by_class + RIDGE)
-        step = np.linalg.solve(hessian - eliminated @ cross.T, shared - eliminated @ own)
-        return np.concatenate([step, (own - cross.T @ step) / (by_class + RIDGE)])
-
-
 def _fit_temperature(
     scores: Float[np.ndarray, "N C"],
     labels: Bool[np.ndarray, "N C"],
     known: Bool[np.ndarray, "N C"],
 ) -> tuple[float, Float[np.ndarray, " C"]]:
-    """Return the shared slope and each class's bias; a slope is never below 0."""
+    """Return the shared slope, never below 0, and each class's bias."""
+    from scipy.optimize import minimize  # slow to load, and only training needs it
+
     values = scores[known].astype(np.float64)
     positives = int(labels[known].sum())
     mean, deviation = values.mean(), values.std() or 1.0
     x = np.where(known, (np.where(known, scores, 0.0) - mean) / deviation, 0.0)
     high, low = (positives + 1) / (positives + 2), 1 / (len(values) - positives + 2)
-    problem = _Problem(x, np.where(labels, high, low), known)
-    state = _minimised(problem)
-    if state[0] < 0.0:
-        state = _minimised(_Problem(np.zeros_like(x), problem.targets, known))
+    targets = np.where(labels, high, low)
+    # L-BFGS-B needs hundreds of steps where rare classes bend the loss less than frequent ones,
+    # and about 20 where each number is in units of its standard error (estimated from shares).
+    rows, share = known.sum(axis=0), targets[known].mean()
+    shares = (targets.sum(axis=0, where=known) + RIDGE * share) / (rows + RIDGE)
+    bends = np.concatenate([[len(values) * share * (1 - share)], rows * shares * (1 - shares)])
+    scale = 1.0 / np.sqrt(bends + RIDGE)
+
+    def loss(state: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return Σ log(1 + e^z) - target z over known entries plus the ridge, and its gradient."""
+        slope, biases = scale[0] * state[0], scale[1:] * state[1:]
+        z, spread = slope * x + biases, biases - biases.mean()
+        entropy = (np.logaddexp(0.0, z) - targets * z).sum(where=known)
+        error = np.where(known, expit(z) - targets, 0.0)
+        gradient = np.concatenate([[(error * x).sum()], error.sum(axis=0) + RIDGE * spread])
+        return float(entropy + RIDGE / 2 * (spread**2).sum()), scale * gradient
+
+    start = np.concatenate([[0.0], np.full(len(rows), logit(share))]) / scale
+    bounds = [(0.0, None), *[(None, None)] * len(rows)]
+    options = {"ftol": 0.0, "gtol": 1e-7, "maxiter": 500}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    state = scale * found.x
     slope = state[0] / deviation
-    return float(slope), state[1] + state[2:] - slope * mean
-
-
-def _minimised(problem: _Problem) -> np.ndarray:
-    """Return the state of least loss, by Newton's method with halved steps."""
-    state = np.zeros(2 + problem.x.shape[1])
-    state[1] = logit(problem.targets[problem.known].mean())
-    loss = problem.loss(state)
-    for _ in range(_STEPS):
-        step, before = problem.newton_step(state), loss
-        for _ in range(_HALVINGS):
-            loss = problem.loss(state + step)
-            if loss <= before:
-                break
-            step /= 2
-        if before - loss <= _TOLERANCE * before:
-            break
-        state = state + step
-    return state
+    return float(slope), state[1:] - slope * mean
 
 
 def _fit_curve(scores: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> Curve:
