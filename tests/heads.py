@@ -16,7 +16,7 @@ from typing import Any
 
 from drivers import running, wait_until
 
-from cluster.chaos.processes import free_ports
+from cluster.processes import free_ports
 
 BIN = Path(sys.executable).parent
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import psutil
 
-from cluster.chaos.processes import free_ports
+from cluster.processes import free_ports
 
 LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 

@@ -1,12 +1,4 @@
-"""Do faults to runs and sweeps, on clusters of several nodes on this machine; print a table.
-
-    python jobs/chaos.py [--faults worker trial driver …] [--times N] [--out DIR]
-    python jobs/chaos.py --soak-minutes 10
-
-The second is a sweep with a fault every 20 s, and its memory. Both end what they started. Full and
-read-only disks, a lost head and the clock need root, the last is moved only if it is named; Redis
-and Postgres need to be installed where they are killed. All faults take half an hour.
-"""
+"""The command `python -m cluster.chaos`: inject faults and print a table, or run the soak test."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -14,19 +6,40 @@ from pathlib import Path
 from rich.console import Console
 
 from cluster.chaos.faults import FAULTS
-from cluster.chaos.processes import end_in_order
 from cluster.chaos.run import run_chaos
 from cluster.chaos.soak import run_soak
+from cluster.processes import end_in_order
 
 
 def make_parser() -> ArgumentParser:
-    """Return what reads the command line."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--faults", nargs="+", choices=[fault.name for fault in FAULTS], default=())
-    parser.add_argument("--times", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--soak-minutes", type=float)
+    """Return the parser of the command line."""
+    names = [fault.name for fault in FAULTS]
+    parser = ArgumentParser(
+        prog="python -m cluster.chaos",
+        description="Inject faults into runs and sweeps on clusters of several nodes on this "
+        "machine, and print a table of the results. All faults take half an hour. Those of disks, "
+        "the head, Redis and the clock need root; the clock is changed only if it is named. Redis "
+        "and Postgres must be installed for the faults that kill them.",
+    )
+    add = parser.add_argument
+    add(
+        "--faults",
+        nargs="+",
+        choices=names,
+        default=(),
+        metavar="FAULT",
+        help=f"faults to inject (default: all but the clock): {', '.join(names)}",
+    )
+    add("--times", type=int, help="how often to inject each fault")
+    add("--seed", type=int, default=0, help="seed of the random moments and victims (default: 0)")
+    add("--out", type=Path, help="folder to append the results to; the table shows all in it")
+    add(
+        "--soak-minutes",
+        type=float,
+        metavar="MINUTES",
+        help="instead run a sweep with a fault every 20 s for at least this long, and print its "
+        "use of memory",
+    )
     return parser
 
 

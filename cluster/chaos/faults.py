@@ -1,4 +1,4 @@
-"""What can go wrong with a run or a sweep, done to one on a local cluster."""
+"""The faults: what can go wrong with a run or a sweep, one function each, in the table's order."""
 
 import os
 import shutil
@@ -18,16 +18,27 @@ from ray.core.generated import (
     node_manager_pb2,
 )
 
-from cluster.chaos.processes import wait_until
 from cluster.chaos.scene import Scene
 from cluster.chaos.services import clock_ahead
+from cluster.local import Node
+from cluster.processes import wait_until
 from raymc.errors import ResourceError
 from raymc.training.bundle import WEIGHTS
 from raymc.training.checkpoint import PROGRESS
 
 _OUTAGE_SECONDS, _HEAD_AWAY_SECONDS, _RESTART_SECONDS = 30.0, 8.0, 5.0
 _JUMP_SECONDS = 3600.0
+_WAITING_FOR_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "180"}
+_A_FIFTH = "-400000:100000"  # microseconds; Ray draws evenly, and a negative number is no delay
+_SWEEP = {"train": {"epochs": 6}}
+_LONG_SWEEP = {"train": {"epochs": 24}}
+_SLOW = {"train": {"epochs": 80}}
+# enough attempts for ten seconds, even if each one fails at once
+_STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8, "max_failures": 20}}
+
+Command = Literal["train", "tune"]
 Need = Literal["disk", "storage", "mlflow", "redis", "postgres"]
+Happen = Callable[[Scene], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +46,24 @@ class Fault:
     """Something that goes wrong.
 
     Attributes:
-        name: For the command line.
-        title: For the table.
-        command: What it is done to, `train` or `tune`.
-        happen: Does it, at a random moment, and waits for the next epoch.
-        settings: Of the configuration, by section.
-        times: How often it is done by default, each to a new run.
-        needs: What it leans on: the runs' folder, or the storage of their checkpoints, is a small
-            disk of its own; MLflow is a server; the head keeps its state in Redis, so that it may
-            be lost, and the driver is a job on another node; MLflow and the study keep theirs in
-            Postgres.
-        is_rude: Whether it happens to everything on this machine, and so is done only if named.
-        rays: Ray's own switches, of all its processes.
+        name: Its name on the command line.
+        title: Its name in the table.
+        command: What it happens to, `raymc train` or `raymc tune`.
+        happen: Injects it at a random moment and waits for the next epoch.
+        settings: Settings of the run, by section.
+        times: How often it is injected by default, each time into a new run.
+        needs: `disk`: the runs' folder is a small disk; `storage`: the storage of checkpoints is
+            one; `mlflow`: MLflow is a server; `redis`: the head keeps its state in Redis, so that
+            it can be restarted, and the driver is a job on another node; `postgres`: MLflow and
+            the study keep their records in Postgres.
+        is_rude: Whether it affects the whole machine, and so is injected only if named.
+        rays: Ray's own switches, set for all its processes.
     """
 
     name: str
     title: str
-    command: Literal["train", "tune"]
-    happen: Callable[[Scene], None]
+    command: Command
+    happen: Happen
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     times: int = 1
     needs: tuple[Need, ...] = ()
@@ -61,45 +72,71 @@ class Fault:
 
     @property
     def wants_root(self) -> bool:
-        """Say whether only root can do it: mount a disk, keep nodes apart, set the clock."""
+        """Whether it mounts a disk, separates nodes or sets the clock, for which it needs root."""
         return self.is_rude or bool({"disk", "storage", "redis"} & set(self.needs))
 
 
+FAULTS: list[Fault] = []
+
+
+def _fault(name: str, title: str, command: Command, **more: Any) -> Callable[[Happen], Happen]:
+    """Add a function to FAULTS; of several decorators, the lowest comes first."""
+
+    def add(happen: Happen) -> Happen:
+        FAULTS.append(Fault(name=name, title=title, command=command, happen=happen, **more))
+        return happen
+
+    return add
+
+
+@_fault("none", "none", "tune", settings=_SWEEP)
+def nothing(scene: Scene) -> None:
+    """Leave the run alone."""
+
+
+@_fault("trial", "a trial's process killed", "tune", settings=_SWEEP)
+@_fault("worker", "training worker killed", "train")
 def kill_worker(scene: Scene) -> None:
-    """End a process that trains."""
+    """Kill a process that trains."""
     scene.wait_for_moment()
     os.kill(scene.random.choice(scene.workers()), signal.SIGKILL)
     scene.watch_recovery()
 
 
+@_fault("driver", "driver of a sweep killed", "tune", settings=_SWEEP, times=5)
 def kill_driver(scene: Scene) -> None:
-    """End the driver."""
+    """Kill the driver, and submit again."""
     scene.wait_for_moment()
     scene.kill_driver()
     scene.submit()
     scene.watch_recovery()
 
 
+@_fault("node", "worker node killed", "tune", settings=_SWEEP)
 def kill_node(scene: Scene) -> None:
-    """End the node on which something trains, all its processes at once."""
+    """Kill all processes of a node that trains."""
     scene.wait_for_moment()
-    worker = scene.random.choice(scene.workers())
-    node = next(node for node in scene.cluster.nodes if worker in scene.cluster.pids(node))
-    scene.cluster.kill_node(node)
+    scene.cluster.kill_node(_training_node(scene))
     scene.watch_recovery()
 
 
+@_fault("drain", "node drained, then killed", "train")
 def drain_node(scene: Scene) -> None:
-    """Announce the end of a node on which something trains, and end it 10 s later."""
+    """Announce the end of a node that trains, and kill it 10 s later."""
     scene.wait_for_moment()
-    worker = scene.random.choice(scene.workers())
-    node = next(node for node in scene.cluster.nodes if worker in scene.cluster.pids(node))
+    node = _training_node(scene)
     scene.cluster.drain(node, seconds=10)
     time.sleep(10)
     scene.cluster.kill_node(node)
     scene.watch_recovery()
 
 
+def _training_node(scene: Scene) -> Node:
+    worker = scene.random.choice(scene.workers())
+    return next(node for node in scene.cluster.nodes if worker in scene.cluster.pids(node))
+
+
+@_fault("added", "node added", "tune", settings=_SWEEP)
 def add_node(scene: Scene) -> None:
     """Start one more node."""
     scene.wait_for_moment()
@@ -107,17 +144,15 @@ def add_node(scene: Scene) -> None:
     scene.watch_recovery()
 
 
-def kill_head(scene: Scene) -> None:
-    """End all processes of the head, and start it again 8 s later."""
-    scene.wait_for_moment()
-    scene.cluster.kill_node(scene.cluster.head)
-    time.sleep(_HEAD_AWAY_SECONDS)
-    scene.cluster.start_head()
-    scene.watch_recovery()
-
-
+@_fault(
+    "mlflow",
+    f"MLflow killed for {_OUTAGE_SECONDS:g} s",
+    "train",
+    settings=_SLOW,
+    needs=("mlflow",),
+)
 def kill_mlflow(scene: Scene) -> None:
-    """End MLflow's server, and start it again half a minute later."""
+    """Kill MLflow's server, and start it again half a minute later."""
     scene.wait_for_moment((0.05, 0.2))
     scene.services["mlflow"].kill()
     scene.watch_recovery()
@@ -125,39 +160,9 @@ def kill_mlflow(scene: Scene) -> None:
     scene.services["mlflow"].start()
 
 
-def restart_postgres(scene: Scene) -> None:
-    """End Postgres, with MLflow's records and the study, and start it again 5 s later."""
-    scene.wait_for_moment()
-    scene.services["postgres"].kill()
-    time.sleep(_RESTART_SECONDS)
-    scene.services["postgres"].start()
-    scene.watch_recovery()
-
-
-def restart_redis(scene: Scene) -> None:
-    """End Redis, and start it again 5 s later, and the head if it has not outlived that."""
-    scene.wait_for_moment()
-    scene.services["redis"].kill()
-    time.sleep(_RESTART_SECONDS)
-    scene.services["redis"].start()
-    with suppress(ResourceError):
-        wait_until(lambda: not scene.cluster.head_serves(), seconds=_HEAD_AWAY_SECONDS)
-    if not scene.cluster.head_serves():
-        scene.cluster.kill_node(scene.cluster.head)
-        scene.cluster.start_head()
-    scene.watch_recovery()
-
-
-def move_clock(scene: Scene) -> None:
-    """Put this machine's clock an hour ahead for ten seconds."""
-    scene.wait_for_moment()
-    with clock_ahead(_JUMP_SECONDS):
-        time.sleep(10)
-    scene.watch_recovery()
-
-
+@_fault("checkpoint", "newest checkpoint truncated, driver killed", "train")
 def truncate_checkpoint(scene: Scene) -> None:
-    """End the driver, cut the newest checkpoint in half, and submit again."""
+    """Kill the driver, truncate the newest checkpoint to half, and submit again."""
     scene.wait_for_moment()
     scene.kill_driver()
     files = scene.run_folder.glob(f"**/checkpoint_*/{PROGRESS}")
@@ -167,62 +172,41 @@ def truncate_checkpoint(scene: Scene) -> None:
     scene.watch_recovery()
 
 
+@_fault("full", "storage full for 10 s", "train", needs=("disk",))
 def fill_storage(scene: Scene) -> None:
     """Fill the disk of runs for ten seconds."""
     scene.wait_for_moment()
     ballast = Path(scene.config.run.folder) / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(1 << 16)):
-                continue
-        except OSError:
-            pass
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            continue
     time.sleep(10)
     ballast.unlink()
     scene.watch_recovery()
 
 
+@_fault("readonly", "storage of checkpoints read-only for 10 s", "train", needs=("storage",))
 def lock_storage(scene: Scene) -> None:
     """Make the disk of checkpoints read-only for ten seconds."""
     scene.wait_for_moment()
     remount = ["mount", "-o", "remount,ro", scene.config.run.storage]
-    # busy while a file is written
+    # fails while a file is being written
     wait_until(lambda: subprocess.run(remount, capture_output=True).returncode == 0)
     time.sleep(10)
     subprocess.run(["mount", "-o", "remount,rw", scene.config.run.storage], check=True)
     scene.watch_recovery()
 
 
+@_fault("deleted", "shard deleted in an epoch", "train", settings=_STREAMED)
 def delete_shard(scene: Scene) -> None:
-    """Take a shard away until the driver ends, or for ten seconds."""
-    _without_shard(scene, lambda shard: shard.unlink())
+    """Delete a shard until the driver ends, or for ten seconds."""
+    _without_shard(scene, Path.unlink)
 
 
+@_fault("truncated", "shard truncated in an epoch", "train", settings=_STREAMED)
 def truncate_shard(scene: Scene) -> None:
-    """Cut a shard in half until the driver ends, or for ten seconds."""
+    """Truncate a shard to half until the driver ends, or for ten seconds."""
     _without_shard(scene, lambda shard: os.truncate(shard, shard.stat().st_size // 2))
-
-
-def nothing(scene: Scene) -> None:
-    """Let it be."""
-
-
-def rpcs_of_ray() -> list[str]:
-    """Return the names under which Ray's processes serve each other's RPCs.
-
-    Named one by one: Ray's `*` also delays what a process posts to itself, and the messages of one
-    connection then overtake each other, which no network does to them.
-    """
-    services = [
-        service
-        for module in (autoscaler_pb2, core_worker_pb2, gcs_service_pb2, node_manager_pb2)
-        for service in module.DESCRIPTOR.services_by_name.values()
-    ]
-    return [
-        f"{service.name}.grpc_server.{method.name}"
-        for service in services
-        for method in service.methods
-    ]
 
 
 def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
@@ -238,118 +222,87 @@ def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
     scene.watch_recovery()
 
 
-_WAITING_FOR_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "180"}
-_A_FIFTH = "-400000:100000"  # microseconds, of which a negative number is no delay
-_SWEEP = {"train": {"epochs": 6}}
-_LONG_SWEEP = {"train": {"epochs": 24}}
-_SLOW = {"train": {"epochs": 80}}
-# patient enough for ten seconds, however soon an attempt meets the damage
-_STREAMED = {"data": {"cache": "off"}, "train": {"epochs": 8, "max_failures": 20}}
-FAULTS = (
-    Fault(name="none", title="none", command="tune", happen=nothing, settings=_SWEEP),
-    Fault(name="worker", title="training worker killed", command="train", happen=kill_worker),
-    Fault(
-        name="trial",
-        title="a trial's process killed",
-        command="tune",
-        happen=kill_worker,
-        settings=_SWEEP,
-    ),
-    Fault(
-        name="driver",
-        title="driver of a sweep killed",
-        command="tune",
-        happen=kill_driver,
-        settings=_SWEEP,
-        times=5,
-    ),
-    Fault(
-        name="node", title="worker node killed", command="tune", happen=kill_node, settings=_SWEEP
-    ),
-    Fault(name="drain", title="node drained, then killed", command="train", happen=drain_node),
-    Fault(name="added", title="node added", command="tune", happen=add_node, settings=_SWEEP),
-    Fault(
-        name="mlflow",
-        title=f"MLflow killed for {_OUTAGE_SECONDS:g} s",
-        command="train",
-        happen=kill_mlflow,
-        settings=_SLOW,
-        needs=("mlflow",),
-    ),
-    Fault(
-        name="checkpoint",
-        title="newest checkpoint truncated, driver killed",
-        command="train",
-        happen=truncate_checkpoint,
-    ),
-    Fault(
-        name="full",
-        title="storage full for 10 s",
-        command="train",
-        happen=fill_storage,
-        needs=("disk",),
-    ),
-    Fault(
-        name="readonly",
-        title="storage of checkpoints read-only for 10 s",
-        command="train",
-        happen=lock_storage,
-        needs=("storage",),
-    ),
-    Fault(
-        name="deleted",
-        title="shard deleted in an epoch",
-        command="train",
-        happen=delete_shard,
-        settings=_STREAMED,
-    ),
-    Fault(
-        name="truncated",
-        title="shard truncated in an epoch",
-        command="train",
-        happen=truncate_shard,
-        settings=_STREAMED,
-    ),
-    Fault(
-        name="head",
-        title=f"head killed, back after {_HEAD_AWAY_SECONDS:g} s; state in Redis",
-        command="train",
-        happen=kill_head,
-        settings=_SLOW,
-        needs=("redis",),
-        rays=_WAITING_FOR_HEAD,
-    ),
-    Fault(
-        name="redis",
-        title=f"Redis killed, back after {_RESTART_SECONDS:g} s",
-        command="train",
-        happen=restart_redis,
-        settings=_SLOW,
-        needs=("redis",),
-        rays=_WAITING_FOR_HEAD,
-    ),
-    Fault(
-        name="postgres",
-        title=f"Postgres killed, back after {_RESTART_SECONDS:g} s",
-        command="tune",
-        happen=restart_postgres,
-        settings=_SWEEP,
-        needs=("mlflow", "postgres"),
-    ),
-    Fault(
-        name="clock",
-        title="clock an hour ahead for 10 s",
-        command="tune",
-        happen=move_clock,
-        settings=_LONG_SWEEP,
-        is_rude=True,
-    ),
-    Fault(
-        name="rpc",
-        title="a fifth of all RPCs delayed by 0 to 100 ms",
-        command="tune",
-        happen=nothing,
-        settings=_SWEEP,
-        rays={"RAY_testing_asio_delay_us": ",".join(f"{rpc}={_A_FIFTH}" for rpc in rpcs_of_ray())},
-    ),
+@_fault(
+    "head",
+    f"head killed, back after {_HEAD_AWAY_SECONDS:g} s; state in Redis",
+    "train",
+    settings=_SLOW,
+    needs=("redis",),
+    rays=_WAITING_FOR_HEAD,
+)
+def kill_head(scene: Scene) -> None:
+    """Kill all processes of the head, and start it again 8 s later."""
+    scene.wait_for_moment()
+    scene.cluster.kill_node(scene.cluster.head)
+    time.sleep(_HEAD_AWAY_SECONDS)
+    scene.cluster.start_head()
+    scene.watch_recovery()
+
+
+@_fault(
+    "redis",
+    f"Redis killed, back after {_RESTART_SECONDS:g} s",
+    "train",
+    settings=_SLOW,
+    needs=("redis",),
+    rays=_WAITING_FOR_HEAD,
+)
+def restart_redis(scene: Scene) -> None:
+    """Kill Redis, and start it again 5 s later; then the head too, if that ended it."""
+    _restart(scene, "redis")
+    with suppress(ResourceError):
+        wait_until(lambda: not scene.cluster.head_serves(), seconds=_HEAD_AWAY_SECONDS)
+    if not scene.cluster.head_serves():
+        scene.cluster.kill_node(scene.cluster.head)
+        scene.cluster.start_head()
+    scene.watch_recovery()
+
+
+@_fault(
+    "postgres",
+    f"Postgres killed, back after {_RESTART_SECONDS:g} s",
+    "tune",
+    settings=_SWEEP,
+    needs=("mlflow", "postgres"),
+)
+def restart_postgres(scene: Scene) -> None:
+    """Kill Postgres, which has MLflow's records and the study, and start it again 5 s later."""
+    _restart(scene, "postgres")
+    scene.watch_recovery()
+
+
+def _restart(scene: Scene, service: str) -> None:
+    scene.wait_for_moment()
+    scene.services[service].kill()
+    time.sleep(_RESTART_SECONDS)
+    scene.services[service].start()
+
+
+@_fault("clock", "clock an hour ahead for 10 s", "tune", settings=_LONG_SWEEP, is_rude=True)
+def move_clock(scene: Scene) -> None:
+    """Set this machine's clock an hour ahead for ten seconds."""
+    scene.wait_for_moment()
+    with clock_ahead(_JUMP_SECONDS):
+        time.sleep(10)
+    scene.watch_recovery()
+
+
+def rpcs_of_ray() -> list[str]:
+    """Return the names of the RPCs between Ray's processes.
+
+    Each by its own name: Ray's wildcard `*` also delays what a process posts to itself. The
+    messages of one connection then overtake each other, which no network does.
+    """
+    modules = (autoscaler_pb2, core_worker_pb2, gcs_service_pb2, node_manager_pb2)
+    services = [
+        service for module in modules for service in module.DESCRIPTOR.services_by_name.values()
+    ]
+    return [
+        f"{each.name}.grpc_server.{method.name}" for each in services for method in each.methods
+    ]
+
+
+_DELAYS = {"RAY_testing_asio_delay_us": ",".join(f"{rpc}={_A_FIFTH}" for rpc in rpcs_of_ray())}
+_fault("rpc", "a fifth of all RPCs delayed by 0 to 100 ms", "tune", settings=_SWEEP, rays=_DELAYS)(
+    nothing
 )

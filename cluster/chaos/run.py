@@ -1,4 +1,4 @@
-"""Faults, one after the other, and a table of what became of the runs they happened to."""
+"""Injects faults one after the other, and prints a table of what became of the runs."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from cluster.chaos.faults import FAULTS, Fault
-from cluster.chaos.local_cluster import LocalCluster, Shape
 from cluster.chaos.scene import Scene, small_config
 from cluster.chaos.services import (
     MlflowServer,
@@ -29,15 +28,16 @@ from cluster.chaos.services import (
     running,
     small_disk,
 )
+from cluster.local import LocalCluster, Shape
 from raymc.config import override
 from raymc.errors import ResourceError
 from raymc.formats.prepare import prepare_dataset
 from raymc.tracking.notes import markdown_table
-from raymc.training.audit import RunAudit
 
 _SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))
 _HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(1, 1), node_cpus=2, apart=True)
 _SCRIPTS = Path(sys.executable).parent  # where jobs find the command raymc
+_LOG_LINES = 12  # of a driver that failed
 _HEADER = (
     "fault",
     "done to",
@@ -57,17 +57,17 @@ class Outcome:
     """What became of one run or sweep.
 
     Attributes:
-        fault: The fault's name.
+        fault: Name of the fault.
         is_right: Whether it ended with a bundle.
-        submissions: How often it was submitted; once is by itself.
-        lost: Rows of all epochs that weren't used; None: not told.
-        doubled: Rows of all epochs that were used twice; None: not told.
-        repeated_steps: Steps that were done again; None: not told.
+        submissions: How often it was submitted; once means it ended by itself.
+        lost: Rows that were not used, over all epochs; None if not counted.
+        doubled: Rows that were used twice, over all epochs; None if not counted.
+        repeated_steps: Steps that were done again; None if not counted.
         lost_trials: Trials that failed or are missing.
         problems: What is wrong in MLflow, the study and the bundle.
-        recoveries: Seconds from a fault to the next epoch.
-        seconds: From its start to its end.
-        log: The end of what the driver printed, where something went wrong.
+        recoveries: Seconds from each fault to the next epoch.
+        seconds: From the start to the end.
+        log: The end of the driver's output, if something went wrong.
     """
 
     fault: str
@@ -91,81 +91,98 @@ def run_chaos(
     seed: int = 0,
     out: Path | None = None,
 ) -> list[Outcome]:
-    """Do faults to runs on clusters on this machine; prints a table.
+    """Inject faults into runs on clusters on this machine; print a table.
 
     Args:
-        console: Where the table goes, and a line for each run.
-        faults: Names; none: all that leave the machine alone.
-        times: How often each is done, rather than its own number of times.
-        seed: Of the moments.
-        out: A folder for the outcomes, as JSON lines that are added to; the table is of all of
-            them, so that parts can be run one after the other.
+        console: Where to print the table, and a line for each run.
+        faults: Names of faults; none for all that leave the rest of the machine alone.
+        times: How often to inject each one, in place of its default.
+        seed: Seed of the random moments and victims.
+        out: Folder to which the outcomes are appended as JSON lines. The table shows all of
+            them, so that the faults can be injected in several calls.
     """
     chosen = [fault for fault in FAULTS if fault.name in faults or not (faults or fault.is_rude)]
     if any(fault.wants_root for fault in chosen):
         refuse_without_root()
     outcomes = []
-    for fault in chosen:
-        for turn in range(times or fault.times):
-            try:
-                outcome = do_fault(fault, random.Random(f"{seed} {fault.name} {turn}"))
-            except ResourceError as error:
-                console.print(f"{fault.name}: could not be done: {error}", markup=False)
-                continue
-            outcomes.append(outcome)
-            console.print(outcome_line(outcome), soft_wrap=True, markup=False, highlight=False)
-            if out is not None:
-                out.mkdir(parents=True, exist_ok=True)
-                with (out / "outcomes.jsonl").open("a") as file:
-                    file.write(json.dumps(asdict(outcome)) + "\n")
+    turns = [(fault, turn) for fault in chosen for turn in range(times or fault.times)]
+    for fault, turn in turns:
+        try:
+            outcome = do_fault(fault, random.Random(f"{seed} {fault.name} {turn}"))
+        except ResourceError as error:
+            show(console, f"{fault.name}: could not be injected: {error}")
+            continue
+        outcomes.append(outcome)
+        show(console, outcome_line(outcome))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            with (out / "outcomes.jsonl").open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
     if out is not None:
         lines = (out / "outcomes.jsonl").read_text().splitlines()
         outcomes = [Outcome(**json.loads(line)) for line in lines]
-    console.print(fault_table(outcomes), soft_wrap=True, markup=False, highlight=False)
+    show(console, fault_table(outcomes))
     return outcomes
 
 
+def show(console: Console, text: str) -> None:
+    """Print a text unchanged: neither wrapped nor coloured."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
 def do_fault(fault: Fault, moments: random.Random) -> Outcome:
-    """Start a run on a new cluster, do something to it, and see what becomes of it."""
+    """Start a run on a new cluster, inject a fault, and return what became of the run."""
     began = time.monotonic()
     with prepared_scene(fault, moments) as scene:
         scene.submit()
         fault.happen(scene)
-        ended = scene.finish()
-        problems = scene.problems() if ended else []
-        audits = scene.audits() if ended else []
-        epochs = [epoch for audit in audits for epoch in audit.epochs]
-        right = ended and not problems
-        return Outcome(
-            fault=fault.name,
-            is_right=ended,
-            submissions=scene.submissions,
-            lost=sum(epoch.lost for epoch in epochs) if audits else None,
-            doubled=sum(epoch.repeated for epoch in epochs) if audits else None,
-            repeated_steps=_repeated_steps(audits) if fault.command == "train" else None,
-            lost_trials=scene.lost_trials() if ended else 0,
-            problems=problems,
-            recoveries=scene.recoveries,
-            seconds=time.monotonic() - began,
-            log=[] if right else scene.log.read_text(errors="replace").splitlines()[-12:],
-        )
+        return outcome_of(scene, fault, ended=scene.finish(), began=began)
 
 
-def _repeated_steps(audits: Sequence[RunAudit]) -> int:
-    return sum(restart.repeated_steps for audit in audits for restart in audit.restarts)
+def outcome_of(
+    scene: Scene, fault: Fault, *, ended: bool, began: float, audit: bool = True
+) -> Outcome:
+    """Return what became of a run.
+
+    Args:
+        scene: The run.
+        fault: What happened to it.
+        ended: Whether it ended with a bundle.
+        began: When it began, in seconds of the monotonic clock.
+        audit: Whether to count the rows and steps of its epochs.
+    """
+    problems = scene.problems() if ended else []
+    audits = scene.audits() if ended and audit else []
+    epochs = [epoch for each in audits for epoch in each.epochs]
+    restarts = [restart for each in audits for restart in each.restarts]
+    log = [] if ended and not problems else scene.log.read_text(errors="replace").splitlines()
+    return Outcome(
+        fault=fault.name,
+        is_right=ended,
+        submissions=scene.submissions,
+        lost=sum(epoch.lost for epoch in epochs) if audits else None,
+        doubled=sum(epoch.repeated for epoch in epochs) if audits else None,
+        repeated_steps=sum(restart.repeated_steps for restart in restarts)
+        if fault.command == "train"
+        else None,
+        lost_trials=scene.lost_trials() if ended else 0,
+        problems=problems,
+        recoveries=scene.recoveries,
+        seconds=time.monotonic() - began,
+        log=log[-_LOG_LINES:],
+    )
 
 
 @contextmanager
 def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
-    """Have a cluster, a dataset and what else a fault needs, for as long as it takes."""
+    """Provide a cluster, a dataset and what else a fault needs during the block."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
         shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
-        folder.chmod(0o711)  # Postgres runs as somebody else
-        services = _services(fault, folder, stack)
+        folder.chmod(0o711)  # Postgres runs as another user
+        services, addresses = _start_services(fault, folder, stack)
         if "disk" in fault.needs:
             stack.enter_context(small_disk(folder / "runs"))
-        addresses = _addresses(services)
         if "storage" in fault.needs:
             addresses["run.storage"] = str(folder / "storage")
             stack.enter_context(small_disk(folder / "storage"))
@@ -184,35 +201,30 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
                 scene.kill_driver()
 
 
-def _services(fault: Fault, folder: Path, stack: ExitStack) -> dict[str, Service]:
-    """Start the servers that a fault needs, each after those that it leans on."""
+def _start_services(
+    fault: Fault, folder: Path, stack: ExitStack
+) -> tuple[dict[str, Service], dict[str, str]]:
+    """Start the servers that a fault needs; return them, and the settings that use them."""
     services: dict[str, Service] = {}
+    addresses: dict[str, str] = {}
     database = ""
     if "postgres" in fault.needs:
         services["postgres"] = postgres = PostgresServer(folder / "postgres", ("mlflow", "optuna"))
         database = postgres.address("mlflow")
+        addresses["search.storage"] = postgres.address("optuna")
     if "mlflow" in fault.needs:
-        services["mlflow"] = MlflowServer(folder, database)
+        services["mlflow"] = mlflow = MlflowServer(folder, database)
+        addresses["tracking.uri"] = mlflow.address
     if "redis" in fault.needs:
         services["redis"] = RedisServer(folder)
     for service in services.values():
         stack.enter_context(running(service))
-    return services
-
-
-def _addresses(services: Mapping[str, Service]) -> dict[str, str]:
-    """Return the settings that say where MLflow's records and the study are."""
-    found = {}
-    if isinstance(mlflow := services.get("mlflow"), MlflowServer):
-        found["tracking.uri"] = mlflow.address
-    if isinstance(postgres := services.get("postgres"), PostgresServer):
-        found["search.storage"] = postgres.address("optuna")
-    return found
+    return services, addresses
 
 
 @cache
 def _dataset() -> TemporaryDirectory[str]:
-    """Make the dataset once; returns the folder that it is in, which lasts as long as we do."""
+    """Make the dataset once; its folder is removed when this process ends."""
     folder = TemporaryDirectory(prefix="chaos-data-")
     prepare_dataset(small_config(Path(folder.name)))
     return folder
@@ -221,7 +233,7 @@ def _dataset() -> TemporaryDirectory[str]:
 def outcome_line(outcome: Outcome) -> str:
     """Return an outcome in one line."""
     waits = ", ".join(f"{each:.1f}" for each in outcome.recoveries)
-    told = [
+    parts = [
         f"{outcome.fault}: {'ended' if outcome.is_right else 'DID NOT END'}",
         f"{outcome.submissions} submissions",
         f"{outcome.seconds:.0f} s",
@@ -229,39 +241,36 @@ def outcome_line(outcome: Outcome) -> str:
         *outcome.problems,
         *outcome.log,
     ]
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def fault_table(outcomes: Sequence[Outcome]) -> str:
-    """Return outcomes by fault, with counts."""
-    rows = []
-    for fault in FAULTS:
-        found = [outcome for outcome in outcomes if outcome.fault == fault.name]
-        if not found:
-            continue
-        count = len(found)
-        waits = [wait for one in found for wait in one.recoveries]
-        rows.append(
-            (
-                fault.title,
-                f"raymc {fault.command}",
-                str(count),
-                f"{sum(one.is_right for one in found)} of {count}",
-                f"{sum(one.is_right and one.submissions == 1 for one in found)} of {count}",
-                f"{_sum_text([one.lost for one in found])}, "
-                f"{_sum_text([one.doubled for one in found])}",
-                _sum_text([one.repeated_steps for one in found]),
-                str(sum(one.lost_trials for one in found)) if fault.command == "tune" else "–",
-                f"{sum(one.is_right and not one.problems for one in found)} of {count}",
-                _seconds_text(waits),
-            )
-        )
+    """Return a table with a row for each fault."""
+    found = ((fault, [one for one in outcomes if one.fault == fault.name]) for fault in FAULTS)
+    rows = [_fault_row(fault, its) for fault, its in found if its]
     return markdown_table(_HEADER, rows)
 
 
-def _sum_text(numbers: Sequence[int | None]) -> str:
-    told = [number for number in numbers if number is not None]
-    return str(sum(told)) if told else "–"
+def _fault_row(fault: Fault, found: Sequence[Outcome]) -> list[str]:
+    right = [one for one in found if one.is_right]
+    count = len(found)
+    return [
+        fault.title,
+        f"raymc {fault.command}",
+        str(count),
+        f"{len(right)} of {count}",
+        f"{sum(one.submissions == 1 for one in right)} of {count}",
+        f"{_sum_text(one.lost for one in found)}, {_sum_text(one.doubled for one in found)}",
+        _sum_text(one.repeated_steps for one in found),
+        _sum_text(one.lost_trials if fault.command == "tune" else None for one in found),
+        f"{sum(not one.problems for one in right)} of {count}",
+        _seconds_text([wait for one in found for wait in one.recoveries]),
+    ]
+
+
+def _sum_text(numbers: Iterable[int | None]) -> str:
+    counted = [number for number in numbers if number is not None]
+    return str(sum(counted)) if counted else "–"
 
 
 def _seconds_text(waits: Sequence[float]) -> str:

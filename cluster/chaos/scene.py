@@ -1,6 +1,6 @@
-"""A run or a sweep on a local cluster, driven as people drive it, to see what faults do to it.
+"""A run or a sweep on a local cluster, started with the commands that people type.
 
-What came of it is read back from where users look: the bundle, MLflow and Optuna's study.
+Its result is read where users look: the bundle, MLflow and Optuna's study.
 """
 
 import json
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +24,9 @@ import yaml
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from cluster.chaos.local_cluster import FAKE_GPU, LocalCluster
-from cluster.chaos.processes import marked, title, wait_until, without_ray
 from cluster.chaos.services import Service
+from cluster.local import FAKE_GPU, LocalCluster
+from cluster.processes import PATIENCE_SECONDS, spawn, wait_until, without_ray
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
 from raymc.search.audit import audit_trials
@@ -42,11 +42,11 @@ _EPOCH = re.compile(r"^epoch +(\d+)/", re.MULTILINE)
 
 
 def small_config(folder: Path, **changes: Any) -> Config:
-    """Return settings of training that takes part of a second an epoch, on stand-in GPUs.
+    """Return settings with epochs of less than a second, on stand-in GPUs.
 
     Args:
-        folder: Of the dataset and, by default, the runs.
-        changes: Further settings by section, each a mapping.
+        folder: Folder of the dataset and, by default, of the runs.
+        changes: Other settings, by section.
     """
     values: dict[str, dict[str, Any]] = {
         "data": {
@@ -54,13 +54,7 @@ def small_config(folder: Path, **changes: Any) -> Config:
             "make": {"name": "digits", "train_clips": 480, "val_clips": 96, "test_clips": 48},
         },
         "batch": {"size": 16, "pool_batches": 2},
-        "model": {
-            "width": 16,
-            "depth": 1,
-            "fusion_depth": 1,
-            "heads": 2,
-            "embedding_dim": 8,
-        },
+        "model": {"width": 16, "depth": 1, "fusion_depth": 1, "heads": 2, "embedding_dim": 8},
         "train": {
             "epochs": 24,
             "device": "cpu",
@@ -82,19 +76,19 @@ def small_config(folder: Path, **changes: Any) -> Config:
 
 @dataclass
 class Scene:
-    """Training under way on a cluster.
+    """A run or sweep in progress on a cluster.
 
     Attributes:
-        cluster: Where.
-        config: Of the run or sweep.
+        cluster: The cluster.
+        config: Settings of the run or sweep.
         command: `train` or `tune`.
-        folder: For logs and the configuration's file.
-        submissions: How often it was started.
+        folder: Folder of logs and of the configuration.
         random: Chooses moments and victims.
-        services: Servers that it leans on, by name.
-        is_job: Whether it is submitted as a job, whose driver Ray puts on a node other than the
-            head; else the driver is a process of ours.
-        recoveries: Seconds from a fault to the next epoch.
+        services: Servers that it depends on, by name.
+        is_job: Whether it is submitted as a job, whose driver Ray starts on a node other than the
+            head; otherwise the driver is our own child process.
+        submissions: How often it was started.
+        recoveries: Seconds from each fault to the next epoch.
     """
 
     cluster: LocalCluster
@@ -120,48 +114,45 @@ class Scene:
         self._study = create_engine(study, pool_pre_ping=True)
 
     def submit(self) -> None:
-        """Start the driver; again, it goes on where the one before stopped."""
+        """Start the driver; a later one resumes where the one before stopped."""
         self.submissions += 1
         command = [self.command, "config.yaml"]
         if self.is_job:
             place = ["--address", self.cluster.dashboard, "--command", self.command]
             command = ["submit", "config.yaml", "--follow", *place]
-        with self.log.open("ab") as output:
-            self._driver = subprocess.Popen(
-                [sys.executable, "-m", "raymc", *command],
-                cwd=self.folder / "tree",
-                env={**without_ray(), **self.cluster.environment},
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._driver = spawn(
+            [sys.executable, "-m", "raymc", *command],
+            self.log,
+            cwd=self.folder / "tree",
+            env={**without_ray(), **self.cluster.environment},
+        )
 
     def epochs(self) -> int:
-        """Return how many epochs count so far."""
+        """Return the number of epochs finished so far."""
         if self.command == "train":
             return len(set(self._printed_epochs()))
-        with suppress(SQLAlchemyError), self._study.connect() as study:  # it may be away
+        with suppress(SQLAlchemyError), self._study.connect() as study:  # may be down
             query = text("SELECT COUNT(*) FROM trial_intermediate_values")
             self._counted = study.scalar(query)
         return self._counted
 
     def epochs_due(self) -> int:
-        """Return how many there will be."""
+        """Return the number of epochs of the whole run or sweep."""
         trials = self.config.search.trials if self.command == "tune" else 1
         return trials * self.config.train.epochs
 
     def wait_for_moment(self, share: tuple[float, float] = (0.15, 0.6)) -> None:
-        """Wait for a random moment in the middle, given as shares of all epochs.
+        """Wait for a random moment, between two shares of all epochs.
 
         Raises:
-            ResourceError: the driver ends before.
+            ResourceError: the driver ends before that.
         """
         due = self.random.uniform(*share) * self.epochs_due()
-        wait_until(lambda: self.epochs() >= due, self._driver, log=self.log, seconds=120.0)
+        wait_until(lambda: self.epochs() >= due, self._driver, log=self.log)
         time.sleep(self.random.uniform(0, 0.5))
 
-    def watch_recovery(self, *, patience_seconds: float = 90.0) -> None:
-        """Note how long it takes until an epoch more counts; submit again if the driver fails."""
+    def watch_recovery(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        """Record the time until the next epoch; submit again if the driver fails."""
         before, began = self.epochs(), time.monotonic()
         while self.epochs() == before:
             if self.has_ended() and not self._is_done():
@@ -174,8 +165,8 @@ class Scene:
             time.sleep(0.05)
         self.recoveries.append(time.monotonic() - began)
 
-    def finish(self, *, attempts: int = 4, patience_seconds: float = 150.0) -> bool:
-        """Wait for the end; submit again what failed. Returns whether it ended well."""
+    def finish(self, *, attempts: int = 4, patience_seconds: float = 2 * PATIENCE_SECONDS) -> bool:
+        """Wait for the end, submitting again after a failure; return whether it succeeded."""
         while True:
             assert self._driver is not None
             try:
@@ -188,53 +179,49 @@ class Scene:
             self.submit()
 
     def has_ended(self) -> bool:
-        """Say whether no driver runs."""
+        """Whether no driver is running."""
         return self._driver is None or self._driver.poll() is not None
 
     def kill_driver(self) -> None:
-        """End the driver and its children at once; the cluster's processes stay."""
+        """Kill the driver and its children; the cluster's processes stay."""
         assert self._driver is not None
         os.killpg(self._driver.pid, signal.SIGKILL)
         self._driver.wait()
 
     @property
     def driver_pid(self) -> int:
-        """The driver's process."""
+        """Process id of the driver."""
         assert self._driver is not None
         return self._driver.pid
 
     def workers(self) -> list[int]:
-        """Return the processes that train, of all nodes."""
-        mark = self.cluster.environment
+        """Return the processes that train, on all nodes."""
         names = ("ray::RayTrainWorker", "ray::_RayTrainWorker", "ray::ImplicitFunc")
-        pids = marked(*next(item for item in mark.items() if item[0] == "RAYMC_LOCAL_CLUSTER"))
-        return [pid for pid in pids if title(pid).startswith(names)]
+        found = self.cluster.processes().items()
+        return [pid for pid, command in found if command.startswith(names)]
 
     def audits(self) -> list[RunAudit]:
-        """Return which rows trained a run, or each trial of a sweep, and what restarts cost.
+        """Return which rows trained the run, or each trial of the sweep, and what restarts cost.
 
         Raises:
-            RaymcError: no checkpoint is left that tells.
+            RaymcError: no checkpoint with that record is left.
         """
         if self.command == "tune":
             return audit_trials(NAME, self.config.run.folder)
         return [audit_run(NAME, self.config.run.folder)]
 
     def problems(self) -> list[str]:
-        """Return what is wrong with what is left of the finished run or sweep."""
+        """Return what is wrong with the bundle and records of the finished run or sweep."""
         found = []
         try:
             load_bundle(self.run_folder / "bundle")
         except RaymcError as error:
             found.append(str(error))
-        checks: list[Callable[[], list[str]]] = [self._mlflow_problems]
-        checks += [self._study_problems] if self.command == "tune" else []
-        for check in checks:
-            found += check()
-        return found
+        found += self._mlflow_problems()
+        return found + (self._study_problems() if self.command == "tune" else [])
 
     def lost_trials(self) -> int:
-        """Return how many trials failed or are missing."""
+        """Return the number of trials that failed or are missing."""
         if self.command != "tune":
             return 0
         kept = [trial for trial in self._trials() if trial.state.name in ("COMPLETE", "PRUNED")]

@@ -1,4 +1,4 @@
-"""What runs and clusters lean on, made here to be broken: servers, a disk, a clock."""
+"""What runs and clusters depend on, started here so that it can fail: servers, a disk, a clock."""
 
 import getpass
 import os
@@ -7,18 +7,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cluster.chaos.processes import free_ports, wait_until
+from cluster.processes import free_ports, spawn, wait_until
 from raymc.errors import ResourceError
 from raymc.tracking import check_reachable, ui_command
 
 _TMPFS_BYTES = 48 << 20
-_POSTGRES_COMMANDS = "usr/lib/postgresql/*/bin"  # where Debian keeps them, out of the path
+_POSTGRES_COMMANDS = "usr/lib/postgresql/*/bin"  # where Debian installs them, outside PATH
 
 
 @dataclass
@@ -26,8 +25,8 @@ class MlflowServer:
     """MLflow's server.
 
     Attributes:
-        folder: For its files, which must be there.
-        database: Address of one; empty: a file in the folder.
+        folder: An existing folder for its files.
+        database: Address of its database; empty for a file in the folder.
     """
 
     folder: Path
@@ -36,25 +35,25 @@ class MlflowServer:
 
     @property
     def address(self) -> str:
-        """Where it answers."""
+        """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Start it and wait until it answers.
 
         Raises:
-            ResourceError: it doesn't.
+            ResourceError: it does not answer.
         """
         file = self.folder / "mlflow.db"
         file.touch()
         command = ui_command(self.database or f"sqlite:///{file}", int(self.port))
         given = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         log = self.folder / "mlflow.log"
-        self._process = _start(command, log, cwd=self.folder, env={**os.environ, **given})
-        wait_until(self._answers, self._process, log=log, seconds=90.0)
+        self._process = spawn(command, log, cwd=self.folder, env={**os.environ, **given})
+        wait_until(self._answers, self._process, log=log)
 
     def kill(self) -> None:
-        """End it and its workers at once."""
+        """Kill it and its workers."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
@@ -68,10 +67,10 @@ class MlflowServer:
 
 @dataclass
 class RedisServer:
-    """Redis, which writes all that it is told to a file.
+    """Redis, which writes every change to a file.
 
     Attributes:
-        folder: For its files, which must be there.
+        folder: An existing folder for its files.
     """
 
     folder: Path
@@ -79,7 +78,7 @@ class RedisServer:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """With which a head keeps its cluster's state here."""
+        """What makes a head keep its cluster's state in this server."""
         return {
             "RAY_REDIS_ADDRESS": f"127.0.0.1:{self.port}",
             "RAY_external_storage_namespace": self.folder.name,
@@ -89,13 +88,13 @@ class RedisServer:
         """Start it and wait until it answers.
 
         Raises:
-            ResourceError: it isn't installed, or doesn't answer.
+            ResourceError: it is not installed or does not answer.
         """
         command = _installed("redis-server", "Redis")
         where = ["--port", self.port, "--bind", "127.0.0.1", "--dir", str(self.folder)]
         kept = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
         log = self.folder / "redis.log"
-        self._process = _start([command, *where, *kept], log)
+        self._process = spawn([command, *where, *kept], log)
         ping = ["redis-cli", "-p", self.port, "ping"]
         wait_until(
             lambda: subprocess.run(ping, capture_output=True).stdout == b"PONG\n",
@@ -104,20 +103,20 @@ class RedisServer:
         )
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self._process.kill()
         self._process.wait()
 
 
 @dataclass
 class PostgresServer:
-    """Postgres with a cluster of databases of its own, which lets in everybody on this machine.
+    """Postgres with its own data, open to every user of this machine.
 
-    It refuses to run as root, who has it run as the system's user `postgres`.
+    It refuses to run as root; for root it runs as the system's user `postgres`.
 
     Attributes:
-        folder: For its files; is made.
-        databases: Their names.
+        folder: A new folder for its files.
+        databases: Names of its databases.
     """
 
     folder: Path
@@ -129,10 +128,10 @@ class PostgresServer:
         return f"postgresql+psycopg2://raymc@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        """Start it, with new databases the first time, and wait until it answers.
+        """Start it, create its databases the first time, and wait until it answers.
 
         Raises:
-            ResourceError: it isn't installed, or doesn't answer.
+            ResourceError: it is not installed or does not answer.
         """
         is_new = not self.folder.exists()
         if is_new:
@@ -146,7 +145,7 @@ class PostgresServer:
             subprocess.run([_installed("createdb", "Postgres"), *where, database], check=True)
 
     def kill(self) -> None:
-        """End it at once; when started again it recovers from its log."""
+        """Kill it; when started again it recovers from its log."""
         self._run("pg_ctl", "stop", "-m", "immediate")
 
     @property
@@ -167,24 +166,24 @@ class PostgresServer:
             raise ResourceError(f"{command} failed: {' '.join(done.stderr.split())}")
 
 
-# May be killed, and started again with what it had stored.
+# Each can be killed and started again with the data that it had stored.
 Service = MlflowServer | RedisServer | PostgresServer
 
 
 @contextmanager
 def running(service: Service) -> Iterator[None]:
-    """Have a service run, and end it."""
+    """Run a service during the block."""
     service.start()
     try:
         yield
     finally:
-        with suppress(ResourceError, ProcessLookupError):  # something may have killed it before
+        with suppress(ResourceError, ProcessLookupError):  # a fault may have killed it
             service.kill()
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Have a folder be a disk of its own, of some megabytes."""
+    """Mount a disk of 48 MiB as a folder during the block."""
     folder.mkdir()
     size = f"size={_TMPFS_BYTES}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
@@ -196,7 +195,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def clock_ahead(seconds: float) -> Iterator[None]:
-    """Have this machine's clock be ahead of the time, and put it right again."""
+    """Set this machine's clock ahead during the block."""
     began, before = time.time(), time.monotonic()
     time.clock_settime(time.CLOCK_REALTIME, began + seconds)
     try:
@@ -206,32 +205,21 @@ def clock_ahead(seconds: float) -> Iterator[None]:
 
 
 def refuse_without_root() -> None:
-    """Refuse to go on as somebody who may not do what faults want root for.
+    """Refuse faults that only root can inject.
 
     Raises:
-        ResourceError: we aren't root.
+        ResourceError: we are not root.
     """
     if os.geteuid() != 0:
         raise ResourceError(
-            "full or read-only disks, a lost head and a moved clock need root; name other --faults"
-        )
-
-
-def _start(command: Sequence[str], log: Path, **given: Any) -> "subprocess.Popen[Any]":
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, **given
+            "faults of disks, the head, Redis and the clock need root: run as root, or name other "
+            "faults with --faults"
         )
 
 
 def _installed(command: str, package: str, elsewhere: str = "") -> str:
-    """Return a command's path.
-
-    Raises:
-        ResourceError: it isn't installed.
-    """
     folders = Path("/").glob(elsewhere) if elsewhere else ()
     path = os.pathsep.join([os.environ.get("PATH", ""), *sorted(map(str, folders))])
     if found := shutil.which(command, path=path):
         return found
-    raise ResourceError(f"there is no {command} on this machine: install {package}")
+    raise ResourceError(f"{command} is not installed: install {package}")

@@ -1,4 +1,4 @@
-"""A long sweep of short trials to which something happens all the time: does memory stay flat?"""
+"""The soak test: a long sweep of short trials with a fault every 20 s; does memory stay flat?"""
 
 import os
 import random
@@ -6,68 +6,56 @@ import signal
 import statistics
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 
 from cluster.chaos.faults import Fault, nothing
-from cluster.chaos.processes import resident_bytes
-from cluster.chaos.run import prepared_scene
+from cluster.chaos.run import Outcome, outcome_of, prepared_scene, show
 from cluster.chaos.scene import Scene
+from cluster.processes import resident_bytes
 from raymc.tracking.notes import markdown_table
 
 _FAULT_SECONDS = 20.0
-_TRIALS_PER_MINUTE = 60  # of two cores: 65 were seen with few faults, 35 with one every 20 s
+_TRIALS_PER_MINUTE = 60  # on two cores: 65 were seen with few faults, 35 with one every 20 s
 _SAMPLE_SECONDS = 2.0
 
 
 @dataclass
-class Soak:
-    """What was seen.
+class Watch:
+    """What was observed while the sweep ran.
 
     Attributes:
-        faults: What happened, in order.
-        driver: Bytes of memory of the driver, over time.
-        head: Bytes of memory of all processes of the head, over time.
-        is_right: Whether the sweep ended with a bundle, by itself.
-        problems: What is wrong in MLflow, the study and the bundle.
-        lost_trials: Trials that failed or are missing.
-        seconds: How long it took.
+        faults: The faults, in order.
+        driver: Memory of the driver over time, in bytes.
+        head: Memory of all processes of the head over time, in bytes.
     """
 
     faults: list[str] = field(default_factory=list)
     driver: list[int] = field(default_factory=list)
     head: list[int] = field(default_factory=list)
-    is_right: bool = False
-    problems: list[str] = field(default_factory=list)
-    lost_trials: int = 0
-    seconds: float = 0.0
 
 
-def run_soak(console: Console, *, minutes: float, seed: int = 0) -> Soak:
-    """Run a sweep of so many minutes or more with a fault every 20 s; prints a table."""
+def run_soak(console: Console, *, minutes: float, seed: int = 0) -> Outcome:
+    """Run a sweep of at least this many minutes with a fault every 20 s; print a table."""
     trials = max(4, round(minutes * _TRIALS_PER_MINUTE))
     settings = {
         "train": {"epochs": 3, "max_failures": 20},
         "search": {"trials": trials, "concurrent": 2},
     }
     fault = Fault(name="soak", title="soak", command="tune", happen=nothing, settings=settings)
-    seen, began = Soak(), time.monotonic()
+    began = time.monotonic()
     with prepared_scene(fault, random.Random(seed)) as scene:
         scene.submit()
-        _watch(scene, seen, limit_seconds=360 * minutes + 120)
-        seen.is_right = scene.finish(attempts=1, patience_seconds=1.0)
-        seen.problems = scene.problems() if seen.is_right else _last_lines(scene.log)
-        seen.lost_trials = scene.lost_trials() if seen.is_right else trials
-    seen.seconds = time.monotonic() - began
-    console.print(soak_table(seen, trials), soft_wrap=True, markup=False, highlight=False)
-    return seen
+        seen = _watch(scene, limit_seconds=360 * minutes + 120)
+        ended = scene.finish(attempts=1, patience_seconds=1.0)
+        outcome = outcome_of(scene, fault, ended=ended, began=began, audit=False)
+    show(console, soak_table(outcome, seen, trials))
+    return outcome
 
 
-def _watch(scene: Scene, seen: Soak, *, limit_seconds: float) -> None:
-    """Have faults happen, and note the memory, until the driver ends."""
-    began = time.monotonic()
-    due = None
+def _watch(scene: Scene, *, limit_seconds: float) -> Watch:
+    """Inject faults and sample the memory until the driver ends."""
+    seen, began, due = Watch(), time.monotonic(), None
     while not scene.has_ended() and time.monotonic() - began < limit_seconds:
         time.sleep(_SAMPLE_SECONDS)
         if scene.epochs() == 0:
@@ -78,10 +66,11 @@ def _watch(scene: Scene, seen: Soak, *, limit_seconds: float) -> None:
         if time.monotonic() >= due:
             due += _FAULT_SECONDS
             seen.faults.append(_harm(scene))
+    return seen
 
 
 def _harm(scene: Scene) -> str:
-    """Do one of the faults that come without a notice; returns which."""
+    """Inject one of the faults that come without a notice; return which."""
     workers = scene.workers()
     if workers and scene.random.random() < 0.6:
         os.kill(scene.random.choice(workers), signal.SIGKILL)
@@ -91,16 +80,17 @@ def _harm(scene: Scene) -> str:
     return "node killed, another added"
 
 
-def soak_table(seen: Soak, trials: int) -> str:
-    """Return what a soak saw: its end, and memory in its quarters."""
+def soak_table(outcome: Outcome, seen: Watch, trials: int) -> str:
+    """Return how a soak test ended, and a table of its memory by quarters."""
     header = ("", "first quarter", "second", "third", "last")
     rows = [
         (name, *(f"{part / 2**20:.0f} MiB" for part in _quarters(values)))
         for name, values in (("driver", seen.driver), ("head", seen.head))
     ]
-    how = "ended complete" if seen.is_right and not seen.problems else "DID NOT END WELL"
-    told = f"{trials} trials in {seen.seconds:.0f} s, {len(seen.faults)} faults: {how}"
-    lines = [f"{told}, {seen.lost_trials} trials lost", *seen.problems]
+    how = "ended complete" if outcome.is_right and not outcome.problems else "DID NOT END WELL"
+    lost = outcome.lost_trials if outcome.is_right else trials
+    summary = f"{trials} trials in {outcome.seconds:.0f} s, {len(seen.faults)} faults: {how}"
+    lines = [f"{summary}, {lost} trials lost", *outcome.problems, *outcome.log]
     return "\n".join(lines) + "\n\n" + markdown_table(header, rows)
 
 
@@ -109,7 +99,3 @@ def _quarters(values: list[int]) -> list[float]:
     size = max(1, len(values) // 4)
     parts = [values[at * size : (at + 1) * size] or [0] for at in range(4)]
     return [float(statistics.median(part)) for part in parts]
-
-
-def _last_lines(log: Path) -> list[str]:
-    return log.read_text(errors="replace").splitlines()[-12:]

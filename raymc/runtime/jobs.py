@@ -24,8 +24,12 @@ PENDING = JobStatus.PENDING.value
 NAME_KEY, COMMAND_KEY = "job_name", "command"  # of a job's metadata; the first is Ray's own
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
 _REQUEST_SECONDS = (10.0, 120.0)  # to connect; for an answer
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.25  # between looks at a job that is to stop
 _PENDING_SECONDS = 10.0  # after which a job is not just about to start
+_LOG_SECONDS = 1.0  # between looks at a job that is followed
+_WAITING_SECONDS = 15.0  # after which to report what a pending job waits for
+_SILENT_SECONDS = 30.0  # without output, after which to check that the server is still there
+_LOST = (aiohttp.ClientError, OSError, RuntimeError)  # how a lost connection shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,16 +227,6 @@ def _last_line(text: str) -> str:
     return lines[-1].strip().removesuffix("..") if lines else "an error without a word"
 
 
-# The log of a job on a cluster, as it grows: connections come and go, each line is written once.
-# Top layer, over Ray's JobSubmissionClient.
-
-
-_SILENT_SECONDS = 30.0  # of a log, before the server is asked whether it is still there
-_LOG_SECONDS = 1.0
-_SILENT_SECONDS = 15.0  # of waiting, before a person is told what for
-_LOST = (aiohttp.ClientError, OSError, RuntimeError)
-
-
 def read_log(client: Client, job: Job) -> str:
     """Return all that a job has printed.
 
@@ -281,7 +275,7 @@ def follow(
                 if time.monotonic() - lost_since > patience_seconds:
                     raise _gave_up(client, job, error) from None
             is_new = job.state == PENDING and not log.written  # a new head says so of old ones, too
-            if is_new and not told and time.monotonic() - began > _SILENT_SECONDS:
+            if is_new and not told and time.monotonic() - began > _WAITING_SECONDS:
                 tell(f"{job.name} is waiting: {job.message}")
                 told = True
             time.sleep(_LOG_SECONDS)

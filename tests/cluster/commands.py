@@ -5,10 +5,10 @@ Nothing is run: click's own parser has to accept the options and arguments.
 
 import json
 import re
-import runpy
 import shlex
 import warnings
 from argparse import ArgumentParser
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def parse(words: list[str]) -> None:
     program, *rest = [word.replace(IN_IMAGE, f"{ROOT}/") for word in words]
     match Path(program).name:
         case "python":
-            _parse_job(rest)
+            _parse_python(rest)
         case "raymc":
             from raymc.cli.main import main
 
@@ -51,13 +51,14 @@ def parse(words: list[str]) -> None:
             raise click.UsageError(f"{other} isn't a program that is known here")
 
 
-def _parse_job(words: list[str]) -> None:
-    file, *rest = words
-    text = (ROOT / file).read_text()
-    if "def make_parser()" in text:
-        _parse_arguments(runpy.run_path(str(ROOT / file))["make_parser"](), rest)
+def _parse_python(words: list[str]) -> None:
+    if words[0] == "-m":
+        _, module, *rest = words
+        name = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
+        _parse_arguments(import_module(name).make_parser(), rest)
         return
-    found = re.search(r'main\(\["(\w+)", \*sys\.argv\[1:\]\]\)', text)
+    file, *rest = words
+    found = re.search(r'main\(\["(\w+)", \*sys\.argv\[1:\]\]\)', (ROOT / file).read_text())
     if found is None:
         raise click.UsageError(f"{file} isn't a command of raymc")
     parse(["raymc", found[1], *rest])
@@ -110,7 +111,7 @@ def in_markdown(text: str) -> list[list[str]]:
 
 
 def _is_ours(line: str) -> bool:
-    return re.match(r"(\w+=\S+ )*(raymc|ray|python (jobs|cluster)/\S+) ", line) is not None
+    return re.match(r"(\w+=\S+ )*(raymc|ray|python (jobs/\S+|-m cluster\.\w+)) ", line) is not None
 
 
 def _without_environment(words: list[str]) -> list[str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from cluster.chaos.faults import FAULTS, kill_driver
-from cluster.chaos.processes import kill_marked, marked, resident_bytes, title
 from cluster.chaos.run import Outcome, do_fault, fault_table
 from cluster.chaos.scene import small_config
-from cluster.chaos.soak import Soak, soak_table
+from cluster.chaos.soak import Watch, soak_table
+from cluster.processes import kill_marked, marked, resident_bytes
 
 
 def outcome(fault: str, **given: object) -> Outcome:
@@ -56,12 +56,14 @@ def test_a_run_that_never_went_on_is_told() -> None:
 
 def test_memory_is_told_by_quarters() -> None:
     driver, head = [n << 20 for n in (1, 9, 2, 2, 3, 3, 4, 4)], [5 << 20] * 8
-    seen = Soak(["a"] * 3, driver, head, is_right=True, seconds=61.0)
-    lines = soak_table(seen, 40).splitlines()
+    seen = Watch(["a"] * 3, driver, head)
+    lines = soak_table(outcome("soak", seconds=61.0), seen, 40).splitlines()
     assert lines[0] == "40 trials in 61 s, 3 faults: ended complete, 0 trials lost"
     assert lines[-2] == "| driver | 5 MiB | 2 MiB | 3 MiB | 4 MiB |"
     assert lines[-1] == "| head | 5 MiB | 5 MiB | 5 MiB | 5 MiB |"
-    assert "DID NOT END WELL" in soak_table(Soak(problems=["x"]), 40)
+    failed = soak_table(outcome("soak", problems=["x"]), Watch(), 40)
+    assert "DID NOT END WELL, 0 trials lost\nx\n" in failed
+    assert ", 40 trials lost" in soak_table(outcome("soak", is_right=False), Watch(), 40)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -84,11 +86,11 @@ def test_processes_are_known_by_their_mark() -> None:
     while len(pids := marked("RAYMC_TEST", mark)) < 2:
         assert process.poll() is None
     assert process.pid in pids
-    assert all(sys.executable in title(pid) for pid in pids)
-    assert resident_bytes(pids) > resident_bytes([process.pid]) > 1 << 20
+    assert all(sys.executable in command for command in pids.values())
+    assert resident_bytes([*pids]) > resident_bytes([process.pid]) > 1 << 20
     kill_marked("RAYMC_TEST", mark)
-    assert marked("RAYMC_TEST", mark) == []
-    assert resident_bytes(pids) == 0
+    assert marked("RAYMC_TEST", mark) == {}
+    assert resident_bytes([*pids]) == 0
     process.wait()
 
 

@@ -10,8 +10,8 @@ import yaml
 from commands import ROOT
 from sockets import LOOPBACK, addresses_of
 
-from cluster.chaos.local_cluster import FAKE_GPU, LocalCluster, Shape
-from cluster.chaos.processes import marked, wait_until
+from cluster.local import FAKE_GPU, LocalCluster, Shape
+from cluster.processes import marked, wait_until
 from raymc.config import Config, override, to_dict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -41,7 +41,7 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
         )
         assert refused.returncode == 2
         assert "each with 1 fake_gpu, but this Ray cluster has 1 fake_gpu" in refused.stderr
-    assert marked(*mark) == []
+    assert marked(*mark) == {}
     assert not folder.exists()
 
 
@@ -71,6 +71,7 @@ def test_the_command_line_runs_a_command_and_needs_the_token() -> None:
         "    try: print(urllib.request.urlopen(request).status)\n"
         "    except urllib.error.HTTPError as error: print(error.code)\n"
     )
-    command = [sys.executable, ROOT / "cluster" / "local.py", "--token", "--head-cpus", "1", "--"]
-    done = subprocess.run([*command, sys.executable, "-c", told], capture_output=True, text=True)
+    command = [sys.executable, "-m", "cluster.local", "--token", "--head-cpus", "1", "--"]
+    command += [sys.executable, "-c", told]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert re.findall(r"^\d+$", done.stdout, re.MULTILINE) == ["401", "403", "200"], done.stderr

@@ -11,7 +11,7 @@ import pytest
 from drivers import running, wait_until, write_config
 from tiny import LABELS
 
-from cluster.chaos.processes import free_ports
+from cluster.processes import free_ports
 from raymc.cli.demo import demo_config
 from raymc.config import Config, check_space, load, override
 from raymc.training.bundle import load_bundle

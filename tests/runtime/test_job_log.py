@@ -49,7 +49,7 @@ class FlakyServer(Client):
 def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Job, str, list[str]]]:
     """Follow a job on a server; returns its end, what was written and what was told."""
     monkeypatch.setattr(job_log, "_LOG_SECONDS", 0.0)
-    monkeypatch.setattr(job_log, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(job_log, "_WAITING_SECONDS", 0.0)
 
     def followed(server: FlakyServer, **given: Any) -> tuple[Job, str, list[str]]:
         monkeypatch.setattr(job_log, "look", server.look)

@@ -1,0 +1,101 @@
+"""Processes on this machine, found and killed by a variable in their environment. Linux only."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from raymc.errors import ResourceError
+
+PATIENCE_SECONDS = 300.0  # for what takes seconds on a quiet machine, and minutes on a busy one
+
+
+def end_in_order() -> None:
+    """Make SIGTERM end this process as Ctrl-C does; a second one does not interrupt the cleanup."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def free_ports(count: int) -> list[str]:
+    """Return ports of this machine that nothing listens on."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+
+
+def wait_until(
+    true: Callable[[], bool],
+    process: "subprocess.Popen[Any] | None" = None,
+    *,
+    log: Path | None = None,
+    seconds: float = PATIENCE_SECONDS,
+) -> float:
+    """Wait until a condition holds; return the seconds it took.
+
+    Raises:
+        ResourceError: it takes too long, or `process`, which writes `log`, fails.
+    """
+    began = time.monotonic()
+    while not true():
+        failed = process is not None and process.poll() not in (None, 0)
+        if failed or time.monotonic() - began > seconds:
+            lines = log.read_text(errors="replace").strip().splitlines() if log else []
+            why = "the process failed" if failed else f"nothing happened in {seconds:g} s"
+            raise ResourceError(f"{why}; {' '.join(lines[-3:])}")
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def spawn(command: Sequence[str | Path], log: Path, **given: Any) -> "subprocess.Popen[bytes]":
+    """Start a command in a session of its own; its output is appended to `log`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, stdout=output, stderr=output, start_new_session=True, **given
+        )
+
+
+def marked(name: str, value: str) -> dict[int, str]:
+    """Return the other processes with a variable in their environment: id to command line."""
+    wanted, found = f"{name}={value}".encode(), {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, is a zombie or belongs to another user
+            if wanted in (process / "environ").read_bytes().split(b"\0"):
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(process.name)] = words.decode(errors="replace").strip()
+    found.pop(os.getpid(), None)
+    return found
+
+
+def kill_marked(name: str, value: str) -> None:
+    """Kill all processes with a variable in their environment, and those they start meanwhile."""
+    while left := marked(name, value):
+        for pid in left:
+            with suppress(ChildProcessError, ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.01)
+
+
+def resident_bytes(pids: Sequence[int]) -> int:
+    """Return the memory that processes hold; those that have ended hold none."""
+    pages = 0
+    for pid in pids:
+        with suppress(OSError):
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def without_ray() -> dict[str, str]:
+    """Return our environment without the variables that another Ray may have set."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
