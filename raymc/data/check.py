@@ -1,7 +1,6 @@
-"""Looks through a whole dataset for what would make a training fail or mislead.
+"""Checks a whole dataset for anything that would make training fail or mislead.
 
-Pure: no Ray. Every file is read once, a few at a time; each finding is one line. Files,
-checksums, columns, label names, ids and every token are looked at.
+Every file is read once, a few at a time: its checksum, columns, label names, ids and all tokens.
 """
 
 import hashlib
@@ -33,16 +32,16 @@ from raymc.data.shards.tokens import is_finite
 from raymc.data.storage import parquet_files, reaching
 from raymc.errors import DataError, first_line
 
-Fault = tuple[int | None, str]  # row of the shard or None, and what is wrong
+Fault = tuple[int | None, str]  # row of the shard, if it is about one, and what is wrong
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a dataset.
+    """One fault of a dataset.
 
     Attributes:
         file: The shard, relative to the dataset's folder.
-        row: The row in the shard, from 0; None if the file as a whole is meant.
+        row: The row in the shard, from 0; None for the whole file.
         message: What is wrong.
     """
 
@@ -57,22 +56,22 @@ class Finding:
 
 
 def check_dataset(path: str) -> list[Finding]:
-    """Check a dataset from end to end.
+    """Check a whole dataset.
 
-    Memory stays at a few shards and all ids. A fault that repeats in a shard is one finding, at
-    its first row.
+    A few shards and all ids are in memory at a time. A fault that repeats in a shard is one
+    finding, at its first row.
 
     Returns:
-        What is wrong, in the order of the shards; empty if all is well.
+        The faults, in the order of the shards; empty if there are none.
 
     Raises:
-        DataError: The dataset can't be opened or reached at all.
+        DataError: The dataset can't be opened or reached.
     """
     dataset = open_dataset(path)
     shards = [shard for shards in dataset.manifest.splits.values() for shard in shards]
     findings: list[Finding] = []
     ids: list[pa.Array] = []
-    with ThreadPoolExecutor() as pool:  # hashing and decoding run outside of Python's lock
+    with ThreadPoolExecutor() as pool:  # hashing and decoding release Python's lock
         for shard, result in zip(shards, pool.map(partial(_check_shard, dataset), shards)):
             faults, shard_ids = result
             findings += [Finding(shard.file, row, message) for row, message in faults]
@@ -81,12 +80,14 @@ def check_dataset(path: str) -> list[Finding]:
     with reaching(path):
         present = set(parquet_files(dataset.filesystem, dataset.path))
     for file in sorted(present - {FAILURES_FILE, *(shard.file for shard in shards)}):
-        findings.append(Finding(file, None, "is not in dataset.json and never read; delete it"))
+        findings.append(
+            Finding(file, None, "is not in dataset.json, so it is never read; delete it")
+        )
     return findings
 
 
 def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]:
-    """Return what is wrong with a shard, and its ids."""
+    """Return a shard's faults and ids."""
     faults: list[Fault] = []
     ids: list[pa.Array] = [pa.array([], pa.string())]
     try:
@@ -97,7 +98,7 @@ def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]
             if shard.sha256:
                 source = file.read_buffer()
                 if hashlib.sha256(source).hexdigest() != shard.sha256:
-                    faults.append((None, "is not the file that was written: another SHA-256"))
+                    faults.append((None, "is not the file that was written: its SHA-256 differs"))
             parquet = pq.ParquetFile(source, pre_buffer=True)
             column_messages = list(_column_faults(parquet.schema_arrow, dataset.manifest))
             faults += [(None, message) for message in column_messages]
@@ -115,7 +116,7 @@ def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]
         faults.append((None, "is missing; restore it"))
     except (pa.ArrowException, OSError) as error:
         reason = first_line(error)
-        faults.append((None, f"can't be read ({reason}); restore it, or make the dataset again"))
+        faults.append((None, f"can't be read ({reason}); restore it or make the dataset again"))
     return faults, pa.concat_arrays(ids)
 
 
@@ -135,13 +136,15 @@ def _column_faults(schema: pa.Schema, manifest: Manifest) -> Iterator[str]:
 
 
 def _row_faults(table: pa.Table, manifest: Manifest) -> Iterator[Fault]:
-    """Look at the names and tokens of one row group."""
+    """Check the names and tokens of one row group."""
     empty = pc.call_function("equal", [table["id"].fill_null(""), ""])
     yield from _first(np.flatnonzero(empty.to_numpy()), "the id is null or empty")
     vocabulary = manifest.vocabulary
     faults = list(_name_faults(table["labels"], vocabulary.names, "label"))
     if table["labels"].null_count:
-        yield from _first(_nulls(table["labels"]), "labels is null; expected a list, maybe empty")
+        yield from _first(
+            _nulls(table["labels"]), "labels is null; expected a list, which may be empty"
+        )
     elif vocabulary.groups:
         faults += _name_faults(table["observed"], tuple(vocabulary.groups), "group")
         faults += [] if faults else _unobserved_labels(table, vocabulary)
@@ -164,7 +167,7 @@ def _unobserved_labels(table: pa.Table, vocabulary: Vocabulary) -> Iterator[Faul
     labels = multi_hot(table["labels"], vocabulary)
     observed = observed_classes(table["observed"], vocabulary)
     for k in np.flatnonzero((labels & ~observed).any(axis=0)):
-        message = f"label '{vocabulary.names[k]}', but none of its groups is in observed"
+        message = f"has label '{vocabulary.names[k]}', but none of its groups in observed"
         yield from _first(np.flatnonzero(labels[:, k] & ~observed[:, k]), message)
 
 
@@ -177,7 +180,7 @@ def _token_faults(column: pa.ChunkedArray, modality: Modality) -> Iterator[Fault
     if not is_finite(tokens.values):
         broken = np.flatnonzero(~np.isfinite(tokens.values).all(axis=1))
         rows = np.unique(np.searchsorted(tokens.offsets, broken, side="right") - 1)
-        yield from _first(rows, f"modality '{modality.name}' holds NaN or Inf")
+        yield from _first(rows, f"modality '{modality.name}' has NaN or infinite values")
 
 
 def _nulls(column: pa.ChunkedArray) -> Int64[np.ndarray, " _"]:
@@ -188,12 +191,12 @@ def _first(rows: Int64[np.ndarray, " _"], message: str) -> Iterator[Fault]:
     """Yield one fault for all the rows that have it, if any."""
     if len(rows):
         count = len(np.unique(rows))
-        more = f" (and in {count - 1} more rows)" if count > 1 else ""
+        more = f" (and {count - 1} more rows)" if count > 1 else ""
         yield int(rows[0]), message + more
 
 
 def _repeated_ids(files: Sequence[str], ids: Sequence[pa.Array]) -> Iterator[Finding]:
-    """Find ids that rows of the dataset share, over all splits; one finding per pair of files."""
+    """Find ids used by several rows of any split; one finding per pair of files."""
     starts = np.cumsum([0, *(len(part) for part in ids)])
     names = pa.concat_arrays([pa.array([], pa.string()), *ids]).fill_null("")
     codes = names.dictionary_encode().indices.to_numpy()

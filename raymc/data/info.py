@@ -1,7 +1,6 @@
-"""What a dataset holds, in numbers, tables and one picture: to look at before paying for GPUs.
+"""A dataset's statistics as numbers, tables and one picture, to look at before paying for GPUs.
 
-Pure: no Ray; matplotlib is imported only where it draws. Shards are read one after the other.
-Axes: N rows, C classes.
+Shards are read one after the other. Axes: N rows, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,10 +36,10 @@ class DatasetInfo:
 
     Attributes:
         path: Its folder.
-        manifest: What it says of itself.
+        manifest: Its manifest.
         label_counts: Per split, the rows that carry each label.
         observed_counts: Per split, the rows in which each label was annotated.
-        unlabelled: Per split, the rows without any label.
+        unlabelled: Per split, the rows without labels.
         lengths: Per modality, the tokens of each row of all splits; 0 where it is missing.
         cooccurrence: Rows of all splits that carry both labels of a pair.
     """
@@ -73,7 +72,7 @@ def describe(dataset: Dataset) -> DatasetInfo:
     """Read a whole dataset, shard by shard, and count.
 
     Raises:
-        DataError: A shard can't be read, or names a label that the vocabulary lacks.
+        DataError: A shard can't be read, or has a label that is not in the vocabulary.
     """
     manifest = dataset.manifest
     vocabulary, classes = manifest.vocabulary, len(manifest.vocabulary)
@@ -101,7 +100,7 @@ def describe(dataset: Dataset) -> DatasetInfo:
 
 
 def _annotated(table: pa.Table, vocabulary: Vocabulary) -> Int64[np.ndarray, " C"]:
-    """Count the rows in which each class was looked for."""
+    """Count the rows in which each class was annotated."""
     if not vocabulary.groups:
         return np.full(len(vocabulary), len(table))
     return label_counts(observed_classes(table["observed"], vocabulary))
@@ -188,12 +187,12 @@ def _label_table(info: DatasetInfo) -> Table:
     more = len(info.manifest.vocabulary) - len(shown)
     if more:
         never = int((info.total_counts == 0).sum())
-        table.caption = f"… and {more:,} rarer labels; {never:,} labels are in no row"
+        table.caption = f"… and {more:,} rarer labels; {never:,} labels occur in no row"
     return table
 
 
 def _pair_table(info: DatasetInfo) -> Table:
-    """The pairs of labels that most rows carry together."""
+    """The pairs of labels that occur together in most rows."""
     table = _table(["label", "with"], ["rows", "of rarer"])
     names, counts = info.manifest.vocabulary.names, info.total_counts
     together = np.triu(info.cooccurrence, k=1)
@@ -221,7 +220,7 @@ def _size(size: int) -> str:
 def plot_info(info: DatasetInfo, file: str | PathLike[str]) -> None:
     """Draw token lengths, label counts and label pairs into one picture.
 
-    Colours can be told apart by colour-blind readers.
+    The palette is safe for colour-blind readers.
 
     Args:
         info: The numbers.
@@ -247,7 +246,7 @@ def plot_info(info: DatasetInfo, file: str | PathLike[str]) -> None:
 def _draw_lengths(axes: "Axes", info: DatasetInfo, name: str) -> None:
     lengths = info.lengths[name]
     longest = int(lengths.max(initial=1))
-    width = -(-longest // 30)  # whole tokens, or bars would beat against the lengths
+    width = -(-longest // 30)  # in whole tokens: other widths alias with the lengths
     axes.hist(
         lengths[lengths > 0],
         bins=(np.arange(1, longest + width + 1, width) - 0.5).tolist(),

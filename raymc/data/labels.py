@@ -1,7 +1,6 @@
-"""The label vocabulary: names to multi-hot rows, label groups to what was observed, statistics.
+"""The label vocabulary: names to multi-hot rows, label groups to observed classes.
 
-Pure: imports NumPy only, so that every layer may use it. Rows keep their labels by name and
-are encoded against the vocabulary when they are read.
+Rows store their labels by name; they are encoded with the vocabulary when they are read.
 Axes: N rows, C classes.
 """
 
@@ -22,17 +21,18 @@ class Vocabulary:
     """The labels of a dataset, in the order of the classes.
 
     Attributes:
-        names: Label names; their order is the order of the classes everywhere. Clips that nobody
-            labelled have none: they can be predicted, not trained on.
+        names: Label names, in the order of the classes. A dataset without labels has none: it
+            can be predicted on, but not trained on.
         groups: Labels that were annotated together, by the group's name, e.g. all of math.
             A label may be in no group, or in several.
-        background: The label that stands for "none of the others", if there is one.
-        parents: What a label is part of, e.g. counting of math. A parent may be a label itself,
-            and may have a parent. Unlike a group it says nothing of who annotated what.
+        background: The label that means "none of the others", if there is one.
+        parents: The parent of a label, e.g. math of counting. A parent may itself be a label and
+            have a parent. Unlike a group it does not say what was annotated.
 
     Raises:
-        DataError: An empty or repeated name; a group, background or parent of a label which
-            isn't there; a label above itself; a name for a group and for the parent of others.
+        DataError: An empty or repeated name; an unknown label in a group, background or parents;
+            a label that is its own ancestor; a group and a parent of the same name with
+            different labels.
     """
 
     names: tuple[str, ...]
@@ -42,10 +42,12 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if not all(self.names):
-            raise DataError("a label's name is empty; give it one, or leave it out")
+            raise DataError("a label's name is empty; name it or remove it")
         repeated = [name for name, count in Counter(self.names).items() if count > 1]
         if repeated:
-            raise DataError(f"the vocabulary repeats the label '{repeated[0]}'; list each one once")
+            raise DataError(
+                f"the vocabulary lists the label '{repeated[0]}' twice; list each label once"
+            )
         for group, members in self.groups.items():
             for name in members:
                 if name not in self.names:
@@ -60,17 +62,19 @@ class Vocabulary:
             if name not in known:
                 raise DataError(f"parents: {unknown_name('label', name, self.names)}")
             if not parent:
-                raise DataError(f"parents: '{name}' has an empty name for a parent; leave it out")
+                raise DataError(
+                    f"parents: the parent of '{name}' has an empty name; name it or remove it"
+                )
             path = [name]
             while path[-1] in self.parents:
                 path.append(self.parents[path[-1]])
                 if path[-1] in path[:-1]:
-                    raise DataError(f"parents go in a circle: {' → '.join(path)}; cut it")
+                    raise DataError(f"parents form a cycle: {' → '.join(path)}; remove one of them")
         for name, members in self._descendants().items():
             if set(members) != set(self.groups.get(name, members)):
                 raise DataError(
-                    f"'{name}' is a group of other labels than it is the parent of; give one of "
-                    "the two another name"
+                    f"'{name}' is both a group and a parent, of different labels; rename one of "
+                    "the two"
                 )
 
     def _descendants(self) -> dict[str, tuple[str, ...]]:
@@ -83,9 +87,9 @@ class Vocabulary:
         return beneath
 
     def families(self) -> dict[str, tuple[str, ...]]:
-        """Return the labels that belong together, by name: of each group, and under each parent.
+        """Return the labels of each group and below each parent, by its name.
 
-        Under a parent are its children, theirs, and so on; not the parent itself.
+        The labels below a parent are all its descendants, without the parent itself.
         """
         return {**self.groups, **self._descendants()}
 
@@ -110,7 +114,7 @@ class Vocabulary:
 
         Args:
             labels: One sequence of names per row; it may be empty.
-            first_row: The number that messages give to the first of these rows.
+            first_row: Number of the first row, for messages.
 
         Raises:
             DataError: A name that is not in the vocabulary, with its row and the nearest name.
@@ -129,14 +133,14 @@ class Vocabulary:
     def encode_observed(
         self, observed: Sequence[Sequence[str] | None], *, first_row: int = 0
     ) -> Bool[np.ndarray, "N C"]:
-        """Tell which classes were annotated in each row.
+        """Return which classes were annotated in each row.
 
-        A label of no group is always observed; one of several groups is observed as soon as
-        one of them was annotated.
+        A label in no group is always observed; a label in several groups is observed if one of
+        them was annotated.
 
         Args:
             observed: Per row the names of the groups that were annotated; None means all.
-            first_row: The number that messages give to the first of these rows.
+            first_row: Number of the first row, for messages.
 
         Raises:
             DataError: A group that is not in the vocabulary, with its row and the nearest name.
@@ -153,14 +157,14 @@ class Vocabulary:
         return encoded
 
     def group_members(self) -> dict[str, Bool[np.ndarray, " C"]]:
-        """Tell for each group which classes it has."""
+        """Return each group's classes as a mask."""
         names = np.array(self.names)
         return {group: np.isin(names, members) for group, members in self.groups.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the vocabulary as plain JSON values; `from_json` is the way back.
+        """Return the vocabulary as plain JSON values; `from_json` reads them.
 
-        Without parents it has no such key, so that digests of earlier datasets still hold.
+        Without parents the key is left out, so that digests of earlier datasets stay the same.
         """
         return {
             "names": list(self.names),
@@ -174,7 +178,7 @@ class Vocabulary:
         """Build a vocabulary from the values of `to_json`.
 
         Raises:
-            DataError: A key is missing or the labels contradict each other.
+            DataError: A key is missing, or the values are not a vocabulary.
         """
         if "names" not in values:
             raise DataError("the vocabulary lacks its key 'names', the list of labels")
@@ -189,12 +193,12 @@ def label_counts(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, " C"]:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that nothing of some kind has this name, and which known name is near.
+    """Return the message for an unknown name, with the nearest known one.
 
     Args:
-        kind: What is named, such as label.
-        name: The name.
-        known: All names there are.
+        kind: What the name is for, such as label.
+        name: The unknown name.
+        known: All known names.
     """
     names = list(known)
     if not names:

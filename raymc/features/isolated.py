@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
 
-from raymc.data.child import Child, ChildError
 from raymc.errors import ResourceError
 from raymc.features.clips import Failure
 from raymc.features.extraction import Encoders, Extract, ExtractPlan, extract_source, make_encoders
 from raymc.features.sources import Digests, Source
+from raymc.runtime.child_process import Child, ChildError
 
 END = None  # what follows a file's last clip
 Item = Extract | Failure | None

@@ -14,9 +14,9 @@ from weakref import finalize
 import numpy as np
 from jaxtyping import Shaped
 
-from raymc.data.child import Child, ChildError, limit_cpu
 from raymc.errors import DataError, ResourceError, first_line
 from raymc.formats.arrays import FileArray, listed
+from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
 MOST_CPU_SECONDS = 60.0  # for one request; gigabytes are inflated in less
 # what h5py raises on a damaged file

@@ -116,10 +116,10 @@ def empty_split(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (shutil.rmtree, "no dataset at {}: there is no such folder; check the address"),
+        (shutil.rmtree, "no dataset at {}: there is no such folder; check the path"),
         (truncate, "{}/train/00002.parquet has 500 bytes, the manifest says "),
         (rename_labels, "{}/val/00000.parquet, row 0: unknown label 'spell' (5 labels in the "),
-        (empty_split, "{}: split 'val' is empty; with rows: train, test"),
+        (empty_split, "{}: split 'val' is empty; splits with rows: train, test"),
     ],
 )
 def test_a_dataset_that_cannot_be_trained_on(

@@ -68,11 +68,14 @@ FAULTS = [
     (change("id", 0, None), " row 0: the id is null or empty"),
     (change("labels", 1, ["adding", "subtracting"]), " row 1: unknown label 'subtracting'"),
     (change("labels", 1, ["adding", None]), " row 1: unknown label 'None'"),
-    (change("labels", 3, None), " row 3: labels is null; expected a list, maybe empty"),
+    (change("labels", 3, None), " row 3: labels is null; expected a list, which may be empty"),
     (change("observed", 3, ["physics"]), " row 3: unknown group 'physics'"),
-    (change("visual", 1, NAN), " row 1: modality 'visual' holds NaN or Inf"),
-    (change("visual", 3, INF), " row 3: modality 'visual' holds NaN or Inf"),
-    (change("audio", 2, b"odd"), ": modality 'audio', row 2: 3 bytes are no multiple of a token"),
+    (change("visual", 1, NAN), " row 1: modality 'visual' has NaN or infinite values"),
+    (change("visual", 3, INF), " row 3: modality 'visual' has NaN or infinite values"),
+    (
+        change("audio", 2, b"odd"),
+        ": modality 'audio', row 2: 3 bytes are not a multiple of a token",
+    ),
     (
         change("id", 1, "train-0"),
         " row 1: id 'train-0' is already used by train/00000.parquet row 0",
@@ -101,7 +104,7 @@ def test_faults_of_rows(tmp_path: Path, edit: Callable[[pa.Table], pa.Table], me
 def test_rows_are_counted_over_row_groups(tmp_path: Path) -> None:
     write(tmp_path)
     rewrite(tmp_path, change("visual", 3, NAN), row_group_size=2)
-    assert lines(tmp_path) == [f"{SHARD} row 3: modality 'visual' holds NaN or Inf"]
+    assert lines(tmp_path) == [f"{SHARD} row 3: modality 'visual' has NaN or infinite values"]
 
 
 def test_repeated_faults_are_counted(tmp_path: Path) -> None:
@@ -115,7 +118,7 @@ def test_repeated_faults_are_counted(tmp_path: Path) -> None:
         ),
     )
     assert lines(tmp_path) == [
-        f"{SHARD} row 1: modality 'visual' holds NaN or Inf (and in 2 more rows)",
+        f"{SHARD} row 1: modality 'visual' has NaN or infinite values (and 2 more rows)",
         "val/00000.parquet row 0: id 'val-0' is already used by train/00001.parquet row 0 "
         "(and 2 more such ids)",
     ]
@@ -128,14 +131,14 @@ def test_a_label_that_was_not_observed(tmp_path: Path) -> None:
         lambda table: change("observed", 2, [])(change("labels", 2, ["sounds", "adding"])(table)),
     )
     assert lines(tmp_path) == [
-        f"{SHARD} row 2: label 'adding', but none of its groups is in observed"
+        f"{SHARD} row 2: has label 'adding', but none of its groups in observed"
     ]
 
 
 def test_types_and_meaning_of_columns(tmp_path: Path) -> None:
     write(tmp_path)
     rewrite(tmp_path, lambda table: table.cast(table.schema.set(0, pa.field("id", pa.binary()))))
-    assert lines(tmp_path) == [f"{SHARD}: column 'id' is of binary; expected string"]
+    assert lines(tmp_path) == [f"{SHARD}: column 'id' is binary; expected string"]
     metadata: dict[bytes | str, bytes | str] = {"raymc.dim": "8", "raymc.dtype": "float16"}
     rewrite(
         tmp_path,
@@ -166,7 +169,7 @@ DAMAGES = [
         lambda file: file.write_bytes(file.read_bytes()[:-50]),
         [": has ", ": is not", ": can't be read"],
     ),
-    (flip_a_bit, [": is not the file that was written: another SHA-256"]),
+    (flip_a_bit, [": is not the file that was written: its SHA-256 differs"]),
 ]
 
 
@@ -187,7 +190,7 @@ def test_files_that_the_manifest_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "train/00009.parquet").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("")
     assert lines(tmp_path) == [
-        "train/00009.parquet: is not in dataset.json and never read; delete it"
+        "train/00009.parquet: is not in dataset.json, so it is never read; delete it"
     ]
 
 
@@ -196,7 +199,9 @@ def test_tokens_of_other_layouts(tmp_path: Path) -> None:
     floats = pa.array([[[1.0, 2.0]], [[3.0, np.nan]]], pa.list_(pa.list_(pa.float32())))
     table = pa.table({"id": ["a", "b"], "labels": [["x"], []], "visual": floats})
     pq.write_table(table, tmp_path / "train/a.parquet")
-    assert lines(tmp_path) == ["train/a.parquet row 1: modality 'visual' holds NaN or Inf"]
+    assert lines(tmp_path) == [
+        "train/a.parquet row 1: modality 'visual' has NaN or infinite values"
+    ]
 
 
 def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:

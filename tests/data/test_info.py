@@ -116,7 +116,7 @@ def test_many_labels_fit_80_columns(large: DatasetInfo) -> None:
     lines = printed(large)
     assert max(len(line) for line in lines[1:]) <= 80
     assert sum(line.startswith("$a_") and "█" in line for line in lines) == 20
-    assert "… and 20 rarer labels; 0 labels are in no row" in lines
+    assert "… and 20 rarer labels; 0 labels occur in no row" in lines
     assert "licence not stated" in lines[1]
     assert len(lines) - next(i for i, line in enumerate(lines) if line.startswith("Pairs")) == 12
 

@@ -70,7 +70,7 @@ def test_json_there_and_back() -> None:
     ("values", "message"),
     [
         ({"names": ("a", "")}, "a label's name is empty"),
-        ({"names": ("a", "b", "a")}, "repeats the label 'a'"),
+        ({"names": ("a", "b", "a")}, "lists the label 'a' twice"),
         ({"names": ("adding",), "groups": {"math": ("ading",)}}, "group 'math'.*mean 'adding'"),
         ({"names": ("a",), "background": "none"}, "background: unknown label 'none'"),
     ],
@@ -132,13 +132,13 @@ def test_parents_go_through_json_and_leave_no_trace_where_there_are_none() -> No
     ("parents", "message"),
     [
         ({"ad": "math"}, r"parents: unknown label 'ad' .*did you mean 'add'\?"),
-        ({"add": ""}, r"parents: 'add' has an empty name for a parent; leave it out"),
-        ({"add": "add"}, r"parents go in a circle: add → add; cut it"),
+        ({"add": ""}, r"parents: the parent of 'add' has an empty name; name it or remove it"),
+        ({"add": "add"}, r"parents form a cycle: add → add; remove"),
         (
             {"add": "math", "math": "count", "count": "math"},
-            r"parents go in a circle: add → math → count → math; cut it",
+            r"parents form a cycle: add → math → count → math; remove",
         ),
-        ({"add": "said"}, r"'said' is a group of other labels than it is the parent of; give"),
+        ({"add": "said"}, r"'said' is both a group and a parent, of different labels; rename"),
     ],
 )
 def test_parents_that_cannot_be(parents: dict[str, str], message: str) -> None:

@@ -181,7 +181,7 @@ def test_a_mismatch_is_one_clear_error(
             {"text__c__tokens": TEXT["c"][:, :3]},
             r"'train', row 1 \(id 'c'\).*'text'.*shape \[5, 3\]",
         ),
-        ({"text__c__tokens": TEXT["c"] / 1}, "'text': tokens of float64; expected uint8"),
+        ({"text__c__tokens": TEXT["c"] / 1}, "'text': tokens are float64; expected uint8"),
         ({"features__video": np.full_like(VIDEO, np.nan)}, "'visual': NaN or Inf among the tokens"),
         ({"features__sound": SOUND * 1e300}, "'audio': a value is too large for float32"),
     ],
@@ -248,7 +248,9 @@ def children() -> list[int]:
     """The processes that read HDF5 files for this one."""
     gc.collect()  # earlier tests' files
     found = subprocess.run(
-        ["pgrep", "-P", str(os.getpid()), "-f", "raymc.data.child"], capture_output=True, text=True
+        ["pgrep", "-P", str(os.getpid()), "-f", "raymc.runtime.child_process"],
+        capture_output=True,
+        text=True,
     )
     return [int(line) for line in found.stdout.split()]
 

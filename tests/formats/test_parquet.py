@@ -340,14 +340,14 @@ def test_a_repeated_id_is_found_across_files(tmp_path: Path) -> None:
         (
             raw(VIDEO, pa.binary()),
             {**BYTES, "dims": {"visual": 4}},
-            "row 0: 24 bytes are no multiple",
+            "row 0: 24 bytes are not a multiple",
         ),
         (
             nested(VIDEO, pa.list_(pa.list_(pa.float32()))),
             {**BYTES, "dims": {"visual": 4}},
             "a token of 3 values; expected dim 4",
         ),
-        (pa.array([[[1.0, None, 2.0]]] * 7), {}, "null among the values of a token"),
+        (pa.array([[[1.0, None, 2.0]]] * 7), {}, "a token has a null value of a token"),
         (pa.array([[["a", "b", "c"]]] * 7), BYTES, "values of string can't be read as float32"),
     ],
 )

@@ -311,7 +311,7 @@ def test_a_vocabulary_that_cannot_be_used(tmp_path: Path, text: str | bytes, mes
 def test_a_name_that_looks_like_a_disambiguated_one(tmp_path: Path) -> None:
     vocabulary = vocabulary_of(tmp_path, "Index,Name\n0,a\n1,a\n2,a (1)\n")
     message = refused(saved(tmp_path, frames()), vocabulary=vocabulary)
-    assert message.startswith(f"{vocabulary}: the vocabulary repeats the label 'a (1)'")
+    assert message.startswith(f"{vocabulary}: the vocabulary lists the label 'a (1)' twice")
 
 
 def test_missing_files_and_settings(tmp_path: Path) -> None:

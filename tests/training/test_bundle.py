@@ -132,7 +132,7 @@ def test_scores_do_not_depend_on_how_many_rows_come_at_a_time(
 
 
 def test_a_table_without_a_modality(bundle: Bundle, tiny: Dataset) -> None:
-    with pytest.raises(DataError, match=r"no column 'audio', which is expected here"):
+    with pytest.raises(DataError, match=r"no column 'audio', which is required"):
         bundle.score(table_of(tiny, "val").drop_columns("audio"))
 
 

@@ -282,7 +282,7 @@ def test_tokens_that_only_a_worker_decodes(
     path = shutil.copytree(tiny_path, tmp_path / "data")
     shorten_tokens(path, "val/00001.parquet")
     config = configure("bytes", data__path=str(path), data__cache="off")
-    message = r"modality 'visual', row 3: \d+ bytes are no multiple of a token's 12"
+    message = r"modality 'visual', row 3: \d+ bytes are not a multiple of a token's 12"
     with pytest.raises(DataError, match=message) as caught:
         trained(config)
     assert "\n" not in str(caught.value)

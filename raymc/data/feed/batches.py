@@ -1,14 +1,14 @@
-"""Rows of shards as padded batches: decoded blocks in memory, and one copy into a batch.
+"""Rows of shards to padded batches: a table becomes decoded blocks, rows of blocks a batch.
 
-Blocks come from wherever the caller has them, an object store or a file; nothing here knows
-Ray.
+Start at `RowStore.batch`, which pads each batch to its longest row. Blocks are views of Arrow's
+memory, from an object store or a file; the copy into the padded batch is the only one.
 
 Axes: N rows of a block, B rows of one worker's share of a batch, T tokens, C classes.
 """
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,47 +16,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raymc.data.feed.order import (
-    PADDING_ROW,
-)
+from raymc.data.feed.order import PADDING_ROW
 from raymc.data.shards import Manifest, Modality, Ragged, ragged
 from raymc.data.shards.ragged import multi_hot, observed_classes
 from raymc.errors import DataError
 
-# Memory of arrays that come and go, used again: a fresh page costs more than to fill it. Pure.
-
-
-class Buffers:
-    """Arrays of about the same size, in the memory of earlier ones that nothing refers to any more.
-
-    There is never more memory than there were arrays at a time. For one thread; the arrays may
-    go to others.
-    """
-
-    def __init__(self) -> None:
-        self._free: list[np.ndarray] = []
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return an array of anything, in C order."""
-        count = math.prod(shape)
-        memory = self._take(max(1, count * dtype.itemsize))
-        # Views, and tensors made of them, keep `whole` alive, as its base is no array.
-        whole = np.frombuffer(memory.data, dtype, count)
-        weakref.finalize(whole, self._free.append, memory).atexit = False
-        return whole.reshape(shape)
-
-    def _take(self, size: int) -> np.ndarray:
-        """Return free memory that is large enough; else new, in place of some that is free."""
-        fitting = [at for at, memory in enumerate(self._free) if len(memory) >= size]
-        if fitting:
-            return self._free.pop(fitting[0])
-        if self._free:
-            self._free.pop()
-        return np.empty(size, np.uint8)
-
-
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
-BATCHES_AHEAD = 2  # that wait while a step computes
 
 
 @dataclass(frozen=True)
@@ -64,13 +29,13 @@ class Batch:
     """One worker's share of a global batch.
 
     Attributes:
-        tokens: per modality [B, T, dim] as stored (float16, float32, uint8), zero-padded;
-            T ≥ 1 is the longest row's length.
-        lengths: per modality [B], int64; 0 where the modality is missing.
+        tokens: Per modality [B, T, dim] as stored (float16, float32, uint8), zero-padded;
+            T ≥ 1 is the length of the longest row.
+        lengths: Per modality [B], int64; 0 where the modality is missing.
         labels: [B, C] bool.
-        observed: [B, C] bool, false where nobody looked for the class.
-        rows: [B] int64, each row's index in the split; `PADDING_ROW` for rows that only make
-            all workers' shares equally long and count nowhere.
+        observed: [B, C] bool, false where the class was not annotated.
+        rows: [B] int64, each row's index in the split. `PADDING_ROW` marks rows that only make
+            all workers' shares equally long; they enter neither loss nor metric.
     """
 
     tokens: dict[str, Tensor]
@@ -81,22 +46,19 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        return Batch(
-            tokens={name: x.to(device, non_blocking=True) for name, x in self.tokens.items()},
-            lengths={name: x.to(device, non_blocking=True) for name, x in self.lengths.items()},
-            labels=self.labels.to(device, non_blocking=True),
-            observed=self.observed.to(device, non_blocking=True),
-            rows=self.rows.to(device, non_blocking=True),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """Return the batch in page-locked memory, from where a GPU fetches it by itself."""
+        """Return the batch in page-locked memory, which a GPU copies from asynchronously."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
-            tokens={name: x.pin_memory() for name, x in self.tokens.items()},
-            lengths={name: x.pin_memory() for name, x in self.lengths.items()},
-            labels=self.labels.pin_memory(),
-            observed=self.observed.pin_memory(),
-            rows=self.rows.pin_memory(),
+            tokens={name: change(x) for name, x in self.tokens.items()},
+            lengths={name: change(x) for name, x in self.lengths.items()},
+            labels=change(self.labels),
+            observed=change(self.observed),
+            rows=change(self.rows),
         )
 
 
@@ -114,10 +76,10 @@ class Block:
 
 
 def block_from_table(table: pa.Table, manifest: Manifest) -> Block:
-    """Decode an Arrow table of rows; token values stay where they are.
+    """Decode an Arrow table of rows; token values are not copied.
 
     Raises:
-        DataError: a column is missing, or a label isn't in the vocabulary.
+        DataError: A column is missing, or a label is not in the vocabulary.
     """
     _require(table, ("id", "labels"))
     labels = multi_hot(table["labels"], manifest.vocabulary)
@@ -133,7 +95,7 @@ def decode_tokens(table: pa.Table, modalities: Sequence[Modality]) -> dict[str, 
     """Return the token arrays of an Arrow table by modality.
 
     Raises:
-        DataError: a modality's column is missing or not what its metadata says.
+        DataError: A modality's column is missing or does not match its metadata.
     """
     _require(table, [modality.name for modality in modalities])
     return {modality.name: ragged(table[modality.name], modality) for modality in modalities}
@@ -143,7 +105,7 @@ def _require(table: pa.Table, names: Iterable[str]) -> None:
     for name in names:
         if name not in table.column_names:
             raise DataError(
-                f"the shards have no column {name!r}, which is expected here; they have: "
+                f"the shards have no column {name!r}, which is required; they have: "
                 f"{', '.join(table.column_names)}"
             )
 
@@ -154,21 +116,22 @@ def cut_at_shards(
     """Cut a stream of tables into single-chunk pieces that lie within one shard each.
 
     Args:
-        tables: the rows of `shards`, in that order, in tables of any length.
-        shards: the shards' indices, in the order of the stream.
-        shard_rows: rows of every shard of the split.
+        tables: The rows of `shards`, in that order, in tables of any length.
+        shards: The shards' indices, in the order of the stream.
+        shard_rows: Rows of every shard of the split.
 
     Yields:
-        The index in the split of a piece's first row, and the piece (no copy is made).
+        The index in the split of a piece's first row, and the piece, not copied.
 
     Raises:
-        DataError: the stream holds fewer or more rows than the shards have.
+        DataError: The stream has fewer or more rows than the shards should have.
     """
     starts = np.concatenate([[0], np.cumsum(shard_rows)])
     expected = ((int(starts[s]), int(shard_rows[s])) for s in shards if shard_rows[s])
     first, left = next(expected, (0, 0))
     for table in tables:
-        for piece in single_chunks(table):
+        for chunk in table.to_batches():
+            piece = pa.Table.from_batches([chunk])
             while len(piece):
                 if left == 0:
                     first, left = next(expected, (0, 0))
@@ -183,15 +146,44 @@ def cut_at_shards(
 
 
 _CHANGED = (
-    "the shards hold {} rows than dataset.json says: they changed since they were written; "
-    "`raymc data check` names them"
+    "the shards hold {} rows than dataset.json says: they changed after they were written; "
+    "run `raymc data check` to find which"
 )
 
 
-def single_chunks(table: pa.Table) -> Iterator[pa.Table]:
-    """Split a table where its columns' chunks end."""
-    for batch in table.to_batches():
-        yield pa.Table.from_batches([batch])
+class Buffers:
+    """Memory of earlier arrays, reused once nothing refers to them: fresh pages are slow to fill.
+
+    It never holds more memory than the arrays that were alive at the same time. Only one thread
+    may ask for arrays; it may pass them to others.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an uninitialised array, in C order."""
+        count = math.prod(shape)
+        memory = self._take(max(1, count * dtype.itemsize))
+        # NumPy gives a view the base of its base where that is an array. The base of `whole` is a
+        # memoryview, so views and tensors keep `whole` itself alive, and the finalizer waits.
+        whole = np.frombuffer(memory.data, dtype, count)
+        weakref.finalize(whole, self._free.append, memory).atexit = False
+        return whole.reshape(shape)
+
+    def _take(self, size: int) -> np.ndarray:
+        """Return free memory that is large enough, else new memory in place of a free one."""
+        fitting = [at for at, memory in enumerate(self._free) if len(memory) >= size]
+        if fitting:
+            return self._free.pop(fitting[0])
+        if self._free:
+            self._free.pop()
+        return np.empty(size, np.uint8)
+
+
+def buffers_of(modalities: Sequence[Modality]) -> dict[str, Buffers]:
+    """Return memory for each modality's tokens: sizes are alike only within a modality."""
+    return {modality.name: Buffers() for modality in modalities}
 
 
 class RowStore:
@@ -200,7 +192,7 @@ class RowStore:
     Args:
         modalities: What the blocks hold.
         classes: C.
-        buffers: By modality, the memory that batches' tokens get.
+        buffers: By modality, the memory for batches' tokens.
     """
 
     def __init__(
@@ -224,14 +216,14 @@ class RowStore:
         self._left.insert(at, len(block))
 
     def release(self, rows: np.ndarray) -> None:
-        """Count `rows` as used up, and forget the blocks of which no row is left."""
+        """Count `rows` as used, and drop the blocks whose rows are all used."""
         for at, where, _ in reversed(list(self._by_block(rows))):
             self._left[at] -= len(where)
             if not self._left[at]:
                 del self._firsts[at], self._blocks[at], self._left[at]
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """Return the tokens of each row, summed over modalities; [len(rows)] int64."""
+        """Return each row's number of tokens over all modalities; [len(rows)] int64."""
         result = np.zeros(len(rows), dtype=np.int64)
         for at, where, local in self._by_block(rows):
             for tokens in self._blocks[at].tokens.values():
@@ -246,7 +238,10 @@ class RowStore:
         return found.tolist()
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Copy rows into padded buffers; `PADDING_ROW` gives a row in which all is missing."""
+        """Copy rows into a batch, padded to its longest row.
+
+        `PADDING_ROW` becomes a row without tokens, labels or observed classes.
+        """
         real = np.flatnonzero(rows != PADDING_ROW)
         labels = np.zeros((len(rows), self.classes), dtype=bool)
         observed = np.zeros((len(rows), self.classes), dtype=bool)
@@ -288,11 +283,6 @@ class RowStore:
             yield int(at), where, local[where]
 
 
-def buffers_of(modalities: Sequence[Modality]) -> dict[str, Buffers]:
-    """Return memory for the tokens of each modality, whose sizes differ."""
-    return {modality.name: Buffers() for modality in modalities}
-
-
 def _pad(
     views: Sequence[np.ndarray],
     places: Sequence[int],
@@ -300,12 +290,16 @@ def _pad(
     modality: Modality,
     buffers: Buffers,
 ) -> tuple[Tensor, Tensor]:
-    """Copy token arrays [t, dim] to rows `places` of a zero-padded [rows, T, dim] tensor."""
+    """Copy token arrays [t, dim] into rows `places` of a zero-padded [rows, T, dim] tensor.
+
+    Returns:
+        The tensor, and the number of tokens of each of its rows.
+    """
     lengths = np.zeros(rows, dtype=np.int64)
     lengths[list(places)] = [len(view) for view in views]
     longest = max(1, int(lengths.max(initial=0)))
     shape = (rows, longest, modality.dim)
-    if torch.cuda.is_available():  # which fetches by itself from page-locked memory alone
+    if torch.cuda.is_available():  # a GPU copies asynchronously from page-locked memory only
         padded = torch.empty(shape, dtype=TORCH_DTYPES[modality.dtype], pin_memory=True)
     else:
         padded = torch.from_numpy(buffers.empty(shape, modality.numpy_dtype))

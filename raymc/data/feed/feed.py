@@ -1,7 +1,7 @@
-"""Making the next items while the caller works on the one before.
+"""One worker's batches of a split: `Feed` puts the order, the blocks and the batches together.
 
-Pure: threads of the standard library. NumPy's copies and pyarrow's reading let other threads
-run, so one more thread is enough to hide both behind a training step.
+`order.py` says which rows make a batch, `batches.py` pads them. Threads make the next items while
+the caller computes: NumPy's copies and pyarrow's reads release Python's lock.
 """
 
 from collections import deque
@@ -17,7 +17,6 @@ import torch
 
 from raymc.config import BatchConfig
 from raymc.data.feed.batches import (
-    BATCHES_AHEAD,
     Batch,
     Block,
     RowStore,
@@ -34,87 +33,29 @@ from raymc.data.feed.order import (
 )
 from raymc.data.shards import Manifest
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
-    """Yield items that a thread of its own has made up to `depth` items ahead.
-
-    Whatever making an item raises is raised here, in its turn. The thread ends with the items,
-    or when the iterator is closed or dropped, after the item that it is at.
-
-    Args:
-        items: Made one after the other, by the thread alone; closed at the end if they can be.
-        depth: Items that wait beside the one that the caller has.
-    """
-    source = iter(items)
-
-    def make() -> list[Item]:
-        return list(islice(source, 1))  # a list, so that the end is an item like any other
-
-    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as maker:
-        try:
-            waiting: deque[Future[list[Item]]] = deque(maker.submit(make) for _ in range(depth))
-            while made := waiting.popleft().result():
-                waiting.append(maker.submit(make))
-                yield made.pop()  # nothing here holds on to what the caller lets go
-        finally:
-            maker.shutdown(cancel_futures=True)
-            if close := getattr(source, "close", None):
-                close()
-
-
-def mapped_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
-) -> Iterator[Result]:
-    """Yield what a function makes of items, in their order, several of them at a time.
-
-    Whatever the function raises is raised here, in its turn. The threads end with the items, or
-    when the iterator is closed or dropped, after what they are at.
-
-    Args:
-        function: Called by several threads at once.
-        items: Taken as results are.
-        threads: How many items are worked on at once.
-    """
-    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as makers:
-        try:
-            waiting: deque[Future[Result]] = deque()
-            for item in items:
-                waiting.append(makers.submit(function, item))
-                if len(waiting) == threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            makers.shutdown(cancel_futures=True)
-
-
-# Rows of shards as padded batches: decoded blocks in memory, and one copy into a batch. Blocks
-# come from wherever the caller has them, an object store or a file; nothing here knows Ray. Axes:
-# N rows of a block, B rows of one worker's share of a batch, T tokens, C classes.
-
+BATCHES_AHEAD = 2  # batches that wait while a step computes
 
 ReadShards = Callable[[Sequence[int]], Iterable[pa.Table]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Feed:
     """One worker's view of a split: its share of every global batch, in order.
 
-    Batches are made by a thread while the caller computes; where rows are not kept, another one
-    reads the next window. Of windows up to three are in memory then: that which is read, that
-    which is used, and the one before until its last rows went into batches.
+    A thread makes batches while the caller computes; without `keep`, another thread reads the
+    next window. Up to three windows are then in memory: the one being read, the one in use, and
+    the one before it until its last rows are in batches.
 
     Args:
-        read: gives the rows of the shards it is asked for, in that order, in tables of any
-            length; called once in all if `keep`, else once an epoch.
-        manifest: of the dataset.
-        split: which split this is.
-        config: how rows become batches.
-        seed: of the order.
-        keep: hold all rows in memory rather than a window at a time.
-        share: this worker's rank, and the number of workers.
+        read: Returns the rows of the given shards, in that order, in tables of any length;
+            called once if `keep`, else once an epoch.
+        manifest: Of the dataset.
+        split: Name of the split.
+        config: How rows become batches.
+        seed: Of the order.
+        keep: Hold all rows in memory rather than a window at a time.
+        share: This worker's rank, and the number of workers.
     """
 
     def __init__(
@@ -138,7 +79,7 @@ class Feed:
         self._buffers = buffers_of(manifest.modalities)
 
     def training(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
-        """Iterate over the epoch's batches from number `skip` on, in shuffled order."""
+        """Iterate over the epoch's batches in shuffled order, starting at batch `skip`."""
         order = shard_order(len(self.shard_rows), seed=self.seed, epoch=epoch)
         windows = windows_of(
             order,
@@ -154,7 +95,7 @@ class Feed:
         return prefetched(batches, depth=BATCHES_AHEAD)
 
     def evaluation(self) -> Iterator[Batch]:
-        """Iterate over every row once, in the order of the shards but for sorting by length."""
+        """Iterate over every row once, in the order of the shards, sorted by length in pools."""
         order = list(range(len(self.shard_rows)))
         batches = self._batches(order, ordered_windows(self.shard_rows), None, 0)
         return prefetched(batches, depth=BATCHES_AHEAD)
@@ -191,9 +132,9 @@ class Feed:
     def _load_ahead(
         self, store: RowStore, order: Sequence[int], windows: Iterable[np.ndarray]
     ) -> Iterator[np.ndarray]:
-        """Yield the windows, each once its blocks are in the store, while the next is read."""
+        """Yield each window once its blocks are in the store; a thread reads the next one."""
         for window, blocks in prefetched(self._read_windows(order, windows), depth=1):
-            while blocks:  # the store alone is to hold them
+            while blocks:  # pop, so that only the store holds them
                 store.add(*blocks.pop())
             yield window
 
@@ -208,7 +149,7 @@ class Feed:
                 found.append(next(blocks))
                 missing -= len(found[-1][1])
             yield window, found
-        next(blocks, None)  # nothing is left, else the shards have changed
+        next(blocks, None)  # raises if rows are left: the shards have changed
 
     def _blocks(self, shards: Sequence[int]) -> Iterator[tuple[int, Block]]:
         for first, piece in cut_at_shards(self._read(shards), shards, self.shard_rows):
@@ -217,8 +158,61 @@ class Feed:
 
 @dataclass(frozen=True)
 class Feeds:
-    """The two splits a run sees, and how often each class occurs in the first ([C])."""
+    """A run's training and validation splits, and the class counts of the first ([C])."""
 
     train: Feed
     val: Feed
     class_counts: np.ndarray
+
+
+def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
+    """Yield items that one thread makes up to `depth` items ahead.
+
+    An error raised while making an item is raised here, in its turn. The thread ends with the
+    items, or when the iterator is closed or dropped, after the item in progress.
+
+    Args:
+        items: Iterated by the thread only; closed at the end if they have `close`.
+        depth: Items that wait besides the one that the caller has.
+    """
+    source = iter(items)
+
+    def make() -> list[Item]:
+        return list(islice(source, 1))  # empty at the end: a Future can't carry StopIteration
+
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as maker:
+        try:
+            waiting: deque[Future[list[Item]]] = deque(maker.submit(make) for _ in range(depth))
+            while made := waiting.popleft().result():
+                waiting.append(maker.submit(make))
+                yield made.pop()  # pop: keep no reference to what the caller may free
+        finally:
+            maker.shutdown(cancel_futures=True)
+            if close := getattr(source, "close", None):
+                close()
+
+
+def mapped_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
+) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order, computed by several threads.
+
+    An error raised by the function is raised here, in its turn. The threads end with the items,
+    or when the iterator is closed or dropped, after the calls in progress.
+
+    Args:
+        function: Called by several threads at once.
+        items: Taken as results are consumed.
+        threads: Number of calls at the same time.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as makers:
+        try:
+            waiting: deque[Future[Result]] = deque()
+            for item in items:
+                waiting.append(makers.submit(function, item))
+                if len(waiting) == threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            makers.shutdown(cancel_futures=True)

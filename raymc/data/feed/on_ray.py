@@ -1,9 +1,8 @@
-"""Ray's part of the feed: shards into the object store once, or read anew every epoch.
+"""A split for a whole cluster: cached in Ray's object store once, or read again every epoch.
 
-Ray layer. What comes out are Arrow tables in the order of the shards; `batches.py` makes
-batches of them in either case, so cached and streamed epochs are the same to the last row.
-Splits that are too large for the object store are streamed by pyarrow in the worker itself: a
-new epoch through Ray Data's read tasks takes seconds to start and each row twice through memory.
+Either way a feed gets Arrow tables in the order of the shards, so cached and streamed epochs have
+the same batches. Workers stream splits that are too large for the object store with pyarrow: Ray
+Data's read tasks take seconds to start an epoch and move each row through memory twice.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,19 +24,22 @@ from raymc.data.shards.ragged import label_entries
 from raymc.errors import DataError
 from raymc.runtime.connect import keep_order
 
-# Up to this size the driver reads a split itself: Ray's read tasks need seconds to start, which
-# is longer than the reading takes, and nodes fetch each block once from wherever it lies.
+# Up to this size the driver reads a split itself: Ray's read tasks take seconds to start, longer
+# than the read itself, and each node fetches each block only once.
 DIRECT_BYTES = 4 << 30
-# One at a time leaves a disk or a bucket idle while it is decoded and copied.
+# With one at a time, the disk or bucket is idle while a shard is decoded and copied.
 SHARDS_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
 class SharedSplit:
-    """A split that any process of the cluster can read; small enough to send to all of them.
+    """A split that every process of the cluster can read; small enough to be sent to all.
 
-    `dataset` has the modalities that are read, `columns` are those of its shards that are
-    needed, and `blocks` the split's Arrow tables in the object store, or None if it is streamed.
+    Attributes:
+        dataset: The dataset, with only the modalities that are read.
+        split: Name of the split.
+        columns: The columns of its shards that are read.
+        blocks: The split's Arrow tables in the object store; None if it is streamed.
     """
 
     dataset: Dataset
@@ -76,7 +78,7 @@ class SharedSplit:
 
 @dataclass(frozen=True)
 class SharedData:
-    """What every worker and every trial of a run reads."""
+    """The data that all workers and trials of a run share."""
 
     manifest: Manifest
     train: SharedSplit
@@ -96,13 +98,14 @@ def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
     """Make a dataset's training and validation splits available to the whole cluster.
 
     Raises:
-        DataError: a split or modality is not in the dataset, or the validation split has no
-            label, so that no epoch could be told from another.
+        DataError: A split or modality is not in the dataset, or the validation split has no
+            labels, so that epochs could not be compared.
     """
     if not count_classes(dataset, config.val).any():
         raise DataError(
-            f"no row of split {config.val!r} of {dataset.path} has a label: nothing can be "
-            "measured on it; name another with data.val"
+            f"split {config.val!r} of {dataset.path} has no labelled rows, so nothing can be "
+            "measured on it; choose another split with data.val, or check that its labels were "
+            "read"
         )
     train = share_split(dataset, config.train, config)
     return SharedData(
@@ -114,10 +117,10 @@ def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
 
 
 def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit:
-    """Read a split into the object store if it is to be cached, else only say where it is.
+    """Read a split into the object store if it is to be cached; else only describe it.
 
     Raises:
-        DataError: the split or a modality is not in the dataset.
+        DataError: The split or a modality is not in the dataset.
     """
     dataset = replace(dataset, manifest=with_modalities(dataset.manifest, config.modalities))
     names = [modality.name for modality in dataset.manifest.modalities]
@@ -136,10 +139,10 @@ def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit
 
 
 def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
-    """Return the manifest with these modalities alone; with all if none is named.
+    """Return the manifest with only the named modalities; with all if none is named.
 
     Raises:
-        DataError: the dataset lacks one of them.
+        DataError: The dataset lacks one of them.
     """
     if not names:
         return manifest
@@ -149,23 +152,23 @@ def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
 def stream_rows(
     paths: Sequence[str], filesystem: fs.FileSystem, modalities: Sequence[str]
 ) -> ray.data.Dataset:
-    """Return the rows of shards in their order, with the columns that models need.
+    """Return the rows of shards in order, with the columns that models need.
 
     Raises:
-        DataError: a shard that is looked at before the first row is asked for can't be read.
+        DataError: A shard that Ray Data opens before the first row can't be read.
     """
     keep_order()
     columns = row_columns(paths[0], filesystem, modalities)
-    with naming_torn_shards(paths, filesystem):  # Ray Data looks at some of them at once
+    with naming_torn_shards(paths, filesystem):  # read_parquet already opens some of them
         return ray.data.read_parquet(list(paths), filesystem=filesystem).select_columns(columns)
 
 
 @contextmanager
 def naming_torn_shards(paths: Sequence[str], filesystem: fs.FileSystem) -> Iterator[None]:
-    """Where Ray Data fails to read shards, say which one it is.
+    """If Ray Data fails to read shards in the block, say which one.
 
     Raises:
-        DataError: the first shard that can't be read.
+        DataError: The first shard that can't be read.
     """
     try:
         yield
@@ -176,18 +179,22 @@ def naming_torn_shards(paths: Sequence[str], filesystem: fs.FileSystem) -> Itera
 
 
 def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str]) -> list[str]:
-    """Return the columns that models need, of those that a shard has."""
+    """Return those of a shard's columns that models need.
+
+    Raises:
+        DataError: The shard can't be read.
+    """
     try:
         there = pq.read_schema(path, filesystem=filesystem).names
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
-            f"shard {path} can't be read ({error}); `raymc data check` looks at them all"
+            f"shard {path} can't be read ({error}); run `raymc data check` to check them all"
         ) from error
     return [name for name in ("id", "labels", "observed", *modalities) if name in there]
 
 
 def count_classes(dataset: Dataset, split: str) -> np.ndarray:
-    """Count each class in a split, [C] int64, from its labels column alone."""
+    """Count each class in a split, [C] int64; only the column `labels` is read."""
     vocabulary = dataset.manifest.vocabulary
     counts = np.zeros(len(vocabulary.names), dtype=np.int64)
     for shard in dataset.split(split):

@@ -1,7 +1,7 @@
 """The order of an epoch: which rows make which global batch.
 
-A pure function of (seed, epoch, dataset) that knows nothing of workers: the same batches come
-out however many workers share them, so a run can go on with more or fewer. NumPy only.
+The order is a pure function of (seed, epoch, dataset). It does not depend on the number of
+workers, so a run can resume with more or fewer of them.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def windows_of(
 ) -> Iterator[np.ndarray]:
     """Yield an epoch's windows of shuffled row indices.
 
-    A window is as many whole shards, in `order`, as it takes to reach so many rows or bytes.
+    A window takes whole shards, in `order`, until it has `most_rows` rows or `most_bytes` bytes.
     """
     generator = np.random.default_rng([seed, epoch, 1])
     starts = np.concatenate([[0], np.cumsum(shard_rows)])
@@ -48,7 +48,7 @@ def windows_of(
 
 
 def ordered_windows(shard_rows: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield each shard's rows as they lie, one window a shard."""
+    """Yield each shard's rows in their stored order, one window per shard."""
     starts = np.concatenate([[0], np.cumsum(shard_rows)])
     for first, last in itertools.pairwise(starts):
         yield np.arange(first, last)
@@ -61,10 +61,10 @@ def batches_by_length(
     config: BatchConfig,
     generator: np.random.Generator | None,
 ) -> Iterator[np.ndarray]:
-    """Cut a stream of rows into global batches, rows of like length together.
+    """Cut a stream of rows into global batches of rows with similar lengths.
 
     Pools of `config.pool_batches` batches are sorted by length and cut; a `generator` shuffles
-    the batches of a pool. Only the last pool can hold a batch smaller than `config.size`.
+    the batches of a pool. Only the last pool can have a batch smaller than `config.size`.
     """
     pool_rows = config.size * config.pool_batches
     waiting = np.empty(0, dtype=np.int64)
@@ -91,7 +91,7 @@ def _cut_pool(
 
 
 def share_of(rows: np.ndarray, rank: int, workers: int) -> np.ndarray:
-    """Return one worker's rows of a global batch, padded so that all shares are equally long."""
+    """Return one worker's rows of a global batch, with `PADDING_ROW` up to the largest share."""
     size = -(-len(rows) // workers)
     share = rows[rank::workers]
     return np.concatenate([share, np.full(size - len(share), PADDING_ROW)])

@@ -1,11 +1,9 @@
-"""Datasets of Parquet shards: the contract between those who make rows and those who train.
+"""Datasets of Parquet shards: the contract between what makes rows and what trains on them.
 
-Pure: no Ray, no MLflow. A dataset is a folder, local or remote, of `SPLIT/00000.parquet` files
-and `dataset.json`. `write.py` makes one of the rows of `rows.py`, `stream.py` of rows
-that arrive one by one, `read.py` opens one,
-`scan.py` understands folders of others; `manifest.py` is what stands in `dataset.json`,
-`tokens.py` what the bytes of a modality mean, `ragged.py` turns them into arrays, and
-`storage.py` reaches the files.
+A dataset is a folder, local or remote, of `SPLIT/00000.parquet` files and `dataset.json`, whose
+contents `manifest.py` describes. `rows.py` says what a row is, `tokens.py` what the bytes of a
+modality mean. `write.py` writes a dataset, `read.py` opens one, and `ragged.py` turns columns into
+arrays. Start with `Row` in `rows.py` and `write_dataset` in `write.py`.
 """
 
 from raymc.data.shards.manifest import FAILURES_FILE, Manifest, Shard

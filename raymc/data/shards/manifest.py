@@ -1,6 +1,6 @@
 """The file `dataset.json`: what a dataset holds, shard by shard, and where it comes from.
 
-Pure: no Ray, no pyarrow. Its digest names the dataset in checkpoints, bundles and runs.
+Its digest identifies the dataset in checkpoints, bundles and runs.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from raymc.errors import DataError
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "dataset.json"
-FAILURES_FILE = "failures.parquet"  # of an extraction: what could not be read, and why
-PLAN_FILE = ".plan.json"  # there while a dataset is being written
+FAILURES_FILE = "failures.parquet"  # of `raymc extract`: what could not be read, and why
+PLAN_FILE = ".plan.json"  # exists while a dataset is being written
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Shard:
         file: Its path inside the dataset, e.g. `train/00000.parquet`.
         rows: Its number of rows.
         bytes: Its size.
-        sha256: Checksum of the whole file, in hex; empty if it was never taken.
+        sha256: Checksum of the whole file, in hex; empty if unknown.
     """
 
     file: str
@@ -44,12 +44,12 @@ class Manifest:
         vocabulary: Labels, in the order of the classes.
         modalities: Columns of tokens.
         splits: The shards of each split, in order.
-        provenance: Where the rows come from: any JSON values.
+        provenance: Where the rows come from, as JSON values.
         license: The licence of the data, e.g. `CC-BY-4.0`.
         schema_version: Version of this layout.
 
     Raises:
-        DataError: No modality, or two of the same name.
+        DataError: There is no modality, or two have the same name.
     """
 
     vocabulary: Vocabulary
@@ -62,10 +62,10 @@ class Manifest:
     def __post_init__(self) -> None:
         names = [modality.name for modality in self.modalities]
         if not names or len(set(names)) < len(names):
-            raise DataError(f"modalities {names}: expected at least one, and each name once")
+            raise DataError(f"modalities {names}: expected at least one, each with its own name")
 
     def rows(self, split: str) -> int:
-        """Return the number of rows of a split; 0 if there is no such split."""
+        """Return the number of rows of a split; 0 if it does not exist."""
         return sum(shard.rows for shard in self.splits.get(split, ()))
 
     def modality(self, name: str) -> Modality:
@@ -86,7 +86,7 @@ class Manifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest as plain JSON values; `from_json` is the way back."""
+        """Return the manifest as plain JSON values; `from_json` reads them."""
         return {
             "schema_version": self.schema_version,
             "license": self.license,
@@ -103,13 +103,13 @@ class Manifest:
         """Build a manifest from the values of `to_json`.
 
         Raises:
-            DataError: A key is missing or wrong, or a newer raymc wrote it.
+            DataError: A key is missing or wrong, or another version of raymc wrote it.
         """
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise DataError(
-                f"schema_version is {version}; this raymc reads {SCHEMA_VERSION}: install the "
-                "raymc that wrote the dataset"
+                f"schema_version is {version}; this raymc reads version {SCHEMA_VERSION}: install "
+                "the raymc that wrote the dataset"
             )
         try:
             return cls(
@@ -127,12 +127,14 @@ class Manifest:
 
 
 def to_text(values: Mapping[str, Any]) -> str:
-    """Return JSON as people like to read it.
+    """Return JSON indented for people to read.
 
     Raises:
-        DataError: A value that JSON doesn't know, e.g. NaN or a NumPy number.
+        DataError: A value is not JSON, e.g. NaN or a NumPy number.
     """
     try:
         return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise DataError(f"provenance: {error}; give plain text, numbers and lists") from error
+        raise DataError(
+            f"provenance: {error}; use only text, finite numbers, lists and dicts"
+        ) from error

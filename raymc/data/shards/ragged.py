@@ -1,8 +1,8 @@
-"""Columns of tokens to arrays: all rows of a column end to end, and where each one begins.
+"""Columns to arrays: tokens end to end with offsets, and names as class numbers.
 
-Pure: NumPy and pyarrow. The byte layout that raymc writes is viewed without a copy; tensors and
-lists, as other tools write them, are converted.
-Axes: N rows, T tokens of one row, S tokens of all rows, D dim.
+The byte layout that raymc writes is viewed without a copy; tensors and lists, as other tools
+write them, are converted.
+Axes: N rows, T tokens of one row, S tokens of all rows, D dim, C classes, P labels of all rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class Ragged:
     """Rows of different lengths, end to end in one array.
 
     Attributes:
-        values: The tokens of all rows; read-only where they are a view of Arrow's memory.
+        values: The tokens of all rows; read-only if they are a view of Arrow's memory.
         offsets: Row i has the tokens `offsets[i]` to `offsets[i + 1]`; N + 1 numbers.
     """
 
@@ -48,15 +48,15 @@ class Ragged:
 def ragged(column: pa.ChunkedArray | pa.Array, modality: Modality) -> Ragged:
     """Turn a column of tokens into one array and the offsets of its rows.
 
-    Bytes in a single chunk are not copied; anything else is. Null and empty rows have 0 tokens.
+    Only bytes in a single chunk are not copied. Null and empty rows have 0 tokens.
 
     Args:
         column: Bytes (`binary`, `large_binary`, `fixed_size_binary`), `fixed_shape_tensor`
             of [T, D] or [D], lists of lists [T, D], or lists of D numbers (one token).
-        modality: What the column means; its dtype is that of the result.
+        modality: What the column means; the result has its dtype.
 
     Raises:
-        DataError: A row that doesn't hold whole tokens of D values, or another type of column.
+        DataError: A row is not made of whole tokens of D values, or the column has another type.
     """
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts: list[Ragged] = []
@@ -83,8 +83,8 @@ def _ragged_chunk(array: pa.Array, modality: Modality, first_row: int) -> Ragged
     if is_list(kind):
         return _of_lists(array, modality, first_row)
     raise DataError(
-        f"modality '{modality.name}': a column of {kind}; expected bytes, fixed_shape_tensor or "
-        "lists of numbers"
+        f"modality '{modality.name}': the column's type is {kind}; expected bytes, "
+        "fixed_shape_tensor or lists of numbers"
     )
 
 
@@ -96,12 +96,12 @@ def _of_bytes(
 ) -> Ragged:
     for row in np.flatnonzero(sizes % modality.token_bytes)[:1]:
         raise DataError(
-            f"modality '{modality.name}', row {first_row + row}: {sizes[row]} bytes are no "
+            f"modality '{modality.name}', row {first_row + row}: {sizes[row]} bytes are not a "
             f"multiple of a token's {modality.token_bytes} (dim {modality.dim} of "
             f"{modality.dtype}); correct dim and dtype, or write the row again"
         )
     values = data.view(modality.numpy_dtype).reshape(-1, modality.dim)
-    values.flags.writeable = False  # the memory belongs to Arrow, and others may view it
+    values.flags.writeable = False  # the memory is Arrow's, and others may view it
     return Ragged(values, _to_offsets(sizes // modality.token_bytes))
 
 
@@ -114,7 +114,7 @@ def _variable_bytes(
     offsets = np.frombuffer(cast(pa.Buffer, offsets_buffer), offset_type)[window]
     sizes = np.diff(offsets).astype(np.int64)
     if array.null_count and sizes[_is_null(array)].any():
-        return _variable_bytes(array.fill_null(b""))  # Arrow lets null rows own bytes
+        return _variable_bytes(array.fill_null(b""))  # in Arrow, null rows may own bytes
     data = np.frombuffer(data_buffer or b"", np.uint8)
     return data[offsets[0] : offsets[-1]], sizes
 
@@ -152,21 +152,21 @@ def _of_lists(array: pa.Array, modality: Modality, first_row: int) -> Ragged:
     for token in np.flatnonzero(token_sizes != modality.dim)[:1]:
         row = first_row + np.searchsorted(offsets, token, side="right") - 1
         raise DataError(
-            f"modality '{modality.name}', row {row}: a token of {token_sizes[token]} values; "
-            f"expected dim {modality.dim}"
+            f"modality '{modality.name}', row {row}: a token has {token_sizes[token]} values; "
+            f"expected {modality.dim}, its dim"
         )
     return Ragged(_numbers(inner, modality), offsets)
 
 
 def _numbers(array: pa.Array, modality: Modality) -> Shaped[np.ndarray, "S D"]:
-    """Cast the items of lists to the modality's dtype, [S, D]."""
+    """Cast the items of lists to the modality's dtype."""
     if not is_token_value(array.type) or (modality.dtype == "uint8" and array.type != pa.uint8()):
         raise DataError(
             f"modality '{modality.name}': values of {array.type} can't be read as "
             f"{modality.dtype}; expected float16, float32, float64, int8 or uint8"
         )
     if array.null_count:
-        raise DataError(f"modality '{modality.name}': null among the values of a token")
+        raise DataError(f"modality '{modality.name}': a token has a null value")
     values = array.to_numpy(zero_copy_only=False)
     try:
         with np.errstate(over="raise"):
@@ -174,7 +174,7 @@ def _numbers(array: pa.Array, modality: Modality) -> Shaped[np.ndarray, "S D"]:
     except FloatingPointError as error:
         raise DataError(
             f"modality '{modality.name}': a value of {array.type} is too large for "
-            f"{modality.dtype}; declare float32"
+            f"{modality.dtype}; use float32"
         ) from error
     return values.reshape(-1, modality.dim)
 
@@ -187,14 +187,14 @@ def unnest(array: pa.Array) -> tuple[Int64[np.ndarray, " N"], pa.Array]:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a column is of lists, of any or of a fixed size."""
+    """Tell whether a type is a list, of variable or fixed size."""
     return (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 
 def is_token_value(kind: pa.DataType) -> bool:
-    """Tell whether the items of a list can be the values of tokens."""
+    """Tell whether items of this type can be the values of tokens."""
     return pa.types.is_floating(kind) or kind in (pa.int8(), pa.uint8())
 
 
@@ -206,22 +206,20 @@ def _to_offsets(*lengths: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " N_plus
     return np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
 
 
-# Columns of names to class numbers, in Arrow: labels and annotated groups of many rows at once.
-# Pure: NumPy and pyarrow. What `Vocabulary.encode` does of lists, without making a Python string
-# of every name. Axes: N rows, C classes, P labels of all rows.
+# --- Names. The same as `Vocabulary.encode`, but in Arrow: no Python string for every name.
 
 
 def label_entries(
     column: pa.ChunkedArray | pa.Array, vocabulary: Vocabulary, *, first_row: int = 0
 ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
-    """Return each label's row and class, by row and class, none twice.
+    """Return the row and the class of each label, sorted and each once.
 
-    It is the multi-hot matrix of `multi_hot` in little memory, however many classes there are.
+    These are the non-zero entries of `multi_hot`, in memory that does not grow with C.
 
     Args:
-        column: Lists of names; null is an empty one.
+        column: Lists of names; null means empty.
         vocabulary: All names.
-        first_row: The number that messages give to the first of these rows.
+        first_row: Number of the first row, for messages.
 
     Raises:
         DataError: A name that is not in the vocabulary, with its row and the nearest name.
@@ -232,10 +230,10 @@ def label_entries(
 def multi_hot(
     column: pa.ChunkedArray | pa.Array, vocabulary: Vocabulary, *, first_row: int = 0
 ) -> Bool[np.ndarray, "N C"]:
-    """Return `Vocabulary.encode` of a column of lists of names; null is an empty list.
+    """Return `Vocabulary.encode` of a column of lists of names; null means empty.
 
     Raises:
-        DataError: As of `label_entries`.
+        DataError: As for `label_entries`.
     """
     encoded = np.zeros((len(column), len(vocabulary)), dtype=bool)
     encoded[label_entries(column, vocabulary, first_row=first_row)] = True

@@ -1,6 +1,6 @@
-"""Opens datasets and reads their shards, and says in one line what is wrong with a folder.
+"""Opens datasets and reads their shards; every reader of a dataset comes through here.
 
-Pure: pyarrow only. Every reader (feed, evaluation, checks, statistics) comes through here.
+`scan` describes folders of Parquet files of other tools, which have no `dataset.json`.
 """
 
 import json
@@ -20,27 +20,161 @@ from raymc.data.shards.ragged import is_list, is_token_value, unnest
 from raymc.data.shards.tokens import RESERVED_COLUMNS, Modality
 from raymc.errors import DataError, first_line
 
-# Understands folders of Parquet that others wrote: no `dataset.json`, modalities by columns.
-# Pure: pyarrow only. It reads the footers and labels of all files, and tokens only where the type
-# of a column doesn't tell their dim.
-
-
 _STORED_AS = {"halffloat": "float16", "int8": "float16", "uint8": "uint8"}
 
 
-def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
-    """Describe a folder of `SPLIT/*.parquet` files.
+@dataclass(frozen=True)
+class Dataset:
+    """An open dataset; it can be pickled and sent to other machines.
 
-    Modalities are the columns with raymc's metadata, tensors, and lists of floating, int8 or
-    uint8 numbers; other columns are extras. Checksums stay empty.
+    Attributes:
+        path: Its folder, as `filesystem` names it.
+        filesystem: Where the folder is.
+        manifest: What it holds.
+    """
+
+    path: str
+    filesystem: fs.FileSystem
+    manifest: Manifest
+
+    def split(self, split: str) -> tuple[Shard, ...]:
+        """Return the shards of a split, in order.
+
+        Raises:
+            DataError: There is no such split, or it has no rows.
+        """
+        shards = self.manifest.splits.get(split, ())
+        if not any(shard.rows for shard in shards):
+            known = [name for name in self.manifest.splits if self.manifest.rows(name)]
+            found = "is empty" if split in self.manifest.splits else "does not exist"
+            raise DataError(
+                f"{self.path}: split '{split}' {found}; splits with rows: "
+                f"{', '.join(known) or 'none'}"
+            )
+        return shards
+
+    def shard_paths(self, split: str) -> list[str]:
+        """Return the paths of a split's shards inside `filesystem`, in order.
+
+        Raises:
+            DataError: There is no such split, or it has no rows.
+        """
+        return [f"{self.path}/{shard.file}" for shard in self.split(split)]
+
+
+def open_dataset(path: str) -> Dataset:
+    """Open a dataset.
+
+    A folder without `dataset.json`, but with Parquet files in split folders, is scanned:
+    modalities come from its columns, and the vocabulary is all its labels, sorted.
+
+    Args:
+        path: A local folder, or any address that pyarrow or fsspec knows, e.g. `s3://bucket/key`.
 
     Raises:
-        DataError: There is no Parquet in split folders, or it lacks the columns `id` and
-            `labels`, any modality, or any label.
+        DataError: It does not exist, is not a dataset, is unfinished, or can't be reached.
+    """
+    filesystem, root = storage.open_address(path)
+    with storage.reaching(path):
+        folder, manifest, plan = filesystem.get_file_info(
+            [root, f"{root}/{MANIFEST_FILE}", f"{root}/{PLAN_FILE}"]
+        )
+        if manifest.is_file:
+            return Dataset(root, filesystem, read_manifest(filesystem, root))
+        if plan.is_file:
+            raise DataError(
+                f"{path} holds an unfinished dataset; run the same command again to finish it"
+            )
+        if folder.is_file:
+            raise DataError(f"{path} is a file; expected the folder that holds the split folders")
+        if folder.type == fs.FileType.NotFound:
+            raise DataError(f"no dataset at {path}: there is no such folder; check the path")
+        return Dataset(root, filesystem, scan(filesystem, root))
+
+
+def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
+    """Read the `dataset.json` of a folder.
+
+    Raises:
+        DataError: It is damaged, has another version, or lacks a key.
+    """
+    file = f"{root}/{MANIFEST_FILE}"
+    values = read_json(filesystem, file)
+    try:
+        return Manifest.from_json(values)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def read_json(filesystem: fs.FileSystem, file: str) -> dict[str, Any]:
+    """Read a file that holds a JSON object.
+
+    Raises:
+        DataError: It holds something else.
+    """
+    try:
+        values = json.loads(storage.read_bytes(filesystem, file))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error}); restore it from a copy") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file} is not a JSON object; restore it from a copy")
+    return values
+
+
+def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read columns of a shard, all by default; null labels become empty lists.
+
+    Raises:
+        DataError: The file is missing or damaged, differs from the manifest, or lacks a column.
+    """
+    path = f"{dataset.path}/{shard.file}"
+    try:
+        with dataset.filesystem.open_input_file(path) as file:
+            if file.size() != shard.bytes:
+                raise DataError(
+                    f"{path} has {file.size()} bytes, the manifest says {shard.bytes}; "
+                    f"check it with `raymc data check {dataset.path}`"
+                )
+            parquet = pq.ParquetFile(file, pre_buffer=True)
+            missing = set(columns or ()) - set(parquet.schema_arrow.names)
+            if missing:
+                raise DataError(
+                    f"{path} has no column '{min(missing)}'; "
+                    f"it has {', '.join(parquet.schema_arrow.names)}"
+                )
+            table = parquet.read(columns=None if columns is None else list(columns))
+            return _without_null_labels(table)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; restore it or make the dataset again") from error
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} can't be read ({first_line(error)}); "
+            f"check it with `raymc data check {dataset.path}`"
+        ) from error
+
+
+def _without_null_labels(table: pa.Table) -> pa.Table:
+    if "labels" not in table.column_names or not table["labels"].null_count:
+        return table
+    names = [labels or [] for labels in table["labels"].to_pylist()]
+    at = table.schema.get_field_index("labels")
+    return table.set_column(at, "labels", pa.array(names, pa.list_(pa.string())))
+
+
+def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
+    """Describe a folder of `SPLIT/*.parquet` files that has no `dataset.json`.
+
+    Modalities are the columns with raymc's metadata, tensors, and lists of floating, int8 or
+    uint8 numbers; other columns are extra. It reads the footers and labels of all files, and
+    tokens only if a column's type doesn't have the dim. Checksums stay empty.
+
+    Raises:
+        DataError: There are no Parquet files in split folders, or they lack the column `id` or
+            `labels`, a modality, or any label.
     """
     files = list(storage.parquet_files(filesystem, root))
     if not files:
-        raise DataError(f"{root} holds neither dataset.json nor Parquet files; is it a dataset?")
+        raise DataError(f"{root} has neither dataset.json nor Parquet files; is it a dataset?")
     splits: dict[str, tuple[Shard, ...]] = {}
     labels: set[str] = set()
     modalities: tuple[Modality, ...] = ()
@@ -68,12 +202,12 @@ def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
             shard = Shard(file, parquet.metadata.num_rows, source.size(), sha256="")
         splits[split] = (*splits.get(split, ()), shard)
     if not labels:
-        raise DataError(f"{root}: no row has a label; expected names in the column 'labels'")
+        raise DataError(f"{root}: no row has labels; expected names in the column 'labels'")
     return Manifest(Vocabulary(tuple(sorted(labels))), modalities, splits)
 
 
 def column_faults(schema: pa.Schema, required: Sequence[str]) -> Iterator[str]:
-    """Yield what is wrong with a shard's columns: one is missing, or names are not text."""
+    """Yield the faults of a shard's columns: one is missing, or names are not text."""
     for name in required:
         if name not in schema.names:
             yield f"no column '{name}'; there are {', '.join(schema.names)}"
@@ -83,7 +217,7 @@ def column_faults(schema: pa.Schema, required: Sequence[str]) -> Iterator[str]:
             continue
         item = cast(Any, kind).value_type if nested and is_list(kind) else kind
         if is_list(kind) != nested or not _is_text(item):
-            yield f"column '{name}' is of {kind}; expected {'list<string>' if nested else 'string'}"
+            yield f"column '{name}' is {kind}; expected {'list<string>' if nested else 'string'}"
 
 
 def _labels(parquet: pq.ParquetFile) -> set[str]:
@@ -94,7 +228,7 @@ def _labels(parquet: pq.ParquetFile) -> set[str]:
 
 
 def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
-    """Find the columns that hold tokens, and the dim of each.
+    """Return the columns of tokens.
 
     Raises:
         DataError: There is none.
@@ -105,15 +239,15 @@ def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
     if modalities:
         return modalities
     bare = [field.name for field in fields if "binary" in str(field.type)]
-    hint = f"; bytes of '{bare[0]}' lack raymc.dtype and raymc.dim in its metadata" if bare else ""
+    hint = f"; the metadata of '{bare[0]}' lacks raymc.dtype and raymc.dim" if bare else ""
     raise DataError(f"no column of tokens (bytes, tensors or lists of floats){hint}")
 
 
 def infer_modality(field: pa.Field, parquet: pq.ParquetFile) -> Modality | None:
-    """Describe a column of tokens by its type; None if it is of something else.
+    """Describe a column of tokens by its type; None if its type is not one of tokens.
 
     Raises:
-        DataError: The type doesn't tell the dim, and no row has a token.
+        DataError: The type does not have the dim, and no row has a token.
     """
     kind = field.type
     if isinstance(kind, pa.FixedShapeTensorType):
@@ -135,7 +269,7 @@ def _modality(name: str, dim: int, value: pa.DataType) -> Modality:
 
 
 def _first_dim(parquet: pq.ParquetFile, name: str) -> int:
-    """Return the number of values of the first token that isn't empty."""
+    """Return the number of values of the first token that is not empty."""
     for batch in parquet.iter_batches(columns=[name], batch_size=64):
         column = batch.column(0)
         if is_list(cast(Any, column.type).value_type):
@@ -143,147 +277,11 @@ def _first_dim(parquet: pq.ParquetFile, name: str) -> int:
         lengths, _ = unnest(column)
         for length in lengths[np.flatnonzero(lengths)][:1]:
             return int(length)
-    raise DataError(f"column '{name}' is empty in every row of the first file; can't tell its dim")
+    raise DataError(
+        f"column '{name}' is empty in every row of the first file, so its dim is unknown"
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return text or pa.types.is_null(kind)  # null: a file in which all are empty
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset that was opened; it can be pickled and sent to other machines.
-
-    Attributes:
-        path: Its folder, as `filesystem` names it.
-        filesystem: Where the folder is.
-        manifest: What it holds.
-    """
-
-    path: str
-    filesystem: fs.FileSystem
-    manifest: Manifest
-
-    def split(self, split: str) -> tuple[Shard, ...]:
-        """Return the shards of a split, in order.
-
-        Raises:
-            DataError: There is no such split, or it has no rows.
-        """
-        shards = self.manifest.splits.get(split, ())
-        if not any(shard.rows for shard in shards):
-            known = [name for name in self.manifest.splits if self.manifest.rows(name)]
-            found = "is empty" if split in self.manifest.splits else "does not exist"
-            raise DataError(
-                f"{self.path}: split '{split}' {found}; with rows: {', '.join(known) or 'none'}"
-            )
-        return shards
-
-    def shard_paths(self, split: str) -> list[str]:
-        """Return the paths of a split's shards inside `filesystem`, in order.
-
-        Raises:
-            DataError: There is no such split, or it has no rows.
-        """
-        return [f"{self.path}/{shard.file}" for shard in self.split(split)]
-
-
-def open_dataset(path: str) -> Dataset:
-    """Open a dataset.
-
-    A folder of others without `dataset.json`, but with Parquet files in split folders, is
-    scanned: modalities come from its columns, the vocabulary is the sorted union of its labels.
-
-    Args:
-        path: A local folder, or any address that pyarrow or fsspec knows, e.g. `s3://bucket/key`.
-
-    Raises:
-        DataError: Nothing is there, it is no dataset, it is unfinished, or can't be reached.
-    """
-    filesystem, root = storage.open_address(path)
-    with storage.reaching(path):
-        folder, manifest, plan = filesystem.get_file_info(
-            [root, f"{root}/{MANIFEST_FILE}", f"{root}/{PLAN_FILE}"]
-        )
-        if manifest.is_file:
-            return Dataset(root, filesystem, read_manifest(filesystem, root))
-        if plan.is_file:
-            raise DataError(
-                f"{path} holds an unfinished dataset; to finish it run the same command again"
-            )
-        if folder.is_file:
-            raise DataError(f"{path} is a file; expected the folder that holds the split folders")
-        if folder.type == fs.FileType.NotFound:
-            raise DataError(f"no dataset at {path}: there is no such folder; check the address")
-        return Dataset(root, filesystem, scan(filesystem, root))
-
-
-def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
-    """Read the `dataset.json` of a folder.
-
-    Raises:
-        DataError: It is torn, of a newer version, or lacks a key.
-    """
-    file = f"{root}/{MANIFEST_FILE}"
-    values = read_json(filesystem, file)
-    try:
-        return Manifest.from_json(values)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
-
-
-def read_json(filesystem: fs.FileSystem, file: str) -> dict[str, Any]:
-    """Read a file that holds a JSON object.
-
-    Raises:
-        DataError: It holds something else.
-    """
-    try:
-        values = json.loads(storage.read_bytes(filesystem, file))
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON ({error}); restore it from a copy") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{file} is not a JSON object; restore it from a copy")
-    return values
-
-
-def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read columns of a shard, all of them by default; labels that are null become empty lists.
-
-    Raises:
-        DataError: The file is missing, is torn or not the one the manifest knows, or lacks a
-            column.
-    """
-    path = f"{dataset.path}/{shard.file}"
-    try:
-        with dataset.filesystem.open_input_file(path) as file:
-            if file.size() != shard.bytes:
-                raise DataError(
-                    f"{path} has {file.size()} bytes, the manifest says {shard.bytes}; "
-                    f"look at it with `raymc data check {dataset.path}`"
-                )
-            parquet = pq.ParquetFile(file, pre_buffer=True)
-            missing = set(columns or ()) - set(parquet.schema_arrow.names)
-            if missing:
-                raise DataError(
-                    f"{path} has no column '{min(missing)}'; "
-                    f"it has {', '.join(parquet.schema_arrow.names)}"
-                )
-            table = parquet.read(columns=None if columns is None else list(columns))
-            return _without_null_labels(table)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; restore it, or make the dataset again") from error
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{path} can't be read ({first_line(error)}); "
-            f"look at it with `raymc data check {dataset.path}`"
-        ) from error
-
-
-def _without_null_labels(table: pa.Table) -> pa.Table:
-    if "labels" not in table.column_names or not table["labels"].null_count:
-        return table
-    names = [labels or [] for labels in table["labels"].to_pylist()]
-    at = table.schema.get_field_index("labels")
-    return table.set_column(at, "labels", pa.array(names, pa.list_(pa.string())))
+    return text or pa.types.is_null(kind)  # null: all rows of the file are empty

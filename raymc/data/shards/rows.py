@@ -1,7 +1,7 @@
-"""Rows as others hand them in, checked and turned into one Parquet file.
+"""Rows to one Parquet file: what a row is, its checks, and `write_shard`.
 
-Pure: pyarrow only. The same rows give the same bytes: no compression, no dictionaries, one row
-group, columns in a fixed order.
+The same rows give the same bytes: no compression, no dictionaries, one row group, and a fixed
+order of columns.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ class Row:
 
     Attributes:
         id: Unique in the whole dataset.
-        labels: Names of the vocabulary; may be empty.
-        tokens: [tokens, dim] per modality; None, no tokens or no entry where it is missing.
+        labels: Names from the vocabulary; may be empty.
+        tokens: [tokens, dim] per modality; None, no tokens or no entry if it is missing.
         observed: The label groups that were annotated; None means all.
-        extra: Further columns, kept and not interpreted, e.g. `url` or `start_seconds`.
+        extra: Further columns, stored but not interpreted, e.g. `url` or `start_seconds`.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Row:
 
 @runtime_checkable
 class Rows(Protocol):
-    """The rows of a split by number: a list, or something that makes row i when asked for it."""
+    """The rows of a split by number: a list, or an object that makes row i on demand."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -65,7 +65,7 @@ def write_shard(
     with_observed: bool = False,
     first_row: int = 0,
 ) -> tuple[int, int, str]:
-    """Write one shard, whole or not at all.
+    """Write one shard atomically.
 
     Args:
         filesystem: Where to write.
@@ -73,14 +73,14 @@ def write_shard(
         rows: All its rows.
         modalities: Columns of tokens.
         extra_fields: Extra columns, null in rows that lack them.
-        with_observed: Whether there is a column `observed`.
-        first_row: The number in its split of the first row, for messages.
+        with_observed: Whether to write the column `observed`.
+        first_row: Number of the first row in its split, for messages.
 
     Returns:
-        Its rows, bytes and SHA-256 in hex.
+        The number of rows and of bytes, and the SHA-256 in hex.
 
     Raises:
-        DataError: A row breaks the contract (with its split, number, id and column), or the
+        DataError: A row is invalid (the message has its split, number, id and column), or the
             file can't be written.
     """
     extras = {extra.name for extra in extra_fields}
@@ -118,13 +118,13 @@ def check_names(rows: Sequence[Row], vocabulary: Vocabulary, path: str, first_ro
     """Check the labels and observed groups of a shard's rows.
 
     Raises:
-        DataError: A name that the vocabulary lacks, with the nearest one it has.
+        DataError: A name is not in the vocabulary; with the nearest one that is.
     """
     known = set(vocabulary.names)
     for i, row in enumerate(rows):
         if isinstance(row.labels, str) or isinstance(row.observed, str):
             where = _where(path, first_row + i, row)
-            raise DataError(f"{where}: labels and observed are lists of names; found one string")
+            raise DataError(f"{where}: labels or observed is a string; expected a list of names")
         try:
             for name in sorted(set(row.labels) - known):
                 vocabulary.index(name)
@@ -135,10 +135,10 @@ def check_names(rows: Sequence[Row], vocabulary: Vocabulary, path: str, first_ro
 
 
 def infer_extra_fields(rows: Sequence[Row], path: str) -> list[pa.Field]:
-    """Find the type of each extra column; one that is None in all rows becomes text.
+    """Return the extra columns with their types; one that is None in all rows is text.
 
     Raises:
-        DataError: Values of a column have no common type.
+        DataError: The values of a column have no common type.
     """
     kinds = {
         name: _extra_column(rows, name, None, path).type
@@ -150,7 +150,7 @@ def infer_extra_fields(rows: Sequence[Row], path: str) -> list[pa.Field]:
 
 
 def extra_fields_of(schema: pa.Schema, modalities: Sequence[Modality]) -> list[pa.Field]:
-    """Return the extra columns of a shard that was written before."""
+    """Return the extra columns of a shard's schema."""
     own = {*RESERVED_COLUMNS, *(modality.name for modality in modalities)}
     return [pa.field(field.name, field.type) for field in schema if field.name not in own]
 
@@ -165,7 +165,7 @@ def _check_ids(rows: Sequence[Row], path: str, first_row: int) -> None:
     for i, row in enumerate(rows):
         if not row.id or row.id in seen:
             where = _where(path, first_row + i, row)
-            raise DataError(f"{where}: an id is empty or used before; give each row its own")
+            raise DataError(f"{where}: the id is empty or already used; give each row its own id")
         seen.add(row.id)
 
 
@@ -173,17 +173,17 @@ def _check_keys(
     rows: Sequence[Row], tokens: set[str], extras: set[str], path: str, first_row: int
 ) -> None:
     for name in sorted(extras & {*RESERVED_COLUMNS, *tokens}):
-        raise DataError(f"{path}: extra column '{name}' is taken; rename it")
+        raise DataError(f"{path}: raymc uses the name of the extra column '{name}'; rename it")
     for i, row in enumerate(rows):
         if row.tokens.keys() <= tokens and row.extra.keys() <= extras:
             continue
         where = _where(path, first_row + i, row)
         for name in sorted(row.tokens.keys() - tokens):
-            raise DataError(f"{where}: no modality '{name}'; declared: {', '.join(sorted(tokens))}")
+            raise DataError(f"{where}: no modality '{name}'; there are {', '.join(sorted(tokens))}")
         for name in sorted(row.extra.keys() - extras):
             raise DataError(
-                f"{where}: extra column '{name}' is in no row of the first shard; give all rows "
-                "the same extras, None where a row has none"
+                f"{where}: no row of the first shard has the extra column '{name}'; give all rows "
+                "the same extra columns, with None for missing values"
             )
 
 
@@ -203,8 +203,9 @@ def _extra_column(rows: Sequence[Row], name: str, kind: pa.DataType | None, path
     try:
         column = pa.array(values)
         if kind is not None and column.type != kind:
-            pa.array(values, kind)  # refuses text for numbers, but rounds 1.5 to an integer
-            column = column.cast(kind)  # refuses to round, but turns numbers into text
+            # each refuses what the other lets pass
+            pa.array(values, kind)  # refuses text as a number, but rounds 1.5 to an integer
+            column = column.cast(kind)  # refuses to round, but accepts numbers as text
         return column
     except (pa.ArrowException, OverflowError) as error:
         expected = f"{kind}, as in the first shard" if kind else "one type"

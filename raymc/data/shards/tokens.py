@@ -1,7 +1,7 @@
 """What a modality's bytes mean, and how the tokens of one row become bytes.
 
-Pure: NumPy and pyarrow's types. Columns are written as bytes, which read 10 to 35 times
-faster than tensors or lists; `ragged.py` reads them, and the layouts of others too.
+Columns are written as bytes, which read 10 to 35 times faster than tensors or lists; `ragged.py`
+reads them, and other layouts too.
 Axes: T tokens of one row, D dim.
 """
 
@@ -16,7 +16,7 @@ from raymc.errors import DataError
 
 RESERVED_COLUMNS = ("id", "labels", "observed")
 _NUMPY_TYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
-_BLOCK_VALUES = 1 << 16  # looked at in one go: the temporary stays in a core's cache
+_BLOCK_VALUES = 1 << 16  # checked at a time, so that the temporary fits into a core's cache
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Modality:
         dim: Values per token.
         dtype: Stored type, little-endian.
         rate_hz: Tokens per second of video.
-        encoder: What made the features, e.g. a model's name; kept, not interpreted.
+        encoder: What made the features, e.g. a model's name; stored, not interpreted.
         scale: Real value = stored value · scale + offset.
         offset: See `scale`.
 
     Raises:
-        DataError: A value out of its range, or the name of another column.
+        DataError: A value is out of its range, or the name belongs to another column.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Modality:
     def __post_init__(self) -> None:
         expected = None
         if not self.name or self.name in RESERVED_COLUMNS:
-            expected = f"a name that is not empty and none of {', '.join(RESERVED_COLUMNS)}"
+            expected = f"a name that is not empty and not {', '.join(RESERVED_COLUMNS)}"
         elif self.dim < 1:
             expected = f"dim of 1 or more, found {self.dim}"
         elif self.dtype not in _NUMPY_TYPES:
@@ -70,7 +70,7 @@ class Modality:
         return self.dim * self.numpy_dtype.itemsize
 
     def to_json(self) -> dict[str, Any]:
-        """Return the modality as plain JSON values; `from_json` is the way back."""
+        """Return the modality as plain JSON values; `from_json` reads them."""
         return {
             "name": self.name,
             "dim": self.dim,
@@ -94,7 +94,7 @@ class Modality:
             raise DataError(f"modality {values.get('name', '')}: {error}") from error
 
     def to_field(self) -> pa.Field:
-        """Return the Arrow field of this modality's column, its meaning in the metadata."""
+        """Return the Arrow field of this modality's column, with its meaning as metadata."""
         values = self.to_json()
         del values["name"]
         metadata: dict[bytes | str, bytes | str] = {
@@ -104,10 +104,10 @@ class Modality:
 
     @classmethod
     def from_field(cls, field: pa.Field) -> "Modality | None":
-        """Read the meaning of a column from its metadata; None where it has none.
+        """Read the meaning of a column from its metadata; None if it has none.
 
         Raises:
-            DataError: The metadata is there but can't be understood.
+            DataError: The metadata can't be parsed.
         """
         found = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
         texts = {key[6:]: text for key, text in found.items() if key.startswith("raymc.")}
@@ -133,34 +133,34 @@ def encode_tokens(tokens: Shaped[np.ndarray, "..."] | None, modality: Modality) 
     Floating values are cast to the modality's dtype. A missing modality (None or T = 0) is None.
 
     Raises:
-        DataError: Another shape or type, NaN, or values too large for the dtype.
+        DataError: The shape or type is wrong, or a value is NaN or too large for the dtype.
     """
     if tokens is None or (tokens.ndim == 2 and len(tokens) == 0):
         return None
     if tokens.ndim != 2 or tokens.shape[1] != modality.dim:
         shape = list(tokens.shape)
-        raise DataError(f"tokens of shape {shape}; expected [tokens, {modality.dim}]")
+        raise DataError(f"tokens have shape {shape}; expected [tokens, {modality.dim}]")
     wanted = np.uint8 if modality.dtype == "uint8" else np.floating
     if not np.issubdtype(tokens.dtype, wanted):
-        raise DataError(f"tokens of {tokens.dtype}; expected {modality.dtype}: convert them first")
+        raise DataError(f"tokens are {tokens.dtype}; expected {modality.dtype}: convert them first")
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(tokens, modality.numpy_dtype)
     if is_finite(stored):
         return stored.tobytes()
     if np.isfinite(tokens).all():
-        raise DataError(f"a value is too large for {modality.dtype}; scale it or store float32")
-    raise DataError("NaN or Inf among the tokens; mend the encoder or leave the modality out")
+        raise DataError(f"a value is too large for {modality.dtype}; scale it, or store float32")
+    raise DataError("NaN or Inf among the tokens; fix the encoder, or leave the modality out")
 
 
 def is_finite(values: Shaped[np.ndarray, "..."]) -> bool:
-    """Tell whether no stored value is NaN or infinite, at the speed of memory.
+    """Tell whether all stored values are finite, at the speed of memory.
 
     Args:
         values: float16, float32 or uint8 in C order.
     """
     if values.dtype.kind != "f":
         return True
-    # the bits without the sign, seen as an integer, reach this limit for Inf and NaN only
+    # read as an integer, the bits without the sign reach this limit only for Inf and NaN
     kind, limit = (np.uint16, 0x7C00) if values.itemsize == 2 else (np.uint32, 0x7F800000)
     bits, mask = values.reshape(-1).view(kind), kind(np.iinfo(kind).max // 2)
     blocks = (bits[at : at + _BLOCK_VALUES] for at in range(0, bits.size, _BLOCK_VALUES))

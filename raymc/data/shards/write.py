@@ -1,7 +1,8 @@
-"""Writes datasets so that no reader ever sees half of one, and goes on after an interruption.
+"""Writes datasets: no reader ever sees half of one, and an interrupted write can be resumed.
 
-Pure: pyarrow only. A plan is written first, the shards next, `dataset.json` last, each file
-under a temporary name that is then moved. The bytes depend on the rows and the plan alone.
+The plan is written first, then the shards, `dataset.json` last, each file atomically. The bytes
+depend only on the rows and the plan. `write_dataset` takes rows that can be counted and asked for
+by number; `ShardStream` takes rows that arrive one by one, and keeps a journal to resume.
 """
 
 import hashlib
@@ -40,24 +41,24 @@ def write_dataset(
     license: str = "",
     shard_rows: int = 512,
 ) -> Manifest:
-    """Write a dataset, go on with one that was interrupted, or return one that is finished.
+    """Write a dataset, resume an interrupted write, or return a finished dataset.
 
-    Rows are asked for by number, in order, once, and only for shards that aren't there yet; the
-    files are the same as those of a write that was never interrupted.
+    Each row is asked for once, by number and in order, and only for shards that do not exist yet.
+    A resumed write leaves the same files as an uninterrupted one.
 
     Args:
         path: Folder of the dataset: a local path or any address that pyarrow or fsspec knows.
-        splits: Rows by split: lists, or anything that makes row i when asked for it.
+        splits: Rows by split: lists, or objects that make row i on demand.
         vocabulary: All labels. With groups, each shard has a column `observed`.
         modalities: Columns of tokens.
-        provenance: Where the rows come from, as JSON values. Other provenance is another
-            dataset, so the settings that made the rows belong here.
+        provenance: Where the rows come from, as JSON values. Different provenance means a
+            different dataset, so include the settings that made the rows.
         license: Licence of the data.
         shard_rows: Rows per shard; the last one of a split has the rest.
 
     Raises:
-        DataError: A row breaks the contract, the folder holds another dataset or other Parquet
-            files, or it can't be written.
+        DataError: A row is invalid, the folder holds another dataset or other Parquet files, or
+            it can't be written.
     """
     filesystem, root = storage.open_address(path)
     shards = {split: _outline(split, len(rows), shard_rows) for split, rows in splits.items()}
@@ -69,13 +70,15 @@ def write_dataset(
         write_manifest(filesystem, root, finished)
         with storage.reaching(path):
             storage.delete_partials(filesystem, root)
-            if storage.exists(filesystem, f"{root}/{PLAN_FILE}"):  # not if a twin was faster
+            if storage.exists(
+                filesystem, f"{root}/{PLAN_FILE}"
+            ):  # another writer of the same dataset may have finished first
                 filesystem.delete_file(f"{root}/{PLAN_FILE}")
     return finished
 
 
 def write_manifest(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> None:
-    """Write `dataset.json` into a folder whose shards are all there: from now on it is a dataset.
+    """Write `dataset.json`, which makes a folder of finished shards a dataset.
 
     Raises:
         DataError: The provenance is not JSON, or the file can't be written.
@@ -86,9 +89,11 @@ def write_manifest(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> 
 
 
 def _outline(split: str, rows: int, shard_rows: int) -> tuple[Shard, ...]:
-    """Return the shards a split will have, sizes and checksums still open."""
+    """Return the shards a split will have, without sizes and checksums."""
     if not split.replace("-", "").replace("_", "").isalnum() or split.startswith("_"):
-        raise DataError(f"split '{split}': expected letters, digits, - and _, such as 'train'")
+        raise DataError(
+            f"split '{split}': expected a name of letters, digits, - and _, such as 'train'"
+        )
     if shard_rows < 1:
         raise DataError(f"shard_rows is {shard_rows}; expected 1 or more")
     return tuple(
@@ -100,13 +105,13 @@ def _outline(split: str, rows: int, shard_rows: int) -> tuple[Shard, ...]:
 def start_dataset(
     filesystem: fs.FileSystem, root: str, plan: Manifest, *, counted: bool = True
 ) -> Manifest | None:
-    """Write or check the plan of a dataset; return the manifest if nothing is left to do.
+    """Write or check the plan of a dataset; return its manifest if the dataset is finished.
 
     Args:
         filesystem: Where to write.
         root: The dataset's folder.
         plan: What it will hold.
-        counted: Whether the plan knows the shards; else its splits are but named.
+        counted: Whether the plan has the shards; else it only names the splits.
 
     Raises:
         DataError: The folder holds something else.
@@ -135,18 +140,18 @@ def _check_same(root: str, found: Mapping[str, Any], plan: Manifest) -> None:
     if differing:
         hint = " (number of rows, or shard_rows)" if "splits" in differing else ""
         raise DataError(
-            f"{root} holds another dataset: other {', '.join(differing)}{hint}; choose another "
-            "folder, or delete this one"
+            f"{root} holds another dataset: different {', '.join(differing)}{hint}; choose "
+            "another folder, or delete this one"
         )
 
 
 def _write_splits(
     filesystem: fs.FileSystem, root: str, plan: Manifest, splits: Mapping[str, Rows]
 ) -> dict[str, tuple[Shard, ...]]:
-    """Write the shards that aren't there yet; return all, sizes and checksums filled in."""
+    """Write the missing shards; return all, with sizes and checksums."""
     with storage.reaching(root):
         present = set(storage.parquet_files(filesystem, root))
-    extra_fields: Sequence[pa.Field] | None = None  # those of the first shard, for all
+    extra_fields: Sequence[pa.Field] | None = None  # those of the first shard hold for all
     written: dict[str, list[Shard]] = {split: [] for split in plan.splits}
     for split, shards in plan.splits.items():
         first_row = 0
@@ -178,7 +183,7 @@ def _write_splits(
 
 
 def _finished(filesystem: fs.FileSystem, path: str, shard: Shard) -> tuple[Shard, pa.Schema] | None:
-    """Return a shard that an earlier run wrote; None if a crash of the machine tore it."""
+    """Return a shard written earlier; None if it is damaged, e.g. by a crash of the machine."""
     with storage.reaching(path):
         data = storage.read_bytes(filesystem, path)
     try:
@@ -191,18 +196,12 @@ def _finished(filesystem: fs.FileSystem, path: str, shard: Shard) -> tuple[Shard
     return replace(shard, bytes=len(data), sha256=digest), parquet.schema_arrow
 
 
-# Writes datasets whose rows arrive one by one, their number unknown, and goes on where it
-# stopped. Pure: pyarrow only. After each shard stands in a journal how far its source had got, so
-# that a writer that was killed asks its source for the rest alone; the files are those of one
-# that wasn't. `write.py` is for rows that can be counted and asked for by number.
-
-
-JOURNAL_FOLDER = ".journal"
+JOURNAL_FOLDER = ".journal"  # one file per written shard: how far the source had got
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A shard that is written, and what its writer noted with it: any JSON values."""
+    """A journal entry: a written shard, and its writer's note as JSON values."""
 
     shard: Shard
     note: Mapping[str, Any]
@@ -213,13 +212,13 @@ class ShardStream:
 
     Args:
         address: Folder of the dataset: a local path, or any address pyarrow or fsspec knows.
-        plan: What the dataset will be; its splits name those to come, and have no shards yet.
+        plan: What the dataset will be; its splits have names, but no shards yet.
         extra_fields: Types of the extra columns.
         shard_rows: Rows per shard; the last one of a split has the rest.
 
     Attributes:
-        finished: The manifest, if the dataset was complete before.
-        journal: The shards that are written, in order, those of an earlier writer included.
+        finished: The manifest, once the dataset is complete; else None.
+        journal: The written shards, in order, including those of an interrupted writer.
 
     Raises:
         DataError: The folder holds another dataset or other Parquet files, or can't be reached.
@@ -243,22 +242,22 @@ class ShardStream:
 
     @property
     def is_full(self) -> bool:
-        """Whether the rows taken since the last shard make a whole one."""
+        """Whether there are enough rows for the next shard."""
         return len(self._rows) >= self._shard_rows
 
     def add(self, row: Row) -> None:
-        """Take a row."""
+        """Add a row to the next shard."""
         self._rows.append(row)
 
     def flush(self, split: str, note: Mapping[str, Any]) -> None:
-        """Write the rows taken since the last shard as the next one of `split`, if there are any.
+        """Write the rows added since the last shard, if any, as the next shard of `split`.
 
         Args:
-            split: One of the plan's.
-            note: Kept beside the shard; what the writer needs to go on after it.
+            split: One of the plan's splits.
+            note: What the writer needs to resume after this shard.
 
         Raises:
-            DataError: A row breaks the contract, or the file can't be written.
+            DataError: A row is invalid, or the file can't be written.
         """
         if not self._rows:
             return
@@ -283,7 +282,7 @@ class ShardStream:
         self._rows = []
 
     def finish(self) -> Manifest:
-        """Write `dataset.json` and clear the journal away; from now on the dataset is one."""
+        """Write `dataset.json`, which completes the dataset, and delete the journal."""
         shards = [entry.shard for entry in self.journal]
         splits = {
             split: tuple(shard for shard in shards if _split_of(shard) == split)
@@ -300,13 +299,13 @@ class ShardStream:
         return manifest
 
     def write_beside(self, name: str, data: pa.Buffer) -> None:
-        """Write a further file into the dataset's folder, whole or not at all."""
+        """Write another file into the dataset's folder, atomically."""
         with storage.reaching(self._root):
             storage.write_bytes(self._filesystem, f"{self._root}/{name}", data)
 
 
 def _entries(filesystem: fs.FileSystem, root: str) -> Iterator[Entry]:
-    """Yield the journal as far as its shards are whole; a crash may have torn the last."""
+    """Yield the journal up to the first damaged entry or shard: a crash may leave one."""
     for number in range(1 << 31):
         file = f"{root}/{JOURNAL_FOLDER}/{number:06d}.json"
         if not storage.exists(filesystem, file):

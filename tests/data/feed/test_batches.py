@@ -12,7 +12,7 @@ import torch
 from tiny import SPLIT_ROWS, feed_of
 
 from raymc.config import BatchConfig, Config, override
-from raymc.data.feed import batches
+from raymc.data.feed import feed as feed_module
 from raymc.data.feed.batches import (
     Batch,
     Block,
@@ -185,7 +185,7 @@ def test_labels_that_nobody_annotated() -> None:
 @pytest.mark.parametrize("column", ["id", "labels", "single"])
 def test_a_column_that_is_missing(column: str) -> None:
     table = table_of(random_clips(2)).drop_columns(column)
-    with pytest.raises(DataError, match=f"no column '{column}', which is expected.*have: .*byte"):
+    with pytest.raises(DataError, match=f"no column '{column}', which is required.*have: .*byte"):
         block_from_table(table, manifest_of([2]))
 
 
@@ -197,7 +197,7 @@ def test_a_label_that_is_unknown() -> None:
 
 
 def test_a_modality_of_another_dim() -> None:
-    with pytest.raises(DataError, match=r"'half', row 0: .* bytes are no multiple"):
+    with pytest.raises(DataError, match=r"'half', row 0: .* bytes are not a multiple"):
         decode_tokens(table_of(random_clips(5)), [Modality("half", 4)])
 
 
@@ -354,7 +354,7 @@ def test_a_streamed_feed_holds_a_bounded_number_of_rows(monkeypatch: pytest.Monk
             super().add(first_row, block)
             held.append(held_rows(self))
 
-    monkeypatch.setattr(batches, "RowStore", WatchedStore)
+    monkeypatch.setattr(feed_module, "RowStore", WatchedStore)
     shard_rows = [8] * 40
     reader = Reader(random_clips(320), shard_rows)
     feed = memory_feed(reader, shard_rows, keep=False)
@@ -376,7 +376,7 @@ def test_windows_of_large_rows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPa
             super().add(first_row, block)
             held.append(held_rows(self))
 
-    monkeypatch.setattr(batches, "RowStore", WatchedStore)
+    monkeypatch.setattr(feed_module, "RowStore", WatchedStore)
     reader = Reader(random_clips(320), [8] * 40)
     shards = tuple(Shard(f"train/{i}", 8, 1 << 20, "") for i in range(40))
     manifest = Manifest(VOCABULARY, MODALITIES, {"train": shards})

@@ -137,14 +137,20 @@ def test_all_rows_missing() -> None:
 
 FLOATS = pa.list_(pa.float32())
 REFUSED = [
-    (pa.array([b"", b"x" * 13], pa.binary()), r"row 1: 13 bytes are no multiple of a token's 12"),
-    (pa.array([b"x" * 8], pa.binary(8)), r"row 0: 8 bytes are no multiple"),
-    (pa.array([[1, 2, 3], None, [1, 2]], FLOATS), r"row 2: a token of 2 values; expected dim 3"),
-    (pa.array([[], [[1, 2, 3], [1]]], pa.list_(FLOATS)), r"row 1: a token of 1 values"),
-    (pa.array([[[1, 2, 3]], [None]], pa.list_(FLOATS)), r"row 1: a token of 0 values"),
-    (pa.array([[1, None, 3]], FLOATS), r"null among the values"),
+    (
+        pa.array([b"", b"x" * 13], pa.binary()),
+        r"row 1: 13 bytes are not a multiple of a token's 12",
+    ),
+    (pa.array([b"x" * 8], pa.binary(8)), r"row 0: 8 bytes are not a multiple"),
+    (
+        pa.array([[1, 2, 3], None, [1, 2]], FLOATS),
+        r"row 2: a token has 2 values; expected 3, its dim",
+    ),
+    (pa.array([[], [[1, 2, 3], [1]]], pa.list_(FLOATS)), r"row 1: a token has 1 values"),
+    (pa.array([[[1, 2, 3]], [None]], pa.list_(FLOATS)), r"row 1: a token has 0 values"),
+    (pa.array([[1, None, 3]], FLOATS), r"a token has a null value"),
     (pa.array([[1, 2, 3]], pa.list_(pa.int64())), r"values of int64 can't be read as float32"),
-    (pa.array(["text"]), r"a column of string; expected bytes, fixed_shape_tensor or lists"),
+    (pa.array(["text"]), r"type is string; expected bytes, fixed_shape_tensor or lists"),
     (
         pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 4), np.float32)),
         r"tensors of shape \[4\].*expected \[T, 3\] or \[3\] in C order",

@@ -17,9 +17,9 @@ def test_splits(tmp_path: Path) -> None:
     write(tmp_path, 0)
     dataset = open_dataset(str(tmp_path))
     assert dataset.shard_paths("val") == [str(tmp_path / "val/00000.parquet")]
-    with pytest.raises(DataError, match="split 'test' does not exist; with rows: val"):
+    with pytest.raises(DataError, match="split 'test' does not exist; splits with rows: val"):
         dataset.split("test")
-    with pytest.raises(DataError, match="split 'train' is empty; with rows: val"):
+    with pytest.raises(DataError, match="split 'train' is empty; splits with rows: val"):
         dataset.split("train")
     assert dataset.manifest.modality("audio") == MODALITIES[1]
     with pytest.raises(DataError, match="no modality 'text'; it has visual, audio"):
@@ -43,7 +43,7 @@ def edit_json(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 BROKEN_MANIFESTS = [
-    (lambda v: v.update(schema_version=2), "schema_version is 2; this raymc reads 1"),
+    (lambda v: v.update(schema_version=2), "schema_version is 2; this raymc reads version 1"),
     (lambda v: v.pop("splits"), "key is missing or of the wrong type: 'splits'"),
     (lambda v: v.update(modalities=[{"name": "v"}]), "modality v: .*missing"),
     (lambda v: v["vocabulary"].pop("names"), "lacks its key 'names'"),
@@ -88,7 +88,10 @@ def scramble(file: Path) -> None:
     ("damage", "message"),
     [
         (Path.unlink, "00001.parquet is missing; restore it"),
-        (truncate, r"00001.parquet has \d+ bytes, the manifest says \d+; look .*`raymc data check"),
+        (
+            truncate,
+            r"00001.parquet has \d+ bytes, the manifest says \d+; check it with `raymc data check",
+        ),
         (scramble, "00001.parquet can't be read .*`raymc data check"),
     ],
 )

@@ -96,19 +96,19 @@ FOREIGN: Sequence[tuple[str, Mapping[str, Any], str]] = [
     ("x/y/a.parquet", {"v": V}, "x/y/a.parquet: expected Parquet files in split folders"),
     ("train/a.parquet", {"v": V, "id": None}, "train/a.parquet: no column 'id'; there are labels"),
     ("train/a.parquet", {"v": V, "labels": None}, "no column 'labels'; there are id, v"),
-    ("train/a.parquet", {"v": V, "id": [1, 2]}, "column 'id' is of int64; expected string"),
-    ("train/a.parquet", {"v": V, "labels": ["x", "y"]}, "'labels' is of string; expected list<str"),
-    ("train/a.parquet", {"v": V, "labels": [[1], []]}, "'labels' is of list.*int64.*; expected"),
-    ("train/a.parquet", {"v": V, "observed": [True, False]}, "'observed' is of bool; expected"),
+    ("train/a.parquet", {"v": V, "id": [1, 2]}, "column 'id' is int64; expected string"),
+    ("train/a.parquet", {"v": V, "labels": ["x", "y"]}, "'labels' is string; expected list<str"),
+    ("train/a.parquet", {"v": V, "labels": [[1], []]}, "'labels' is list.*int64.*; expected"),
+    ("train/a.parquet", {"v": V, "observed": [True, False]}, "'observed' is bool; expected"),
     ("train/a.parquet", {"n": [1, 2]}, r"no column of tokens \(bytes, tensors or lists of float"),
-    ("train/a.parquet", {"v": [b"", b""]}, "bytes of 'v' lack raymc.dtype and raymc.dim"),
+    ("train/a.parquet", {"v": [b"", b""]}, "metadata of 'v' lacks raymc.dtype and raymc.dim"),
     ("train/a.parquet", {"v": pa.array([[], None], FLOATS)}, "column 'v' is empty in every row"),
     (
         "train/a.parquet",
         {"v": V, "labels": pa.array([[], []], pa.list_(pa.string()))},
         "no row has",
     ),
-    ("README.md", {"v": V}, "holds neither dataset.json nor Parquet files"),
+    ("README.md", {"v": V}, "has neither dataset.json nor Parquet files"),
 ]
 
 

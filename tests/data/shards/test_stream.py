@@ -131,10 +131,10 @@ def test_a_split_without_rows_is_empty_rather_than_absent(tmp_path: Path) -> Non
 
 def test_another_dataset_is_refused(whole: Path, tmp_path: Path) -> None:
     other = Manifest(PLAN.vocabulary, PLAN.modalities, PLAN.splits, {"from": "elsewhere"})
-    with pytest.raises(DataError, match="holds another dataset: other provenance"):
+    with pytest.raises(DataError, match="holds another dataset: different provenance"):
         open_stream(whole, other)
     next(steps(open_stream(tmp_path)))
-    with pytest.raises(DataError, match="holds another dataset: other provenance"):
+    with pytest.raises(DataError, match="holds another dataset: different provenance"):
         open_stream(tmp_path, other)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "part.parquet").write_bytes(b"PAR1")

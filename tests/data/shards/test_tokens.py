@@ -48,7 +48,7 @@ def test_broken_metadata(metadata: dict[bytes | str, bytes | str], message: str)
     ("values", "message"),
     [
         ({"name": "", "dim": 1}, "a name that is not empty"),
-        ({"name": "labels", "dim": 1}, "none of id, labels, observed"),
+        ({"name": "labels", "dim": 1}, "not id, labels, observed"),
         ({"name": "v", "dim": 0}, "dim of 1 or more, found 0"),
         ({"name": "v", "dim": 1, "rate_hz": 0.0}, "rate_hz above 0, found 0.0"),
         ({"name": "v", "dim": 1, "rate_hz": float("nan")}, "rate_hz above 0, found nan"),

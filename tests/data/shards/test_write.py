@@ -112,7 +112,7 @@ def test_an_interrupted_write_goes_on_and_ends_the_same(tmp_path: Path, fails_at
     expected = write(tmp_path / "whole")
     with pytest.raises(RuntimeError, match="power cut"):
         write(tmp_path / "cut", LazyRows(10, fails_at=fails_at))
-    with pytest.raises(DataError, match="unfinished dataset; to finish it run the same command"):
+    with pytest.raises(DataError, match="unfinished dataset; run the same command"):
         open_dataset(str(tmp_path / "cut"))
     rest = LazyRows(10)
     assert write(tmp_path / "cut", rest) == expected
@@ -159,12 +159,12 @@ def test_a_finished_dataset_is_returned_untouched(tmp_path: Path) -> None:
 
 
 OTHER_PLANS = [
-    ({"train": 11}, r"other splits \(number of rows, or shard_rows\)"),
-    ({"shard_rows": 5}, r"other splits \(number of rows"),
-    ({"provenance": {"seed": 1}}, "other provenance"),
-    ({"license": "MIT"}, "other license"),
-    ({"vocabulary": Vocabulary(VOCABULARY.names)}, "other vocabulary"),
-    ({"modalities": MODALITIES[::-1]}, "other modalities"),
+    ({"train": 11}, r"different splits \(number of rows, or shard_rows\)"),
+    ({"shard_rows": 5}, r"different splits \(number of rows"),
+    ({"provenance": {"seed": 1}}, "different provenance"),
+    ({"license": "MIT"}, "different license"),
+    ({"vocabulary": Vocabulary(VOCABULARY.names)}, "different vocabulary"),
+    ({"modalities": MODALITIES[::-1]}, "different modalities"),
 ]
 
 
@@ -195,24 +195,24 @@ def visual(tokens: Any) -> Row:
 BAD_ROWS = [
     (
         visual(np.zeros((2, 5))),
-        r"modality 'visual': tokens of shape \[2, 5\]; expected \[tokens, 4",
+        r"modality 'visual': tokens have shape \[2, 5\]; expected \[tokens, 4",
     ),
-    (visual(np.zeros(4)), r"modality 'visual': tokens of shape \[4\]; expected"),
-    (visual(np.zeros((2, 4), np.int64)), "modality 'visual': tokens of int64; expected float16"),
+    (visual(np.zeros(4)), r"modality 'visual': tokens have shape \[4\]; expected"),
+    (visual(np.zeros((2, 4), np.int64)), "modality 'visual': tokens are int64; expected float16"),
     (visual(np.full((2, 4), np.nan)), "modality 'visual': NaN or Inf among the tokens"),
     (visual(np.full((2, 4), -np.inf)), "modality 'visual': NaN or Inf among the tokens"),
     (visual(np.full((2, 4), 7e4)), "modality 'visual': a value is too large for float16"),
     (
         row(tokens={"audio": np.zeros((1, 2))}),
-        "modality 'audio': tokens of float64; expected uint8",
+        "modality 'audio': tokens are float64; expected uint8",
     ),
-    (row(tokens={"video": None}), "no modality 'video'; declared: audio, visual"),
+    (row(tokens={"video": None}), "no modality 'video'; there are audio, visual"),
     (row(labels=["adding", "ading"]), "unknown label 'ading'.*did you mean 'adding'"),
     (row(observed=["maths"]), "unknown group 'maths'.*did you mean 'math'"),
-    (row(labels="adding"), "labels and observed are lists of names; found one string"),
-    (row(id="train-4"), r"\(id 'train-4'\): an id is empty or used before"),
-    (row(id=""), r"\(id ''\): an id is empty or used before"),
-    (row(extra={"title": "x"}), "extra column 'title' is in no row of the first shard"),
+    (row(labels="adding"), "labels or observed is a string; expected a list of names"),
+    (row(id="train-4"), r"\(id 'train-4'\): the id is empty or already used"),
+    (row(id=""), r"\(id ''\): the id is empty or already used"),
+    (row(extra={"title": "x"}), "no row of the first shard has the extra column 'title'"),
 ]
 
 
@@ -233,8 +233,8 @@ def test_a_bad_row_is_named(tmp_path: Path, bad: Row, message: str) -> None:
             [{"x": 1}] * 4 + [{"x": 1.5}],
             "train/00001.parquet: extra column 'x': .*expected int64, as",
         ),
-        ([{"labels": 1}], "extra column 'labels' is taken"),
-        ([{"visual": 1}], "extra column 'visual' is taken"),
+        ([{"labels": 1}], "the name of the extra column 'labels'"),
+        ([{"visual": 1}], "the name of the extra column 'visual'"),
         ([{"x": 2**70}], "extra column 'x': .*expected one type"),
     ],
 )
@@ -261,10 +261,10 @@ def test_extras_may_be_missing(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"shard_rows": 0}, "shard_rows is 0; expected 1 or more"),
-        ({"provenance": {"loss": float("nan")}}, "provenance: .*give plain text"),
-        ({"provenance": {"when": object()}}, "provenance: .*give plain text"),
+        ({"provenance": {"loss": float("nan")}}, "provenance: .*use only text"),
+        ({"provenance": {"when": object()}}, "provenance: .*use only text"),
         ({"modalities": ()}, "expected at least one"),
-        ({"modalities": MODALITIES[:1] * 2}, "each name once"),
+        ({"modalities": MODALITIES[:1] * 2}, "each with its own name"),
     ],
 )
 def test_a_plan_that_cannot_be_written(
@@ -277,7 +277,7 @@ def test_a_plan_that_cannot_be_written(
 
 @pytest.mark.parametrize("name", ["", "_train", "a/b", "..", ".hidden"])
 def test_split_names(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=f"split '{name}': expected letters"):
+    with pytest.raises(DataError, match=f"split '{name}': expected a name of letters"):
         write_dataset(
             str(tmp_path), {name: [make_row(0)]}, vocabulary=VOCABULARY, modalities=MODALITIES
         )

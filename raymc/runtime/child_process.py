@@ -1,7 +1,7 @@
-"""A process for native code that may crash, or never return: what then ends is this process.
+"""Runs a function in a child process that may crash or hang without harm to its parent.
 
-Pure: the standard library. Libraries that read media and scientific formats do both on damaged
-files, and no `except` sees it.
+Native libraries that read media and scientific formats do both on damaged files, and no `except`
+can catch that.
 """
 
 import os
@@ -13,18 +13,18 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-_RUN = "import sys; from raymc.data.child import run; run(int(sys.argv[1]))"
+_RUN = "import sys; from raymc.runtime.child_process import run; run(int(sys.argv[1]))"
 
 
 class ChildError(Exception):
-    """A child ended before it said all it had to; the text says how, in a few words."""
+    """A child process ended too early; the text says how in a few words."""
 
 
 class Child:
-    """Runs `function(connection, *arguments)` in a process of its own, until it is closed.
+    """Runs `function(connection, *arguments)` in a child process, until it is closed.
 
-    Started as a new interpreter, neither forked from a process with threads nor by
-    `multiprocessing`, which would run the user's script once more.
+    The child is a new interpreter: forking a process with threads is unsafe, and a
+    `multiprocessing` spawn would run the user's script again.
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -39,10 +39,10 @@ class Child:
         self.connection.send((function, arguments))
 
     def receive(self) -> Any:
-        """Wait for what the child sends next.
+        """Return the next object that the child sends.
 
         Raises:
-            ChildError: It ended instead.
+            ChildError: The child ended instead.
         """
         try:
             return self.connection.recv()
@@ -57,15 +57,15 @@ class Child:
 
 
 def run(descriptor: int) -> None:
-    """Do what a `Child` asks for, in its process."""
+    """Run a `Child`'s function, in the child process."""
     with Connection(descriptor) as connection:
         function, arguments = connection.recv()
         function(connection, *arguments)
 
 
 def limit_cpu(seconds: float) -> None:
-    """End this process once it computes for longer; waiting doesn't count. 0 lifts the limit."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # the kernel acts, even on a loop in C
+    """End this process after so many seconds of CPU time from now on; 0 removes the limit."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # the kernel's signal also ends a loop in C
 
 
 def _ending(code: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raymc.data.child import Child, ChildError, limit_cpu
+from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
 
 def echo(connection: Connection, first: object) -> None:
