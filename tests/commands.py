@@ -17,7 +17,7 @@ import click
 
 from raymc.config import load
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 IN_IMAGE = "/opt/raymc/"
 
 
