@@ -1,6 +1,6 @@
-"""The commands of a cluster's jobs: submit, jobs, logs, stop.
+"""The commands for jobs on a cluster: submit, jobs, logs, stop.
 
-Imports click alone at first, so that `raymc --help` answers at once.
+Imports only click at first, so that `raymc --help` answers at once.
 """
 
 import os
@@ -21,67 +21,72 @@ _address = click.option(
     default=_HERE,
     show_default=True,
     show_envvar=True,
-    help="Address of the head's dashboard.",
+    help="Address of the dashboard on the cluster's head.",
 )
 
 
 @click.command()
 @click.argument("config")
 @_address
-@click.option("--follow", is_flag=True, help="Show the log; end with the job's exit code.")
-@click.option("--name", default="", help="Of job and run; the same name again goes on.")
+@click.option("--follow", is_flag=True, help="Print the log, and exit with the job's exit code.")
+@click.option("--name", default="", help="Name of the job; the same name again resumes its run.")
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="A setting, such as loss.margin=0.2.",
+    help="Change a setting, such as loss.margin=0.2.",
 )
 @click.option(
     "--command",
     type=click.Choice(["train", "tune", "extract", "data"]),
-    help="What runs CONFIG; by default tune if it has a search.space of its own, else train.",
+    help="Command that runs CONFIG; by default tune if it has a search.space, else train.",
 )
 @click.option(
-    "--env", multiple=True, metavar="NAME", help="Send a variable of your environment; no secrets."
+    "--env",
+    multiple=True,
+    metavar="NAME",
+    help="Send this variable of your environment; not for secrets.",
 )
 @click.option(
     "--secret",
     "secrets",
     multiple=True,
     metavar="NAME",
-    help="A variable that the cluster's nodes must have; its name alone is sent.",
+    help="A variable that the cluster's nodes must have; only its name is sent.",
 )
 @click.option(
     "--cpus",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="CPUs of the driver.",
+    help="CPUs for the driver.",
 )
-@click.option("--any-node", is_flag=True, help="Let the driver run on a spot node, too.")
+@click.option("--any-node", is_flag=True, help="Allow the driver on a spot node.")
 def submit(address: str, follow: bool, **given: Any) -> None:
-    """Run CONFIG as a job on a Ray cluster, with the git working tree that you are in.
+    """Run CONFIG as a job on a Ray cluster, with your git working tree.
 
-    What git ignores, data and runs are not packed. Submitting the same name again goes on where
-    its run stopped. Ctrl-C while following leaves the job running.
+    Sends the files of the working tree, without what git ignores, data and runs. Submit the same
+    name again to resume its run. Ctrl-C while following leaves the job running.
     """
-    from raymc.runtime.jobs import connect
-    from raymc.runtime.submit import Request, plan, send
+    from raymc.runtime.submit import Request, plan
 
-    planned = plan(Request(**given))
+    planned = plan(Request(**given))  # before the import of Ray, which takes seconds
+
+    from raymc.runtime.jobs import connect, send
+
     client = connect(address)
     job = send(planned, client, _tell)
     _tell(f"submitted {job.id}: {job.command}")
     if follow:
         _follow(client, job, address)
-    _tell(_how_on(job, address))
+    _tell(_what_next(job, address))
 
 
 @click.command()
 @_address
 def jobs(address: str) -> None:
-    """List the jobs that were submitted to a cluster, the newest first."""
+    """List the jobs of a cluster, the newest first."""
     from rich.console import Console
 
     from raymc.runtime.jobs import connect, list_jobs
@@ -92,9 +97,9 @@ def jobs(address: str) -> None:
 @click.command()
 @click.argument("name")
 @_address
-@click.option("--follow", is_flag=True, help="Go on to the job's end; end with its exit code.")
+@click.option("--follow", is_flag=True, help="Print until the job ends; exit with its exit code.")
 def logs(name: str, address: str, follow: bool) -> None:
-    """Print what the job NAME has printed."""
+    """Print the output of the job NAME."""
     from raymc.runtime.jobs import connect, find_job, read_log
 
     client = connect(address)
@@ -108,25 +113,25 @@ def logs(name: str, address: str, follow: bool) -> None:
 @click.argument("name")
 @_address
 def stop(name: str, address: str) -> None:
-    """End the job NAME, and wait until it has ended."""
+    """Stop the job NAME, and wait until it has ended."""
     from raymc.runtime.jobs import connect, find_job
     from raymc.runtime.jobs import stop as stop_job
 
     client = connect(address)
     job = find_job(client, name)
     ended = stop_job(client, job)
-    _tell(f"{job.id} {'had ended before' if job.is_over else 'has ended'}: {ended.state}")
+    _tell(f"{job.id} {'had already ended' if job.is_over else 'has ended'}: {ended.state}")
 
 
 def _follow(client: "Client", job: "Job", address: str) -> None:
-    """Show a job's log to its end, and exit as it does; Ctrl-C leaves it alone."""
+    """Print a job's log to its end, and exit with its exit code; Ctrl-C leaves the job running."""
     from raymc.runtime.jobs import exit_code, follow
     from raymc.search.trials import duration
 
     try:
         ended = follow(client, job, lambda text: click.echo(text, nl=False), _tell)
     except KeyboardInterrupt:
-        _tell(f"\n{job.id} goes on without you: {_how_on(job, address)}")
+        _tell(f"\n{job.id} continues to run: {_what_next(job, address)}")
         sys.exit(130)
     if ended.exit_code is None and ended.message:
         _tell(ended.message)
@@ -134,14 +139,13 @@ def _follow(client: "Client", job: "Job", address: str) -> None:
     sys.exit(exit_code(ended))
 
 
-def _how_on(job: "Job", address: str) -> str:
+def _what_next(job: "Job", address: str) -> str:
     where = "" if address == os.environ.get(_VARIABLE, _HERE) else f" --address {address}"
     follow, stop = f"raymc logs {job.name} --follow{where}", f"raymc stop {job.name}{where}"
-    return f"`{follow}` shows it, `{stop}` ends it"
+    return f"follow it with `{follow}`, end it with `{stop}`"
 
 
 def _table(jobs: Sequence["Job"]) -> Any:
-    """Return jobs as a table for people."""
     from datetime import datetime
 
     from rich.table import Table
@@ -160,7 +164,7 @@ def _table(jobs: Sequence["Job"]) -> Any:
 
 
 def _tell(line: str) -> None:
-    """Print a line about a job where it doesn't mix with the job's own."""
+    """Print a line about a job to stderr, apart from the job's own output."""
     click.echo(line, err=True)
 
 

@@ -1,4 +1,4 @@
-"""On Ray: events carried from a run's workers to those who listen on the driver."""
+"""On Ray: events from a run's workers to the listeners on the driver."""
 
 from collections.abc import Callable, Sequence
 from threading import Event as Signal
@@ -17,7 +17,7 @@ Listener = Callable[[Event], None]
 class Mailbox:
     """Keeps events until they are taken.
 
-    Not Ray's own queue, whose actor may do what one worker asks of it in another order.
+    Ray's own queue would not do: its actor may run the calls of one worker out of order.
     """
 
     def __init__(self) -> None:
@@ -34,18 +34,18 @@ class Mailbox:
 
 
 class Channel:
-    """Hands every event that workers send to the listeners while it is open; one worker's in order.
+    """While open, passes every event of the workers to all listeners, in each worker's order.
 
-    What a listener raises is raised when the channel is closed; until then all others are told
-    all, and it is, too.
+    An exception in a listener is raised when the channel is closed. Until then all listeners
+    continue to receive events, also the one that raised.
 
     Attributes:
-        mailbox: Where workers send events, by way of `sender`.
+        mailbox: Where workers send events with `sender`.
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = tuple(listeners)
-        # beside the driver, with which it lives and dies: not on a head that may be lost
+        # on the driver's node, to live as long as the driver: the head may be lost before
         here = {_NODE_ID: ray.get_runtime_context().get_node_id()}
         self.mailbox: Any = ray.remote(num_cpus=0, label_selector=here)(Mailbox).remote()
         self._errors: list[Exception] = []
@@ -78,7 +78,7 @@ class Channel:
 
 
 def sender(mailbox: Any) -> Callable[[Event], None]:
-    """Return a function that sends an event without waiting; into nowhere without a mailbox."""
+    """Return a function that sends an event without waiting; without a mailbox it does nothing."""
     if mailbox is None:
         return lambda event: None
     return lambda event: mailbox.put.remote(event)

@@ -1,21 +1,20 @@
-"""On Ray: joining or starting it, its resources, and its errors as raymc's own.
+"""On Ray: joining or starting it, what resources it has, and its errors as raymc's own.
 
-Ray layer. Every command that needs Ray calls `connect` first and nothing else starts Ray.
+Every command that needs Ray calls `connect` first; nothing else starts Ray.
 """
 
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-import ray.data
 from ray._private import ray_constants
 from ray._private.state import state as ray_state
 from ray.exceptions import RayError
-from ray.train.v2.api.exceptions import TrainingFailedError
 
 from raymc.config import Config
 from raymc.errors import ConfigError, RaymcError, ResourceError
@@ -23,36 +22,36 @@ from raymc.errors import ConfigError, RaymcError, ResourceError
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
 # starve behind workers that wait for their rows.
 SPARE_CPUS = 1
-# What a cluster that starts nodes by itself may grow to, as CPU=40,GPU=4: Ray's own autoscaler
-# keeps that to itself.
+# What a cluster that starts nodes by itself may grow to, such as CPU=40,GPU=4: Ray's own
+# autoscaler does not tell.
 GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"
-_START_NODES_SECONDS = "1800"  # for which workers wait for nodes: clouds may have none for a while
+_START_NODES_SECONDS = "1800"  # that workers wait for nodes, which clouds may lack for a while
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default adds 2 s to every report
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a notice may come 30 s before the node's end
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a spot node may go 30 s after the notice
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports why, and no metric
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports why, and no metric
 }
-# Of the processes of a Ray that is started here: pyarrow keeps the memory of a window for the next
-# one, which otherwise costs as much again in fresh pages.
+# For the processes of a Ray that we start: pyarrow keeps the memory of a window for the next one,
+# which would otherwise cost as much again in fresh pages.
 _KEPT_MEMORY = {"MIMALLOC_PURGE_DELAY": "-1"}
 
 
 def connect(log_file: Path | None = None) -> str:
-    """Join Ray, or start it on this machine if no cluster is named by RAY_ADDRESS.
+    """Join the Ray cluster that RAY_ADDRESS names, or start Ray on this machine.
 
     Args:
-        log_file: where Ray's messages go instead of the terminal; by default a file among
-            Ray's own logs.
+        log_file: File for Ray's messages, in place of the terminal; by default one among Ray's
+            own logs.
 
     Returns:
         The folder of Ray's own logs.
 
     Raises:
-        ResourceError: RAY_ADDRESS names a cluster that doesn't answer.
+        ResourceError: RAY_ADDRESS names a cluster that does not answer.
     """
     for name, value in (_QUIET | _KEPT_MEMORY).items():
         os.environ.setdefault(name, value)
@@ -70,7 +69,7 @@ def connect(log_file: Path | None = None) -> str:
             )
         except (ConnectionError, OSError) as error:
             raise ResourceError(
-                f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}); "
+                f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}): "
                 "check RAY_ADDRESS, or unset it to start Ray here"
             ) from error
     logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
@@ -79,20 +78,20 @@ def connect(log_file: Path | None = None) -> str:
 
 
 def _stay_on_loopback() -> None:
-    """Have a Ray that is started here listen on this machine alone, as it does on macOS.
+    """Make a Ray that we start listen on loopback only, as it does on macOS.
 
-    It asks nobody for a token and runs what it is sent. Nodes elsewhere couldn't join it anyway.
+    It asks for no token and runs whatever code it receives. Other nodes could not join it anyway.
     """
     if os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0") == "0":
-        ray_constants.ENABLE_RAY_CLUSTER = False  # was read from there when Ray was imported
+        ray_constants.ENABLE_RAY_CLUSTER = False  # Ray read the variable when it was imported
 
 
 def _dashboard_port() -> int:
-    """Return a free port for the dashboard, and let all processes of Ray inherit its address.
+    """Return a free port for the dashboard, and pass its address to all processes of Ray.
 
-    Ray Train asks the dashboard whether a trial that was stopped is dead, and only then gives
-    its CPUs back. Left to itself it finds no dashboard where another Ray runs on the machine,
-    and the CPUs are gone for good.
+    Ray Train asks the dashboard whether a stopped trial is dead, and only then frees its CPUs.
+    Without the address it finds no dashboard if another Ray runs on the machine, and the CPUs
+    are never freed.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -102,14 +101,16 @@ def _dashboard_port() -> int:
 
 
 def keep_order() -> None:
-    """Have Ray Data keep the order of rows, and leave the terminal to us."""
+    """Make Ray Data keep the order of rows and print no progress."""
+    import ray.data  # seconds that not every command needs
+
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
 
 
 def log_to(log_file: Path) -> None:
-    """Send the messages of Ray and its libraries to a file rather than the terminal."""
+    """Send the messages of Ray and its libraries to a file instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -120,27 +121,27 @@ def log_to(log_file: Path) -> None:
 
 
 def capacity() -> Mapping[str, float]:
-    """Return the cluster's resources by name: what there is, or may be started.
+    """Return the cluster's resources by name: what it has or, if more, may grow to.
 
     Raises:
-        ConfigError: the environment's limits aren't such as CPU=40,GPU=4.
+        ConfigError: the limits in the environment can't be read.
     """
     there, limits = ray.cluster_resources(), grows_to()
     return {name: max(there.get(name, 0), limits.get(name, 0)) for name in {**there, **limits}}
 
 
 def grows_to() -> Mapping[str, float]:
-    """Return the resources that a cluster may start nodes for, by name; empty if it starts none.
+    """Return what a cluster may grow to, by resource; empty if it starts no nodes.
 
-    Ray tells on platforms that have told it (Ray Train asks in the same way); elsewhere the
-    nodes' environment has to.
+    Some platforms report it to Ray, where Ray Train asks too; elsewhere the environment of the
+    nodes has it.
 
     Raises:
-        ConfigError: that isn't such as CPU=40,GPU=4.
+        ConfigError: the limits in the environment can't be read.
     """
-    told = ray_state.get_max_resources_from_cluster_config()
-    if told:
-        return told
+    reported = ray_state.get_max_resources_from_cluster_config()
+    if reported:
+        return reported
     pairs = [pair.partition("=") for pair in os.environ.get(GROWS_TO, "").split(",") if pair]
     try:
         return {name.strip(): float(number) for name, _, number in pairs}
@@ -151,19 +152,19 @@ def grows_to() -> Mapping[str, float]:
 
 
 def worker_resources(config: Config, gpus: float) -> dict[str, float]:
-    """Return what each training worker takes of a node, by resource."""
+    """Return the resources of each training worker, by name."""
     of_gpus = {"GPU": gpus} if gpus else {}
     return {"CPU": config.search.cpus_per_trial, **of_gpus, **config.train.worker_resources}
 
 
 def expect_nodes(config: Config) -> str:
-    """Have workers wait where nodes must be started for them.
+    """Make workers wait if the cluster must start nodes for them.
 
     Returns:
-        What is waited for, for people; empty where all is there.
+        What they wait for, as a message; empty if the cluster has everything.
 
     Raises:
-        ResourceError: the cluster can't grow so far.
+        ResourceError: the cluster can't grow that far.
     """
     if grows_to() and isinstance(config.train.workers, int):
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_NODES_SECONDS)
@@ -181,7 +182,7 @@ def check_workers(config: Config) -> None:
     """Refuse workers that the cluster can never start.
 
     Raises:
-        ResourceError: there is too little of something.
+        ResourceError: the cluster has too little of a resource.
     """
     workers, most = config.train.fewest_workers, capacity()
     for name, number in worker_resources(config, gpus_per_worker(config)).items():
@@ -194,10 +195,10 @@ def check_workers(config: Config) -> None:
 
 
 def gpus_per_worker(config: Config) -> float:
-    """Return the GPUs that each training worker gets: a share of one, one, or none.
+    """Return the GPUs of each training worker: a share of one, one, or none.
 
     Raises:
-        ResourceError: GPUs are asked for and the cluster has too few.
+        ResourceError: the configuration asks for GPUs and the cluster has too few.
     """
     share = config.search.gpus_per_trial
     device = "gpu" if share and config.train.device == "auto" else config.train.device
@@ -206,43 +207,49 @@ def gpus_per_worker(config: Config) -> float:
 
 
 def gpus_to_use(device: str, *, needed: int | float = 1) -> bool:
-    """Say whether workers are to get GPUs.
+    """Whether workers get GPUs.
 
     Args:
-        device: `auto`, `cpu` or `gpu`, as configured.
-        needed: GPUs that a run can't do without.
+        device: `auto`, `cpu` or `gpu`, from the configuration.
+        needed: Number of GPUs that the run needs.
 
     Raises:
-        ResourceError: GPUs are asked for and the cluster has too few.
+        ResourceError: the configuration asks for GPUs and the cluster has too few.
     """
     most = capacity().get("GPU", 0)
     if device == "gpu" and most < needed:
         raise ResourceError(
             f"train.device is gpu and the run needs {needed:g} GPU, but this Ray cluster has "
             f"{most:g}: use train.device=cpu, or a cluster with GPUs (RAY_ADDRESS); one that "
-            f"starts nodes by itself says so in its nodes' environment ({GROWS_TO}=GPU={needed:g})"
+            f"starts nodes by itself needs {GROWS_TO}=GPU={needed:g} in its nodes' environment"
         )
     return device == "gpu" or (device == "auto" and most >= needed)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise raymc's own error where Ray wraps it into one of its own.
+    """Raise raymc's own error in place of an error of Ray that wraps it.
 
     Raises:
-        RaymcError: a task or actor met one; the first there is.
+        RaymcError: a task or actor raised one; the first that is found.
     """
     try:
         yield
-    except (RayError, TrainingFailedError) as error:
+    except _ray_errors() as error:
         ours = our_error(error)
         if ours is None:
             raise
         raise ours from error
 
 
+def _ray_errors() -> tuple[type[Exception], ...]:
+    # Ray Train takes seconds to load; where it is not loaded, it has raised nothing
+    train = sys.modules.get("ray.train.v2.api.exceptions")
+    return (RayError, train.TrainingFailedError) if train else (RayError,)
+
+
 def our_error(error: BaseException) -> RaymcError | None:
-    """Return the error of raymc that an error of Ray was caused by, if there is one."""
+    """Return the error of raymc that caused an error of Ray, or None."""
     waiting, seen = [error], set()
     while waiting:
         current = waiting.pop(0)

@@ -1,6 +1,6 @@
-"""On Ray: jobs on a cluster, listed, followed and stopped through its dashboard.
+"""On Ray: jobs on a cluster: submitted, listed, followed and stopped through its job server.
 
-Top layer, over Ray's JobSubmissionClient. Whatever goes wrong there becomes one line.
+Uses Ray's JobSubmissionClient; each of its errors becomes one line.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -19,9 +21,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from raymc.errors import ResourceError
+from raymc.runtime.packing import size_text, write_archive
+from raymc.runtime.submit import Plan
 
 PENDING = JobStatus.PENDING.value
-NAME_KEY, COMMAND_KEY = "job_name", "command"  # of a job's metadata; the first is Ray's own
+_NAME_KEY, _COMMAND_KEY = "job_name", "command"  # in a job's metadata; the first is Ray's own
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
 _REQUEST_SECONDS = (10.0, 120.0)  # to connect; for an answer
 _POLL_SECONDS = 0.25  # between looks at a job that is to stop
@@ -29,7 +33,7 @@ _PENDING_SECONDS = 10.0  # after which a job is not just about to start
 _LOG_SECONDS = 1.0  # between looks at a job that is followed
 _WAITING_SECONDS = 15.0  # after which to report what a pending job waits for
 _SILENT_SECONDS = 30.0  # without output, after which to check that the server is still there
-_LOST = (aiohttp.ClientError, OSError, RuntimeError)  # how a lost connection shows
+_LOST = (aiohttp.ClientError, OSError, RuntimeError)  # what a lost connection raises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +42,13 @@ class Job:
 
     Attributes:
         id: Ray's submission id; every attempt has its own.
-        name: What all attempts at it have in common.
+        name: Name that all attempts at a job share.
         state: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED.
-        command: What it runs, as people type it.
-        message: Ray's words on the state.
-        exit_code: The command's, once it has ended by itself.
-        started: Unix time of submission, in seconds.
-        ended: Unix time of its end; None before.
+        command: Command that it runs, as a user types it.
+        message: Ray's description of the state.
+        exit_code: Exit code of the command, once it has ended by itself.
+        started: Time of submission, in seconds since 1970.
+        ended: Time of its end; None before.
     """
 
     id: str
@@ -58,38 +62,40 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Say whether nothing of it runs any more."""
+        """Whether nothing of it runs any more."""
         return JobStatus(self.state).is_terminal()
 
     @property
     def seconds(self) -> float:
-        """Return how long it took, or has been under way."""
+        """How long it took, or has been running."""
         return (self.ended or time.time()) - self.started
 
 
 class Client(ray.job_submission.JobSubmissionClient):
-    """Ray's client, which by itself would wait for ever for a server that says nothing."""
+    """Ray's client with a time-out; Ray's own would wait for a silent server for ever."""
 
     def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
         return super()._do_request(method, endpoint, **{"timeout": _REQUEST_SECONDS, **given})
 
 
 def connect(address: str) -> Client:
-    """Reach the job server at an address such as http://HEAD:8265.
+    """Connect to the job server at an address such as http://HEAD:8265.
 
-    A token is Ray's own matter: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    Ray itself adds a token: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
 
     Raises:
-        ResourceError: no job server answers there, or it refuses us.
+        ResourceError: no job server answers there, or it refuses access.
     """
     if not address.startswith(("http://", "https://")):
-        raise ResourceError(f"no address of a job server: {address!r}; expected http://HEAD:8265")
+        raise ResourceError(
+            f"{address!r} is not the address of a job server; expected http://HEAD:8265"
+        )
     for name in ("dashboard_sdk", "job.sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
     given = os.environ.get(_ADDRESS)
-    os.environ[_ADDRESS] = address  # or Ray would take its old value instead of our argument
+    os.environ[_ADDRESS] = address  # Ray prefers this variable to our argument
     try:
-        with explained(address):
+        with client_errors(address):
             return Client(address)
     finally:
         os.environ.pop(_ADDRESS)
@@ -98,19 +104,20 @@ def connect(address: str) -> Client:
 
 
 @contextmanager
-def explained(address: str) -> Iterator[None]:
-    """Turn whatever Ray's client raises into one line.
+def client_errors(address: str) -> Iterator[None]:
+    """Replace every error of Ray's client by one line.
 
     Raises:
-        ResourceError: instead of it.
+        ResourceError: the client raised an error.
     """
     try:
         yield
     except AuthenticationError as error:
         has_token = "Authentication failed" in str(error)
+        problem = "refuses the token" if has_token else "wants a token"
         raise ResourceError(
-            f"the job server at {address} {'refuses the token' if has_token else 'wants a token'}: "
-            "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+            f"the job server at {address} {problem}: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+            "or RAY_AUTH_TOKEN_PATH to the cluster's token"
         ) from None
     except (OSError, KeyError) as error:
         reason = type(error).__name__
@@ -122,23 +129,80 @@ def explained(address: str) -> Iterator[None]:
         raise ResourceError(f"the job server at {address}: {_last_line(str(error))}") from None
 
 
+def send(plan: Plan, client: Client, report: Callable[[str], object]) -> Job:
+    """Pack the tree, upload it if the server lacks it, and start the job.
+
+    Ray accepts each submission id once: the first attempt's id is the name, the next NAME-2.
+
+    Args:
+        plan: What to send.
+        client: Client of the server.
+        report: Receives lines about what is packed and what is not.
+
+    Raises:
+        ResourceError: a job with that name is still running, the tree is too large, or the
+            server refuses the job.
+    """
+    _free_id(client, plan.name)
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "tree.zip"
+        size = size_text(write_archive(plan.tree, archive))
+        if plan.tree.left_out:
+            report(f"not packed: {', '.join(plan.tree.left_out)}")
+        report(f"packed {plan.tree.root}: {len(plan.tree.files):,} files, {size}")
+        with client_errors(client.get_address()):
+            return look(client, _start(plan, client, archive))
+
+
+def _start(plan: Plan, client: Client, archive: Path) -> str:
+    """Submit a plan; return the submission id."""
+    for is_last in (False, False, True):
+        try:
+            return client.submit_job(
+                entrypoint=plan.entry_point,
+                submission_id=_free_id(client, plan.name),
+                runtime_env={"working_dir": str(archive), "env_vars": dict(plan.env)},
+                metadata={_NAME_KEY: plan.name, _COMMAND_KEY: plan.command},
+                entrypoint_num_cpus=plan.cpus,
+                entrypoint_label_selector=dict(plan.labels) or None,
+            )
+        except RuntimeError as error:  # someone else may have taken the id in between
+            if is_last or "already exists" not in str(error):
+                raise
+    raise AssertionError
+
+
+def _free_id(client: Client, name: str) -> str:
+    """Return the id of the next attempt at a job; refuse if an earlier one is still running."""
+    jobs = list_jobs(client)
+    running = next((job for job in jobs if name in (job.name, job.id) and not job.is_over), None)
+    if running is not None:
+        raise ResourceError(
+            f"a job {name!r} is {running.state} already: follow it with `raymc logs {name} "
+            f"--follow`, end it with `raymc stop {name}`, or submit under another --name"
+        )
+    taken = {job.id for job in jobs}
+    attempts = (f"{name}-{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(id for id in attempts if id not in taken)
+
+
 def list_jobs(client: Client) -> list[Job]:
     """Return the submitted jobs that the server knows, the newest first.
 
     Raises:
-        ResourceError: it doesn't answer.
+        ResourceError: the server does not answer.
     """
-    with explained(client.get_address()):
+    with client_errors(client.get_address()):
         details = client.list_jobs()
     jobs = [_job(found) for found in details if found.type is JobType.SUBMISSION]
     return sorted(jobs, key=lambda job: job.started, reverse=True)
 
 
 def find_job(client: Client, name: str) -> Job:
-    """Return the newest job of a name, or the one that has it as its id.
+    """Return the newest job with a name, or the job with that id.
 
     Raises:
-        ResourceError: there is none, or the server doesn't answer.
+        ResourceError: there is none, or the server does not answer.
     """
     jobs = list_jobs(client)
     found = [job for job in jobs if job.name == name] or [job for job in jobs if job.id == name]
@@ -146,16 +210,18 @@ def find_job(client: Client, name: str) -> Job:
         return found[0]
     names = list(dict.fromkeys(job.name for job in jobs))
     near = difflib.get_close_matches(name, [*names, *(job.id for job in jobs)], n=1)
-    known = f"known are {', '.join(names[:8])}" if names else "it has none"
+    known = f"its jobs are {', '.join(names[:8])}" if names else "it has no jobs"
     hint = f"did you mean {near[0]!r}?" if near else known
     raise ResourceError(f"the job server at {client.get_address()} has no job {name!r}: {hint}")
 
 
 def look(client: Client, id: str) -> Job:
-    """Return a job as it is now; unlike the rest, with Ray's own errors for what may pass.
+    """Return a job in its present state.
+
+    Unlike the other functions, this one raises Ray's own errors where trying again may help.
 
     Raises:
-        ResourceError: the server has forgotten the job.
+        ResourceError: the server no longer knows the job.
     """
     try:
         return _job(client.get_job_info(id))
@@ -163,8 +229,8 @@ def look(client: Client, id: str) -> Job:
         if "status code 404" not in str(error):
             raise
         raise ResourceError(
-            f"{client.get_address()} no longer knows the job {id}: its head has been replaced; "
-            "submit the same name again to go on"
+            f"{client.get_address()} no longer knows the job {id}, because its head was replaced: "
+            "submit the same name again to resume"
         ) from None
 
 
@@ -172,21 +238,21 @@ def stop(client: Client, job: Job, *, patience_seconds: float = 60.0) -> Job:
     """End a job and wait until nothing of it runs.
 
     Raises:
-        ResourceError: it doesn't end in that time, or the server doesn't answer.
+        ResourceError: it does not end within that time, or the server does not answer.
     """
     began = time.monotonic()
-    with explained(client.get_address()):
+    with client_errors(client.get_address()):
         if not job.is_over:
             client.stop_job(job.id)
         while not (job := look(client, job.id)).is_over:
             waited = time.monotonic() - began
             if job.state == PENDING and waited > _PENDING_SECONDS:
                 raise ResourceError(
-                    f"{job.id} still waits for a node; it ends when it gets one, or when Ray has "
-                    "waited for one for RAY_JOB_START_TIMEOUT_SECONDS (15 minutes)"
+                    f"{job.id} is still waiting for a node; it ends when it gets one, or when Ray "
+                    "has waited for RAY_JOB_START_TIMEOUT_SECONDS (15 minutes)"
                 )
             if waited > patience_seconds:
-                raise ResourceError(f"{job.id} was told to stop and is still {job.state}")
+                raise ResourceError(f"{job.id} was asked to stop, but is still {job.state}")
             time.sleep(_POLL_SECONDS)
     return job
 
@@ -194,8 +260,8 @@ def stop(client: Client, job: Job, *, patience_seconds: float = 60.0) -> Job:
 def exit_code(job: Job) -> int:
     """Return the exit code of a job that is over, as a shell gives it.
 
-    A job that was ended by a signal, `raymc stop` included, has 128 more than the signal's
-    number; one that couldn't be started has 1.
+    It is 128 plus the signal's number for a job that was ended by a signal, also by `raymc stop`,
+    and 1 for a job that could not be started.
     """
     if job.exit_code is not None:
         return job.exit_code if job.exit_code >= 0 else 128 - job.exit_code
@@ -207,9 +273,9 @@ def _job(details: JobDetails) -> Job:
     id = details.submission_id or ""
     return Job(
         id=id,
-        name=metadata.get(NAME_KEY, id),
+        name=metadata.get(_NAME_KEY, id),
         state=details.status.value,
-        command=metadata.get(COMMAND_KEY, details.entrypoint),
+        command=metadata.get(_COMMAND_KEY, details.entrypoint),
         message=_first_line(details.message or ""),
         exit_code=details.driver_exit_code,
         started=(details.start_time or 0) / 1000,
@@ -218,22 +284,22 @@ def _job(details: JobDetails) -> Job:
 
 
 def _first_line(message: str) -> str:
-    """Return what a message says first, or last if it begins with a traceback."""
+    """Return the first line of a message, or the last if it begins with a traceback."""
     return _last_line(message) if message.startswith("Traceback") else message.partition("\n")[0]
 
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip(" .")]
-    return lines[-1].strip().removesuffix("..") if lines else "an error without a word"
+    return lines[-1].strip().removesuffix("..") if lines else "an error without a message"
 
 
 def read_log(client: Client, job: Job) -> str:
-    """Return all that a job has printed.
+    """Return everything that a job has printed.
 
     Raises:
-        ResourceError: the node that it ran on, or the server, doesn't answer.
+        ResourceError: the server, or the node on which the job ran, does not answer.
     """
-    with explained(client.get_address()):
+    with client_errors(client.get_address()):
         return client.get_job_logs(job.id)
 
 
@@ -241,27 +307,27 @@ def follow(
     client: Client,
     job: Job,
     write: Callable[[str], object],
-    tell: Callable[[str], object],
+    report: Callable[[str], object],
     *,
     patience_seconds: float = 120.0,
 ) -> Job:
-    """Write a job's log while it grows, from its first line to the job's end.
+    """Write a job's log as it grows, from its first line to the job's end.
 
     Args:
-        client: Of the server that has the job.
-        job: The one to follow.
-        write: Takes pieces of the log.
-        tell: Takes lines about the job.
-        patience_seconds: How long to try again when the connection is lost.
+        client: Client of the server that has the job.
+        job: The job to follow.
+        write: Receives pieces of the log.
+        report: Receives lines about the job.
+        patience_seconds: How long to try again after the connection is lost.
 
     Returns:
-        The job as it ended.
+        The job at its end.
 
     Raises:
-        ResourceError: the connection didn't come back, or the server has forgotten the job.
+        ResourceError: the connection did not come back, or the server no longer knows the job.
     """
-    log, began, lost_since, told = GrowingLog(write), time.monotonic(), None, False
-    with explained(client.get_address()):
+    log, began, lost_since, reported = GrowingLog(write), time.monotonic(), None, False
+    with client_errors(client.get_address()):
         while True:
             written = log.written
             try:
@@ -274,15 +340,16 @@ def follow(
                     lost_since = time.monotonic()
                 if time.monotonic() - lost_since > patience_seconds:
                     raise _gave_up(client, job, error) from None
-            is_new = job.state == PENDING and not log.written  # a new head says so of old ones, too
-            if is_new and not told and time.monotonic() - began > _WAITING_SECONDS:
-                tell(f"{job.name} is waiting: {job.message}")
-                told = True
+            # a restarted head also calls running jobs pending: those have written something
+            is_new = job.state == PENDING and not log.written
+            if is_new and not reported and time.monotonic() - began > _WAITING_SECONDS:
+                report(f"{job.name} is waiting: {job.message}")
+                reported = True
             time.sleep(_LOG_SECONDS)
 
 
 class GrowingLog:
-    """Writes each part of a log once, though every connection sends it from its beginning."""
+    """Writes each part of a log once, although every connection sends it from the beginning."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
@@ -294,7 +361,7 @@ class GrowingLog:
         self._seen = 0
 
     def add(self, piece: str) -> None:
-        """Write what is new of a piece."""
+        """Write the new part of a piece."""
         new = piece[max(0, self.written - self._seen) :]
         self._seen += len(piece)
         if new:
@@ -303,7 +370,7 @@ class GrowingLog:
 
 
 def _advance(client: Client, job: Job, log: GrowingLog) -> Job:
-    """Write a job's log until it is over or the connection ends; nothing if it hasn't begun."""
+    """Write the log until the job or the connection ends; return at once if it has not begun."""
     job = look(client, job.id)
     if job.state == PENDING:
         return job
@@ -317,7 +384,7 @@ async def _tail(client: Client, job: Job, log: GrowingLog) -> None:
     while True:
         piece = asyncio.ensure_future(anext(pieces, None))
         while not (await asyncio.wait({piece}, timeout=_SILENT_SECONDS))[0]:
-            await asyncio.to_thread(look, client, job.id)  # raises if nobody is there any more
+            await asyncio.to_thread(look, client, job.id)  # raises if the server is gone
         text = piece.result()
         if text is None:
             return
@@ -326,6 +393,6 @@ async def _tail(client: Client, job: Job, log: GrowingLog) -> None:
 
 def _gave_up(client: Client, job: Job, error: Exception) -> ResourceError:
     return ResourceError(
-        f"the connection to {client.get_address()} is lost ({type(error).__name__}); {job.name} "
-        "goes on without it: `raymc logs --follow` comes back to it, `raymc stop` ends it"
+        f"lost the connection to {client.get_address()} ({type(error).__name__}); {job.name} "
+        "continues to run: return to it with `raymc logs --follow`, end it with `raymc stop`"
     )

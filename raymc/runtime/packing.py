@@ -1,7 +1,15 @@
-"""What of a working tree goes to a cluster: what git doesn't ignore, as one zip.
+"""What `raymc submit` packs of a working tree: the files that git does not ignore, as one zip.
 
-Pure: asks git, writes the zip that Ray unpacks on its nodes. Ray's own packing of a folder reads
-`.gitignore` files alone, follows links out of the tree and doesn't compress.
+`git ls-files` lists the files: tracked ones, and untracked ones that no ignore rule excludes. Ours
+is what it can't do:
+- It lists no untracked files of submodules and other repositories inside: we ask git in each.
+- It knows neither our data and runs nor files of credentials: we leave those out, and say so.
+- It lists links, which may lead out of the tree, and which Ray does not unpack as links: we pack
+  copies of what is packed itself.
+- It can't pack untracked files: we write the zip, always the same for the same files, so that
+  Ray uploads it once, and stop at the size that the job server accepts.
+Ray's own packing reads only `.gitignore` files, follows links out of the tree and does not
+compress.
 """
 
 import fnmatch
@@ -15,7 +23,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from raymc.errors import ConfigError, ResourceError
 
-LIMIT_BYTES = 100 << 20  # ray.dashboard takes no larger request
+LIMIT_BYTES = 100 << 20  # the largest request that Ray's dashboard accepts
 SECRET_FILES = (
     *(".env", ".env.*", ".netrc", ".git-credentials", ".pypirc"),
     *("*.pem", "*.key", "id_rsa", "id_ed25519", "auth_token"),
@@ -28,10 +36,9 @@ class Tree:
     """The files of a working tree that are packed.
 
     Attributes:
-        root: The tree's top folder.
-        files: Name in the archive, with slashes and relative to the root, to the file that it is
-            a copy of.
-        left_out: What git doesn't ignore and isn't packed all the same, each with the reason.
+        root: Top folder of the tree.
+        files: Names in the archive, relative to the root, and the files to copy there.
+        left_out: What git does not ignore but is not packed, each with the reason.
     """
 
     root: Path
@@ -43,33 +50,32 @@ def tree_root(folder: Path) -> Path:
     """Return the top folder of the git working tree that `folder` is in.
 
     Raises:
-        ConfigError: it is in none.
-        ResourceError: there is no git.
+        ConfigError: it is not in a working tree.
+        ResourceError: git is not installed.
     """
     return Path(_git(folder, "rev-parse", "--show-toplevel").removesuffix("\n")).resolve()
 
 
 def list_tree(root: Path, *, leave_out: Collection[Path] = ()) -> Tree:
-    """List what is packed: tracked files and untracked ones that git doesn't ignore.
-
-    Submodules and repositories inside the tree are listed likewise. A link becomes a copy of
-    what it leads to if that is packed as well. Files that by their names hold secrets stay here.
+    """List the files to pack.
 
     Args:
         root: Top folder of a git working tree.
-        leave_out: Folders whose files are not packed: data and runs.
+        leave_out: Folders of data and runs, whose files are not packed.
 
     Raises:
-        ConfigError: git can't list the tree, or a name in it is no text.
-        ResourceError: there is no git.
+        ConfigError: git can't list the tree, or a name in it is not UTF-8.
+        ResourceError: git is not installed.
     """
     away = {os.path.relpath(folder.resolve(), root) for folder in leave_out}
     names = list(_names(root))
     reasons = {name: reason for name in names if (reason := _reason(name, away))}
     kept = [name for name in names if name not in reasons]
-    plain = {name: root / name for name in kept if _is_plain_file(root / name)}
+    links = {name for name in kept if (root / name).is_symlink()}
+    # a tracked file that was deleted is listed, but not there
+    plain = {name: root / name for name in kept if name not in links and (root / name).is_file()}
     files = dict(plain)
-    for link in (name for name in kept if (root / name).is_symlink()):
+    for link in links:
         copies = _copies(root, link, plain)
         files.update(copies)
         if not copies:
@@ -78,29 +84,29 @@ def list_tree(root: Path, *, leave_out: Collection[Path] = ()) -> Tree:
 
 
 def find_text(tree: Tree, text: str) -> str | None:
-    """Return the first packed file of up to 1 MiB that contains a text, if there is one."""
+    """Return the first packed file of up to 1 MiB that contains a text, or None."""
     wanted = text.encode()
     for name, path in tree.files.items():
         try:
             if path.stat().st_size <= _CHUNK_BYTES and wanted in path.read_bytes():
                 return name
         except OSError:
-            continue  # packing it says what is wrong with it
+            continue  # packing it reports what is wrong
     return None
 
 
 def write_archive(tree: Tree, archive: Path, *, limit_bytes: int = LIMIT_BYTES) -> int:
-    """Write the files into a zip; equal files make equal zips, which Ray uploads once.
+    """Write the files into a zip, always the same for the same files.
 
     Returns:
         The zip's size in bytes.
 
     Raises:
-        ResourceError: it is larger than the server takes.
-        ConfigError: there is no file, or one can't be read.
+        ResourceError: it is larger than the server accepts.
+        ConfigError: there are no files, or one can't be read.
     """
     if not tree.files:
-        raise ConfigError(f"there is nothing to pack in {tree.root}: git knows of no file there")
+        raise ConfigError(f"nothing to pack in {tree.root}: git lists no files there")
     with archive.open("wb") as raw, ZipFile(raw, "w") as packed:
         for name, path in tree.files.items():
             try:
@@ -116,7 +122,7 @@ def write_archive(tree: Tree, archive: Path, *, limit_bytes: int = LIMIT_BYTES) 
 
 
 def size_text(count: int | float) -> str:
-    """Return a number of bytes as people read it, such as 3.2 MiB."""
+    """Return a number of bytes for people, such as 3.2 MiB."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
@@ -125,9 +131,9 @@ def size_text(count: int | float) -> str:
 
 
 def _written(packed: ZipFile, name: str, path: Path) -> Iterator[int]:
-    """Add a file to a zip, chunk by chunk; yields the bytes of each."""
+    """Add a file to a zip; yield the size of each chunk."""
     status = path.stat()
-    entry = ZipInfo(name)  # with the time of 1980, whenever the file was written
+    entry = ZipInfo(name)  # dated 1980, whenever the file was written
     entry.compress_type = ZIP_DEFLATED
     entry.file_size = status.st_size
     mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
@@ -142,41 +148,36 @@ def _too_large(tree: Tree, limit_bytes: int) -> ResourceError:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     shown = ", ".join(f"{name} ({size_text(sizes[name])})" for name in largest)
     return ResourceError(
-        f"{tree.root} packs to more than the {size_text(limit_bytes)} that the job server takes; "
-        f"the largest files are {shown}: have git ignore what the job doesn't need"
+        f"{tree.root} packs to more than the {size_text(limit_bytes)} that the job server accepts; "
+        f"the largest files are {shown}: make git ignore what the job does not need"
     )
 
 
 def _names(root: Path) -> Iterator[str]:
-    """Yield the names, relative to a repository's top folder, of what git doesn't ignore."""
+    """Yield the names that git lists in a repository and those inside it, relative to its top."""
     listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in sorted(set(listed.split("\0")) - {""}):
+    for name in filter(None, listed.split("\0")):
         path = root / name
         if any("\udc80" <= letter <= "\udcff" for letter in name):
             raise ConfigError(f"{str(path)!r} can't be packed: its name is not UTF-8")
-        if path.is_dir() and not path.is_symlink():
-            if (path / ".git").exists():
-                yield from (f"{name.rstrip('/')}/{inner}" for inner in _names(path))
-        else:
+        if path.is_symlink() or not path.is_dir():
             yield name
+        elif (path / ".git").exists():  # git lists the folder of a repository inside, no more
+            yield from (f"{name.rstrip('/')}/{inner}" for inner in _names(path))
 
 
 def _reason(name: str, away: Collection[str]) -> str:
-    """Return what is not packed, and why; empty if nothing speaks against it."""
+    """Return why a name is not packed; empty if it is."""
     folder = next((folder for folder in away if name.startswith(f"{folder}/")), None)
     if folder is not None:
         return f"{folder}/ (data or runs)"
     if any(fnmatch.fnmatchcase(name.rpartition("/")[2], pattern) for pattern in SECRET_FILES):
         return f"{name} (may hold secrets)"
-    return f"{name} (Ray unpacks no name with a backslash)" if "\\" in name else ""
-
-
-def _is_plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
+    return f"{name} (Ray can't unpack a name with a backslash)" if "\\" in name else ""
 
 
 def _copies(root: Path, link: str, files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the packed files that a link leads to, by the names that they have through it."""
+    """Return the packed files that a link leads to, under their names through the link."""
     target = os.path.relpath(os.path.realpath(root / link), os.path.realpath(root))
     if target in files:
         return {link: files[target]}
@@ -195,14 +196,14 @@ def _git(folder: Path, *arguments: str) -> str:
         )
     except FileNotFoundError:
         raise ResourceError(
-            "git, which says what belongs to the working tree, is not installed"
+            "git is not installed; it says which files belong to the working tree"
         ) from None
     if done.returncode:
         reason = os.fsdecode(done.stderr).strip().partition("\n")[0]
         if "not a git repository" in reason:
             raise ConfigError(
-                f"{folder} is in no git working tree, so nothing says what belongs to the job: "
-                "run `git init` in its top folder, and list data and secrets in .gitignore"
+                f"{folder} is not in a git working tree, so nothing says which files belong to "
+                "the job: run `git init` in its top folder, and list data and secrets in .gitignore"
             )
         raise ConfigError(f"git can't list {folder}: {reason}")
     return os.fsdecode(done.stdout)

@@ -1,27 +1,28 @@
-"""On Ray: what `raymc submit` sends, which command, name, files and variables.
+"""What `raymc submit` sends: command, name, files and variables, all checked before it is sent.
 
-Top layer. Whatever can be wrong is found before anything is sent.
-
-Secrets are named, never sent: see raymc.runtime.variables.
+Secrets are named, never sent, because Ray has no store for them. The `env_vars` of a job's runtime
+environment appear in plain text in the answers of the jobs API, in the GCS and its Redis, in the
+environment of every process of the job, and in `logs/runtime_env_agent.log` of every node, which
+the dashboard serves; only the dashboard's own pages show `<redacted>`. So a secret is set on the
+cluster's nodes (a Kubernetes secret in the pods' environment, an export before `ray start`, an
+instance role), from where drivers and workers inherit it. The job has only its name, and ends at
+once if the driver's node lacks it.
 """
 
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 from raymc.config import Config, check_space, flatten, load, override, run_name
-from raymc.errors import ConfigError, ResourceError
-from raymc.runtime.jobs import COMMAND_KEY, NAME_KEY, Client, Job, explained, list_jobs, look
-from raymc.runtime.packing import Tree, list_tree, size_text, tree_root, write_archive
-from raymc.runtime.variables import holds_password, refuse_values, required, sent
+from raymc.errors import ConfigError
+from raymc.runtime.packing import Tree, find_text, list_tree, tree_root
 
 Command = Literal["train", "tune", "extract", "data"]
-STAYING_NODE = {"ray.io/market-type": "!spot"}  # holds for nodes without the label, too
+STAYING_NODE = {"ray.io/market-type": "!spot"}  # also matches nodes without the label
 SHARED_PATHS: Mapping[Command, tuple[str, ...]] = {
     "train": ("data.path", "run.folder"),
     "tune": ("data.path", "run.folder"),
@@ -29,21 +30,27 @@ SHARED_PATHS: Mapping[Command, tuple[str, ...]] = {
     "data": ("data.path",),
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECRET = re.compile(
+    r"PASS(WORD|WD|PHRASE)|SECRET|(^|_)(PASS|TOKEN|KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
+)
+_PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
+_TELLING_LETTERS = 8  # shorter values occur in files by chance
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a person asks for.
+    """What a user asks for.
 
     Attributes:
-        config: YAML file, inside the working tree.
-        command: What runs it; None: `tune` if it says what to search, else `train`.
-        name: Of the job and its run; empty derives one from the settings.
+        config: YAML file inside the working tree.
+        command: Command that runs it; None for `tune` if it has a search space, else `train`.
+        name: Name of the job and its run; empty for one made from the settings.
         settings: Overrides, KEY=VALUE.
-        env: Variables of our environment that are sent along; no secrets.
+        env: Variables of our environment to send; no secrets.
         secrets: Variables that the cluster's nodes must have.
-        cpus: What the driver takes of its node.
-        any_node: Whether that may be one that is taken away at short notice.
+        cpus: CPUs of the driver.
+        any_node: Whether the driver may run on a spot node, which can be taken away.
     """
 
     config: str
@@ -58,16 +65,16 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be sent, checked.
+    """What to send, checked.
 
     Attributes:
-        name: Of the job and its run.
-        command: What it runs, as people type it.
-        entry_point: The same as a line for the shell, with what has to precede it.
-        env: Variables that are sent along.
-        tree: The files.
-        cpus: What the driver takes of its node.
-        labels: What that node's labels must be.
+        name: Name of the job and its run.
+        command: Command that it runs, as a user types it.
+        entry_point: The same as a line for the shell, with what must come before it.
+        env: Variables to send.
+        tree: Files to send.
+        cpus: CPUs of the driver.
+        labels: Labels that the driver's node must have.
     """
 
     name: str
@@ -80,12 +87,12 @@ class Plan:
 
 
 def plan(request: Request) -> Plan:
-    """Check a request and work out what to send; asks no server.
+    """Check a request and work out what to send, without contacting the server.
 
     Raises:
         ConfigError: the configuration, its place, the name or a variable is wrong, or a secret
             would be sent.
-        ResourceError: there is no git.
+        ResourceError: git is not installed.
     """
     config = load(request.config, request.settings)
     space_given = config.search.space != Config().search.space
@@ -110,65 +117,62 @@ def plan(request: Request) -> Plan:
         labels={} if request.any_node else STAYING_NODE,
     )
     texts = {"the job's arguments": planned.entry_point}
-    refuse_values(request.secrets, {**texts, **planned.env}, tree)
+    _refuse_values(request.secrets, {**texts, **planned.env}, tree)
     return planned
 
 
-def send(plan: Plan, client: Client, tell: Callable[[str], object]) -> Job:
-    """Pack the tree, upload it if the server doesn't have it yet, and start the job.
-
-    Ray takes each submission id once: the name is the first attempt's, NAME-2 the next one's.
-
-    Args:
-        plan: What to send.
-        client: Of the server that gets it.
-        tell: Takes lines about what is packed and what isn't.
+def sent(names: Sequence[str]) -> dict[str, str]:
+    """Return variables of our environment that are to be sent.
 
     Raises:
-        ResourceError: a job of that name still runs, the tree is too large, or the server
-            doesn't take the job.
+        ConfigError: one is not set, or is a secret.
     """
-    _free_id(client, plan.name)
-    with TemporaryDirectory() as folder:
-        archive = Path(folder) / "tree.zip"
-        size = size_text(write_archive(plan.tree, archive))
-        if plan.tree.left_out:
-            tell(f"not packed: {', '.join(plan.tree.left_out)}")
-        tell(f"packed {plan.tree.root}: {len(plan.tree.files):,} files, {size}")
-        with explained(client.get_address()):
-            return look(client, _start(plan, client, archive))
-
-
-def _start(plan: Plan, client: Client, archive: Path) -> str:
-    """Submit a plan; returns the submission id."""
-    for is_last in (False, False, True):
-        try:
-            return client.submit_job(
-                entrypoint=plan.entry_point,
-                submission_id=_free_id(client, plan.name),
-                runtime_env={"working_dir": str(archive), "env_vars": dict(plan.env)},
-                metadata={NAME_KEY: plan.name, COMMAND_KEY: plan.command},
-                entrypoint_num_cpus=plan.cpus,
-                entrypoint_label_selector=dict(plan.labels) or None,
+    _check_names(names)
+    for name in names:
+        value = os.environ.get(name)
+        if value is None:
+            raise ConfigError(f"--env {name}: there is no such variable in your environment")
+        if _SECRET.search(name) or holds_password(value):
+            raise ConfigError(
+                f"--env {name}: a secret that is sent can be read by everyone in Ray's logs and "
+                f"the job's details; set it on the cluster's nodes, and use --secret {name}"
             )
-        except RuntimeError as error:  # someone else may have taken the id meanwhile
-            if is_last or "already exists" not in str(error):
-                raise
-    raise AssertionError
+    return {name: os.environ[name] for name in names}
 
 
-def _free_id(client: Client, name: str) -> str:
-    """Return the id of the next attempt at a name; refuses one that is under way."""
-    jobs = list_jobs(client)
-    running = next((job for job in jobs if name in (job.name, job.id) and not job.is_over), None)
-    if running is not None:
-        raise ResourceError(
-            f"a job {name!r} is {running.state} already: `raymc logs {name} --follow` shows it, "
-            f"`raymc stop {name}` ends it; or submit under another --name"
-        )
-    taken = {job.id for job in jobs}
-    attempts = (f"{name}-{number}" for number in range(2, len(taken) + 3))
-    return name if name not in taken else next(id for id in attempts if id not in taken)
+def required(names: Sequence[str]) -> str:
+    """Return a shell command that ends a job whose node lacks a secret; empty without secrets.
+
+    Raises:
+        ConfigError: a name is not the name of a variable.
+    """
+    _check_names(names)
+    complaint = "raymc: $name is not set on this node; it is listed as a --secret of this job"
+    check = f'printenv "$name" > /dev/null || {{ echo "{complaint}" >&2; exit 2; }}'
+    return f"for name in {' '.join(names)}; do {check}; done; " if names else ""
+
+
+def holds_password(text: str) -> bool:
+    """Whether a text has an address with a password, such as postgresql://me:secret@host."""
+    return _PASSWORD_IN_ADDRESS.search(text) is not None
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not all(map(_VARIABLE.fullmatch, names)):
+        raise ConfigError("--env and --secret take names of variables, without values")
+
+
+def _refuse_values(names: Sequence[str], texts: Mapping[str, str], tree: Tree) -> None:
+    """Refuse to send the value of a secret in a text or file, where we know the value."""
+    for name in names:
+        value = os.environ.get(name, "")
+        if len(value) < _TELLING_LETTERS:
+            continue
+        place = next((place for place, text in texts.items() if value in text), None)
+        if place or (place := find_text(tree, value)):
+            raise ConfigError(
+                f"the value of {name} is in {place} and would be sent with it: remove it there"
+            )
 
 
 def _job_name(request: Request, config: Config, command: Command) -> str:
@@ -180,8 +184,8 @@ def _job_name(request: Request, config: Config, command: Command) -> str:
         name = f"{command}-{Path(config.data.path).name}"
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} can't be a job's name: give one of letters, digits, dots, dashes and "
-            "underscores with --name"
+            f"{name!r} can't be the name of a job: choose one of letters, digits, dots, dashes "
+            "and underscores with --name"
         )
     return name
 
@@ -192,14 +196,14 @@ def _check_settings(config: Config, command: Command) -> None:
     for key, value in settings.items():
         if holds_password(str(value)):
             raise ConfigError(
-                f"setting {key} holds a password, which everyone could read in the job's "
+                f"setting {key} has a password, which everyone could read in the job's "
                 "arguments: leave it out of the address, set it on the cluster's nodes (such as "
                 "MLFLOW_TRACKING_PASSWORD or PGPASSWORD) and name it with --secret"
             )
     for key in SHARED_PATHS[command]:
         if "://" not in settings[key] and not Path(settings[key]).is_absolute():
             raise ConfigError(
-                f"setting {key} = {settings[key]!r}: it would lie in the job's own copy of the "
+                f"setting {key} = {settings[key]!r}: it would be in the job's own copy of the "
                 "tree, which Ray deletes; give a folder that all nodes share, such as "
                 f"--set {key}=/shared/{settings[key]}"
             )
@@ -213,13 +217,13 @@ def _data_folders(request: Request, config: Config, bases: Set[Path]) -> list[Pa
 
 
 def _packed_config(given: str, tree: Tree, here: Path) -> str:
-    """Return the configuration's path relative to `here`, which is in the tree as it is."""
+    """Return the configuration's path relative to `here`, provided that it is packed."""
     file = Path(given).absolute()
     file = file.parent.resolve() / file.name
     if not file.is_relative_to(tree.root):
         raise ConfigError(
-            f"configuration {given} is outside of the tree that is packed, {tree.root}: move it "
-            "there, or submit from the tree that it is in"
+            f"configuration {given} is outside the working tree that is packed, {tree.root}: move "
+            "it there, or submit from the tree that it is in"
         )
     if file.relative_to(tree.root).as_posix() not in tree.files:
         raise ConfigError(
@@ -228,7 +232,7 @@ def _packed_config(given: str, tree: Tree, here: Path) -> str:
         )
     path = os.path.relpath(file, here)
     if "=" in path:
-        raise ConfigError(f"configuration {path}: a name with = would be taken for a setting")
+        raise ConfigError(f"configuration {path}: a name with = would be read as a setting")
     return path
 
 
@@ -243,6 +247,6 @@ def _arguments(command: Command, file: str, settings: Sequence[str], name: str) 
 
 
 def _entry_point(line: Sequence[str], folder: str, secrets: Sequence[str]) -> str:
-    """Return the line that the shell of the driver's node gets; nothing in it is expanded."""
+    """Return the line for the shell of the driver's node, which expands nothing in it."""
     changed = "" if folder == "." else f"cd {shlex.quote(folder)} && "
     return f"{required(secrets)}{changed}exec {shlex.join(line)}"

@@ -127,7 +127,7 @@ def test_links_lead_to_what_is_packed(tmp_path: Path) -> None:
 def test_what_ray_cannot_unpack(tmp_path: Path) -> None:
     tree = list_tree(make_tree(tmp_path, {"a\\b": "", "c": ""}))
     assert list(tree.files) == ["c"]
-    assert tree.left_out == ("a\\b (Ray unpacks no name with a backslash)",)
+    assert tree.left_out == ("a\\b (Ray can't unpack a name with a backslash)",)
 
 
 def test_equal_trees_make_equal_archives(tmp_path: Path) -> None:
@@ -159,9 +159,9 @@ def test_too_large_a_tree_names_its_largest_files(tmp_path: Path) -> None:
     (root / "1 big.bin").write_bytes(os.urandom(3 << 20))
     (root / "3.bin").write_bytes(os.urandom(1500))
     expected = (
-        rf"^{root} packs to more than the 1\.0 MiB that the job server takes; the largest files "
-        r"are 1 big\.bin \(3\.0 MiB\), 2\.bin \(2\.0 MiB\), 3\.bin \(1\.5 KiB\): have git ignore "
-        r"what the job doesn't need$"
+        rf"^{root} packs to more than the 1\.0 MiB that the job server accepts; the largest files "
+        r"are 1 big\.bin \(3\.0 MiB\), 2\.bin \(2\.0 MiB\), 3\.bin \(1\.5 KiB\): make git ignore "
+        r"what the job does not need$"
     )
     with pytest.raises(ResourceError, match=expected):
         write_archive(list_tree(root), tmp_path / "tree.zip", limit_bytes=1 << 20)
@@ -206,8 +206,8 @@ def with_a_file_that_vanishes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (in_no_tree, r"is in no git working tree.*`git init`"),
-        (in_an_empty_tree, r"nothing to pack in .*git knows of no file"),
+        (in_no_tree, r"is not in a git working tree.*`git init`"),
+        (in_an_empty_tree, r"nothing to pack in .*git lists no files"),
         (in_a_bare_repository, r"git can't list .*: fatal: this operation must be run in a work"),
         (with_a_name_that_is_no_text, r"udcff' can't be packed: its name is not UTF-8$"),
         (with_a_file_that_vanishes, r"/a can't be packed: No such file or directory$"),
@@ -221,5 +221,5 @@ def test_what_cannot_be_packed(tmp_path: Path, case, message: str) -> None:
 
 def test_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RaymcError, match=r"^git, which says .* is not installed$"):
+    with pytest.raises(RaymcError, match=r"^git is not installed; it says which"):
         tree_root(tmp_path)

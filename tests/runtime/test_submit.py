@@ -19,7 +19,7 @@ from heads import BIN, Head, running_head
 
 from raymc.config import Config, override
 from raymc.errors import ConfigError
-from raymc.runtime.submit import Request, plan
+from raymc.runtime.submit import Request, holds_password, plan, required, sent
 
 SECRET, SENT = "unguessable-5f0c", "eu-middle-7"
 
@@ -132,6 +132,46 @@ def test_what_commands_left_in_the_tree_stays_here(lesson: Request, tree: Path) 
     assert len(made.tree.left_out) == 3
 
 
+# Variables
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "TOKENIZERS_PARALLELISM", "AWS_REGION"])
+def test_what_may_be_sent(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://mlflow:5000/@here")
+    assert sent((name,)) == {name: "http://mlflow:5000/@here"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "db_pass", "HF_TOKEN"),
+        *("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "GOOGLE_APPLICATION_CREDENTIALS"),
+    ],
+)
+def test_what_may_not_be_sent(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(ConfigError, match=f"^--env {name}: a secret"):
+        sent((name,))
+
+
+def test_passwords_in_addresses() -> None:
+    assert holds_password("sqlite and postgresql+psycopg2://me:pa:ss@db:5432/x")
+    assert holds_password("https://:ghp@github.com")
+    for text in ("http://mlflow:5000", "s3://me@bucket/a:b", "http://h:1/a@b", "a:b@c"):
+        assert not holds_password(text)
+
+
+def test_a_node_without_a_secret_ends_the_job() -> None:
+    line = required(("LESSON_ONE", "LESSON_TWO")) + "echo began"
+    run = {"shell": True, "capture_output": True, "text": True}
+    has = {"PATH": "/usr/bin:/bin", "LESSON_ONE": "1"}
+    done = subprocess.run(line, env=has, **run)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("raymc: LESSON_TWO is not set on this node")
+    done = subprocess.run(line, env={**has, "LESSON_TWO": "2"}, **run)
+    assert (done.returncode, done.stdout) == (0, "began\n")
+
+
 # What is refused before anything is sent
 
 
@@ -179,25 +219,25 @@ REFUSED = [
         given(command="tune", settings=("search.space={loss.margin: {low: 0, high: 9}}",)),
         r"search\.space: setting loss\.margin = 9",
     ),
-    (outside, r"c\.yaml is outside of the tree that is packed, .*/working tree: move it"),
+    (outside, r"c\.yaml is outside the working tree that is packed, .*/working tree: move it"),
     (ignored, r"lesson plan\.yaml would not be packed: git ignores it"),
-    (named_like_a_setting, r"configuration a=b\.yaml: a name with = would be taken"),
-    (given(name="two words"), r"'two words' can't be a job's name: .* with --name"),
-    (given(name="-x"), r"'-x' can't be a job's name"),
+    (named_like_a_setting, r"configuration a=b\.yaml: a name with = would be read"),
+    (given(name="two words"), r"'two words' can't be the name of a job: .* with --name"),
+    (given(name="-x"), r"'-x' can't be the name of a job"),
     (setting("run.folder=runs"), r"run\.folder = 'runs': .*--set run\.folder=/shared/runs"),
-    (setting("data.path=data/x"), r"data\.path = 'data/x': it would lie in the job's own copy"),
+    (setting("data.path=data/x"), r"data\.path = 'data/x': it would be in the job's own copy"),
     (
         setting("tracking.uri=http://me:word@mlflow:5000"),
-        r"setting tracking\.uri holds a password, .* name it with --secret",
+        r"setting tracking\.uri has a password, .* name it with --secret",
     ),
     (given(env=("LESSON_UNSET",)), r"--env LESSON_UNSET: there is no such variable"),
     (given(env=("LESSON_PASSWORD",)), r"--env LESSON_PASSWORD: a secret .* --secret LESSON_PASS"),
     (given(env=("LESSON_DATABASE",)), r"--env LESSON_DATABASE: a secret that is sent"),
     (given(env=("A=b",)), r"--env and --secret take names of variables, without values"),
     (given(secrets=("A; rm",)), r"--env and --secret take names of variables, without values"),
-    (with_a_secret_in_a_file, r"value of LESSON_PASSWORD stands in notes\.md and would be sent"),
-    (with_a_secret_in_a_setting, r"value of LESSON_PASSWORD stands in the job's arguments"),
-    (with_a_secret_sent_under_another_name, r"of LESSON_PASSWORD stands in LESSON_COPY"),
+    (with_a_secret_in_a_file, r"value of LESSON_PASSWORD is in notes\.md and would be sent"),
+    (with_a_secret_in_a_setting, r"value of LESSON_PASSWORD is in the job's arguments"),
+    (with_a_secret_sent_under_another_name, r"of LESSON_PASSWORD is in LESSON_COPY"),
 ]
 
 
@@ -269,7 +309,7 @@ def test_the_same_name_goes_on_where_it_stopped(
     assert begun.returncode == 0, begun.stderr
     line = "raymc train 'lesson plan.yaml' train.epochs=2000 --name lesson"
     assert begun.stderr.splitlines()[1] == f"submitted lesson: {line}"
-    assert f"`raymc stop lesson --address {head.address}` ends it" in begun.stderr
+    assert f"end it with `raymc stop lesson --address {head.address}`" in begun.stderr
     wait_until(lambda: len(list(runs_folder.glob("lesson/checkpoint_*"))) > 1)
     stopped = raymc("stop", "lesson")
     assert (stopped.returncode, stopped.stderr) == (0, "lesson has ended: STOPPED\n")
@@ -279,7 +319,7 @@ def test_the_same_name_goes_on_where_it_stopped(
         wait_until(lambda: "\ngoing on at epoch" in log.read_text(), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    assert f"raymc logs lesson --follow --address {head.address}` shows it" in log.read_text()
+    assert f"with `raymc logs lesson --follow --address {head.address}`" in log.read_text()
     assert head.ask("jobs/lesson-2")["status"] == "RUNNING"
     head.ask("jobs/lesson-2/stop", {})
 
@@ -325,9 +365,9 @@ def test_jobs_are_listed_and_stopped(head: Head, raymc: Run) -> None:
     (row,) = [row for row in table if row[0] == "plain"]
     assert (row[1], row[-1]) == ("RUNNING", "echo began; exec sleep 600")
     again = raymc("submit", "lesson plan.yaml", "--name", "plain")
-    assert "a job 'plain' is RUNNING already: `raymc logs plain --follow`" in complaint(again)
+    assert "a job 'plain' is RUNNING already: follow it with `raymc logs plain" in complaint(again)
     assert raymc("stop", "plain").stderr == "plain has ended: STOPPED\n"
-    assert raymc("stop", "plain").stderr == "plain had ended before: STOPPED\n"
+    assert raymc("stop", "plain").stderr == "plain had already ended: STOPPED\n"
     assert "\nbegan\n" in raymc("logs", "plain").stdout
     head.ask("jobs/", {"entrypoint": "sleep 1; echo 'no data'; exit 7", "submission_id": "bad"})
     followed = raymc("logs", "bad", "--follow")
@@ -345,7 +385,10 @@ def test_jobs_are_listed_and_stopped(head: Head, raymc: Run) -> None:
         ({"RAY_AUTH_TOKEN": "another-token"}, "refuses the token: set RAY_AUTH_MODE=token, and"),
         ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token, and"),
         ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}, "no Ray job server answers at http:"),
-        ({"RAY_API_SERVER_ADDRESS": "127.0.0.1:8265"}, "no address of a job server: '127.0.0"),
+        (
+            {"RAY_API_SERVER_ADDRESS": "127.0.0.1:8265"},
+            "'127.0.0.1:8265' is not the address",
+        ),
     ],
 )
 def test_who_is_not_let_in(raymc: Run, environment: dict[str, str], message: str) -> None:

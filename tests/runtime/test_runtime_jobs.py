@@ -1,6 +1,8 @@
-"""The job server's answers as jobs, and its errors as single lines."""
+"""Jobs on a cluster: the server's answers, errors as single lines, logs that arrive in pieces."""
 
+import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -9,8 +11,19 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from raymc.errors import ResourceError
-from raymc.runtime import jobs as job_server
-from raymc.runtime.jobs import Client, Job, connect, exit_code, explained, find_job, list_jobs, stop
+from raymc.runtime import jobs
+from raymc.runtime.jobs import (
+    Client,
+    GrowingLog,
+    Job,
+    client_errors,
+    connect,
+    exit_code,
+    find_job,
+    follow,
+    list_jobs,
+    stop,
+)
 
 
 def details(id: str, state: str = "RUNNING", **given: Any) -> JobDetails:
@@ -89,14 +102,14 @@ def test_jobs_are_found_by_name_newest_first() -> None:
     assert find_job(server, "sweep-2-2").id == "sweep-2-2"
     with pytest.raises(ResourceError, match=r"no job 'swep': did you mean 'sweep'\?$"):
         find_job(server, "swep")
-    with pytest.raises(ResourceError, match=r"no job 'xyz': known are sweep-2, sweep$"):
+    with pytest.raises(ResourceError, match=r"no job 'xyz': its jobs are sweep-2, sweep$"):
         find_job(server, "xyz")
-    with pytest.raises(ResourceError, match=r"no job 'xyz': it has none$"):
+    with pytest.raises(ResourceError, match=r"no job 'xyz': it has no jobs$"):
         find_job(Server(), "xyz")
 
 
 def test_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_server, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.0)
     server = Server(details("a"), looks=3)
     assert stop(server, job("a")).state == "STOPPED"
     assert server.told == ["a"]
@@ -104,11 +117,11 @@ def test_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     stop(server, job("a", "SUCCEEDED"))
     assert server.told == []
     server = Server(details("a"), looks=10**9)
-    with pytest.raises(ResourceError, match=r"^a was told to stop and is still RUNNING$"):
+    with pytest.raises(ResourceError, match=r"^a was asked to stop, but is still RUNNING$"):
         stop(server, job("a"), patience_seconds=0.01)
-    monkeypatch.setattr(job_server, "_PENDING_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "_PENDING_SECONDS", 0.01)
     server = Server(details("a", "PENDING"), looks=10**9)
-    with pytest.raises(ResourceError, match=r"^a still waits for a node; it ends when it gets one"):
+    with pytest.raises(ResourceError, match=r"^a is still waiting for a node; it ends when"):
         stop(server, job("a", "PENDING"))
 
 
@@ -124,17 +137,20 @@ HTTP_500 = "Request failed with status code 500: Traceback:\n  File x\nOSError: 
         (requests.exceptions.InvalidJSONError(), r"no Ray job server answers at http://head"),
         (KeyError("ray_version"), r"no Ray job server answers at http://head \(KeyError\)"),
         (RuntimeError(HTTP_500), r"^the job server at http://head: OSError: agent is gone$"),
-        (RuntimeError(""), r"^the job server at http://head: an error without a word$"),
+        (RuntimeError(""), r"^the job server at http://head: an error without a message$"),
     ],
 )
 def test_errors_are_one_line(error: Exception, message: str) -> None:
-    with pytest.raises(ResourceError, match=message) as caught, explained("http://head"):
+    with pytest.raises(ResourceError, match=message) as caught, client_errors("http://head"):
         raise error
     assert "\n" not in str(caught.value)
 
 
 def test_no_address() -> None:
-    with pytest.raises(ResourceError, match=r"'head:8265'; expected http://HEAD:8265$"):
+    with pytest.raises(
+        ResourceError,
+        match=r"'head:8265' is not the address of a job server; expected http://HEAD:8265$",
+    ):
         connect("head:8265")
 
 
@@ -151,3 +167,78 @@ def test_no_address() -> None:
 )
 def test_exit_codes(state: str, code: int | None, expected: int) -> None:
     assert exit_code(job("a", state, driver_exit_code=code)) == expected
+
+
+class FlakyServer(Client):
+    """Sends a log from its beginning at each connection, as far as it has got."""
+
+    def __init__(self, *connections: list[str | Exception], pending: int = 0) -> None:
+        self.connections = list(connections)
+        self.pending = pending
+
+    def get_address(self) -> str:
+        return "http://nowhere"
+
+    def look(self, _: Any, __: str) -> Job:
+        if self.pending:
+            self.pending -= 1
+            return job("lesson", "PENDING", message="no CPU yet")
+        return job("lesson") if self.connections else job("lesson", "FAILED", driver_exit_code=7)
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        for piece in self.connections.pop(0):
+            await asyncio.sleep(0)
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Job, str, list[str]]]:
+    """Follow a job on a server; returns its end, what was written and what was told."""
+    monkeypatch.setattr(jobs, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "_WAITING_SECONDS", 0.0)
+
+    def followed(server: FlakyServer, **given: Any) -> tuple[Job, str, list[str]]:
+        monkeypatch.setattr(jobs, "look", server.look)
+        written, told = [], []
+        end = follow(server, job("lesson"), written.append, told.append, **given)
+        return end, "".join(written), told
+
+    return followed
+
+
+def test_a_log_is_written_once(watch: Callable[..., Any]) -> None:
+    server = FlakyServer(
+        ["one\ntw", ConnectionResetError()],
+        ["one\n"],
+        [OSError()],
+        ["one\ntwo\nth", RuntimeError("WebSocket connection closed")],
+        ["one\ntwo\nthree\n"],
+    )
+    end, written, told = watch(server)
+    assert written == "one\ntwo\nthree\n"
+    assert (end.state, end.exit_code, told) == ("FAILED", 7, [])
+
+
+def test_waiting_for_a_node_is_told_once(watch: Callable[..., Any]) -> None:
+    _, written, told = watch(FlakyServer(["a"], pending=3))
+    assert (written, told) == ("a", ["lesson is waiting: no CPU yet"])
+
+
+def test_a_lost_connection_says_how_to_come_back(watch: Callable[..., Any]) -> None:
+    server = FlakyServer(*([OSError()] for _ in range(10_000)))
+    message = r"^lost the connection .*\(OSError\); lesson continues to run: .*raymc logs"
+    with pytest.raises(ResourceError, match=message):
+        watch(server, patience_seconds=0.05)
+
+
+def test_pieces_of_a_growing_log() -> None:
+    written: list[str] = []
+    log = GrowingLog(written.append)
+    for piece in ("ab", "cd"):
+        log.add(piece)
+    log.restart()
+    for piece in ("a", "bc", "", "defg"):
+        log.add(piece)
+    assert (written, log.written) == (["ab", "cd", "efg"], 7)
