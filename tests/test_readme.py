@@ -15,7 +15,7 @@ PAGES = {
     for path in sorted((ROOT / folder).glob("*.md"))
 }
 README, GUIDE = PAGES["README.md"], PAGES["raymc/README.md"]
-TREE = README.split("## The house")[1].split("```")[1]
+TREE = README.split("## The code")[1].split("```")[1]
 
 
 def without_code(page: str) -> str:
