@@ -6,9 +6,6 @@ of raymc, so that every layer may speak it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-TrialStateName = Literal["complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -81,44 +78,6 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class TrialStarted:
-    """A trial of a sweep begins or, after a restart of the sweep, goes on.
-
-    `is_over` where the trial had ended before the restart, and is told once more from its start
-    to its end for those who didn't hear all of it.
-    """
-
-    number: int
-    params: Mapping[str, object]
-    is_over: bool = False
-
-
-@dataclass(frozen=True)
-class TrialEpochEnded:
-    """A trial has finished an epoch."""
-
-    number: int
-    epoch: int
-    metrics: Mapping[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrialEnded:
-    """A trial is over.
-
-    `best` holds the metrics of its best epoch; `message` says why it failed, if it did;
-    `seconds` is the time it had a worker.
-    """
-
-    number: int
-    state: TrialStateName
-    best: Mapping[str, float]
-    seconds: float
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class ExtractProgress:
     """How far an extraction is: files of all there are, and what this process got out of them.
 
@@ -133,5 +92,4 @@ class ExtractProgress:
     failed_files: int
 
 
-SweepEvent = TrialStarted | TrialEpochEnded | TrialEnded
 Event = Started | Stepped | Saved | EpochEnded | Warned | Ended

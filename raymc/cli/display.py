@@ -28,8 +28,8 @@ from rich.text import Text
 from raymc.cli.tables import rows_table
 from raymc.events import Ended, EpochEnded, Event, ExtractProgress, Started, Stepped, Warned
 from raymc.search.trials import (
+    Trial,
     TrialState,
-    TrialView,
     best_trial,
     duration,
     param_text,
@@ -113,7 +113,7 @@ class TrainDisplay:
         steps, begun = event.steps_per_epoch, event.first_step
         self._progress.update(self._steps, total=steps, completed=begun, note="")
         after = f" after step {begun:,}" if begun else ""
-        start = f"going on at epoch {event.first_epoch}{after} of" if done or begun else "training"
+        start = f"resuming at epoch {event.first_epoch}{after} of" if done or begun else "training"
         shared = f", {event.workers} workers" if event.workers > 1 else ""
         rows = f"{event.rows:,} rows, {event.parameters:,} parameters{shared}"
         self._print(f"{start} {event.epochs} epochs of {steps:,} steps: {rows}")
@@ -154,15 +154,15 @@ class TrialsDisplay:
     """Shows a sweep of `trials` trials as they go; safe to call from any thread.
 
     On a terminal: a live table of the running trials and the ten best, gone when the sweep
-    ends (print `trials_table(display.views)`). Elsewhere a line whenever a trial ends.
+    ends (print `trials_table(display.trials)`). Elsewhere a line whenever a trial ends.
     """
 
     def __init__(self, console: Console, trials: int, *, metric: str = "val/mAP") -> None:
         self._console = console
-        self._trials = trials
+        self._planned = trials
         self._metric = metric
         self._lock = threading.Lock()
-        self._views: dict[int, TrialView] = {}
+        self._seen: dict[int, Trial] = {}
         live = Live(self, console=console, transient=True, refresh_per_second=4)
         self._live = live if console.is_interactive else None
 
@@ -176,71 +176,71 @@ class TrialsDisplay:
             self._live.stop()
 
     @property
-    def views(self) -> list[TrialView]:
-        """The latest record of every trial seen, by number."""
+    def trials(self) -> list[Trial]:
+        """Every trial seen, as it was last, by number."""
         with self._lock:
-            return [view for _, view in sorted(self._views.items())]
+            return [trial for _, trial in sorted(self._seen.items())]
 
-    def update(self, view: TrialView) -> None:
-        """Take a trial's latest record; on a terminal it shows within a quarter second."""
+    def update(self, trial: Trial) -> None:
+        """Take a trial that changed; a terminal shows it within a quarter second."""
         with self._lock:
-            before = self._views.get(view.number)
-            self._views[view.number] = view
-        ended = view.state != "running" and (before is None or before.state != view.state)
+            before = self._seen.get(trial.number)
+            self._seen[trial.number] = trial
+        ended = trial.is_over and not (before and before.is_over)
         if ended and self._live is None:
-            print_plain(self._console, self._line(view))
+            print_plain(self._console, self._line(trial))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
         """The live part: counts, best so far and time left, above the trials (one line each)."""
-        views = self.views
-        running = [view for view in views if view.state == "running"]
-        ended = ranked([view for view in views if view.state != "running"])
+        trials = self.trials
+        running = [trial for trial in trials if trial.state == "running"]
+        ended = ranked([trial for trial in trials if trial.is_over])
         shown = [*running[:_LIVE_ROWS], *ended[:_LIVE_ROWS]]
-        table = rows_table(shown, views, self._metric, joined=True)
+        table = rows_table(shown, trials, self._metric, joined=True)
         table.expand = True
         params = table.columns[-1]
         params.ratio, params.no_wrap, params.overflow = 1, True, "ellipsis"
-        for line in (self._counts(views), _outlook(views, self._trials)):
+        for line in (self._counts(trials), _outlook(trials, self._planned)):
             yield Text(line, no_wrap=True, overflow="ellipsis")
         yield table
 
-    def _counts(self, views: Sequence[TrialView]) -> str:
-        counts = Counter(view.state for view in views)
+    def _counts(self, trials: Sequence[Trial]) -> str:
+        counts = Counter(trial.state for trial in trials)
         shown = [f"{counts[state]} {state}" for state in get_args(TrialState) if counts[state]]
-        return f"{self._trials} trials: " + (", ".join(shown) or "none started")
+        return f"{self._planned} trials: " + (", ".join(shown) or "none started")
 
-    def _line(self, view: TrialView) -> str:
-        views = self.views
-        ended = sum(other.state != "running" for other in views)
+    def _line(self, trial: Trial) -> str:
+        trials = self.trials
+        ended = sum(other.is_over for other in trials)
         chosen = (
-            f"{key.rpartition('.')[2]}={param_text(item)}" for key, item in view.params.items()
+            f"{key.rpartition('.')[2]}={param_text(item)}" for key, item in trial.params.items()
         )
         parts = [
-            f"{ended}/{self._trials} ended: trial {view.number} {view.state}",
-            f"{self._metric} {value_text(view.value) or 'none'}",
-            f"epoch {view.epoch}/{view.epochs}",
-            duration(view.seconds),
+            f"{ended}/{self._planned} ended: trial {trial.number} {trial.state}",
+            f"{self._metric} {value_text(trial.value) or 'none'}",
+            f"epoch {trial.epoch}/{trial.planned}",
+            duration(trial.seconds),
             *chosen,
-            _best_so_far(views),
+            _best_so_far(trials),
         ]
         return "  ".join(part for part in parts if part)
 
 
-def _best_so_far(views: Sequence[TrialView]) -> str:
-    best = best_trial(views)
+def _best_so_far(trials: Sequence[Trial]) -> str:
+    best = best_trial(trials)
     return "" if best is None else f"best {value_text(best.value)} (trial {best.number})"
 
 
-def _outlook(views: Sequence[TrialView], trials: int) -> str:
+def _outlook(trials: Sequence[Trial], planned: int) -> str:
     """The best so far, and the time left at the mean trial's time, shared by those running."""
-    ended = [view.seconds for view in views if view.state != "running"]
-    running = [view.seconds for view in views if view.state == "running"]
+    ended = [trial.seconds for trial in trials if trial.is_over]
+    running = [trial.seconds for trial in trials if trial.state == "running"]
     if not ended or not running:
-        return _best_so_far(views)
+        return _best_so_far(trials)
     mean = sum(ended) / len(ended)
-    work = mean * (trials - len(ended)) - sum(min(seconds, mean) for seconds in running)
+    work = mean * (planned - len(ended)) - sum(min(seconds, mean) for seconds in running)
     left = f"about {duration(work / len(running))} left"
-    return "  ".join(part for part in (_best_so_far(views), left) if part)
+    return "  ".join(part for part in (_best_so_far(trials), left) if part)
 
 
 def _epoch_line(event: EpochEnded, epochs: int, metric: str) -> str:

@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,14 +30,13 @@ from raymc.features.on_ray import ExtractSummary, extract
 from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
 from raymc.runtime.connect import connect, expect_nodes
-from raymc.search.sweep import SweepResult, sweep
-from raymc.search.trials import outcome_of
+from raymc.search.sweep import sweep
 from raymc.tracking import (
     Tracker,
     check_reachable,
-    compare_runs,
     list_sweeps,
     open_tracker,
+    read_trials,
     runs_page,
     tracking_uri,
     ui_command,
@@ -92,10 +91,10 @@ def run_tune(config: Config, console: Console) -> Path:
         with _ending(tracker, record.parent), display:
             result = sweep(config, dataset, folder, listener=record)
         bundle = folder / BUNDLE
-        save_bundle(result.checkpoint, bundle)
-        console.print(trials_table(record.views, config.train.monitor, width=console.width))
+        save_bundle(Path(result.best.checkpoint), bundle)
+        console.print(trials_table(record.trials, config.train.monitor, width=console.width))
         record.summarise()
-        best = {f"best/{key[4:]}": x for key, x in _best(result).items() if key[:4] == "val/"}
+        best = {f"best/{key[4:]}": x for key, x in result.best.best.items() if key[:4] == "val/"}
         tracker.end_run(record.parent, "complete", metrics=best)
         console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
         if result.is_new:
@@ -211,8 +210,8 @@ def show_runs(sweep: str | None, config: Config, console: Console) -> None:
         for found in list_sweeps(uri, config.tracking.experiment):
             console.print(f"{found.name}  ({found.trials} trials)")
         return
-    views = compare_runs(uri, config.tracking.experiment, sweep, metric=config.train.monitor)
-    console.print(trials_table(views, config.train.monitor, width=console.width))
+    trials = read_trials(uri, config.tracking.experiment, sweep, metric=config.train.monitor)
+    console.print(trials_table(trials, config.train.monitor, width=console.width))
 
 
 def run_ui(config: Config, port: int, console: Console) -> None:
@@ -312,7 +311,3 @@ def _add_report(folder: Path, config: Config, tracker: Tracker, run: str, consol
     else:
         tracker.log_text(run, REPORT, page)
         console.print(f"report: {folder / REPORT}", soft_wrap=True)
-
-
-def _best(result: SweepResult) -> Mapping[str, float]:
-    return outcome_of(result.best).best

@@ -1,71 +1,74 @@
-"""Trials as a table, best first: what displays, comparisons and reports share.
-
-May import rich; knows neither Ray nor MLflow.
-"""
+"""Tables of trials, best first, for the terminal."""
 
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from raymc.search.trials import TrialView, best_trial, duration, param_text, ranked, value_text
+from raymc.search.trials import Trial, best_trial, duration, param_text, ranked, value_text
 
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
 
 
-def trials_table(views: Sequence[TrialView], metric: str = "val/mAP", *, width: int = 100) -> Table:
-    """Return all trials, best first, the best highlighted; of the params those that differ.
+def trials_table(trials: Sequence[Trial], metric: str = "val/mAP", *, width: int = 100) -> Table:
+    """Return all trials, best first and the best highlighted, with the params that differ.
 
     Args:
-        views: The trials, in any order; those without a value come last, after them the
-            failed ones.
-        metric: Column title of `TrialView.value`.
-        width: Characters a line may have (`console.width`); where a column per param does
-            not fit, one column holds them all.
+        trials: In any order; those without a value come last, after them the failed ones.
+        metric: Column title of `Trial.value`.
+        width: Characters that fit in a line (`console.width`). Where a column for each param
+            doesn't fit, one column holds them all.
     """
-    table = rows_table(ranked(views), views, metric, joined=False)
+    has_recall = any(trial.recall is not None for trial in trials)
+    shown = ranked(trials)
+    table = rows_table(shown, trials, metric, joined=False, has_recall=has_recall)
     if Console(width=100 * width).measure(table).maximum <= width:
         return table
-    return rows_table(ranked(views), views, metric, joined=True)
+    return rows_table(shown, trials, metric, joined=True, has_recall=has_recall)
 
 
 def rows_table(
-    shown: Sequence[TrialView], views: Sequence[TrialView], metric: str, *, joined: bool
+    shown: Sequence[Trial],
+    trials: Sequence[Trial],
+    metric: str,
+    *,
+    joined: bool,
+    has_recall: bool = False,
 ) -> Table:
     """Return some of the trials as a table in the order given.
 
     Args:
         shown: Those that get a row.
-        views: All, which decide about columns and the best.
-        metric: Column title of `TrialView.value`.
+        trials: All, which decide about columns and the best.
+        metric: Column title of `Trial.value`.
         joined: Whether one last column holds all params.
+        has_recall: Whether R80 has a column.
     """
-    names = _varying(views)
-    others = list(dict.fromkeys(name for view in views for name in view.others))
+    names = _varying(trials)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("trial", "state", metric, *others, "epoch", "time"):
+    for column in ("trial", "state", metric, *["R80"][:has_recall], "epoch", "time"):
         table.add_column(column, no_wrap=True, justify="left" if column == "state" else "right")
     for column in ["params"] if joined else names.values():
         table.add_column(column, overflow="fold")
-    best = best_trial(views)
-    for view in shown:
-        numbers = [value_text(view.value), *(value_text(view.others.get(name)) for name in others)]
-        epoch = f"{view.epoch}/{view.epochs}" if view.epochs else str(view.epoch)
-        params = [param_text(view.params.get(key, "")) for key in names]
+    best = best_trial(trials)
+    for trial in shown:
+        numbers = [value_text(trial.value), *[value_text(trial.recall)][:has_recall]]
+        epoch = f"{trial.epoch}/{trial.planned}" if trial.planned else str(trial.epoch)
+        params = [param_text(trial.params.get(key, "")) for key in names]
         if joined:
             pairs = zip(names.values(), params, strict=True)
             params = [" ".join(f"{name}={value}" for name, value in pairs)]
-        cells = [str(view.number), view.state, *numbers, epoch, duration(view.seconds), *params]
-        table.add_row(*cells, style="bold green" if view is best else _STYLES.get(view.state))
+        cells = [str(trial.number), trial.state, *numbers, epoch, duration(trial.seconds), *params]
+        table.add_row(*cells, style="bold green" if trial is best else _STYLES.get(trial.state))
     return table
 
 
-def _varying(views: Sequence[TrialView]) -> dict[str, str]:
-    """The params that differ between the trials (all, where there is one trial), with names."""
-    keys = dict.fromkeys(key for view in views for key in view.params)
-    if len(views) > 1:
+def _varying(trials: Sequence[Trial]) -> dict[str, str]:
+    """The params that differ between trials (all of them if there is one trial), with names."""
+    keys = dict.fromkeys(key for trial in trials for key in trial.params)
+    if len(trials) > 1:
         keys = [
-            key for key in keys if len({param_text(view.params.get(key)) for view in views}) > 1
+            key for key in keys if len({param_text(trial.params.get(key)) for trial in trials}) > 1
         ]
     last = [key.rpartition(".")[2] for key in keys]
     names = [

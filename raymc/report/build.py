@@ -23,9 +23,10 @@ from raymc.report.comparison import Compared, compare, comparison_table
 from raymc.report.embeddings import EmbeddedSplit, embed_split
 from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
-from raymc.report.trials import Costs, Trial, costs_of, trials_of
+from raymc.report.trials import Costs, costs_of
 from raymc.search.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
-from raymc.search.sweep import best_trial
+from raymc.search.sweep import winner
+from raymc.search.trials import Trial, trials_of
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 from raymc.training.runs import BUNDLE, CONFIG_FILE, read_config, write_whole
 
@@ -75,14 +76,12 @@ def build_report(
     """
     name, split = run_name(read_config(folder), sweep=True), split or config.data.val
     study = read_study(config, name, folder)
-    best_number = best_trial(study).number
     trials = trials_of(study.get_trials(deepcopy=False), config)
-    by_number = {trial.number: trial for trial in trials}
-    best, default = by_number[best_number], default_trial(trials, config)
+    best, default = winner(trials), default_trial(trials, config)
     gpus = study.user_attrs.get(GPUS_ATTRIBUTE, config.search.gpus_per_trial)
     costs = costs_of(trials, workers=config.train.most_workers, gpus=gpus, price=price)
     metric, space = config.train.monitor, space_of(study.get_trials(deepcopy=False))
-    sections = trial_sections(trials, space, costs, metric=metric, best=best_number)
+    sections = trial_sections(trials, space, costs, metric=metric, best=best.number)
     try:
         judged = _judge(folder, config, split, best=best, default=default)
     except RaymcError as error:
@@ -122,7 +121,7 @@ def default_trial(trials: Sequence[Trial], config: Config) -> Trial | None:
     settings = flatten(config)
     for trial in trials[:1]:
         own = all(settings.get(path) == value for path, value in trial.params.items())
-        if own and not math.isnan(trial.value):
+        if own and not math.isnan(trial.score):
             return trial
     return None
 
@@ -146,7 +145,7 @@ def summary(
     split: str,
 ) -> list[str]:
     """Return what came of the sweep in plain words."""
-    won = f"Trial {best.number} won with {metric} {percent(best.value)}"
+    won = f"Trial {best.number} won with {metric} {percent(best.score)}"
     said = [f"{won}: {settings_text(best.params)}."]
     said.append(_gain(best, default, compared, split))
     states = [trial.state for trial in trials]

@@ -29,7 +29,8 @@ from raymc.report.drawing import (
     short,
     whole_numbers,
 )
-from raymc.report.trials import Trial, best_so_far
+from raymc.report.trials import best_so_far
+from raymc.search.trials import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ FEWEST_FOR_SURFACE = 6
 
 def scored(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that have a value."""
-    return [trial for trial in trials if not math.isnan(trial.value)]
+    return [trial for trial in trials if not math.isnan(trial.score)]
 
 
 def history(trials: Sequence[Trial], metric: str) -> Markup:
@@ -77,8 +78,8 @@ def courses(trials: Sequence[Trial], metric: str, best: int) -> Markup:
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         for trial in trials:
-            epochs = sorted(trial.values)
-            course = [trial.values[epoch] for epoch in epochs]
+            epochs = [epoch.number for epoch in trial.epochs]
+            course = [epoch.value for epoch in trial.epochs]
             colour, marker, _ = _LOOKS.get(trial.state, (GREY, "x", True))
             if trial.number == best:
                 axes.plot(epochs, course, color=GREEN, lw=2.5, zorder=3)
@@ -157,7 +158,7 @@ def contours(
 ) -> Markup:
     """Draw the metric over pairs of settings, as a surface between the trials' points."""
     shown = scored(trials)
-    values = np.array([trial.value for trial in shown])
+    values = np.array([trial.score for trial in shown])
     span = (values.min(), values.max() if np.ptp(values) else values.min() + 1e-9)
 
     def draw(figure: "Figure") -> None:
@@ -255,7 +256,7 @@ def _scatter(axes: "Axes", trials: Sequence[Trial], across: Any) -> None:
         if some:
             axes.plot(
                 [across(trial) for trial in some],
-                [trial.value for trial in some],
+                [trial.score for trial in some],
                 marker, color=colour, mfc=colour if filled else "white", mew=1.5, ms=6, label=state,
             )  # fmt: skip
 

@@ -10,8 +10,8 @@ from optuna.distributions import BaseDistribution
 
 from raymc.report import trial_figures as draw
 from raymc.report.page import Cell, Figure, Note, Part, Section, Table, number, text
-from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, Trial, importances
-from raymc.search.trials import duration, param_text
+from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, importances
+from raymc.search.trials import Trial, duration, param_text
 
 FEW_TRIALS = 20  # below, importances change with every trial
 MOST_MESSAGES = 3
@@ -42,7 +42,7 @@ def hours(value: float) -> str:
 def _trials(
     trials: Sequence[Trial], space: Mapping[str, BaseDistribution], metric: str, best: int
 ) -> list[Part]:
-    order = sorted(trials, key=lambda trial: (math.isnan(trial.value), -trial.value))
+    order = sorted(trials, key=lambda trial: (math.isnan(trial.score), -trial.score))
     rows = [_row(trial, space) for trial in order]
     names = [_short(path, space) for path in space]
     heads = ["trial", "state", metric, "R80", "epochs", "time", *names]
@@ -64,14 +64,14 @@ def _trials(
 
 
 def _row(trial: Trial, space: Mapping[str, BaseDistribution]) -> list[Cell]:
-    recall = trial.best.get("val/R80", float("nan")) if trial.state != "failed" else float("nan")
+    recall = math.nan if trial.recall is None or trial.state == "failed" else trial.recall
     params = [trial.params.get(path, "") for path in space]
     return [
         number(trial.number, str(trial.number)),
         text(trial.state),
-        number(trial.value, _exactly(trial.value)),
+        number(trial.score, _exactly(trial.score)),
         number(recall, _exactly(recall)),
-        number(trial.epochs, f"{trial.epochs}/{trial.planned}"),
+        number(trial.epoch, f"{trial.epoch}/{trial.planned}"),
         number(trial.seconds, duration(trial.seconds)),
         *(
             number(float(value), param_text(value))
@@ -146,7 +146,7 @@ def _cost(trials: Sequence[Trial], costs: Costs, metric: str, best: int) -> list
     for state in states:
         some = [trial for trial in trials if trial.state == state]
         seconds = sum(trial.seconds for trial in some)
-        epochs = sum(trial.epochs for trial in some)
+        epochs = sum(trial.epoch for trial in some)
         rows.append(
             [
                 text(state),

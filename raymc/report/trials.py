@@ -1,7 +1,4 @@
-"""The numbers of a sweep: its trials, what mattered among their settings, what they cost.
-
-Optuna's trials in, plain values out; no Ray.
-"""
+"""The numbers of a sweep: its course, which settings mattered, what its trials cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,58 +7,10 @@ from dataclasses import dataclass
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
 
-from raymc.config import Config
-from raymc.search.trials import Outcome, outcome_of
+from raymc.search.trials import Trial
 
-STATES: Mapping[TrialState, str] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
 FEWEST_FOR_IMPORTANCES = 4
-_EPOCHS = "train.epochs"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial of the sweep.
-
-    Attributes:
-        number: As the study counts.
-        state: complete, pruned, failed, running or waiting.
-        params: What the sweep chose, by dotted config key.
-        values: The monitored metric after each epoch that was run.
-        best: All metrics of its best epoch; empty if it ended none.
-        planned: Epochs that it was to run.
-        seconds: The time that it had its workers.
-        message: Why it failed.
-        checkpoint: Folder of its best epoch's checkpoint; empty if there is none.
-    """
-
-    number: int
-    state: str
-    params: Mapping[str, object]
-    values: Mapping[int, float]
-    best: Mapping[str, float]
-    planned: int
-    seconds: float
-    message: str
-    checkpoint: str
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that were run."""
-        return max(self.values, default=0)
-
-    @property
-    def value(self) -> float:
-        """The monitored metric at its best; nan if the trial failed or ended no epoch."""
-        usable = self.values.values() if self.state != "failed" else ()
-        return max(usable, default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -95,30 +44,11 @@ class Costs:
         return None if self.price is None else self.saved_hours * self.price
 
 
-def trials_of(study: Sequence[FrozenTrial], config: Config) -> list[Trial]:
-    """Return the study's trials, in the order of their numbers."""
-    return [_trial(trial, outcome_of(trial), config) for trial in study]
-
-
-def _trial(trial: FrozenTrial, outcome: Outcome, config: Config) -> Trial:
-    return Trial(
-        number=trial.number,
-        state=STATES[trial.state],
-        params=dict(trial.params),
-        values=dict(trial.intermediate_values),
-        best=outcome.best,
-        planned=int(trial.params.get(_EPOCHS, config.train.epochs)),
-        seconds=outcome.seconds,
-        message=outcome.message,
-        checkpoint=outcome.checkpoint,
-    )
-
-
 def best_so_far(trials: Sequence[Trial]) -> list[float]:
-    """Return after each trial the best value until then; nan before the first."""
+    """Return the best value after each trial; NaN before the first."""
     best, course = math.nan, []
     for trial in trials:
-        best = trial.value if not best >= trial.value and not math.isnan(trial.value) else best
+        best = trial.score if not best >= trial.score and not math.isnan(trial.score) else best
         course.append(best)
     return course
 
@@ -134,14 +64,14 @@ def importances(trials: Sequence[Trial], space: Mapping[str, BaseDistribution]) 
         Shares that sum to 1; empty where fewer than `FEWEST_FOR_IMPORTANCES` trials have a
         value, or all have the same.
     """
-    scored = [trial for trial in trials if not math.isnan(trial.value)]
-    if len(scored) < FEWEST_FOR_IMPORTANCES or len({trial.value for trial in scored}) == 1:
+    scored = [trial for trial in trials if not math.isnan(trial.score)]
+    if len(scored) < FEWEST_FOR_IMPORTANCES or len({trial.score for trial in scored}) == 1:
         return {}
     study = optuna.create_study(direction="maximize")
     for trial in scored:
         study.add_trial(
             optuna.trial.create_trial(
-                params=dict(trial.params), distributions=dict(space), value=trial.value
+                params=dict(trial.params), distributions=dict(space), value=trial.score
             )
         )
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
@@ -159,13 +89,13 @@ def costs_of(
         price: Of a GPU for an hour, or of a worker where they had none.
     """
     hours_per_second = workers * (gpus or 1.0) / 3600
-    pruned = [trial for trial in trials if trial.state == "pruned" and trial.epochs]
-    saved = [(trial.planned - trial.epochs, trial.seconds / trial.epochs) for trial in pruned]
+    pruned = [trial for trial in trials if trial.state == "pruned" and trial.epoch]
+    saved = [(trial.planned - trial.epoch, trial.seconds / trial.epoch) for trial in pruned]
     return Costs(
         unit="GPU-hours" if gpus else "worker-hours",
         hours=sum((trial.seconds for trial in trials), 0.0) * hours_per_second,
         saved_hours=sum((epochs * seconds for epochs, seconds in saved), 0.0) * hours_per_second,
-        epochs=sum(trial.epochs for trial in trials),
+        epochs=sum(trial.epoch for trial in trials),
         saved_epochs=sum(epochs for epochs, _ in saved),
         price=price,
     )

@@ -7,7 +7,7 @@ from rich.table import Table
 from raymc.data.shards import open_dataset
 from raymc.data.storage import open_address
 from raymc.search.study import read_study
-from raymc.search.trials import outcome_of
+from raymc.search.trials import trials_of
 from raymc.training.audit import RunAudit, record_of
 from raymc.training.row_log import audit
 from raymc.training.runs import TRIALS, find_run, read_config
@@ -40,9 +40,9 @@ def audit_trials(sweep: str, runs_folder: str) -> list[RunAudit]:
     folder = find_run(sweep, runs_folder)
     config = read_config(folder)
     rows = open_dataset(config.data.path).manifest.rows(config.data.train)
-    trials = read_study(config, folder.name, folder).get_trials(deepcopy=False)
-    best = {trial.number: outcome_of(trial).checkpoint for trial in trials}
-    return [_audit_trial(number, address, rows) for number, address in best.items() if address]
+    study = read_study(config, folder.name, folder)
+    trials = trials_of(study.get_trials(deepcopy=False), config)
+    return [_audit_trial(t.number, t.checkpoint, rows) for t in trials if t.checkpoint]
 
 
 def _audit_trial(number: int, address: str, rows: int) -> RunAudit:

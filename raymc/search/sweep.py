@@ -6,15 +6,13 @@ shared data.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -22,12 +20,12 @@ from raymc.config import Config, from_dict, override, run_name, to_dict
 from raymc.data.feed.on_ray import SharedData, share_data
 from raymc.data.shards import Dataset
 from raymc.errors import DivergedError, ResourceError, SweepError
-from raymc.events import EpochEnded, SweepEvent
+from raymc.events import EpochEnded
 from raymc.runtime.connect import capacity, gpus_per_worker, our_error, worker_resources
 from raymc.search.searcher import FAILURE, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
 from raymc.search.study import GPUS_ATTRIBUTE, make_scheduler, open_study
-from raymc.search.trials import outcome_of
+from raymc.search.trials import Trial, best_trial, trials_of
 from raymc.training import loop
 from raymc.training.on_ray import make_trainer
 from raymc.training.runs import TRIALS
@@ -36,37 +34,27 @@ from raymc.training.worker import EPOCH, IS_LAST, limit_threads
 
 @dataclass(frozen=True)
 class SweepResult:
-    """A finished sweep: its study, and the best checkpoint of its best trial.
+    """A finished sweep and its best trial; `is_new` is false if all trials had ended before."""
 
-    `is_new` is false where all trials had been done before.
-    """
-
-    folder: Path
-    study: optuna.Study
-    checkpoint: Path
+    best: Trial
     is_new: bool
-
-    @property
-    def best(self) -> optuna.trial.FrozenTrial:
-        """The trial whose best epoch was best of all."""
-        return best_trial(self.study)
 
 
 def sweep(
-    config: Config, dataset: Dataset, folder: Path, *, listener: Callable[[SweepEvent], None]
+    config: Config, dataset: Dataset, folder: Path, *, listener: Callable[[Trial], None]
 ) -> SweepResult:
-    """Search as configured; goes on where an interrupted sweep of the same settings stopped.
+    """Search as configured, or resume an interrupted sweep of the same settings.
 
     Args:
-        config: all settings.
-        dataset: the one to train on.
-        folder: the sweep's own.
-        listener: is told of every trial's start, epochs and end.
+        config: All settings.
+        dataset: The one to train on.
+        folder: The sweep's own.
+        listener: Is called with a trial whenever it starts, ends an epoch or ends.
 
     Raises:
-        DataError: the dataset can't be used.
-        ResourceError: trials ask for more than the cluster has.
-        SweepError: no trial succeeded, or the study's database went away for good.
+        DataError: The dataset can't be used.
+        ResourceError: Trials ask for more than the cluster has.
+        SweepError: No trial succeeded, or the study's database stayed unreachable.
     """
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's snapshots are never read
     gpus = gpus_per_worker(config)
@@ -87,11 +75,11 @@ def sweep(
             tuner.fit()
         except StorageInternalError as error:
             raise SweepError(
-                "the study's database went away and did not come back: once it is there again, "
-                "the same command goes on"
+                "the study's database can't be reached: when it is back, run the same command "
+                "again to resume"
             ) from error
-    best = best_trial(study)
-    return SweepResult(folder, study, Path(outcome_of(best).checkpoint), is_new)
+    trials = trials_of(study.get_trials(deepcopy=False), config)
+    return SweepResult(winner(trials), is_new)
 
 
 def make_tuner(
@@ -228,16 +216,15 @@ def concurrent_trials(config: Config, gpus: float) -> int:
     return min(asked, fits) if asked else fits
 
 
-def best_trial(study: optuna.Study) -> optuna.trial.FrozenTrial:
+def winner(trials: Sequence[Trial]) -> Trial:
     """Return the trial with the best epoch, stopped early or not.
 
     Raises:
-        SweepError: no trial finished an epoch; with the first one's error.
+        SweepError: No trial finished an epoch; quotes the first one's error.
     """
-    trials = study.get_trials(deepcopy=False)
-    good = [t for t in trials if t.intermediate_values and t.state != TrialState.FAIL]
-    if not good:
-        messages = [outcome_of(trial).message for trial in trials]
-        first = next((message for message in messages if message), "no trial was started")
+    best = best_trial(trials)
+    if best is None:
+        messages = (trial.message for trial in trials if trial.message)
+        first = next(messages, "no trial was started")
         raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
-    return max(good, key=lambda trial: max(trial.intermediate_values.values()))
+    return best

@@ -1,130 +1,182 @@
-"""What a sweep's study holds of a trial: its epochs as they came, and how it ended.
+"""One record of a trial, for the study, the sweep, MLflow, the display and the report.
 
-Optuna itself knows one value an epoch. One attribute more an epoch, and one where a trial failed,
-are all that is written besides: each is a transaction of its own, and a disk makes it wait. Pure:
-no Ray, no MLflow.
+`trials_of` reads it from a study; `raymc.tracking.sweeps` reads it from MLflow. A study keeps of
+each epoch its value, which Optuna knows, and one attribute with the rest; of a failed trial it
+keeps one more. Each of these is a transaction, which costs a write to the disk, so nothing else
+is stored.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-import optuna
-from optuna.trial import FrozenTrial
+from raymc.config import Config
 
+if TYPE_CHECKING:  # a table of trials should not have to wait for Optuna
+    import optuna
+    from optuna.trial import FrozenTrial
+
+TrialState = Literal["waiting", "running", "complete", "pruned", "failed"]
+STATES: Mapping[str, TrialState] = {  # by Optuna's names
+    "WAITING": "waiting",
+    "RUNNING": "running",
+    "COMPLETE": "complete",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+}
 _EPOCH, _END = "epoch {}", "end"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a trial has come to.
+class Epoch:
+    """An epoch of a trial.
 
     Attributes:
-        best: all metrics of its best epoch, and that `epoch`; empty before the first.
-        checkpoint: of that epoch; empty before the first.
-        seconds: the time it had a worker.
-        message: why it failed; empty if it didn't.
-    """
-
-    best: Mapping[str, float]
-    checkpoint: str
-    seconds: float
-    message: str
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch of a trial: its number, all its metrics, and its checkpoint.
-
-    `seconds` is the time the trial has had a worker by its end.
+        number: From 1.
+        value: The monitored metric.
+        metrics: All of them, by their MLflow names.
+        seconds: How long the trial had had a worker at the end of this epoch.
+        checkpoint: Where its checkpoint is.
     """
 
     number: int
+    value: float
     metrics: Mapping[str, float]
     seconds: float
     checkpoint: str
 
     def attribute(self) -> tuple[str, dict[str, Any]]:
-        """Return the name and the value of what the study keeps of the epoch."""
+        """Return the name and the content of the attribute that the study keeps."""
         facts = {"metrics": self.metrics, "seconds": self.seconds, "checkpoint": self.checkpoint}
         return _EPOCH.format(self.number), facts
 
 
-def note_epoch(trial: optuna.Trial, epoch: Epoch, value: float) -> None:
-    """Write an epoch into the study; its value last, which makes it count, unless it is NaN."""
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a sweep.
+
+    Attributes:
+        number: In the study, from 0.
+        params: What the sweep chose, by dotted config key.
+        state: Where it stands.
+        planned: How many epochs it is to run; 0 if unknown.
+        epoch: The last epoch that ended; 0 before the first.
+        epochs: Those that ended, in order; empty where MLflow's summary of the trial was read.
+        value: The monitored metric at the best epoch (larger is better); None before the first.
+        best: All metrics of the best epoch, and `epoch`; empty before the first.
+        checkpoint: Of the best epoch; empty before the first.
+        seconds: How long it has had a worker.
+        message: Why it failed; empty if it didn't.
+    """
+
+    number: int
+    params: Mapping[str, object]
+    state: TrialState = "running"
+    planned: int = 0
+    epoch: int = 0
+    epochs: Sequence[Epoch] = ()
+    value: float | None = None
+    best: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: str = ""
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the trial has ended, well or not."""
+        return self.state in ("complete", "pruned", "failed")
+
+    @property
+    def score(self) -> float:
+        """What ranks the trial: its value; NaN if it failed or has none."""
+        return math.nan if self.value is None or self.state == "failed" else self.value
+
+    @property
+    def recall(self) -> float | None:
+        """R80, which is shown beside the value; None where it isn't known."""
+        return self.best.get("val/R80")
+
+    def after(self, epoch: Epoch) -> "Trial":
+        """Return the trial with one more epoch; of equal epochs the first stays the best."""
+        trial = replace(
+            self,
+            epoch=epoch.number,
+            epochs=(*self.epochs, epoch),
+            seconds=epoch.seconds,
+        )
+        if not epoch.value > (-math.inf if self.value is None else self.value):
+            return trial
+        best = {**epoch.metrics, "epoch": float(epoch.number)}
+        return replace(trial, value=epoch.value, best=best, checkpoint=epoch.checkpoint)
+
+
+def note_epoch(trial: "optuna.Trial", epoch: Epoch) -> None:
+    """Write an epoch into the study.
+
+    Its value comes last, because the value makes the epoch count. Optuna can't store NaN, so an
+    epoch without a number never counts.
+    """
     trial.set_user_attr(*epoch.attribute())
-    if not math.isnan(value):
-        trial.report(value, epoch.number)
+    if not math.isnan(epoch.value):
+        trial.report(epoch.value, epoch.number)
 
 
-def note_failure(trial: optuna.Trial, message: str, seconds: float) -> None:
+def note_failure(trial: "optuna.Trial", message: str, seconds: float) -> None:
     """Write into the study why a trial failed, and how long it had a worker."""
     trial.set_user_attr(_END, failure(message, seconds)[_END])
 
 
 def failure(message: str, seconds: float) -> dict[str, Any]:
-    """Return what `note_failure` writes, by name."""
+    """Return the attributes that `note_failure` writes, by name."""
     return {_END: {"message": message, "seconds": seconds}}
 
 
-def epochs_of(trial: FrozenTrial) -> list[Epoch]:
-    """Return a trial's epochs that count, in order."""
-    noted = ((e, trial.user_attrs[_EPOCH.format(e)]) for e in sorted(trial.intermediate_values))
-    return [Epoch(epoch, **facts) for epoch, facts in noted]
+def new_trial(number: int, params: Mapping[str, object], config: Config) -> Trial:
+    """Return a trial that begins with these params, in a sweep of this configuration."""
+    planned = params.get("train.epochs", config.train.epochs)
+    return Trial(number, dict(params), planned=int(str(planned)))
 
 
-def outcome_of(trial: FrozenTrial) -> Outcome:
-    """Return what a trial has come to, ended or not; of equal epochs the first is best."""
-    epochs, end = epochs_of(trial), trial.user_attrs.get(_END, {})
-    seconds = end.get("seconds", epochs[-1].seconds if epochs else 0.0)
-    message = end.get("message", "")
-    if not epochs:
-        return Outcome({}, "", seconds, message)
-    best = max(epochs, key=lambda epoch: trial.intermediate_values[epoch.number])
-    metrics = {**best.metrics, "epoch": best.number}
-    return Outcome(metrics, best.checkpoint, seconds, message)
+def trials_of(study: "Iterable[FrozenTrial]", config: Config) -> list[Trial]:
+    """Return a study's trials, in the order of their numbers."""
+    return [trial_of(trial, config) for trial in study]
 
 
-# Trials as a table, best first: what displays, comparisons and reports share. May import rich;
-# knows neither Ray nor MLflow.
+def trial_of(found: "FrozenTrial", config: Config) -> Trial:
+    """Return what a study knows of a trial.
 
-
-TrialState = Literal["running", "complete", "pruned", "failed", "stopped"]
-
-
-@dataclass(frozen=True)
-class TrialView:
-    """One trial as displays and comparisons show it.
-
-    `params` holds what the sweep chose for it, by dotted config key; `value` its best metric
-    so far (larger is better; None before the first evaluation); `seconds` its wall time;
-    `others` further metrics at that best epoch, by column name.
+    Args:
+        found: The study's own record.
+        config: Settings of the sweep.
     """
-
-    number: int
-    params: Mapping[str, object]
-    state: TrialState
-    epoch: int
-    epochs: int
-    value: float | None = None
-    seconds: float = 0.0
-    others: Mapping[str, float] = field(default_factory=dict)
+    trial = new_trial(found.number, found.params, config)
+    for number, value in sorted(found.intermediate_values.items()):
+        trial = trial.after(Epoch(number, value, **found.user_attrs[_EPOCH.format(number)]))
+    end = found.user_attrs.get(_END, {})
+    return replace(trial, state=STATES[found.state.name], **end)
 
 
-def ranked(views: Sequence[TrialView]) -> list[TrialView]:
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials best first; then those without a value, the failed ones last."""
-    return sorted(views, key=lambda view: (-_score(view), view.state == "failed", view.number))
+    return sorted(
+        trials,
+        key=lambda trial: (
+            math.inf if math.isnan(trial.score) else -trial.score,
+            trial.state == "failed",
+            trial.number,
+        ),
+    )
 
 
-def best_trial(views: Sequence[TrialView]) -> TrialView | None:
-    """Return the trial with the best value; None where none that didn't fail has one."""
-    first = next(iter(ranked(views)), None)
-    return first if first is not None and math.isfinite(_score(first)) else None
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial with the best value; None if no trial has one, failed ones left out."""
+    first = next(iter(ranked(trials)), None)
+    return None if first is None or math.isnan(first.score) else first
 
 
 def duration(seconds: float) -> str:
-    """Return wall time for people: `4.2 s`, `3:07`, `1:02:09`."""
+    """Return a time as people write it: `4.2 s`, `3:07`, `1:02:09`."""
     if seconds < 60:
         return f"{max(0.0, seconds):.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -133,7 +185,7 @@ def duration(seconds: float) -> str:
 
 
 def value_text(value: float | None) -> str:
-    """Return a metric for a table cell; empty where there is none."""
+    """Return a metric for a table cell; empty if there is none."""
     return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
@@ -145,9 +197,3 @@ def param_text(value: object) -> str:
         return f"{float(str(value)):.4g}"
     except ValueError:
         return str(value)
-
-
-def _score(view: TrialView) -> float:
-    if view.state == "failed" or view.value is None or math.isnan(view.value):
-        return -math.inf
-    return view.value

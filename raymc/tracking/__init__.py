@@ -11,7 +11,7 @@ from raymc.tracking.connect import check_reachable, tracking_uri, ui_command
 from raymc.tracking.pages import runs_page
 from raymc.tracking.records import command_line
 from raymc.tracking.spool import count_left
-from raymc.tracking.sweeps import Sweep, compare_runs, list_sweeps
+from raymc.tracking.sweeps import Sweep, list_sweeps, read_trials
 from raymc.tracking.tracker import EndState, Tracker, open_tracker
 
 __all__ = [
@@ -20,10 +20,10 @@ __all__ = [
     "Tracker",
     "check_reachable",
     "command_line",
-    "compare_runs",
     "count_left",
     "list_sweeps",
     "open_tracker",
+    "read_trials",
     "runs_page",
     "tracking_uri",
     "ui_command",

@@ -1,12 +1,9 @@
-"""What MLflow's pages say about sweeps and trials: their names, and notes in Markdown.
-
-Pure: from settings and trials to text.
-"""
+"""What raymc writes on MLflow's pages about sweeps and trials: names, and notes in Markdown."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from raymc.config import Config
-from raymc.search.trials import TrialView, best_trial, duration, param_text, ranked
+from raymc.search.trials import Trial, best_trial, duration, param_text, ranked
 
 SHORT_NAMES = {"temperature": "τ", "fusion_depth": "fusion"}
 _ROWS = 10
@@ -29,48 +26,50 @@ def short_name(path: str) -> str:
 
 
 def plan_note(config: Config, command: str) -> str:
-    """Return what a sweep searches, on what, and the command that does it once more."""
+    """Return what a sweep searches, on what, and the command that repeats it."""
     asked = ", ".join(f"`{path}` {_values(config, path)}" for path in config.search.space)
     return (
         f"Searched in {config.search.trials} trials on `{config.data.path}`: {asked}.\n\n"
-        f"The same once more, or on from where it stopped:\n\n```\n{command}\n```\n"
+        "Run this command again to resume the sweep, or to repeat it elsewhere:\n\n"
+        f"```\n{command}\n```\n"
     )
 
 
-def sweep_note(config: Config, views: Sequence[TrialView], command: str) -> str:
-    """Return a finished sweep: its winner, how the trials ended, the best of them as a table.
+def sweep_note(config: Config, trials: Sequence[Trial], command: str) -> str:
+    """Return a finished sweep: its winner, how the trials ended, and a table of the best.
 
     Args:
         config: Settings of the sweep.
-        views: All its trials; `others` are further columns.
+        trials: All its trials.
         command: What was typed to run it.
     """
-    metric, best = config.train.monitor, best_trial(views)
-    lines = []
+    best, lines = best_trial(trials), []
     if best is not None:
-        scores = {metric: best.value, **best.others}
-        shown = ", ".join(f"{name} {_percent(value)}" for name, value in scores.items())
+        shown = ", ".join(_scores(best, config.train.monitor))
         lines.append(f"**Best: trial {best.number}**, `{trial_name(best.params)}`: {shown}.")
-    states = [view.state for view in views]
+    states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed"))
-    seconds = duration(sum(view.seconds for view in views))
-    lines.append(f"{len(views)} trials: {counts}; {seconds} in all.")
-    shown = ranked(views)[:_ROWS]
+    seconds = duration(sum(trial.seconds for trial in trials))
+    lines.append(f"{len(trials)} trials: {counts}; {seconds} in all.")
+    shown = ranked(trials)[:_ROWS]
     lines.append(_table(config, shown))
-    if len(shown) < len(views):
-        lines.append(f"These are the best {len(shown)} of {len(views)}.")
+    if len(shown) < len(trials):
+        lines.append(f"These are the best {len(shown)} of {len(trials)}.")
     return "\n\n".join([*lines, plan_note(config, command)])
 
 
-def trial_note(view: TrialView, metric: str, message: str = "") -> str:
+def trial_note(trial: Trial, metric: str) -> str:
     """Return how a trial ended: how far it came, how good it was, or why it failed."""
-    scores = {metric: view.value, **view.others}
-    known = [f"{name} {_percent(x)}" for name, x in scores.items() if x is not None]
+    known = _scores(trial, metric)
     best = f"; at its best epoch {', '.join(known)}" if known else ""
-    ended = (
-        f"**Trial {view.number}, {view.state}** after epoch {view.epoch} of {view.epochs}{best}."
-    )
-    return "\n\n".join([ended, *([f"```\n{message}\n```"] if message else [])])
+    reached = f"after epoch {trial.epoch} of {trial.planned}"
+    ended = f"**Trial {trial.number}, {trial.state}** {reached}{best}."
+    return "\n\n".join([ended, *([f"```\n{trial.message}\n```"] if trial.message else [])])
+
+
+def _scores(trial: Trial, metric: str) -> list[str]:
+    scores = {metric: trial.value, "R80": trial.recall}
+    return [f"{name} {_percent(value)}" for name, value in scores.items() if value is not None]
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,21 +78,20 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |\n" for line in lines)
 
 
-def _table(config: Config, views: Iterable[TrialView]) -> str:
-    views, paths = list(views), list(config.search.space)
-    others = list(dict.fromkeys(name for view in views for name in view.others))
-    titles = ["trial", "state", config.train.monitor, *others, "epochs", "time"]
+def _table(config: Config, trials: Sequence[Trial]) -> str:
+    paths, has_recall = list(config.search.space), any(t.recall is not None for t in trials)
+    titles = ["trial", "state", config.train.monitor, *["R80"][:has_recall], "epochs", "time"]
     rows = []
-    for view in views:
-        numbers = [_percent(view.value), *(_percent(view.others.get(name)) for name in others)]
-        cells = [str(view.number), view.state, *numbers, str(view.epoch), duration(view.seconds)]
-        cells += [param_text(view.params.get(path, "")) for path in paths]
+    for trial in trials:
+        numbers = [_percent(trial.value), *[_percent(trial.recall)][:has_recall]]
+        cells = [str(trial.number), trial.state, *numbers]
+        cells += [str(trial.epoch), duration(trial.seconds)]
+        cells += [param_text(trial.params.get(path, "")) for path in paths]
         rows.append([f"{cell}{_SPACE}" for cell in cells])
     return markdown_table([*titles, *map(short_name, paths)], rows).rstrip("\n")
 
 
 def _values(config: Config, path: str) -> str:
-    """The values that a setting may take in the search."""
     values = config.search.space[path]
     if values.choices:
         return "of " + ", ".join(str(choice) for choice in values.choices)

@@ -1,15 +1,16 @@
 """Events of runs and sweeps, written to MLflow as they come in."""
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from raymc.config import Config, flatten, run_name, to_dict
 from raymc.data.shards import Manifest
-from raymc.events import EpochEnded, Event, SweepEvent, TrialEnded, TrialEpochEnded, TrialStarted
-from raymc.search.trials import TrialView, ranked
+from raymc.events import EpochEnded, Event
+from raymc.search.trials import Trial, ranked
 from raymc.tracking import Tracker, command_line
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
+from raymc.tracking.records import TRIAL_TAG
 
 # these change no result
 _LEFT_OUT = ("data.make", "extract.", "tracking.", "run.", "train.checkpoint_steps")
@@ -56,10 +57,10 @@ class SweepRecorder:
     """Writes a sweep's trials to MLflow, below one parent run.
 
     Args:
-        config: the sweep's settings.
-        manifest: of the dataset that all trials train on.
-        tracker: writes to MLflow.
-        show: is called with every trial's record whenever it changes.
+        config: The sweep's settings.
+        manifest: Of the dataset that all trials train on.
+        tracker: Writes to MLflow.
+        show: Is called with every trial whenever it changes.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class SweepRecorder:
         config: Config,
         manifest: Manifest,
         tracker: Tracker,
-        show: Callable[[TrialView], None],
+        show: Callable[[Trial], None],
     ) -> None:
         self._config, self._manifest = config, manifest
-        self._tracker, self._show_trial = tracker, show
-        self._views: dict[int, TrialView] = {}
+        self._tracker, self._show = tracker, show
+        self._trials: dict[int, Trial] = {}
         name, settings = run_name(config, sweep=True), recorded_settings(config, sweep=True)
         self.parent = tracker.start_run(name, key=name, params=settings, tags={})
         tracker.log_json(self.parent, "config.json", to_dict(config))
@@ -80,67 +81,57 @@ class SweepRecorder:
         log_dataset(tracker, self.parent, config, manifest)
 
     @property
-    def views(self) -> list[TrialView]:
-        """All trials that were told of, earlier drivers' included."""
-        return list(self._views.values())
+    def trials(self) -> list[Trial]:
+        """All trials of the sweep, those of earlier drivers included."""
+        return list(self._trials.values())
 
     def summarise(self) -> None:
         """Write about the finished sweep on its MLflow page."""
-        views = self.views
-        scored = [view for view in ranked(views) if view.value is not None]
-        trials = [self._key(view.number) for view in scored if view.state != "failed"]
-        note = sweep_note(self._config, views, command_line())
-        self._tracker.set_note(self.parent, note, compare=trials)
+        compared = [
+            self._key(trial) for trial in ranked(self.trials) if not math.isnan(trial.score)
+        ]
+        note = sweep_note(self._config, self.trials, command_line())
+        self._tracker.set_note(self.parent, note, compare=compared)
 
-    def __call__(self, event: SweepEvent) -> None:
-        """Show an event and record it."""
-        match event:
-            case TrialStarted():
-                self._start(event)
-            case TrialEpochEnded():
-                self._epoch(event)
-            case TrialEnded():
-                self._end(event)
+    def __call__(self, trial: Trial) -> None:
+        """Show a trial, and record what is new about it."""
+        before = self._trials.get(trial.number)
+        self._trials[trial.number] = trial
+        self._show(trial)
+        if before is None:
+            self._start(trial)
+        self._log_epochs(trial, after=before.epoch if before else 0)
+        if trial.is_over:
+            self._end(trial)
 
-    def _start(self, event: TrialStarted) -> None:
-        self._show(TrialView(event.number, event.params, "running", 0, self._config.train.epochs))
-        key = self._key(event.number)
+    def _start(self, trial: Trial) -> None:
+        key = self._key(trial)
         self._tracker.start_run(
-            trial_name(event.params),
+            trial_name(trial.params),
             key=key,
             parent=self.parent,
-            params=event.params,
-            tags={"raymc.trial": str(event.number)},
-            reopen=not event.is_over,
+            params=trial.params,
+            tags={TRIAL_TAG: str(trial.number)},
+            reopen=not trial.is_over,
         )
         log_dataset(self._tracker, key, self._config, self._manifest)
 
-    def _epoch(self, event: TrialEpochEnded) -> None:
-        monitor = self._config.train.monitor
-        view, value = self._views[event.number], event.metrics[monitor]
-        is_best = view.value is None or value > view.value
-        best = value if is_best else view.value
-        self._show(replace(view, epoch=event.epoch, value=best, seconds=event.seconds))
-        metrics = {monitor: value, **event.metrics}  # what counts comes first
-        self._tracker.log_epoch(self._key(event.number), event.epoch, metrics, is_best=is_best)
+    def _log_epochs(self, trial: Trial, *, after: int) -> None:
+        best = -math.inf
+        for epoch in trial.epochs:
+            is_best = epoch.value > best
+            best = epoch.value if is_best else best
+            if epoch.number > after:
+                # MLflow's plots begin with the first metric, so the monitored one comes first.
+                metrics = {self._config.train.monitor: epoch.value, **epoch.metrics}
+                self._tracker.log_epoch(self._key(trial), epoch.number, metrics, is_best=is_best)
 
-    def _end(self, event: TrialEnded) -> None:
-        monitor, key = self._config.train.monitor, self._key(event.number)
-        view = self._views[event.number]
-        view = replace(
-            view, state=event.state, value=event.best.get(monitor), seconds=event.seconds
-        )
-        self._show(view)
-        if "val/R80" in event.best:
-            view = self._views[event.number] = replace(view, others={"R80": event.best["val/R80"]})
-        self._tracker.set_note(key, trial_note(view, monitor, event.message))
-        worker_seconds = event.seconds * self._config.train.most_workers
-        costs = {"cost/seconds": event.seconds, "cost/worker_seconds": worker_seconds}
-        self._tracker.end_run(key, event.state, metrics=costs)
+    def _end(self, trial: Trial) -> None:
+        key = self._key(trial)
+        self._tracker.set_note(key, trial_note(trial, self._config.train.monitor))
+        worker_seconds = trial.seconds * self._config.train.most_workers
+        costs = {"cost/seconds": trial.seconds, "cost/worker_seconds": worker_seconds}
+        self._tracker.end_run(key, trial.state, metrics=costs)
 
-    def _key(self, number: int) -> str:
-        return f"{self.parent}/{number}"
-
-    def _show(self, view: TrialView) -> None:
-        self._views[view.number] = view
-        self._show_trial(view)
+    def _key(self, trial: Trial) -> str:
+        return f"{self.parent}/{trial.number}"

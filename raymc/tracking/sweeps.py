@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from raymc.errors import ConfigError, ResourceError
-from raymc.search.trials import TrialState, TrialView
+from raymc.search.trials import Trial, TrialState
 from raymc.tracking.connect import answering, check_reachable, open_client, sqlite_file
 from raymc.tracking.records import KEY_TAG, PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name
-
-_R80 = "val/R80"
 
 
 @dataclass(frozen=True)
@@ -40,16 +38,14 @@ def list_sweeps(uri: str, experiment: str = "raymc") -> list[Sweep]:
     return _sweeps(_all_runs(uri, experiment))
 
 
-def compare_runs(
-    uri: str, experiment: str, sweep: str, *, metric: str = "val/mAP"
-) -> list[TrialView]:
-    """Return the trials of a sweep by number, ready for `tables.trials_table`.
+def read_trials(uri: str, experiment: str, sweep: str, *, metric: str = "val/mAP") -> list[Trial]:
+    """Return the trials of a sweep by number, without their single epochs.
 
     Args:
         uri: MLflow address (`tracking_uri`).
         experiment: Name of the experiment.
         sweep: Name, key or MLflow id of the sweep; of several of one name the newest counts.
-        metric: What `TrialView.value` shall hold, at its best epoch.
+        metric: What `Trial.value` is to hold, at the best epoch.
 
     Raises:
         ConfigError: The experiment has no such sweep; the message names those it has.
@@ -62,8 +58,8 @@ def compare_runs(
         known = ", ".join(one.name for one in sweeps) or "none"
         raise ConfigError(f"no sweep {sweep!r} in experiment {experiment!r}; there are: {known}")
     trials = [run for run in reversed(runs) if run.tags.get(PARENT_TAG) == chosen.run_id]
-    views = [_view(run, number, metric) for number, run in enumerate(trials)]
-    return sorted(views, key=lambda view: view.number)
+    found = [_trial(run, number, metric) for number, run in enumerate(trials)]
+    return sorted(found, key=lambda trial: trial.number)
 
 
 def _sweeps(runs: "Sequence[_Run]") -> list[Sweep]:
@@ -168,18 +164,17 @@ def _unknown(experiment: str, known: Iterable[str]) -> ResourceError:
     )
 
 
-def _view(run: _Run, number: int, metric: str) -> TrialView:
-    """A trial as MLflow has it; a metric of its best epoch where that was recorded."""
+def _trial(run: _Run, number: int, metric: str) -> Trial:
+    """A trial as MLflow has it; its metrics are those of the best epoch where it has these."""
     metrics = run.metrics
-    best = {name: metrics.get(best_name(name), metrics.get(name)) for name in (metric, _R80)}
+    best = {name: metrics.get(best_name(name), metrics.get(name)) for name in (metric, "val/R80")}
     seconds = ((run.ended or run.started) - run.started) / 1000
-    return TrialView(
+    return Trial(
         number=int(run.tags.get(TRIAL_TAG, number)),
         params=run.params,
         state=cast(TrialState, run.tags.get(STATE_TAG, "running")),
         epoch=int(metrics.get("epoch", 0)),
-        epochs=0,
         value=best[metric],
+        best={name: value for name, value in best.items() if value is not None},
         seconds=metrics.get("cost/seconds", seconds),
-        others={} if (r80 := best[_R80]) is None else {_R80: r80},
     )

@@ -7,8 +7,8 @@ from dataclasses import replace
 from io import StringIO
 
 import pytest
+from example_trials import TRIALS, screen, trial
 from rich.console import Console
-from trial_views import VIEWS, screen, view
 
 from raymc.cli.display import TrainDisplay, TrialsDisplay
 from raymc.events import Ended, EpochEnded, Started, Stepped, Warned
@@ -60,7 +60,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     console = Console(file=StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
     with TrainDisplay(console) as display:
         display.handle(replace(STARTED, first_epoch=5))
-    line = "going on at epoch 5 of 12 epochs of 40 steps: 1,234 rows, 56,789 parameters\n"
+    line = "resuming at epoch 5 of 12 epochs of 40 steps: 1,234 rows, 56,789 parameters\n"
     assert written(console) == line
 
 
@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_within_an_epoch_with_several_workers() -> None:
     display.handle(replace(STARTED, first_step=17, workers=2))
     assert written(console).splitlines() == [
         "warning: checkpoint a is torn",
-        "going on at epoch 1 after step 17 of 12 epochs of 40 steps: 1,234 rows, "
+        "resuming at epoch 1 after step 17 of 12 epochs of 40 steps: 1,234 rows, "
         "56,789 parameters, 2 workers",
     ]
 
@@ -129,8 +129,8 @@ def test_a_terminal_keeps_the_epochs_and_drops_the_bars() -> None:
 def test_a_pipe_gets_a_line_when_a_trial_ends() -> None:
     console = pipe(width=40)
     with TrialsDisplay(console, trials=8) as display:
-        display.update(replace(VIEWS[0], state="running", value=0.2))
-        for one in (VIEWS[0], VIEWS[0], VIEWS[2], VIEWS[4]):
+        display.update(replace(TRIALS[0], state="running", value=0.2))
+        for one in (TRIALS[0], TRIALS[0], TRIALS[2], TRIALS[4]):
             display.update(one)
     assert written(console).splitlines() == [
         "1/8 ended: trial 0 complete  val/mAP 0.6100  epoch 7/20  30.0 s  "
@@ -146,7 +146,7 @@ def test_a_pipe_gets_a_line_when_a_trial_ends() -> None:
 def test_the_live_sweep_shows_counts_best_time_left_and_running_trials_first(width: int) -> None:
     display = TrialsDisplay(terminal(width), trials=9)
     assert screen(display, width)[0] == "9 trials: none started"
-    for one in VIEWS:
+    for one in TRIALS:
         display.update(one)
     lines = screen(display, width)
     assert lines[0] == "9 trials: 1 running, 3 complete, 1 pruned, 1 failed"
@@ -160,18 +160,18 @@ def test_the_live_sweep_shows_counts_best_time_left_and_running_trials_first(wid
 def test_the_live_sweep_keeps_to_the_ten_best() -> None:
     display = TrialsDisplay(terminal(), trials=50)
     for number in range(30):
-        display.update(view(number, "complete", number / 100))
+        display.update(trial(number, "complete", number / 100))
     assert [line.split()[0] for line in screen(display)[3:]] == [str(n) for n in range(29, 19, -1)]
 
 
 def test_a_terminal_drops_the_live_table_at_the_end() -> None:
     console = terminal(60)
     with TrialsDisplay(console, trials=9) as display:
-        display.update(VIEWS[4])
+        display.update(TRIALS[4])
         time.sleep(0.3)
     assert "9 trials: 1 complete" in words(console)
     assert written(console).endswith("\x1b[1A\x1b[2K")
-    assert display.views == [VIEWS[4]]
+    assert display.trials == [TRIALS[4]]
 
 
 def test_many_threads_may_update_at_once() -> None:
@@ -179,7 +179,7 @@ def test_many_threads_may_update_at_once() -> None:
 
     def work(first: int) -> None:
         for number in range(first, first + 50):
-            sweep.update(view(number, "complete", number / 1000))
+            sweep.update(trial(number, "complete", number / 1000))
             train.handle(Stepped(epoch=1, step=number % 40, loss=1.0, samples_per_second=1.0))
             train.handle(ended(1, 0.1, is_best=False))
 
@@ -191,5 +191,5 @@ def test_many_threads_may_update_at_once() -> None:
         for thread in threads:
             thread.join(timeout=30)
             assert not thread.is_alive()
-    assert [one.number for one in sweep.views] == list(range(200))
+    assert [one.number for one in sweep.trials] == list(range(200))
     assert words(console).count("val/mAP 0.1000") == 200

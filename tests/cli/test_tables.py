@@ -4,14 +4,14 @@ import re
 from dataclasses import replace
 
 import pytest
-from trial_views import VIEWS, screen
+from example_trials import TRIALS, screen
 
 from raymc.cli.tables import trials_table
 from raymc.search.trials import duration
 
 
 def test_the_table_ranks_trials_and_shows_what_differs() -> None:
-    rows = [line.split() for line in screen(trials_table(VIEWS, "val/R80"))]
+    rows = [line.split() for line in screen(trials_table(TRIALS, "val/R80"))]
     assert rows == [
         ["trial", "state", "val/R80", "epoch", "time", "margin", "τ"],
         ["4", "complete", "0.6300", "7/20", "30.0", "s", "0.2", "0.2"],
@@ -24,13 +24,13 @@ def test_the_table_ranks_trials_and_shows_what_differs() -> None:
 
 
 def test_the_best_row_is_highlighted() -> None:
-    table = trials_table(VIEWS)
+    table = trials_table(TRIALS)
     assert [row.style for row in table.rows][:3] == ["bold green", "green", "dim"]
-    assert trials_table(VIEWS[2:4]).rows[0].style == "green"
+    assert trials_table(TRIALS[2:4]).rows[0].style == "green"
 
 
 def test_further_metrics_get_columns() -> None:
-    first, second = replace(VIEWS[0], others={"R80": 0.25}), VIEWS[1]
+    first, second = replace(TRIALS[0], best={"val/R80": 0.25}), TRIALS[1]
     rows = [line.split() for line in screen(trials_table([first, second]))]
     assert rows[0][:4] == ["trial", "state", "val/mAP", "R80"]
     assert rows[1][:4] == ["0", "complete", "0.6100", "0.2500"]
@@ -38,20 +38,20 @@ def test_further_metrics_get_columns() -> None:
 
 
 def test_names_that_would_clash_stay_long_and_text_counts_as_number() -> None:
-    first = replace(VIEWS[0], params={"model.dim": 8, "text.dim": 4, "lr": 0.1, "flag": True})
-    second = replace(VIEWS[0], params={"model.dim": 9, "text.dim": 5, "lr": "0.10", "flag": False})
+    first = replace(TRIALS[0], params={"model.dim": 8, "text.dim": 4, "lr": 0.1, "flag": True})
+    second = replace(TRIALS[0], params={"model.dim": 9, "text.dim": 5, "lr": "0.10", "flag": False})
     header, row, _ = screen(trials_table([first, second]))
     assert header.split()[-3:] == ["model.dim", "text.dim", "flag"]
     assert row.split()[-3:] == ["8", "4", "True"]
 
 
 def test_one_trial_shows_all_its_params() -> None:
-    header, _ = screen(trials_table(VIEWS[:1]))
+    header, _ = screen(trials_table(TRIALS[:1]))
     assert header.split()[-3:] == ["margin", "τ", "name"]
 
 
 def test_a_narrow_table_loses_nothing() -> None:
-    long = [replace(one, params={**one.params, "fusion": f"{one.number}neck"}) for one in VIEWS]
+    long = [replace(one, params={**one.params, "fusion": f"{one.number}neck"}) for one in TRIALS]
     lines = screen(trials_table(long, width=60), width=60)
     assert max(map(len, lines)) <= 60
     assert "params" in lines[0]

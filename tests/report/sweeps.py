@@ -67,7 +67,7 @@ def make_sweep(config: Config, dataset: Dataset, planned: Sequence[Planned]) -> 
         attributes = failure(plan.message, 2.0 * len(values)) if plan.message else {}
         for epoch, value in values.items():
             metrics = {config.train.monitor: value, "val/R80": 0.5}
-            noted = Epoch(epoch, metrics, 2.0 * len(values), kept).attribute()
+            noted = Epoch(epoch, value, metrics, 2.0 * len(values), kept).attribute()
             attributes |= [noted]
         study.add_trial(
             create_trial(

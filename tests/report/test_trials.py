@@ -4,32 +4,22 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState, create_trial
 
-from raymc.config import Config, override
-from raymc.report.trials import Trial, best_so_far, costs_of, importances, trials_of
-from raymc.search.trials import Epoch, failure
+from raymc.report.trials import best_so_far, costs_of, importances
+from raymc.search.trials import Epoch, Trial, TrialState
 
 SPACE = {name: FloatDistribution(0.0, 1.0) for name in ("loss.margin", "loss.temperature")}
 
 
 def trial(
-    number: int, values: list[float], *, state: str = "complete", seconds: float = 60.0
+    number: int, values: list[float], *, state: TrialState = "complete", seconds: float = 60.0
 ) -> Trial:
-    return Trial(
-        number=number,
-        state=state,
-        params={},
-        values=dict(enumerate(values, 1)),
-        best={},
-        planned=4,
-        seconds=seconds,
-        message="",
-        checkpoint="",
-    )
+    made = Trial(number, {}, planned=4)
+    for epoch, value in enumerate(values, 1):
+        made = made.after(Epoch(epoch, value, {}, seconds, ""))
+    return replace(made, state=state, seconds=seconds)
 
 
 TRIALS = [
@@ -43,7 +33,7 @@ TRIALS = [
 
 
 def test_what_failed_has_no_value() -> None:
-    values = [one.value for one in TRIALS]
+    values = [one.score for one in TRIALS]
     assert np.array_equal(values, [0.5, 0.3, math.nan, math.nan, 0.8, 0.6], equal_nan=True)
     assert best_so_far(TRIALS) == [0.5, 0.5, 0.5, 0.5, 0.8, 0.8]
     assert np.isnan(best_so_far(TRIALS[2:4])).all()
@@ -88,32 +78,5 @@ def test_importances_know_what_made_the_difference() -> None:
 
 def test_importances_of_too_little() -> None:
     assert importances(sampled(3, 1.0), SPACE) == {}
-    same = [replace(one, values={1: 0.5}) for one in sampled(10, 1.0)]
+    same = [replace(one, value=0.5) for one in sampled(10, 1.0)]
     assert importances(same, SPACE) == {}
-
-
-def test_trials_of_a_study(tiny_config: Config) -> None:
-    config = override(tiny_config, {"train.epochs": 9})
-    study = optuna.create_study(direction="maximize")
-    best = {"val/mAP": 0.5, "val/R80": 0.25, "epoch": 2}
-    first_epoch = Epoch(1, {"val/mAP": 0.4, "val/R80": 0.5}, 3.5, "/else/where")
-    metrics = {"val/mAP": 0.5, "val/R80": 0.25}
-    attributes = dict(
-        epoch.attribute() for epoch in (first_epoch, Epoch(2, metrics, 7.5, "/some/where"))
-    )
-    values = {1: 0.4, 2: 0.5}
-    study.add_trial(
-        create_trial(
-            state=TrialState.PRUNED,
-            params={"train.epochs": 5},
-            distributions={"train.epochs": optuna.distributions.IntDistribution(1, 9)},
-            intermediate_values=values,
-            user_attrs=attributes,
-        )
-    )
-    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=failure("no luck", 0.5)))
-    first, second = trials_of(study.trials, config)
-    assert first == Trial(0, "pruned", {"train.epochs": 5}, values, best, 5, 7.5, "", "/some/where")
-    assert (second.state, second.message, second.planned, second.epochs) == (
-        "failed", "no luck", 9, 0,
-    )  # fmt: skip

@@ -316,7 +316,7 @@ def test_the_same_name_goes_on_where_it_stopped(
 
     log = tmp_path / "follow.log"
     with running(RAYMC, *submit, "--follow", log=log, environment=head.environment) as process:
-        wait_until(lambda: "\ngoing on at epoch" in log.read_text(), process)
+        wait_until(lambda: "\nresuming at epoch" in log.read_text(), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert f"with `raymc logs lesson --follow --address {head.address}`" in log.read_text()

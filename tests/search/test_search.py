@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from ray.util import placement_group_table
 from rich.console import Console
 from tiny import SPLIT_ROWS, fit_here
@@ -26,7 +26,7 @@ from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.report import build_report
 from raymc.search.audit import audit_trials
-from raymc.search.trials import outcome_of
+from raymc.search.trials import Trial, trials_of
 from raymc.tracking import tracking_uri
 from raymc.training.bundle import WEIGHTS
 
@@ -55,14 +55,17 @@ class Sweep:
         """Do what `raymc tune` does; returns the bundle."""
         return run_tune(self.config, Console(file=self.printed, width=120))
 
-    def trials(self) -> list[FrozenTrial]:
-        """What the study holds, which nobody needs to have opened yet."""
+    def frozen(self) -> list[FrozenTrial]:
+        """What Optuna holds, which nobody needs to have opened yet."""
         return optuna.load_study(
             study_name=self.config.run.name, storage=f"sqlite:///{self.folder / 'study.db'}"
         ).trials
 
+    def trials(self) -> list[Trial]:
+        return trials_of(self.frozen(), self.config)
+
     def states(self) -> list[str]:
-        return [trial.state.name for trial in self.trials()]
+        return [trial.state for trial in self.trials()]
 
     def mlflow_runs(self) -> tuple[Run, dict[int, Run]]:
         """The parent run, and the trials' runs by number."""
@@ -116,15 +119,21 @@ def finished(make: MakeSweep) -> Sweep:
 def test_states_are_told_apart(finished: Sweep) -> None:
     trials = finished.trials()
     assert len(trials) == finished.config.search.trials
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
-    for trial in trials:
-        values = trial.intermediate_values
-        assert sorted(values) == list(range(1, len(values) + 1))
-        assert (len(values) == 4) == (trial.state == TrialState.COMPLETE)
-        if trial.state == TrialState.COMPLETE:
-            assert trial.value == max(values.values())
-        assert outcome_of(trial).best["val/mAP"] == max(values.values())
-        assert outcome_of(trial).seconds > 0
+    assert {trial.state for trial in trials} == {"complete", "pruned"}
+    for trial, frozen in zip(trials, finished.frozen()):
+        values = values_of(trial)
+        assert values == frozen.intermediate_values
+        assert list(values) == list(range(1, len(values) + 1))
+        assert (len(values) == 4) == (trial.state == "complete")
+        if trial.state == "complete":
+            assert frozen.value == max(values.values())
+        assert trial.value == trial.best["val/mAP"] == max(values.values())
+        assert trial.seconds > 0
+
+
+def values_of(trial: Trial) -> dict[int, float]:
+    """The monitored metric by epoch."""
+    return {epoch.number: epoch.value for epoch in trial.epochs}
 
 
 def test_the_study_is_asked_for_what_the_space_says(finished: Sweep) -> None:
@@ -140,40 +149,39 @@ def test_the_study_is_asked_for_what_the_space_says(finished: Sweep) -> None:
 
 def test_every_trial_is_a_run_in_mlflow(finished: Sweep) -> None:
     parent, runs = finished.mlflow_runs()
-    states = {"COMPLETE": "complete", "PRUNED": "pruned"}
     assert parent.data.tags["raymc.state"] == "complete"
     assert sorted(runs) == list(range(5))
     for trial in finished.trials():
         run = runs[trial.number]
-        assert run.data.tags["raymc.state"] == states[trial.state.name]
+        assert run.data.tags["raymc.state"] == trial.state
         assert run.data.params == {path: str(value) for path, value in trial.params.items()}
-        assert finished.history(run, "val/mAP") == sorted(trial.intermediate_values.items())
-        assert run.data.metrics["best/mAP"] == outcome_of(trial).best["val/mAP"]
+        assert finished.history(run, "val/mAP") == list(values_of(trial).items())
+        assert run.data.metrics["best/mAP"] == trial.value
         assert run.data.metrics["cost/seconds"] > 0
 
 
 def test_the_winner_is_the_best_epoch_of_all(finished: Sweep) -> None:
     trials = finished.trials()
-    best = max(trials, key=lambda trial: max(trial.intermediate_values.values()))
-    checkpoint = Path(outcome_of(best).checkpoint)
+    best = max(trials, key=lambda trial: trial.score)
+    checkpoint = Path(best.checkpoint)
     assert f"trial-{best.number:04d}" in checkpoint.parts
     winner = (finished.folder / "bundle" / WEIGHTS).read_bytes()
     assert winner == (checkpoint / WEIGHTS).read_bytes()
     parent, _ = finished.mlflow_runs()
-    assert parent.data.metrics["best/mAP"] == max(best.intermediate_values.values())
+    assert parent.data.metrics["best/mAP"] == best.value
     assert f"best: trial {best.number}, " in finished.printed.getvalue()
 
 
 def test_a_trial_that_has_ended_keeps_its_best_checkpoint_alone(finished: Sweep) -> None:
     for trial in finished.trials():
         folder = finished.folder / "trials" / "session-000" / f"trial-{trial.number:04d}"
-        assert [str(path) for path in folder.iterdir()] == [outcome_of(trial).checkpoint]
+        assert [str(path) for path in folder.iterdir()] == [trial.checkpoint]
 
 
 def test_the_rows_of_every_trial_are_audited(finished: Sweep) -> None:
     trials = finished.trials()
     found = audit_trials("finished", finished.config.run.folder)
-    best = [int(outcome_of(trial).best["epoch"]) for trial in trials]
+    best = [int(trial.best["epoch"]) for trial in trials]
     assert [(each.name, len(each.epochs)) for each in found] == [
         (str(number), epochs) for number, epochs in enumerate(best)
     ]
@@ -268,8 +276,8 @@ def test_a_diverging_trial_has_failed_and_others_go_on(make: MakeSweep) -> None:
     assert {trial.params["loss.temperature"] for trial in trials} == {0.1, 1e-40}
     for trial in trials:
         failed = trial.params["loss.temperature"] == 1e-40
-        assert (trial.state == TrialState.FAIL) == failed
-        assert ("loss became nan in epoch 1" in outcome_of(trial).message) == failed
+        assert (trial.state == "failed") == failed
+        assert ("loss became nan in epoch 1" in trial.message) == failed
         assert (runs[trial.number].data.tags["raymc.state"] == "failed") == failed
 
 
@@ -280,7 +288,7 @@ def test_a_sweep_in_which_every_trial_fails(make: MakeSweep) -> None:
         made.run()
     assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
-    assert made.states() == ["FAIL", "FAIL"]
+    assert made.states() == ["failed", "failed"]
     parent, runs = made.mlflow_runs()
     states = [run.data.tags["raymc.state"] for run in (parent, *runs.values())]
     assert states == ["failed"] * 3
@@ -299,32 +307,29 @@ def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) 
         kill(process)
     before = made.trials()
     _, runs_before = made.mlflow_runs()
-    assert TrialState.RUNNING in {trial.state for trial in before}
+    assert "running" in {trial.state for trial in before}
 
     made.run()
     trials = made.trials()
     assert len(trials) == 5
-    assert all(trial.state.is_finished() for trial in trials)
+    assert all(trial.is_over for trial in trials)
     for old, new in zip(before, trials):
         assert old.params.items() <= new.params.items()
         assert new.params.keys() == space.keys()
         # some may be missing only where the driver was killed while it drew them, before an epoch
-        assert new.params == old.params or not old.intermediate_values
-        assert old.intermediate_values.items() <= new.intermediate_values.items()
-        assert old == new or old.state == TrialState.RUNNING
+        assert new.params == old.params or not old.epochs
+        assert values_of(old).items() <= values_of(new).items()
+        assert old == new or old.state == "running"
     _, runs = made.mlflow_runs()
     assert sorted(runs) == list(range(5))
     for number, run in runs_before.items():
         assert runs[number].info.run_id == run.info.run_id
     for trial in trials:
-        epochs = sorted(trial.intermediate_values.items())
+        epochs = list(values_of(trial).items())
         assert [epoch for epoch, _ in epochs] == list(range(1, len(epochs) + 1))
         assert made.history(runs[trial.number], "val/mAP") == epochs
-    resumed = next(trial for trial in before if trial.state == TrialState.RUNNING)
-    assert (
-        _uninterrupted(made, trials[resumed.number], tiny)
-        == trials[resumed.number].intermediate_values
-    )
+    resumed = next(trial for trial in before if trial.state == "running")
+    assert _uninterrupted(made, trials[resumed.number], tiny) == values_of(trials[resumed.number])
 
 
 def _is_in_the_middle(made: Sweep) -> bool:
@@ -332,13 +337,13 @@ def _is_in_the_middle(made: Sweep) -> bool:
     return any(made.folder.glob("trials/session-000/trial-0002/checkpoint_000001"))
 
 
-def _uninterrupted(made: Sweep, trial: FrozenTrial, dataset: Dataset) -> dict[int, float]:
+def _uninterrupted(made: Sweep, trial: Trial, dataset: Dataset) -> dict[int, float]:
     """Train a trial's settings in this process; returns the monitored metric of each epoch."""
     config = override(made.config, trial.params)
     reports: list[EpochEnded] = []
     fit_here(dataset, config, lambda event, folder: reports.append(event))
-    epochs = len(trial.intermediate_values)
-    return {event.epoch: event.metrics[config.train.monitor] for event in reports[:epochs]}
+    epochs = reports[: trial.epoch]
+    return {event.epoch: event.metrics[config.train.monitor] for event in epochs}
 
 
 @pytest.mark.slow
@@ -347,7 +352,7 @@ def test_trials_of_several_workers_that_are_stopped_leave_nothing_behind(make: M
         "group", {"optimizer.lr": BAD_LR}, search__trials=2, train__workers=2, train__epochs=2
     )
     made.run()
-    assert made.states() == ["COMPLETE", "PRUNED"]
+    assert made.states() == ["complete", "pruned"]
     wait_until(_nothing_is_reserved)
 
 

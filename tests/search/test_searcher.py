@@ -11,10 +11,9 @@ from optuna.trial import TrialState
 from cluster.chaos.services import PostgresServer
 from raymc.config import Config, override
 from raymc.errors import ResourceError
-from raymc.events import SweepEvent, TrialEpochEnded, TrialStarted
 from raymc.search.searcher import FAILURE, StudySearcher, trial_folder
 from raymc.search.study import open_study
-from raymc.search.trials import epochs_of, outcome_of
+from raymc.search.trials import Trial, trials_of
 from raymc.training.worker import EPOCH, IS_LAST
 
 
@@ -22,11 +21,11 @@ class Told:
     """A searcher, and a stand-in for Tune that leaves a folder as each epoch's checkpoint."""
 
     def __init__(self, config: Config, folder: Path, *, session: str = "session-000") -> None:
-        self.events = list[SweepEvent]()
+        self.config, self.heard = config, list[Trial]()
         self.session = folder / "trials" / session
         self.study = open_study(config, "sweep", folder)
         self.searcher = StudySearcher(
-            self.study, config, session=self.session, scheduler=None, listener=self.events.append
+            self.study, config, session=self.session, scheduler=None, listener=self.heard.append
         )
 
     def start(self, tune_id: str) -> int:
@@ -40,6 +39,10 @@ class Told:
         name = f"checkpoint_{epoch - 1:06d}"
         (self.session / trial_folder(number) / name).mkdir(parents=True)
         return {EPOCH: epoch, "val/mAP": value, IS_LAST: epoch == 5, "checkpoint_dir_name": name}
+
+    def trials(self) -> list[Trial]:
+        """What the study holds."""
+        return trials_of(self.study.trials, self.config)
 
     def left(self, number: int) -> list[str]:
         """The checkpoints that are left, once all is written."""
@@ -66,11 +69,10 @@ def test_the_best_the_newest_and_the_one_before_are_kept(told: Told) -> None:
         assert told.left(number) == [f"checkpoint_{at:06d}" for at in kept]
     told.searcher.on_trial_complete("a", result)
     assert told.left(number) == ["checkpoint_000001"]
-    trial = told.study.trials[number]
-    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.9)
-    assert outcome_of(trial).checkpoint == str(
-        told.session / trial_folder(number) / "checkpoint_000001"
-    )
+    assert told.study.trials[number].value == 0.9
+    trial = told.trials()[number]
+    assert (trial.state, trial.value) == ("complete", 0.9)
+    assert trial.checkpoint == str(told.session / trial_folder(number) / "checkpoint_000001")
 
 
 def test_an_epoch_that_is_told_twice_is_noted_once(told: Told) -> None:
@@ -79,10 +81,14 @@ def test_an_epoch_that_is_told_twice_is_noted_once(told: Told) -> None:
     told.searcher.on_trial_result("a", first)
     told.searcher.on_trial_result("a", {**first, "val/mAP": 0.7})
     told.searcher.on_trial_complete("a", {FAILURE: "no luck"})
-    trial = told.study.trials[number]
-    assert [epoch.metrics for epoch in epochs_of(trial)] == [{"val/mAP": 0.5}]
-    assert (trial.state, outcome_of(trial).message) == (TrialState.FAIL, "no luck")
-    assert sum(isinstance(event, TrialEpochEnded) for event in told.events) == 1
+    trial = told.trials()[number]
+    assert [epoch.metrics for epoch in trial.epochs] == [{"val/mAP": 0.5}]
+    assert (trial.state, trial.message) == ("failed", "no luck")
+    assert [(heard.epoch, heard.state) for heard in told.heard] == [
+        (0, "running"),
+        (1, "running"),
+        (1, "failed"),
+    ]
 
 
 def test_what_a_dead_driver_left_is_handed_out_again(
@@ -95,17 +101,16 @@ def test_what_a_dead_driver_left_is_handed_out_again(
     again = Told(config, tmp_path, session="session-001")
     assert again.searcher.due == 2
     assert again.start("b") == number
-    started, *epochs = again.events
-    assert isinstance(started, TrialStarted)
-    assert [e.epoch for e in epochs if isinstance(e, TrialEpochEnded)] == [1, 2]
+    (resumed,) = again.heard
+    assert [epoch.value for epoch in resumed.epochs] == [0.2, 0.6]
     again.searcher.on_trial_result("b", again.epoch(number, 2, 0.8))  # it was noted before
     again.searcher.on_trial_result("b", again.epoch(number, 3, 0.5))
     again.searcher.on_trial_complete("b", {})
-    trial = again.study.trials[number]
-    assert trial.state == TrialState.PRUNED
-    assert trial.intermediate_values == {1: 0.2, 2: 0.6, 3: 0.5}
-    assert outcome_of(trial).best == {"val/mAP": 0.6, EPOCH: 2}
-    assert Path(outcome_of(trial).checkpoint).is_dir()
+    trial = again.trials()[number]
+    assert trial.state == "pruned"
+    assert [epoch.value for epoch in trial.epochs] == [0.2, 0.6, 0.5]
+    assert trial.best == {"val/mAP": 0.6, EPOCH: 2}
+    assert Path(trial.checkpoint).is_dir()
     assert again.left(number) == []
 
 
@@ -121,10 +126,10 @@ def test_a_trial_whose_process_is_lost_is_handed_out_again(config: Config, tmp_p
     told.searcher.on_trial_result("c", {**told.epoch(number, 3, 0.3), IS_LAST: True})
     told.searcher.on_trial_complete("c", {IS_LAST: True})
     assert told.searcher.suggest("x") == "FINISHED"
-    (trial,) = told.study.trials
-    assert trial.state == TrialState.COMPLETE
-    assert list(trial.intermediate_values) == [1, 2, 3]
-    assert [type(event) for event in told.events].count(TrialStarted) == 1
+    (trial,) = told.trials()
+    assert trial.state == "complete"
+    assert [epoch.number for epoch in trial.epochs] == [1, 2, 3]
+    assert [heard.epoch for heard in told.heard] == [0, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_trial_whose_process_is_lost_too_often_has_failed(config: Config, tmp_path: Path) -> None:
@@ -133,9 +138,9 @@ def test_a_trial_whose_process_is_lost_too_often_has_failed(config: Config, tmp_
         told.start(tune_id)
         told.searcher.on_trial_complete(tune_id, error=True)
     assert told.searcher.suggest("x") == "FINISHED"
-    (trial,) = told.study.trials
-    assert trial.state == TrialState.FAIL
-    assert "lost more often than train.max_failures allows" in outcome_of(trial).message
+    (trial,) = told.trials()
+    assert trial.state == "failed"
+    assert "lost more often than train.max_failures allows" in trial.message
 
 
 def test_a_database_that_is_started_again_loses_nothing(config: Config, tmp_path: Path) -> None:

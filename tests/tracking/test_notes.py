@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from trial_views import view
+from example_trials import trial
 
 from raymc.config import from_dict
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
@@ -31,18 +31,19 @@ def test_a_plan_names_values_and_the_command() -> None:
     assert plan_note(CONFIG, "raymc tune a.yaml") == (
         "Searched in 12 trials on `data/mine`: `loss.margin` 0 to 0.5, "
         "`loss.temperature` 0.01 to 0.3 (log), `loss.name` of prototype_contrast, bce.\n\n"
-        "The same once more, or on from where it stopped:\n\n```\nraymc tune a.yaml\n```\n"
+        "Run this command again to resume the sweep, or to repeat it elsewhere:\n\n"
+        "```\nraymc tune a.yaml\n```\n"
     )
 
 
 def test_a_sweep_is_told_best_first() -> None:
-    views = [
-        view(0, "pruned", 0.3, margin=0.2, temperature=0.1, name="a|b"),
-        replace(view(1, "complete", 0.612, margin=0.1, temperature=0.05), others={"R80": 0.5}),
-        view(2, "failed", 0.99, margin=0.3, temperature=0.1),
-        *(view(number, "complete", 0.1) for number in range(3, 12)),
+    trials = [
+        trial(0, "pruned", 0.3, margin=0.2, temperature=0.1, name="a|b"),
+        replace(trial(1, "complete", 0.612, margin=0.1, temperature=0.05), best={"val/R80": 0.5}),
+        trial(2, "failed", 0.99, margin=0.3, temperature=0.1),
+        *(trial(number, "complete", 0.1) for number in range(3, 12)),
     ]
-    best, counts, table, rest, *_ = sweep_note(CONFIG, views, "raymc tune").split("\n\n")
+    best, counts, table, rest, *_ = sweep_note(CONFIG, trials, "raymc tune").split("\n\n")
     assert best == "**Best: trial 1**, `margin=0.1 τ=0.05`: val/mAP 61.2 %, R80 50.0 %."
     assert counts == "12 trials: 10 complete, 1 pruned, 1 failed; 6:00 in all."
     rows = [
@@ -58,16 +59,16 @@ def test_a_sweep_is_told_best_first() -> None:
 
 
 def test_a_sweep_that_found_nothing_says_so() -> None:
-    note = sweep_note(CONFIG, [view(0, "failed", None)], "raymc tune")
+    note = sweep_note(CONFIG, [trial(0, "failed", None)], "raymc tune")
     assert note.startswith("1 trials: 0 complete, 0 pruned, 1 failed; 30.0 s in all.")
 
 
 def test_a_trial_says_how_it_ended() -> None:
-    done = replace(view(3, "pruned", 0.4567), others={"R80": 0.25})
+    done = replace(trial(3, "pruned", 0.4567), best={"val/R80": 0.25})
     assert trial_note(done, "val/mAP") == (
         "**Trial 3, pruned** after epoch 7 of 20; at its best epoch val/mAP 45.7 %, R80 25.0 %."
     )
-    lost = replace(view(4, "failed", None), epoch=0)
-    assert trial_note(lost, "val/mAP", "no memory") == (
+    lost = replace(trial(4, "failed", None), epoch=0, message="no memory")
+    assert trial_note(lost, "val/mAP") == (
         "**Trial 4, failed** after epoch 0 of 20.\n\n```\nno memory\n```"
     )

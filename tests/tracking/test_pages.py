@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -19,7 +20,7 @@ from sockets import free_port
 from raymc.cli.display import TrialsDisplay
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
-from raymc.events import TrialEnded, TrialEpochEnded, TrialStarted, TrialStateName
+from raymc.search.trials import Epoch, TrialState, new_trial
 from raymc.tracking import open_tracker
 from raymc.tracking.recording import SweepRecorder
 
@@ -50,7 +51,7 @@ SPACE = {
     "model.fusion_depth": {"low": 0, "high": 2},
 }
 # margin, temperature, fusion depth; val/mAP of each epoch; how it ended
-TRIALS: list[tuple[tuple[float, float, int], list[float], TrialStateName]] = [
+TRIALS: list[tuple[tuple[float, float, int], list[float], TrialState]] = [
     ((0.1, 0.1, 1), [0.5, 0.62, 0.61], "complete"),
     ((0.31, 0.07, 2), [0.6, 0.7, 0.75], "complete"),
     ((0.02, 0.2, 0), [0.31], "pruned"),
@@ -74,13 +75,14 @@ def record_sweep(config: Config, dataset: Dataset) -> None:
         display = TrialsDisplay(Console(file=StringIO()), len(TRIALS), metric="val/mAP")
         record = SweepRecorder(config, dataset.manifest, tracker, display.update)
         for number, (values, epochs, state) in enumerate(TRIALS):
-            record(TrialStarted(number, dict(zip(SPACE, values, strict=True))))
+            trial = new_trial(number, dict(zip(SPACE, values, strict=True)), config)
+            record(trial)
             for epoch, value in enumerate(epochs, start=1):
                 metrics = {"train/loss": 1 / epoch, "val/loss": 1.0, "val/mAP": value}
-                record(TrialEpochEnded(number, epoch, metrics | {"val/R80": value / 2}, 9.0))
-            best = {"val/mAP": max(epochs), "val/R80": max(epochs) / 2}
-            message = "the loss is no number at step 3" if state == "failed" else ""
-            record(TrialEnded(number, state, best, 9.0, message))
+                trial = trial.after(Epoch(epoch, value, metrics | {"val/R80": value / 2}, 9.0, ""))
+                record(trial)
+            message = "the loss is nan at step 3" if state == "failed" else ""
+            record(replace(trial, state=state, message=message))
         record.summarise()
         tracker.end_run(record.parent, "complete", metrics={"best/mAP": 0.75})
         assert tracker.close() == 0

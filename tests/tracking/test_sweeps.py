@@ -12,7 +12,7 @@ from rich.console import Console
 from raymc.cli.tables import trials_table
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
-from raymc.tracking import EndState, Tracker, compare_runs, list_sweeps, open_tracker, sweeps
+from raymc.tracking import EndState, Tracker, list_sweeps, open_tracker, read_trials, sweeps
 
 
 def record_sweep(tracker: Tracker, name: str, margins: dict[float, tuple[float, EndState]]) -> None:
@@ -38,18 +38,18 @@ def test_a_sweep_is_read_back_and_shown(folder: str, config: TrackingConfig) -> 
 
     known = list_sweeps(tracker.uri, config.experiment)
     assert [(sweep.name, sweep.trials) for sweep in known] == [("new", 2), ("old", 1)]
-    first, second = compare_runs(tracker.uri, config.experiment, "new")
+    first, second = read_trials(tracker.uri, config.experiment, "new")
     assert (first.number, first.state, first.value, first.epoch) == (0, "pruned", 0.4, 2)
-    assert (second.number, second.others, second.seconds) == (1, {"val/R80": 0.3}, 90.0)
+    assert (second.number, second.recall, second.seconds) == (1, 0.3, 90.0)
     assert second.params["loss.margin"] == "0.2"
-    by_id = compare_runs(tracker.uri, config.experiment, known[1].run_id, metric="val/R80")
-    assert [view.value for view in by_id] == [0.15]
+    by_id = read_trials(tracker.uri, config.experiment, known[1].run_id, metric="val/R80")
+    assert [trial.value for trial in by_id] == [0.15]
 
     console = Console(file=StringIO(), width=100, record=True)
     console.print(trials_table([first, second]))
     shown = [line.split() for line in console.export_text().strip().splitlines()]
     assert shown == [
-        ["trial", "state", "val/mAP", "val/R80", "epoch", "time", "margin", "τ"],
+        ["trial", "state", "val/mAP", "R80", "epoch", "time", "margin", "τ"],
         ["1", "complete", "0.6000", "0.3000", "2", "1:30", "0.2", "0.02"],
         ["0", "pruned", "0.4000", "0.2000", "2", "1:30", "0.1", "0.01"],
     ]
@@ -85,15 +85,15 @@ def test_a_trial_without_records_is_read_too(folder: str, config: TrackingConfig
     with open_tracker(config, folder) as tracker:
         tracker.start_run("s", key="s", params={}, tags={})
         tracker.start_run("t", key="t", parent="s", params={}, tags={})
-    (view,) = compare_runs(tracker.uri, config.experiment, "s")
-    assert (view.number, view.state, view.value, view.epoch) == (0, "running", None, 0)
+    (trial,) = read_trials(tracker.uri, config.experiment, "s")
+    assert (trial.number, trial.state, trial.value, trial.epoch) == (0, "running", None, 0)
 
 
 def test_unknown_names_list_those_that_exist(folder: str, config: TrackingConfig) -> None:
     tracker = open_tracker(config, folder)
     record_sweep(tracker, "margins", {0.5: (0.3, "complete")})
     with pytest.raises(ConfigError, match=r"^no sweep 'margin' in .*; there are: margins$"):
-        compare_runs(tracker.uri, config.experiment, "margin")
+        read_trials(tracker.uri, config.experiment, "margin")
     with pytest.raises(
         ResourceError, match=rf"no experiment 'x'; there are: .*{config.experiment}"
     ):

@@ -132,7 +132,7 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
 
     printed = StringIO()
     bundle = run_train(config, Console(file=printed, width=200))
-    going_on = r"^going on at epoch \d+( after step \d+)? of 12 epochs"
+    going_on = r"^resuming at epoch \d+( after step \d+)? of 12 epochs"
     assert re.search(going_on, printed.getvalue(), re.MULTILINE)
     found = audit_run("killed-run", config.run.folder)
     assert [one.once for one in found.epochs] == [SPLIT_ROWS["train"]] * 12

@@ -102,7 +102,7 @@ def test_checkpoints_in_a_bucket(s3: str, tiny_path: Path, tmp_path: Path) -> No
         kill(process)
     with running(*command, log=log, environment=environment) as process:
         assert process.wait(timeout=180) == 0, log.read_text()
-    assert "going on at epoch" in log.read_text()
+    assert "resuming at epoch" in log.read_text()
     bundle = load_bundle(str(tmp_path / "mine" / "bundle"))
     assert bundle.metrics
     assert not list((tmp_path / "mine").glob(f"{checkpoint.FOLDER_PREFIX}*"))

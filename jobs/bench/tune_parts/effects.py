@@ -16,9 +16,9 @@ from jobs.bench.tune_parts.runs import Course, Run
 from jobs.bench.tune_parts.ways import Task
 from raymc.cli.display import TrialsDisplay
 from raymc.data.shards import open_dataset
-from raymc.events import SweepEvent, TrialEnded
 from raymc.runtime.connect import connect
 from raymc.search.sweep import sweep
+from raymc.search.trials import Trial
 from raymc.tracking import open_tracker
 from raymc.tracking.notes import markdown_table
 from raymc.tracking.recording import SweepRecorder
@@ -43,9 +43,9 @@ def run_growth(task: Task) -> list[Mark]:
         display = TrialsDisplay(Console(file=io.StringIO()), config.search.trials)
         record = SweepRecorder(config, dataset.manifest, tracker, display.update)
 
-        def listen(event: SweepEvent) -> None:
-            record(event)
-            if isinstance(event, TrialEnded):
+        def listen(trial: Trial) -> None:
+            record(trial)
+            if trial.is_over:
                 memory = driver.memory_info().rss
                 marks.append(Mark(len(marks) + 1, time.process_time(), memory))
 

@@ -15,7 +15,7 @@ import ray
 from jobs.bench.tune_parts.ways import WAYS, Span, Task, run_raymc
 from raymc.config import run_name
 from raymc.search.study import open_study
-from raymc.search.trials import epochs_of
+from raymc.search.trials import trial_of
 from raymc.training.runs import open_run
 
 Result = TypeVar("Result")
@@ -117,9 +117,9 @@ def run_stopping(task: Task) -> Course:
     )
     starts = [t.datetime_start.timestamp() for t in study.trials if t.datetime_start is not None]
     points = sorted(
-        (start + epoch.seconds - min(starts), trial.intermediate_values[epoch.number])
+        (start + epoch.seconds - min(starts), epoch.value)
         for start, trial in zip(starts, study.trials, strict=True)
-        for epoch in epochs_of(trial)
+        for epoch in trial_of(trial, task.config).epochs
     )
     seconds, values = zip(*points)
     return Course(task.config.search.scheduler, seconds, values)
