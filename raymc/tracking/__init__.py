@@ -1,18 +1,18 @@
-"""MLflow: records what every run and trial did, and reads it back to compare them.
+"""MLflow: what runs and trials leave there, and how it is read back.
 
-Top layer: may import the configuration, the tables and, inside functions only, mlflow; never
-Ray. `tracker.py` says what is recorded of a run, `writer.py` brings it to MLflow without making
-training wait, `mlflow_runs.py` writes it there, and `spool.py` keeps what isn't there yet.
-`sweeps.py` reads sweeps back, `pages.py` says what MLflow's pages show first, `connect.py` finds
-MLflow, and `records.py` makes names and values fit for it.
+Start with `recording.py`, which turns the events of runs and the trials of sweeps into calls of
+`tracker.py`; `writer.py` brings these to MLflow while training continues. `sweeps.py` reads sweeps
+back, `notes.py` says what MLflow's pages show, `models.py` registers bundles and moves aliases,
+and `connect.py` finds the server. Only this room imports mlflow, and only inside functions,
+because that takes seconds.
 """
 
 from raymc.tracking.connect import check_reachable, tracking_uri, ui_command
-from raymc.tracking.pages import runs_page
+from raymc.tracking.notes import runs_page
 from raymc.tracking.records import command_line
-from raymc.tracking.spool import count_left
 from raymc.tracking.sweeps import Sweep, list_sweeps, read_trials
 from raymc.tracking.tracker import EndState, Tracker, open_tracker
+from raymc.tracking.writer import count_left
 
 __all__ = [
     "EndState",

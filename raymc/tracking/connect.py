@@ -1,6 +1,7 @@
-"""The way to MLflow: which address is in force, whether it answers, and its experiment.
+"""Finds MLflow: which address applies, whether it answers, and its experiment.
 
-Imports mlflow inside functions only, after a sign of life: MLflow itself would try for minutes.
+Every address is checked before MLflow's client uses it, because the client would retry an
+unreachable server for four minutes.
 """
 
 import os
@@ -29,18 +30,18 @@ _ANSWER_SECONDS = 5.0
 _SWITCHES = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the writer tries again itself
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the writer retries
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_UV_AUTO_DETECT": "false",  # a model would take along files of the working directory
+    "MLFLOW_UV_AUTO_DETECT": "false",  # or a model would include uv.lock of the working directory
 }
 
 
 def tracking_uri(config: TrackingConfig, runs_folder: str) -> str:
-    """Return the MLflow address in force: the config's, MLFLOW_TRACKING_URI, or a local file.
+    """Return MLflow's address: the config's, MLFLOW_TRACKING_URI, or a file in the runs folder.
 
     Raises:
-        ConfigError: Neither is set and the runs folder isn't local, so no file can be there.
+        ConfigError: Neither is set, and the runs folder is remote, where no database can be.
     """
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri:
@@ -54,15 +55,15 @@ def tracking_uri(config: TrackingConfig, runs_folder: str) -> str:
 
 
 def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
-    """Return a client of a store that answers; with `create` a missing local file is made.
+    """Return a client, once the store has answered; `create` makes a missing local file.
 
     Raises:
-        ConfigError: The address isn't one that MLflow can write to.
+        ConfigError: MLflow can't write to an address of this kind.
         ResourceError: The server or database does not answer.
     """
     if urlsplit(uri).scheme in ("", "file"):
         raise ConfigError(
-            f"tracking.uri {uri}: MLflow writes to no folders; expected sqlite:///FILE.db, "
+            f"tracking.uri {uri}: MLflow can't write to a folder; expected sqlite:///FILE.db, "
             "another database, or http(s)://HOST:PORT of a server"
         )
     check_reachable(uri, create=create)
@@ -74,7 +75,9 @@ def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
 
 
 def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) -> str:
-    """Return the id of an experiment, made if need be; a database's files go to the runs folder.
+    """Return the id of an experiment, made if it doesn't exist.
+
+    Its artifacts go to the runs folder unless a server stores them.
 
     Raises:
         ResourceError: MLflow refuses, or the experiment was deleted.
@@ -99,10 +102,10 @@ def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) 
 
 
 def ui_command(uri: str, port: int = 5000) -> list[str]:
-    """Return the command that shows the records on http://127.0.0.1:PORT, on this machine only.
+    """Return the command that serves MLflow's pages on http://127.0.0.1:PORT.
 
-    Run it with this process's environment, in which telemetry is switched off. Empty where
-    `uri` is a server's own address: its page is there already.
+    Run it with this process's environment, in which telemetry is switched off. The command is
+    empty if `uri` is a server's, which has these pages already.
 
     Raises:
         ResourceError: There are no records at `uri`, or the port is taken.
@@ -114,8 +117,8 @@ def ui_command(uri: str, port: int = 5000) -> list[str]:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
         raise ResourceError(
-            f"port {port} of this machine can't be used ({reason(error)}): is MLflow running "
-            "already? If not, choose another with --port"
+            f"port {port} of this machine can't be used ({reason(error)}): if MLflow isn't running "
+            "there already, choose another port with --port"
         ) from error
     _set_switches()
     server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
@@ -124,10 +127,10 @@ def ui_command(uri: str, port: int = 5000) -> list[str]:
 
 
 def check_reachable(uri: str, *, create: bool) -> None:
-    """Ask for a sign of life, for some seconds at most; with `create` make a local file's folder.
+    """Check within seconds that an address answers; `create` makes a local file's folder.
 
     Raises:
-        ResourceError: There is none.
+        ResourceError: It doesn't.
     """
     address = urlsplit(uri)
     kind = address.scheme.partition("+")[0]
@@ -142,7 +145,7 @@ def check_reachable(uri: str, *, create: bool) -> None:
             server = (address.hostname, address.port or _PORTS[kind])
             socket.create_connection(server, timeout=_ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
-        return  # it answers; a proxy or login in front of it is MLflow's matter
+        return  # it answers; MLflow's client deals with a proxy or a login
     except (OSError, ValueError, HTTPException, sqlite3.Error) as error:
         raise unusable(uri, error) from error
 
@@ -154,10 +157,10 @@ def sqlite_file(uri: str) -> Path:
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises inside into the one line of `unusable`.
+    """Turn MLflow's errors inside the block into the one line of `unusable`.
 
     Raises:
-        ResourceError: MLflow is away, or refuses.
+        ResourceError: MLflow is unreachable, or refuses.
     """
     from mlflow.exceptions import MlflowException
 
@@ -168,7 +171,7 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def unusable(uri: str, error: BaseException) -> ResourceError:
-    """Return the error that says in one line why an address can't be used, and what to do."""
+    """Return an error that says in one line why an address can't be used, and what to do."""
     return ResourceError(
         f"MLflow at {without_password(uri)} can't be used ({reason(error)}): start or repair it, "
         "correct tracking.uri or MLFLOW_TRACKING_URI, or leave both empty for a local file"
@@ -179,7 +182,7 @@ def _check_file(file: Path, *, create: bool) -> None:
     if create:
         file.parent.mkdir(parents=True, exist_ok=True)
     elif not file.exists():
-        raise FileNotFoundError("there is no such file: nothing was recorded there yet")
+        raise FileNotFoundError("there is no such file: nothing has been recorded there yet")
     with closing(sqlite3.connect(file, timeout=_ANSWER_SECONDS)) as database:
         database.execute("PRAGMA schema_version")
 
@@ -195,6 +198,6 @@ def _artifacts(runs_folder: str) -> str:
 
 
 def _set_switches() -> None:
-    """Set MLflow's switches, before its first import; what the user has set stays."""
+    """Set MLflow's switches, which it reads when it is imported; what the user has set stays."""
     for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)

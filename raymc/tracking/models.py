@@ -1,40 +1,37 @@
-"""A bundle as an MLflow model: logged with its run, registered under a name, found by an alias.
+"""Bundles as MLflow models: logged with a run, registered under a name, found by an alias.
 
-Top layer; imports mlflow inside functions only. Works with a client of its own, and leaves
-MLflow's global address and active run alone.
+Everything goes through a client of its own: `mlflow.pyfunc.log_model` would change the process's
+tracking address and active run.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import raymc
 from raymc.data.shards import Modality
-from raymc.errors import ResourceError
+from raymc.errors import BundleError, ResourceError
 from raymc.tracking.connect import answering, open_client, unusable
 from raymc.tracking.records import reason, without_password
-from raymc.training.bundle import load_bundle
+from raymc.training.bundle import DESCRIPTION, load_bundle
 
 if TYPE_CHECKING:
     import mlflow.entities
     import mlflow.models
     import pandas as pd
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from raymc.errors import BundleError
-from raymc.training.bundle import DESCRIPTION
-
-if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
 MODEL_NAME = "bundle"
 LOADER = "raymc.tracking.pyfunc_model"
 WEIGHTS_TAG = "raymc.weights"  # digest of a version's weights
-_VERSIONS_TAG = "mlflow.modelVersions"  # what a model's page reads its registered versions from
+_VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's page of a model reads its versions from here
+_DATASET, _DIGEST, _SPLIT, _METRICS = (
+    f"raymc.test_{part}" for part in ("dataset", "digest", "split", "metrics")
+)
 
 
 def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: str) -> str:
@@ -45,14 +42,14 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
         run_id: The MLflow run it belongs to.
         uri: MLflow's tracking address.
         register_as: Name of the registered model; empty for none.
-        alias: What then points at the new version, and no longer at an older one.
+        alias: Is moved to the new version.
 
     Returns:
         The address that `mlflow.pyfunc.load_model` takes.
 
     Raises:
         BundleError: `folder` holds no readable bundle.
-        ResourceError: MLflow is away or refuses; the bundle itself is untouched.
+        ResourceError: MLflow is unreachable or refuses; the bundle is not changed.
     """
     bundle = load_bundle(folder)
     client = open_client(uri, create=False)
@@ -63,20 +60,20 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
         tags = {WEIGHTS_TAG: bundle.weights_digest}
         version = _register(client, model, register_as, tags)
         client.set_registered_model_alias(register_as, alias, version)
-    except Exception as error:  # whatever a store raises must not hide that training succeeded
+    except Exception as error:  # no error of a store may hide that training succeeded
         raise ResourceError(
-            f"MLflow at {without_password(uri)} did not take the model ({reason(error)}): the "
-            f"bundle {folder} is complete and can be used without it; repair MLflow, or correct "
+            f"MLflow at {without_password(uri)} did not accept the model ({reason(error)}): the "
+            f"bundle {folder} is complete and works without MLflow; repair MLflow, or correct "
             "tracking.register_as and tracking.alias"
         ) from error
     return f"models:/{register_as}@{alias}"
 
 
 def has_model(run_id: str, *, uri: str) -> bool:
-    """Say whether a bundle has been logged with a run.
+    """Return whether a bundle has been logged with a run.
 
     Raises:
-        ResourceError: MLflow is away, or has no such run.
+        ResourceError: MLflow is unreachable, or has no such run.
     """
     client = open_client(uri, create=False)
     with answering(uri):
@@ -98,21 +95,21 @@ def register_bundle(
 
     Raises:
         BundleError: `folder` holds no readable bundle.
-        ResourceError: MLflow is away or refuses.
+        ResourceError: MLflow is unreachable or refuses.
     """
     bundle = load_bundle(folder)
     client = open_client(uri, create=False)
     try:
         model = _log(client, folder, run_id, bundle.modalities)
         return _register(client, model, name, {WEIGHTS_TAG: bundle.weights_digest, **tags})
-    except Exception as error:  # whatever a store raises
+    except Exception as error:  # stores raise errors of many kinds
         raise unusable(uri, error) from error
 
 
 def _log(
     client: "mlflow.MlflowClient", folder: Path, run_id: str, modalities: Sequence[Modality]
 ) -> "mlflow.entities.LoggedModel":
-    """Make the model of a run, and store its files."""
+    """Make a run's model, and store its files."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -143,7 +140,7 @@ def _register(
     name: str,
     tags: Mapping[str, str],
 ) -> str:
-    """Make the model the newest version of a registered one; returns the version."""
+    """Make the model the newest version of a registered model; returns the version."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -151,7 +148,7 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # By its location: of a model's address MLflow would make sense with its global address only.
+    # By location: MLflow resolves a `models:/` address with the process's tracking address only.
     made = client.create_model_version(
         name,
         model.artifact_location,
@@ -165,10 +162,10 @@ def _register(
 
 
 def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature":
-    """Return what the model reads: per modality a list of tokens, or nothing.
+    """Return what the model reads: a list of tokens per modality, or nothing.
 
-    MLflow would refuse 2 where it expects 2.0, which JSON doesn't tell apart; so the bundle
-    itself checks what the lists hold.
+    The content of the lists is left open, and the bundle checks it: MLflow would refuse the
+    integer 2 where it expects 2.0, and JSON does not distinguish them.
     """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, Schema
@@ -179,30 +176,21 @@ def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature"
 
 
 def _example(modalities: Sequence[Modality]) -> "pd.DataFrame":
-    """Return one clip of one silent token a modality, which MLflow's pages show."""
+    """Return a clip of one zero token per modality, which MLflow's pages show."""
     import pandas as pd
 
     return pd.DataFrame({modality.name: [[[0.0] * modality.dim]] for modality in modalities})
 
 
-# MLflow's registry of models: which version an alias points at, what it was tested on, its files.
-# Top layer; imports mlflow inside functions only.
-
-
-_DATASET, _DIGEST, _SPLIT, _METRICS = (
-    f"raymc.test_{part}" for part in ("dataset", "digest", "split", "metrics")
-)
-
-
 @dataclass(frozen=True)
 class RecordedTest:
-    """What a version was tested on, and how it did.
+    """What a version was tested on, and the result.
 
     Attributes:
-        dataset: its address.
-        digest: of the dataset as it was then.
-        split: its name.
-        metrics: rates, each with the ends of its interval.
+        dataset: Its address.
+        digest: Of the dataset's content at that time.
+        split: Its name.
+        metrics: Rates, each with the ends of its interval.
     """
 
     dataset: str
@@ -211,7 +199,7 @@ class RecordedTest:
     metrics: Mapping[str, tuple[float, float, float]]
 
     def to_tags(self) -> dict[str, str]:
-        """Return it as tags of a version; `of_tags` is the way back."""
+        """Return the test as tags of a version; `of_tags` reads them."""
         metrics = {name: [round(x, 6) for x in each] for name, each in self.metrics.items()}
         return {
             _DATASET: self.dataset,
@@ -222,7 +210,7 @@ class RecordedTest:
 
     @staticmethod
     def of_tags(tags: Mapping[str, str]) -> "RecordedTest | None":
-        """Return what a version's tags say; None where they say nothing of it."""
+        """Return the test that a version's tags describe, or None."""
         if not {_DATASET, _DIGEST, _SPLIT, _METRICS} <= tags.keys():
             return None
         metrics = {name: tuple(each) for name, each in json.loads(tags[_METRICS]).items()}
@@ -234,11 +222,11 @@ class Version:
     """A version of a registered model.
 
     Attributes:
-        name: of the model.
-        number: of the version.
-        location: of its files.
-        weights: digest of its weights; empty where raymc did not register it.
-        tested: None where no test is recorded.
+        name: Of the model.
+        number: Of the version.
+        location: Of its files.
+        weights: Digest of its weights; empty if raymc did not register it.
+        tested: None if no test is recorded.
     """
 
     name: str
@@ -252,7 +240,7 @@ class Registry:
     """The registry of an MLflow server or database.
 
     Raises:
-        ResourceError: MLflow is away, or refuses; so of every method.
+        ResourceError: MLflow is unreachable, or refuses. Every method may raise it.
     """
 
     def __init__(self, uri: str) -> None:
@@ -260,7 +248,7 @@ class Registry:
         self._client = open_client(uri, create=False)
 
     def holder(self, name: str, alias: str) -> Version | None:
-        """Return the version of a model that an alias points at; None if there is none."""
+        """Return the version of a model that holds an alias, or None."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -274,17 +262,17 @@ class Registry:
             raise unusable(self.uri, error) from error
 
     def version_of(self, name: str, weights: str) -> Version | None:
-        """Return the newest version of a model that has these weights; None if there is none."""
+        """Return the newest version of a model with these weights, or None."""
         with answering(self.uri):
             found = self._client.search_model_versions(f"name = '{name}'")
         same = [_version(one) for one in found if one.tags.get(WEIGHTS_TAG) == weights]
         return max(same, key=lambda version: int(version.number), default=None)
 
     def fetch_bundle(self, version: Version, folder: Path) -> Path:
-        """Copy a version's bundle below `folder`; returns the bundle's folder.
+        """Copy a version's bundle into `folder`; returns the bundle's folder.
 
         Raises:
-            BundleError: the version is no model of raymc.
+            BundleError: The version isn't a model of raymc.
         """
         from mlflow.artifacts import download_artifacts
 
@@ -292,24 +280,24 @@ class Registry:
             files = download_artifacts(
                 version.location, dst_path=str(folder), tracking_uri=self.uri
             )
-        except Exception as error:  # whatever a store of files raises
+        except Exception as error:  # stores raise errors of many kinds
             raise unusable(self.uri, error) from error
         found = sorted(Path(files).glob(f"data/*/{DESCRIPTION}"))
         if not found:
             raise BundleError(
-                f"version {version.number} of {version.name} is no bundle of raymc: promote under "
-                "another --name"
+                f"version {version.number} of {version.name} is not a bundle of raymc: promote "
+                "under another --name"
             )
         return found[0].parent
 
     def record(self, version: Version, tested: RecordedTest) -> None:
-        """Note what a version was tested on."""
+        """Record a test of a version."""
         with answering(self.uri):
             for key, value in tested.to_tags().items():
                 self._client.set_model_version_tag(version.name, version.number, key, value)
 
     def point(self, name: str, alias: str, number: str) -> None:
-        """Make an alias point at a version, and no longer at another."""
+        """Move an alias to a version."""
         with answering(self.uri):
             self._client.set_registered_model_alias(name, alias, number)
 

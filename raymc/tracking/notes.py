@@ -1,17 +1,30 @@
-"""What raymc writes on MLflow's pages about sweeps and trials: names, and notes in Markdown."""
+"""What MLflow's pages show of sweeps and trials: names, notes in Markdown, and saved views.
 
+Views are MLflow's own: experiment tags that its menu "Views" lists, and that an address can name.
+"""
+
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
 
 from raymc.config import Config
 from raymc.search.trials import Trial, best_trial, duration, param_text, ranked
+from raymc.tracking.connect import answering, open_client
+from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name, now
 
 SHORT_NAMES = {"temperature": "τ", "fusion_depth": "fusion"}
 _ROWS = 10
-_SPACE = "&nbsp;" * 3  # MLflow sets the columns of a table close together
+_SPACE = "&nbsp;" * 3  # MLflow leaves no space between the columns of a table
+SWEEPS_VIEW, BEST_VIEW = "raymc-sweeps", "raymc-best"
+_VIEW_TAG = "mlflow.sharedViewState."
+_MOST_PARAMS, _MOST_COMPARED = 20, 40
+_KIND = "workflowType=machine_learning"  # without it, MLflow shows its pages on LLM traces
+_CHECKBOX, _NAME = "0", "attributes.`Run Name`"
+_NAME_WIDTH, _WIDTH = 310, 130  # pixels; MLflow's own widths cut names off
 
 
 def trial_name(params: Mapping[str, object]) -> str:
-    """Return what tells a trial from others in a line, such as `margin=0.31 τ=0.07 fusion=2`."""
+    """Return a trial's params in a line, such as `margin=0.31 τ=0.07 fusion=2`."""
     parts = []
     for path, value in params.items():
         shown = f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -20,7 +33,7 @@ def trial_name(params: Mapping[str, object]) -> str:
 
 
 def short_name(path: str) -> str:
-    """Return a setting's name as lines and tables show it: of `loss.temperature`, `τ`."""
+    """Return a setting's short name: `τ` for `loss.temperature`."""
     name = path.rpartition(".")[2]
     return SHORT_NAMES.get(name, name)
 
@@ -100,3 +113,69 @@ def _values(config: Config, path: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None or value != value else f"{100 * value:.1f} %"
+
+
+def sweep_page_tags(parent_id: str, params: Sequence[str], metric: str) -> dict[str, str]:
+    """Return the experiment tags that make the views of all sweeps and of the newest one's trials.
+
+    Args:
+        parent_id: The sweep's id in MLflow.
+        params: What it searches, by dotted config key.
+        metric: What it maximises.
+    """
+    metrics = dict.fromkeys((best_name(metric), best_name("val/R80")))
+    columns = [
+        *(f"metrics.`{name}`" for name in metrics),
+        *(f"params.`{name}`" for name in params[:_MOST_PARAMS]),
+        *(f"tags.`{name}`" for name in (STATE_TAG, TRIAL_TAG)),
+    ]
+    sweeps = {
+        "selectedColumns": columns,
+        "columnOrder": [_CHECKBOX, _NAME, *columns],
+        "columnWidths": {_NAME: _NAME_WIDTH, **dict.fromkeys(columns, _WIDTH)},
+    }
+    best = {
+        **sweeps,
+        "searchFilter": f"tags.`{PARENT_TAG}` = '{parent_id}'",
+        "orderByKey": f"metrics.`{best_name(metric)}`",
+        "orderByAsc": False,
+    }
+    return {
+        _VIEW_TAG + SWEEPS_VIEW: _saved_view("Sweeps, with their trials", sweeps),
+        _VIEW_TAG + BEST_VIEW: _saved_view("Newest sweep, best first", best),
+    }
+
+
+def comparison(run_ids: Sequence[str], experiment_id: str) -> str:
+    """Return the address of a comparison of the first 40 runs, relative to MLflow's pages."""
+    runs, experiments = json.dumps(list(run_ids[:_MOST_COMPARED])), json.dumps([experiment_id])
+    return f"#/compare-runs?runs={quote(runs)}&experiments={quote(experiments)}&{_KIND}"
+
+
+def runs_page(uri: str, experiment: str, server: str) -> str:
+    """Return the address of an experiment's page, or the server's if there is no such experiment.
+
+    Args:
+        uri: Where the records are.
+        experiment: Its name.
+        server: Address of the server that shows them.
+
+    Raises:
+        ResourceError: MLflow does not answer.
+    """
+    client = open_client(uri, create=False)
+    with answering(uri):
+        found = client.get_experiment_by_name(experiment)
+    server = server.rstrip("/")
+    if found is None:
+        return server
+    page = f"{server}/#/experiments/{found.experiment_id}/runs?{_KIND}"
+    has_view = _VIEW_TAG + SWEEPS_VIEW in found.tags
+    return f"{page}&viewStateShareKey={SWEEPS_VIEW}" if has_view else page
+
+
+def _saved_view(name: str, state: object) -> str:
+    made = now()
+    return json.dumps(
+        {"name": name, "createdAt": made, "updatedAt": made, "state": json.dumps(state)}
+    )

@@ -1,7 +1,7 @@
-"""What MLflow runs to serve a bundle: it imports this module and calls `_load_pyfunc`.
+"""Serves a bundle through MLflow, which imports this module and calls `_load_pyfunc`.
 
-Top layer. A logged model holds the bundle's own files and this module's name, which therefore
-stays; no code and no pickle. `mlflow.pyfunc.load_model` and `mlflow models serve` take it.
+A logged model holds the bundle's files and the name of this module, and no code or pickle, so the
+module can't be renamed. `mlflow.pyfunc.load_model` and `mlflow models serve` use it.
 """
 
 import numpy as np
@@ -13,21 +13,21 @@ from raymc.training.bundle import Bundle, load_bundle, tokens_of_frames
 
 
 class BundleModel:
-    """Scores clips given as a frame with a column of nested lists [tokens][dim] a modality."""
+    """Scores clips of a data frame with a column of nested lists [tokens][dim] per modality."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
-        """Return a row a clip, of the same index: `labels`, and for every class `score.LABEL`.
+        """Return a row per clip with the same index: `labels`, and `score.LABEL` for every class.
 
         A calibrated bundle adds `probability.LABEL`.
 
         Args:
-            model_input: A column a modality, None where a clip lacks it.
+            model_input: A column per modality, None where a clip lacks it.
 
         Raises:
-            MlflowException: A column is missing, or tokens don't have the modality's dim; a
+            MlflowException: A column is missing, or tokens don't have the modality's dim. A
                 server answers with its message.
         """
         columns = {str(name): model_input[name].tolist() for name in model_input.columns}
@@ -47,5 +47,5 @@ class BundleModel:
 
 
 def _load_pyfunc(path: str) -> BundleModel:
-    """Load the bundle that was logged with the model; MLflow asks for this name."""
+    """Load the bundle that was logged with a model. MLflow looks for this name."""
     return BundleModel(load_bundle(path))

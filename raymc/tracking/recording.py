@@ -1,4 +1,4 @@
-"""Events of runs and sweeps, written to MLflow as they come in."""
+"""Turns the events of a run, and the trials of a sweep, into records for MLflow."""
 
 import math
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from raymc.tracking import Tracker, command_line
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
 from raymc.tracking.records import TRIAL_TAG
 
-# these change no result
+# These don't change results.
 _LEFT_OUT = ("data.make", "extract.", "tracking.", "run.", "train.checkpoint_steps")
 
 
 def recorded_settings(config: Config, *, sweep: bool = False) -> dict[str, object]:
-    """Return the settings that tell runs apart; config.json beside them holds the others too.
+    """Return the settings in which runs may differ; config.json beside them holds all.
 
-    Of a sweep without those it searches, which are its trials'.
+    For a sweep, searched settings are left out, because they are its trials' params.
     """
     left_out = [*_LEFT_OUT, "search.space", *([] if sweep else ["search."])]
     searched = config.search.space if sweep else ()
@@ -42,25 +42,25 @@ def log_dataset(tracker: Tracker, run: str, config: Config, manifest: Manifest) 
 
 
 class RunRecorder:
-    """Writes a run's epochs to MLflow as its events come in."""
+    """Records the epochs of a run."""
 
     def __init__(self, tracker: Tracker, run: str) -> None:
         self._tracker, self._run = tracker, run
 
     def __call__(self, event: Event) -> None:
-        """Record an event, if it is the end of an epoch."""
+        """Record an event if an epoch has ended."""
         if isinstance(event, EpochEnded):
             self._tracker.log_epoch(self._run, event.epoch, event.metrics, is_best=event.is_best)
 
 
 class SweepRecorder:
-    """Writes a sweep's trials to MLflow, below one parent run.
+    """Records a sweep as a parent run, and its trials as child runs.
 
     Args:
         config: The sweep's settings.
         manifest: Of the dataset that all trials train on.
         tracker: Writes to MLflow.
-        show: Is called with every trial whenever it changes.
+        show: Is called with a trial whenever it changes.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SweepRecorder:
         return list(self._trials.values())
 
     def summarise(self) -> None:
-        """Write about the finished sweep on its MLflow page."""
+        """Describe the finished sweep on its MLflow page."""
         compared = [
             self._key(trial) for trial in ranked(self.trials) if not math.isnan(trial.score)
         ]

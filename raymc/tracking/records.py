@@ -1,6 +1,7 @@
-"""What MLflow takes: names, texts and metrics made fit for it, and where a run comes from.
+"""What MLflow is given: tags, and names, texts and metrics within its limits.
 
-Imports mlflow inside functions only. Passwords in addresses never leave here.
+MLflow refuses long texts and most punctuation in names, and its searches have no way to escape a
+quote. Passwords in addresses are replaced here.
 """
 
 import getpass
@@ -29,12 +30,12 @@ _NAME_LENGTH = 250
 
 
 def fit_key(key: str) -> str:
-    """Return a run's key without the characters that end a string in MLflow's searches."""
+    """Return a run's key without quotes, which would end a string in MLflow's searches."""
     return re.sub(r"[\\'\"`]", "_", key)
 
 
 def fit_name(name: str) -> str:
-    """Return the name of a metric, param or tag, with what MLflow does not allow replaced."""
+    """Return the name of a metric, param or tag, with what MLflow refuses replaced."""
     return re.sub(r"[^/\w.\- :]", "_", name)[:_NAME_LENGTH]
 
 
@@ -45,14 +46,18 @@ def fit_text(value: object, length: int) -> str:
 
 
 def best_name(metric: str) -> str:
-    """Return under which name a metric of the best epoch so far is recorded."""
+    """Return the name of a metric at the best epoch: `best/mAP` for `val/mAP`."""
     return f"best/{metric.removeprefix('val/')}"
 
 
 def make_metrics(
     values: Mapping[str, float], step: int, milliseconds: int
 ) -> "list[mlflow.entities.Metric]":
-    """Return MLflow's metrics; the time is the caller's, so one sent twice is stored once."""
+    """Return MLflow's metrics.
+
+    MLflow stores a metric of equal step, value and time once, so the caller gives the time: that
+    of the record, not of the attempt to send it.
+    """
     from mlflow.entities import Metric
 
     return [
@@ -61,10 +66,10 @@ def make_metrics(
 
 
 def source_tags() -> dict[str, str]:
-    """Return who runs what: command, user and git commit, under MLflow's own tag names."""
+    """Return command, user and git commit, under MLflow's tag names."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # a user in a container may have no name
         user = "unknown"
     tags = {
         "mlflow.user": user,
@@ -76,7 +81,7 @@ def source_tags() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """Return what was typed to start this process; `python -m raymc` is called `raymc`."""
+    """Return the command line of this process; `python -m raymc` is written `raymc`."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     return without_password(shlex.join([name, *sys.argv[1:]]))
@@ -84,7 +89,7 @@ def command_line() -> str:
 
 @cache
 def git_commit() -> str:
-    """Return the working directory's commit at the first call; empty where there is none."""
+    """Return the commit of the working directory at the first call, or an empty text."""
     command = ["git", "rev-parse", "--verify", "HEAD"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
@@ -94,12 +99,12 @@ def git_commit() -> str:
 
 
 def without_password(text: str) -> str:
-    """Return a text with user and password of every address in it replaced."""
+    """Return a text in which user and password of every address are replaced by stars."""
     return re.sub(r"://[^/@\s:]*:[^/@\s]*@", "://***@", text)
 
 
 def reason(error: BaseException) -> str:
-    """Return why something failed in one line; where a connection did, in the system's words."""
+    """Return in one line why something failed; a failed connection in the system's words."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ConnectionError | TimeoutError | socket.gaierror):
@@ -110,5 +115,5 @@ def reason(error: BaseException) -> str:
 
 
 def now() -> int:
-    """Return the time as MLflow counts it, in milliseconds."""
+    """Return the time in milliseconds, as MLflow takes it."""
     return round(time.time() * 1000)

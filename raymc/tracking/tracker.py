@@ -1,54 +1,70 @@
-"""What is recorded of runs and trials: settings, epochs, ends, notes and small files.
+"""What is recorded of runs and trials, and how MLflow stores it.
 
-One process of a run holds the one tracker. What it is told becomes records, which the writer's
-thread has `MlflowRuns` write.
+One process of a run holds the one `Tracker`. Each of its methods makes a record, which the
+writer's thread hands to the method of `_MlflowRuns` of the same name.
 """
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.tracking.connect import open_client, open_experiment, tracking_uri
-from raymc.tracking.mlflow_runs import MlflowRuns
+from raymc.tracking.notes import comparison, sweep_page_tags
 from raymc.tracking.records import (
     KEY_TAG,
+    NOTE_TAG,
     PARAM_LENGTH,
+    PARENT_TAG,
     STATE_TAG,
     TAG_LENGTH,
     best_name,
     fit_key,
     fit_name,
     fit_text,
+    make_metrics,
     now,
     source_tags,
     without_password,
 )
-from raymc.tracking.spool import Record, Spool
-from raymc.tracking.writer import Writer
+from raymc.tracking.writer import Record, Spool, Writer
 
 if TYPE_CHECKING:
-    import mlflow
+    import mlflow.entities
 
 
 EndState = Literal["complete", "pruned", "failed", "stopped"]
+_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "stopped": "KILLED"}
+_METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
+_METHODS = (
+    "start_run",
+    "log_epoch",
+    "end_run",
+    "log_text",
+    "log_dataset",
+    "set_views",
+    "set_note",
+)
 
 
 def open_tracker(
     config: TrackingConfig, runs_folder: str, *, folder: Path | None = None
 ) -> "Tracker":
-    """Connect to MLflow and make sure that the experiment exists.
+    """Connect to MLflow, and make the experiment if it doesn't exist.
 
     Args:
         config: Where MLflow is.
-        runs_folder: Where its database is if no address is given.
-        folder: The run's own; what MLflow doesn't take in time is left there, and written
-            before anything else when the tracker is opened again. None: it is lost.
+        runs_folder: Where its database is if no address is set.
+        folder: The run's folder. Records that MLflow doesn't take in time are left there, and
+            are the first to be written when the tracker is opened again. With None, they are
+            lost.
 
     Raises:
-        ConfigError: The address isn't one that MLflow can write to.
+        ConfigError: MLflow can't write to an address of this kind.
         ResourceError: The server or database does not answer, the experiment was deleted, or
             another process records the same run.
     """
@@ -59,11 +75,10 @@ def open_tracker(
 
 
 class Tracker:
-    """The one writer of a process. Every method but `close`, `wait` and `run_id` returns at once.
+    """Records runs. Every method but `close`, `wait` and `run_id` returns at once.
 
-    Runs are addressed by their key, so that a run can be written about before the server
-    has given it an id. What can't be written is tried again until `close`, and then left to
-    `raymc replay`.
+    Runs are known by their key, because MLflow may not have given them an id yet. Records that
+    can't be written are retried until `close`, and then left to `raymc replay`.
     """
 
     def __init__(
@@ -71,7 +86,7 @@ class Tracker:
     ) -> None:
         self.uri: str = client.tracking_uri
         self.experiment_id = experiment_id
-        self._runs = MlflowRuns(client, experiment_id)
+        self._runs = _MlflowRuns(client, experiment_id)
         self._writer = Writer(self.uri, self._runs.write, spool)
 
     def __enter__(self) -> "Tracker":
@@ -90,19 +105,20 @@ class Tracker:
         tags: Mapping[str, str],
         reopen: bool = True,
     ) -> str:
-        """Open the experiment's run of this key: the one that exists, else a new one.
+        """Open the experiment's run of this key: the existing one, or a new one.
 
         Args:
             name: Shown on MLflow's pages.
             key: Identity of the run across restarts, unique in the experiment.
             parent: Key of the sweep that the run is a trial of.
-            params: By dotted config key; those that the run has already are left alone.
-            tags: Added to the git commit, the user and the command. `raymc.trial` is read
+            params: By dotted config key; params that the run already has stay as they are.
+            tags: In addition to the git commit, the user and the command. `raymc.trial` is read
                 back as the trial's number.
-            reopen: Go on with a run that has ended; else what is told of it is ignored.
+            reopen: Whether a run that has ended is continued. If not, what is recorded of it
+                is ignored.
 
         Returns:
-            The key as MLflow keeps it, by which the other methods know the run.
+            The key as MLflow stores it, which the other methods take.
         """
         run = fit_key(key)
         marks = {**source_tags(), **tags, KEY_TAG: run, STATE_TAG: "running"}
@@ -122,14 +138,14 @@ class Tracker:
     def log_epoch(
         self, run: str, epoch: int, metrics: Mapping[str, float], *, is_best: bool = False
     ) -> None:
-        """Record an epoch's metrics with step = epoch; an epoch that is there is left alone.
+        """Record an epoch's metrics with step = epoch; an epoch that is recorded already is kept.
 
-        Of the best epoch so far, every `val/NAME` is recorded as `best/NAME` too, because
-        MLflow's pages show the last value only.
+        For the best epoch so far, every `val/NAME` is also recorded as `best/NAME`, because
+        MLflow's tables show only the last value of a metric.
         """
         validated = [key for key in metrics if key.startswith("val/")] if is_best else []
         best = {best_name(key): metrics[key] for key in validated}
-        named = {**best, **metrics, "epoch": epoch}  # MLflow's plots begin with the first
+        named = {**best, **metrics, "epoch": epoch}  # MLflow plots the first metric first
         self._send(
             f"epoch {epoch} of {run}",
             "log_epoch",
@@ -155,13 +171,13 @@ class Tracker:
         self.log_text(run, file, json.dumps(content, indent=2, sort_keys=True))
 
     def log_dataset(self, run: str, *, name: str, digest: str, source: str, rows: object) -> None:
-        """Say which dataset a run trains on, as its MLflow page shows it.
+        """Record which dataset a run trains on, for its MLflow page.
 
         Args:
             run: Key of the run.
             name: Shown in MLflow's column "Dataset".
-            digest: What tells the dataset from others of the name; MLflow shows 8 characters.
-            source: Where it is.
+            digest: Of the dataset's content; MLflow shows 8 characters.
+            source: Where the dataset is.
             rows: How many rows each split has, by name.
         """
         self._send(
@@ -175,11 +191,11 @@ class Tracker:
         )
 
     def set_views(self, sweep: str, params: Sequence[str], metric: str) -> None:
-        """Make MLflow's saved views of sweeps, and of this one's trials, best first.
+        """Make MLflow's saved views: all sweeps, and this sweep's trials with the best first.
 
         Args:
-            sweep: Key of the sweep, from now on the newest.
-            params: What it searches, by dotted config key: columns of the views.
+            sweep: Key of the sweep, which becomes the newest one.
+            params: What it searches, by dotted config key. They are columns of the views.
             metric: What it maximises.
         """
         self._send(
@@ -192,16 +208,16 @@ class Tracker:
         Args:
             run: Key of the run.
             markdown: The description.
-            compare: Keys of runs; a link below the first paragraph opens their comparison.
+            compare: Keys of runs. A link below the first paragraph opens their comparison.
         """
         note = without_password(markdown)
         self._send(f"note of {run}", "set_note", run=run, markdown=note, compare=list(compare))
 
     def run_id(self, run: str, *, timeout_seconds: float = 30.0) -> str:
-        """Return MLflow's id of a started run; waits until the server has given it one.
+        """Wait until MLflow has given a run its id, and return the id.
 
         Raises:
-            ResourceError: The run isn't there within the time.
+            ResourceError: It took longer than `timeout_seconds`.
         """
         found = self._runs.wait_for(run, timeout_seconds)
         if found is not None:
@@ -211,23 +227,19 @@ class Tracker:
         )
 
     def wait(self, timeout_seconds: float = 30.0) -> None:
-        """Wait until MLflow has everything.
+        """Wait until MLflow has all records.
 
         Raises:
-            ResourceError: It hasn't within the time.
+            ResourceError: It took longer than `timeout_seconds`.
         """
         if not self._writer.wait(timeout_seconds):
             raise ResourceError(
-                f"MLflow at {self._writer.place} is away; {self._writer.waiting} records wait"
+                f"MLflow at {self._writer.place} is unreachable; "
+                f"{self._writer.waiting} records wait"
             )
 
     def close(self, timeout_seconds: float = 30.0) -> int:
-        """Write what waits and stop; records sent later are ignored.
-
-        Returns:
-            How many records could not be written: those MLflow refused, and those still
-            waiting for the server after `timeout_seconds`.
-        """
+        """Write the records that wait, and stop; see `Writer.close`."""
         return self._writer.close(timeout_seconds)
 
     def _send(self, what: str, method: str, **arguments: Any) -> None:
@@ -235,5 +247,145 @@ class Tracker:
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return numbers as JSON has them, NumPy's included."""
+    """Return NumPy's numbers as Python's, which JSON takes."""
     return {name: float(value) for name, value in metrics.items()}
+
+
+@dataclass
+class _OpenRun:
+    run_id: str
+    last_epoch: int
+    is_closed: bool = False
+
+
+class _MlflowRuns:
+    """Writes a tracker's records to MLflow, whose runs it finds by their keys.
+
+    Only the writer's thread calls it, except for `wait_for`. Writing a record a second time
+    changes nothing, because it may be read again from a spool, or retried after a lost answer.
+    """
+
+    def __init__(self, client: "mlflow.MlflowClient", experiment_id: str) -> None:
+        self._client = client
+        self._experiment_id = experiment_id
+        self._opening = threading.Condition()
+        self._runs: dict[str, _OpenRun] = {}
+
+    def write(self, record: Record) -> None:
+        """Write a record.
+
+        Raises:
+            LookupError: The record's run was not started, or its kind is unknown.
+        """
+        if record.method not in _METHODS:
+            raise LookupError(f"no record is called {record.method!r}")
+        getattr(self, record.method)(**record.arguments)
+
+    def wait_for(self, run: str, timeout_seconds: float) -> str | None:
+        """Return the id of a run as soon as it has one; None after the time-out."""
+        with self._opening:
+            if self._opening.wait_for(lambda: run in self._runs, timeout_seconds):
+                return self._runs[run].run_id
+        return None
+
+    def start_run(
+        self,
+        run: str,
+        name: str,
+        *,
+        parent: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        started: int,
+        reopen: bool,
+    ) -> None:
+        """Open the run of a key; without `reopen`, a run that has ended stays closed."""
+        from mlflow.entities import Param, RunTag
+
+        entity = self._find(run)
+        if entity is not None and entity.info.status != "RUNNING" and not reopen:
+            self._keep(run, entity, is_closed=True)
+            return
+        if parent:
+            tags = {**tags, PARENT_TAG: self._opened(parent).run_id}
+        if entity is not None:
+            self._client.update_run(entity.info.run_id, status="RUNNING", name=name)
+            marks = [RunTag(key, value) for key, value in tags.items()]
+            self._client.log_batch(entity.info.run_id, tags=marks)
+        else:
+            entity = self._client.create_run(self._experiment_id, started, dict(tags), name)
+        run_id = entity.info.run_id
+        new = [Param(key, params[key]) for key in params if key not in entity.data.params]
+        for first in range(0, len(new), _PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=new[first : first + _PARAMS_PER_CALL])
+        self._keep(run, entity)
+
+    def log_epoch(self, run: str, epoch: int, *, metrics: Mapping[str, float], ended: int) -> None:
+        """Store an epoch's metrics with step = epoch, unless it is stored already."""
+        opened = self._opened(run)
+        if epoch > opened.last_epoch and not opened.is_closed:
+            self._log_metrics(opened.run_id, make_metrics(metrics, epoch, ended))
+            opened.last_epoch = epoch
+
+    def end_run(self, run: str, state: str, *, metrics: Mapping[str, float], ended: int) -> None:
+        """Close a run, and store its final numbers."""
+        opened = self._opened(run)
+        if opened.is_closed:
+            return
+        self._log_metrics(opened.run_id, make_metrics(metrics, max(0, opened.last_epoch), ended))
+        self._client.set_tag(opened.run_id, STATE_TAG, state)
+        self._client.set_terminated(opened.run_id, _STATUS[state], end_time=ended)
+
+    def log_text(self, run: str, file: str, *, text: str) -> None:
+        """Store a text file with a run."""
+        self._client.log_text(self._opened(run).run_id, text, file)
+
+    def log_dataset(self, run: str, *, name: str, digest: str, source: str, profile: str) -> None:
+        """Store which dataset a run trains on."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(name, digest, "local", source, profile=profile)
+        made = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+        opened = self._opened(run)
+        if not opened.is_closed:
+            self._client.log_inputs(opened.run_id, datasets=[made])
+
+    def set_views(self, sweep: str, *, params: Sequence[str], metric: str) -> None:
+        """Make the saved views of sweeps and of this sweep's trials."""
+        tags = sweep_page_tags(self._opened(sweep).run_id, params, metric)
+        for name, value in tags.items():
+            self._client.set_experiment_tag(self._experiment_id, name, value)
+
+    def set_note(self, run: str, *, markdown: str, compare: Sequence[str]) -> None:
+        """Describe a run; below the first paragraph goes a link that compares other runs."""
+        note = markdown
+        if len(compare) > 1:
+            first, _, rest = markdown.partition("\n\n")
+            page = comparison([self._opened(key).run_id for key in compare], self._experiment_id)
+            note = f"{first}\n\n[Compare the trials]({page})\n\n{rest}"
+        self._client.set_tag(self._opened(run).run_id, NOTE_TAG, fit_text(note, TAG_LENGTH))
+
+    def _opened(self, run: str) -> _OpenRun:
+        """Return a run that this process started, or one whose records are read from a spool."""
+        if run not in self._runs:
+            entity = self._find(run)
+            if entity is None:
+                raise LookupError(f"run {run} was not started")
+            # Records are in order, so those of a run that has ended are in MLflow already.
+            self._keep(run, entity, is_closed=entity.info.status != "RUNNING")
+        return self._runs[run]
+
+    def _find(self, run: str) -> "mlflow.entities.Run | None":
+        wanted = f"tags.`{KEY_TAG}` = '{run}'"
+        found = self._client.search_runs([self._experiment_id], wanted, max_results=1)
+        return found[0] if found else None
+
+    def _keep(self, run: str, entity: "mlflow.entities.Run", *, is_closed: bool = False) -> None:
+        last_epoch = int(entity.data.metrics.get("epoch", -1))
+        with self._opening:
+            self._runs[run] = _OpenRun(entity.info.run_id, last_epoch, is_closed)
+            self._opening.notify_all()
+
+    def _log_metrics(self, run_id: str, metrics: "list[mlflow.entities.Metric]") -> None:
+        for first in range(0, len(metrics), _METRICS_PER_CALL):
+            self._client.log_batch(run_id, metrics=metrics[first : first + _METRICS_PER_CALL])

@@ -1,20 +1,30 @@
-"""One thread that brings records to MLflow, in order and each once, while others work.
+"""Brings records to MLflow in order, each once, in a thread of its own.
 
-Imports mlflow inside functions only. Training never waits for a server, goes on while it is
-away, and never ends because of it. What waits is in the run's folder too, so that nothing is
-lost with the process.
+Training never waits for MLflow's server, continues while it is unreachable, and never fails
+because of it. Records that wait are kept as JSON lines in the run's folder, its spool, so they
+outlive the process: the next process of the run writes them, or `raymc replay`. A record read from
+a spool may be in MLflow already, so writing one again must change nothing.
 """
 
+import errno
+import fcntl
+import json
 import logging
+import os
 import queue
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+from raymc.errors import ResourceError
 from raymc.tracking.records import reason, without_password
-from raymc.tracking.spool import Record, Spool
 
-_REFUSED = {  # MLflow's codes of records that no further attempt can save
+SPOOL_FILE = "mlflow-spool.jsonl"
+_REFUSED = {  # MLflow's error codes for records that no further attempt can save
     "BAD_REQUEST",
     "INVALID_PARAMETER_VALUE",
     "INVALID_STATE",
@@ -25,18 +35,116 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Record:
+    """Something to be written to MLflow.
+
+    Attributes:
+        what: How messages name it.
+        method: The method of `tracker._MlflowRuns` that writes it.
+        arguments: The method's arguments, as JSON values.
+    """
+
+    what: str
+    method: str
+    arguments: Mapping[str, Any]
+
+
+class Spool:
+    """The file of one run's records, held by one process at a time.
+
+    Attributes:
+        folder: The run's folder.
+        file: Where the records are.
+        left: Records that an earlier process left, oldest first.
+        unsaved: Records that did not fit on the disk yet.
+
+    Raises:
+        ResourceError: Another process holds it, or it can't be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / SPOOL_FILE
+        try:
+            self._lines = self.file.open("a+b", buffering=0)
+        except OSError as error:
+            raise ResourceError(f"{self.file} can't be written: {error.strerror}") from None
+        with suppress(OSError):  # a file system without locks
+            self._lock()
+        self.left = self._read()
+        self.unsaved: list[Record] = []
+
+    def add(self, record: Record) -> None:
+        """Keep a record, after those that did not fit on the disk before.
+
+        Raises:
+            OSError: The disk is full. The record is tried again with the next one.
+        """
+        self.unsaved.append(record)
+        while self.unsaved:
+            self._append(json.dumps(asdict(self.unsaved[0])).encode() + b"\n")
+            self.unsaved.pop(0)
+
+    def clear(self) -> None:
+        """Remove all records: MLflow has them."""
+        self._lines.truncate(0)
+        self.unsaved.clear()
+
+    def close(self, *, keep: bool) -> None:
+        """Release the file, or remove it unless its records are to be kept."""
+        if not keep:
+            self.file.unlink(missing_ok=True)
+        self._lines.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceError(
+                f"another process is writing the records of {self.folder}: wait until it ends, or "
+                "stop it"
+            ) from None
+
+    def _append(self, line: bytes) -> None:
+        """Write a whole line, or nothing."""
+        end = self._lines.seek(0, os.SEEK_END)
+        if self._lines.write(line) != len(line):
+            self._lines.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _read(self) -> list[Record]:
+        """Read what is there, and cut off a last line that a crash left incomplete."""
+        self._lines.seek(0)
+        lines = self._lines.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        self._lines.truncate(sum(map(len, lines)))
+        try:
+            return [Record(**json.loads(line)) for line in lines]
+        except (TypeError, ValueError):
+            raise ResourceError(
+                f"{self.file} does not contain records: move it elsewhere"
+            ) from None
+
+
+def count_left(folder: Path) -> int:
+    """Return how many records in a run's folder may be missing in MLflow."""
+    file = folder / SPOOL_FILE
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 class Writer:
-    """Writes what it is sent, one after the other, each until it succeeds or is refused.
+    """Writes records one after the other, and retries each until it succeeds or is refused.
 
     Args:
         uri: Where the records go.
-        write: Writes one; may raise whatever a store raises, and be called again with it.
-        spool: Keeps what waits; None: it is lost with the process. What an earlier process left
-            there is written first.
+        write: Writes one record. It may raise any error of a store, and is then called again.
+        spool: Keeps records that wait; what an earlier process left there is written first.
+            With None, they are lost when the process ends.
 
     Attributes:
-        place: where the records go, as warnings name it.
-        waiting: how many records are still to be written.
+        place: Where the records go, without a password.
+        waiting: How many records are still to be written.
     """
 
     def __init__(
@@ -57,7 +165,7 @@ class Writer:
         self._thread.start()
 
     def send(self, record: Record) -> None:
-        """Have a record written soon, again and again while MLflow is away; returns at once."""
+        """Queue a record and return at once; it is retried while MLflow is unreachable."""
         with self._lock:
             if not self._give_up.is_set():
                 self.waiting += 1
@@ -65,16 +173,16 @@ class Writer:
                 self._queue.put(record)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait until nothing waits to be written; returns whether that is so in time."""
+        """Wait until all records are written; returns whether they were, within the time."""
         with self._lock:
             return self._lock.wait_for(lambda: not self.waiting, timeout_seconds)
 
     def close(self, timeout_seconds: float) -> int:
-        """Write what waits and stop; what is sent later is ignored.
+        """Write the records that wait, and stop. Records sent later are ignored.
 
         Returns:
-            How many records could not be written: those MLflow refused, and those still
-            waiting for it after `timeout_seconds`.
+            How many records were not written: those that MLflow refused, and those that
+            still waited after `timeout_seconds`.
         """
         if not self._give_up.is_set():
             self._queue.put(None)
@@ -88,20 +196,20 @@ class Writer:
         return self.waiting + self._refused
 
     def _farewell(self) -> str:
-        """Say what becomes of the records that are left."""
-        away, spool = f"MLflow at {self.place} was away until the end", self._spool
+        """Say what happens to the records that are left."""
+        away, spool = f"MLflow at {self.place} stayed unreachable", self._spool
         lost = len(spool.unsaved) if spool else self.waiting
         end = f"{lost} records were not written; the run itself is not affected" if lost else ""
         if spool is None or lost == self.waiting:
             return f"{away}: {end}"
         folder = shlex.quote(str(spool.folder))
         return (
-            f"{away}: {self.waiting - lost} records wait in {spool.file}; when it is back, "
-            f"`raymc replay {folder}` writes them there{end and '; '}{end}"
+            f"{away}: {self.waiting - lost} records wait in {spool.file}; when it is back, run "
+            f"`raymc replay {folder}` to send them{end and '; '}{end}"
         )
 
     def _keep(self, record: Record) -> None:
-        """Put a record into the spool, if there is one that can be written."""
+        """Put a record into the spool, if there is one and the disk has space."""
         if self._spool is None:
             return
         try:
@@ -128,7 +236,7 @@ class Writer:
         while True:
             try:
                 self._store(record)
-            except Exception as error:  # whatever a store raises must not end the training
+            except Exception as error:  # no error of a store may end the training
                 if not may_pass(error):
                     _log.warning("MLflow refused %s: %s", record.what, reason(error))
                     return False
@@ -143,7 +251,7 @@ class Writer:
     def _warn_away(self, error: Exception) -> None:
         if not self._away:
             _log.warning(
-                "MLflow at %s is away (%s); records wait, the run goes on",
+                "MLflow at %s is unreachable (%s); records wait, and the run continues",
                 self.place,
                 reason(error),
             )
@@ -151,12 +259,12 @@ class Writer:
 
 
 def may_pass(error: Exception) -> bool:
-    """Say whether a later attempt may succeed: the server is away or overloaded."""
+    """Return whether a later attempt may succeed: the server is unreachable or overloaded."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         return error.error_code not in _REFUSED
     response = getattr(error, "response", None)
-    if response is not None:  # an HTTP error of an artifact store
+    if response is not None:  # artifact stores raise HTTP errors of `requests`
         return response.status_code == 429 or response.status_code >= 500
     return isinstance(error, ConnectionError | TimeoutError)

@@ -253,7 +253,7 @@ def test_a_holder_that_is_no_bundle(runs: Path, model: str, tmp_path: Path) -> N
     (tmp_path / "MLmodel").write_text("{}")
     foreign = client(runs).create_model_version(model, str(tmp_path))
     client(runs).set_registered_model_alias(model, "champion", foreign.version)
-    with pytest.raises(BundleError, match=f"version 2 of {model} is no bundle of raymc: promote"):
+    with pytest.raises(BundleError, match=f"version 2 of {model} is not a bundle of raymc"):
         promote(runs / "like", model)
     shutil.rmtree(tmp_path)
     with pytest.raises(ResourceError, match="can't be used"):

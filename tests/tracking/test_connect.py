@@ -31,7 +31,7 @@ def test_the_config_then_the_environment_then_a_local_file(
 @pytest.mark.parametrize(
     ("uri", "kind", "message"),
     [
-        ("file:///tmp/mlruns", ConfigError, r"file:///tmp/mlruns: MLflow writes to no folders"),
+        ("file:///tmp/mlruns", ConfigError, r"file:///tmp/mlruns: MLflow can't write to a folder"),
         ("runs/mlruns", ConfigError, r"expected sqlite:///FILE.db"),
         ("http://127.0.0.1:CLOSED", ResourceError, r"MLflow at http.*Connection refused"),
         ("http://me:secret@127.0.0.1:SILENT", ResourceError, r"http://\*\*\*@.*timed out"),
@@ -79,7 +79,7 @@ def test_a_deleted_experiment_is_explained(folder: str, config: TrackingConfig) 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     for read in (list_sweeps, ui_command):
-        with pytest.raises(ResourceError, match="nothing was recorded there yet"):
+        with pytest.raises(ResourceError, match="nothing has been recorded there yet"):
             read(uri)
     assert not list(tmp_path.iterdir())
 

@@ -10,7 +10,7 @@ from tracking_cases import away, runs_of, steps
 from raymc.cli.main import main
 from raymc.config import Config, override
 from raymc.tracking import open_tracker
-from raymc.tracking.spool import SPOOL_FILE
+from raymc.tracking.writer import SPOOL_FILE
 from raymc.training.runs import open_run
 
 
