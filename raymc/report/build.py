@@ -1,7 +1,7 @@
-"""Gathers what a report is made of, from a sweep's folder, and says in words what came of it.
+"""Builds the report of a sweep from its folder, with a summary in words.
 
-What can't be had (a dataset that has moved, a checkpoint that is gone) is said on the page in
-its place, and the rest is there.
+If something is missing, such as a dataset that has moved or a deleted checkpoint, the page says so
+in its place and holds the rest.
 """
 
 import math
@@ -30,12 +30,12 @@ from raymc.search.trials import Trial, trials_of
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 from raymc.training.runs import BUNDLE, CONFIG_FILE, read_config, write_whole
 
-ROWS_HERE = 2000  # scored in this process; of larger splits Ray scores all, and these are mapped
+ROWS_HERE = 2000  # scored in this process; larger splits are scored by Ray, and partly mapped
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """The winner on a split, and the default settings' model if it could be had."""
+    """The winner on a split, and the default settings' model if there is one."""
 
     bundle: Bundle
     scored: ScoredSplit
@@ -48,7 +48,7 @@ def find_sweep(sweep: str, runs_folder: str) -> Path:
     """Return the folder of a sweep, given by its path or by its name under `runs_folder`.
 
     Raises:
-        ConfigError: There is none; names those there are.
+        ConfigError: There is no such sweep; the message lists those that exist.
     """
     for folder in (Path(runs_folder) / sweep, Path(sweep)):
         if (folder / CONFIG_FILE).is_file():
@@ -67,12 +67,12 @@ def build_report(
     Args:
         folder: The sweep's.
         config: Its settings, as the folder has them or with another `data.path`.
-        split: That the model is judged on; None is the validation split.
-        price: Of an hour of a GPU, or of a worker where the sweep used none.
+        split: The one that the model is judged on; None is the validation split.
+        price: Of an hour of a GPU, or of a worker if the sweep used no GPU.
 
     Raises:
-        ConfigError: The folder holds no sweep.
-        SweepError: No trial of it ended an epoch.
+        ConfigError: The folder does not contain a sweep.
+        SweepError: No trial finished an epoch.
     """
     name, split = run_name(read_config(folder), sweep=True), split or config.data.val
     study = read_study(config, name, folder)
@@ -85,7 +85,7 @@ def build_report(
     try:
         judged = _judge(folder, config, split, best=best, default=default)
     except RaymcError as error:
-        note = Note(f"The model could not be looked at: {error}")
+        note = Note(f"The model could not be examined: {error}")
         sections.append(Section("model", "The model", [note]))
         compared = []
     else:
@@ -104,7 +104,7 @@ def build_report(
 
 
 def save_report(page: str, path: Path) -> None:
-    """Write a report; the file appears whole or not at all.
+    """Write a report; the file appears complete or not at all.
 
     Raises:
         ConfigError: It can't be written there.
@@ -117,7 +117,7 @@ def save_report(page: str, path: Path) -> None:
 
 
 def default_trial(trials: Sequence[Trial], config: Config) -> Trial | None:
-    """Return the trial of the configuration's own values, if the sweep had it and it got far."""
+    """Return the trial of the configuration's own values, if there is one with a result."""
     settings = flatten(config)
     for trial in trials[:1]:
         own = all(settings.get(path) == value for path, value in trial.params.items())
@@ -127,7 +127,7 @@ def default_trial(trials: Sequence[Trial], config: Config) -> Trial | None:
 
 
 def space_of(trials: Sequence) -> dict[str, BaseDistribution]:
-    """Return the distributions of the settings that the trials were given."""
+    """Return the distributions that the trials' settings were drawn from."""
     found: dict[str, BaseDistribution] = {}
     for trial in trials:
         found.update(trial.distributions)
@@ -144,7 +144,7 @@ def summary(
     metric: str,
     split: str,
 ) -> list[str]:
-    """Return what came of the sweep in plain words."""
+    """Return the result of the sweep in words."""
     won = f"Trial {best.number} won with {metric} {percent(best.score)}"
     said = [f"{won}: {settings_text(best.params)}."]
     said.append(_gain(best, default, compared, split))
@@ -162,29 +162,29 @@ def settings_text(params: Mapping[str, object]) -> str:
 
 
 def _gain(best: Trial, default: Trial | None, compared: Sequence[Compared], split: str) -> str:
-    """Say by how much the best trial beats the default, and whether that matters."""
+    """Say by how much the best trial beats the default, and whether that is significant."""
     if default is not None and default.number == best.number:
         return (
-            "No trial did better than the default settings, which this is: the search found "
-            "nothing, and more trials or another space may."
+            "This trial is the default settings: the search found nothing better. More trials or "
+            "another search space may."
         )
     if not compared or compared[0].default is None:
-        return "There is no comparison with the default settings; see below why."
+        return "There is no comparison with the default settings; the reason is given below."
     points, difference = 100 * (compared[0].best - compared[0].default), compared[0].difference
     gain = f"That is {points:+.1f} points of mAP against the default settings on {split}"
     chosen = (
-        "The trial was chosen on these clips, which flatters it: measure the bundle once on the "
-        "test split."
+        "The trial was chosen for its score on these clips, so the score is too optimistic: "
+        "evaluate the bundle once on the test split."
     )
     if difference is None:
         return f"{gain}; the split is too large for an interval here. {chosen}"
     between = f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     if difference.is_clear and points > 0:
-        verdict = "more than the luck of which clips are in the split would give"
+        verdict = "larger than chance differences between splits"
     elif difference.is_clear:
         verdict = "so the default is the better model here"
     else:
-        verdict = "which could be the luck of which clips are in the split"
+        verdict = "which may be a chance difference between splits"
     return f"{gain} (95 % interval {between}), {verdict}. {chosen}"
 
 
@@ -200,7 +200,7 @@ def _comparison(compared: list[Compared], judged: _Judged, split: str) -> Sectio
 def _judge(
     folder: Path, config: Config, split: str, *, best: Trial, default: Trial | None
 ) -> _Judged:
-    """Score the split with the winner, and with the default settings' model if it is there."""
+    """Score the split with the winner, and with the default settings' model if there is one."""
     dataset = open_dataset(config.data.path)
     with _bundle_of(best, folder) as path:
         bundle = load_bundle(path)
@@ -221,7 +221,7 @@ def _judge(
 
 @contextmanager
 def _bundle_of(trial: Trial, folder: Path) -> Iterator[Path]:
-    """Have a trial's best epoch as a bundle: the sweep's if that is it, else of its checkpoint."""
+    """Provide a trial's best epoch as a bundle: the sweep's, or one made from its checkpoint."""
     kept = folder / BUNDLE
     if kept.is_dir():
         metrics = load_bundle(kept).metrics.items()
@@ -237,7 +237,7 @@ def _bundle_of(trial: Trial, folder: Path) -> Iterator[Path]:
 def _score(
     bundle: Bundle, dataset: Dataset, split: str, *, config: Config, folder: Path
 ) -> tuple[ScoredSplit, EmbeddedSplit]:
-    """Return the scores of a whole split, and embeddings of as much as is quick."""
+    """Return the scores of a whole split, and the embeddings of up to `ROWS_HERE` rows."""
     embedded = embed_split(bundle, dataset, split, most=ROWS_HERE)
     if dataset.manifest.rows(split) <= ROWS_HERE:
         return embedded.scored, embedded

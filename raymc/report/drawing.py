@@ -1,6 +1,6 @@
-"""Figures as inline SVG: one size, one style, colours that the colour-blind tell apart.
+"""Figures as inline SVG: one size, one style, colours that colour-blind readers tell apart.
 
-Imports matplotlib inside functions only, because it takes a second to load.
+matplotlib is imported inside functions, because it takes a second to load.
 """
 
 import re
@@ -24,7 +24,7 @@ GREY, INK = "#8A8A8A", "#222222"
 SEQUENTIAL, DIVERGING = "cividis", "PuOr"
 WIDTH = 5.0  # inches: on a phone's 400 px, text of 10 pt is still 10 px high
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: to search, to read out, in the page's own font
+    "svg.fonttype": "none",  # text stays text: searchable, readable aloud, in the page's font
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 10,
@@ -44,12 +44,12 @@ ElementTree.register_namespace("xlink", _XLINK)
 
 
 def as_svg(draw: Callable[["Figure"], None], *, name: str, label: str, height: float) -> Markup:
-    """Return what `draw` puts on an empty figure.
+    """Return a figure as an SVG element.
 
     Args:
-        draw: Draws on the figure it is given.
-        name: Tells the figure's ids from those of the page's other figures.
-        label: What those hear who don't see the figure.
+        draw: Draws on the empty figure it is given.
+        name: Prefix of the figure's ids, which must be unique in the page.
+        label: Read aloud by screen readers.
         height: In inches.
     """
     from matplotlib import rc_context
@@ -64,7 +64,7 @@ def as_svg(draw: Callable[["Figure"], None], *, name: str, label: str, height: f
 
 
 def _inline(svg: bytes, name: str, label: str) -> str:
-    """Return the drawing as an element of a page: named, with ids of its own."""
+    """Return a drawing as an element of a page, with unique ids and a label."""
     root = ElementTree.fromstring(svg)
     for parent in (root, *root.findall(f"{{{_SVG}}}defs")):
         for child in list(parent):
@@ -86,12 +86,12 @@ def _inline(svg: bytes, name: str, label: str) -> str:
 
 
 def short(name: str, longest: int = 22) -> str:
-    """Return a name that fits beside an axis."""
+    """Return a name, shortened in the middle to fit beside an axis."""
     return name if len(name) <= longest else f"{name[: longest - 8]}…{name[-7:]}"
 
 
 def whole_numbers(axes: "Axes", *, which: str = "x") -> None:
-    """Put ticks at whole numbers only, a few of them."""
+    """Put at most eight ticks, all at whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axis = axes.yaxis if which == "y" else axes.xaxis

@@ -1,7 +1,8 @@
-"""Draws a sweep: its course, its trials' courses, and its settings against what came of them.
+"""Draws a sweep: its history, each trial's course, and the settings against the results."""
 
-Imports matplotlib inside functions only.
-"""
+# Not Optuna's plots (optuna.visualization.matplotlib): their history and slices leave pruned
+# trials out, which are half of a sweep under ASHA; their intermediate values colour each trial at
+# random, not by how it ended; and they set matplotlib's style for the whole process.
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 Space = Mapping[str, BaseDistribution]
 Which = Literal["x", "y"]
-# How a trial's state looks: colour, marker, filled.
+# The look of a trial's state: colour, marker, filled.
 _LOOKS = {
     "complete": (BLUE, "o", True),
     "pruned": (ORANGE, "s", False),
@@ -73,7 +74,7 @@ def history(trials: Sequence[Trial], metric: str) -> Markup:
 
 
 def courses(trials: Sequence[Trial], metric: str, best: int) -> Markup:
-    """Draw the metric of every trial after each epoch."""
+    """Draw the metric of every trial by epoch."""
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -97,7 +98,7 @@ def courses(trials: Sequence[Trial], metric: str, best: int) -> Markup:
 
 
 def importance_bars(shares: Mapping[str, float]) -> Markup:
-    """Draw the settings' importances."""
+    """Draw the importance of each setting."""
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -108,7 +109,7 @@ def importance_bars(shares: Mapping[str, float]) -> Markup:
                 f"{value:.0%}", (value, place), (4, 0), textcoords="offset points", va="center"
             )
         axes.set_xlim(0, 1.12 * max(values))
-        axes.set_xlabel("share of what made trials differ")
+        axes.set_xlabel("share of the differences between trials")
         percent(axes, which="x")
         axes.tick_params(axis="y", length=0)
 
@@ -141,7 +142,7 @@ def slices(trials: Sequence[Trial], space: Space, metric: str) -> Markup:
 
 
 def pairs_of(shares: Mapping[str, float], space: Space) -> list[tuple[str, str]]:
-    """Return the pairs of settings worth a contour: of the most important ones that vary."""
+    """Return the pairs of settings to draw as contours: the most important ones that vary."""
     ranked = sorted(space, key=lambda name: -shares.get(name, 0.0))
     varying = [name for name in ranked if not space[name].single()]
     pairs = [
@@ -156,7 +157,7 @@ def pairs_of(shares: Mapping[str, float], space: Space) -> list[tuple[str, str]]
 def contours(
     trials: Sequence[Trial], space: Space, metric: str, pairs: Sequence[tuple[str, str]]
 ) -> Markup:
-    """Draw the metric over pairs of settings, as a surface between the trials' points."""
+    """Draw the metric over pairs of settings, as a surface between the trials."""
     shown = scored(trials)
     values = np.array([trial.score for trial in shown])
     span = (values.min(), values.max() if np.ptp(values) else values.min() + 1e-9)
@@ -187,7 +188,7 @@ def contours(
 def _surface(
     axes: "Axes", points: tuple[np.ndarray, np.ndarray], values: np.ndarray, span: tuple
 ) -> None:
-    """Fill between points, if there are enough of them and they don't lie on a line."""
+    """Fill the area between points, if there are enough and they don't lie on a line."""
     from matplotlib.tri import Triangulation
 
     if len(values) < FEWEST_FOR_SURFACE or span[0] == span[1]:
@@ -205,20 +206,20 @@ def _is_choice(kind: BaseDistribution) -> bool:
 
 
 def _scaled(places: np.ndarray, axis: Any) -> np.ndarray:
-    """Return places as they lie along an axis, from 0 to 1."""
+    """Return positions along an axis, from 0 to 1."""
     along = np.log10(places) if axis.get_scale() == "log" else places
     return (along - along.min()) / (np.ptp(along) or 1.0)
 
 
 def _places(values: Sequence[object], kind: BaseDistribution) -> np.ndarray:
-    """Return values as numbers on an axis; choices by their position in the list."""
+    """Return values as numbers on an axis; a choice is its position in the list."""
     if isinstance(kind, CategoricalDistribution):
         return np.array([kind.choices.index(value) for value in values], dtype=float)  # pyright: ignore
     return np.array(values, dtype=float)
 
 
 def _dress(axes: "Axes", which: Which, name: str, kind: BaseDistribution) -> None:
-    """Label an axis as its setting needs it."""
+    """Set an axis' label, range and ticks for a setting."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}label": short(name.rpartition(".")[2], 24)})
     if isinstance(kind, CategoricalDistribution):
@@ -232,7 +233,7 @@ def _dress(axes: "Axes", which: Which, name: str, kind: BaseDistribution) -> Non
 
 
 def _span(axes: "Axes", which: Which, kind: FloatDistribution | IntDistribution) -> None:
-    """Show the whole interval that was searched, on the scale that it was searched on."""
+    """Show the whole range that was searched, on the scale of the search."""
     axis, room = axes.xaxis if which == "x" else axes.yaxis, 0.05
     if kind.log:
         wider = (kind.high / kind.low) ** room
@@ -250,7 +251,7 @@ def _span(axes: "Axes", which: Which, kind: FloatDistribution | IntDistribution)
 
 
 def _scatter(axes: "Axes", trials: Sequence[Trial], across: Any) -> None:
-    """Put the trials that have a value on axes, each as its state looks."""
+    """Mark the trials that have a value, by state."""
     for state, (colour, marker, filled) in _LOOKS.items():
         some = [trial for trial in scored(trials) if trial.state == state]
         if some:

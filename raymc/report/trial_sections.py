@@ -1,7 +1,4 @@
-"""What the page says of the trials: which there were, what mattered, what they cost.
-
-Axes of figures and words only; the numbers are those of `trials.py`.
-"""
+"""The report's sections about trials: all of them, which settings mattered, what they cost."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +10,7 @@ from raymc.report.page import Cell, Figure, Note, Part, Section, Table, number, 
 from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, importances
 from raymc.search.trials import Trial, duration, param_text
 
-FEW_TRIALS = 20  # below, importances change with every trial
+FEW_TRIALS = 20  # with fewer, every new trial changes the importances
 MOST_MESSAGES = 3
 
 
@@ -35,7 +32,7 @@ def trial_sections(
 
 
 def hours(value: float) -> str:
-    """Return hours with as many digits as they deserve."""
+    """Return hours with three significant digits."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
@@ -49,8 +46,8 @@ def _trials(
     plain = {1} | {6 + at for at, path in enumerate(space) if not _is_numeric(trials, path)}
     marked = next(at for at, trial in enumerate(order) if trial.number == best)
     table = Table(
-        "All trials, the best first and marked; a click on a head sorts by that column. "
-        f"{metric} and R80 (recall at 80 % precision) are those of a trial's best epoch.",
+        "All trials, the best one first and marked. Click a heading to sort by that column. "
+        f"{metric} and R80 (recall at 80 % precision) are taken from a trial's best epoch.",
         heads,
         rows,
         numeric=frozenset(range(len(heads))) - plain,
@@ -100,8 +97,8 @@ def _is_numeric(trials: Sequence[Trial], path: str) -> bool:
 
 def _history(trials: Sequence[Trial], metric: str) -> list[Part]:
     caption = (
-        f"Each mark is a trial at its best epoch; the line is the best {metric} so far. While it "
-        "still climbs at the right end, more trials may help."
+        f"Each mark is a trial at its best epoch; the line is the best {metric} so far. If it "
+        "still rises at the right end, more trials may help."
     )
     return [Figure(draw.history(trials, metric), caption)]
 
@@ -112,7 +109,7 @@ def _settings(
     shares, parts = importances(trials, space), list[Part]()
     usable = len(draw.scored(trials))
     if shares and len(space) > 1:
-        caution = f" With {usable} trials this is a hint at most." if usable < FEW_TRIALS else ""
+        caution = f" With {usable} trials this is only a hint." if usable < FEW_TRIALS else ""
         caption = (
             f"How much of the difference between trials each setting explains (functional ANOVA, "
             f"from {usable} trials).{caution}"
@@ -121,20 +118,20 @@ def _settings(
     elif len(space) > 1:
         parts.append(
             Note(
-                f"Importances need {FEWEST_FOR_IMPORTANCES} trials with results that differ; "
-                f"{usable} ended an epoch."
+                f"Importances need {FEWEST_FOR_IMPORTANCES} trials with different results; "
+                f"{usable} finished an epoch."
             )
         )
     caption = (
-        f"{metric} against each setting, every other one left as it fell. A slope that the marks "
-        "share is an effect; a cloud is none. Trials that were stopped early stand lower than they "
-        "might have come."
+        f"{metric} against each setting, while the others vary too. Marks that rise or fall "
+        "together show an effect; a cloud shows none. Trials that were stopped early might have "
+        "scored higher."
     )
     parts.append(Figure(draw.slices(trials, space, metric), caption))
     if pairs := draw.pairs_of(shares, space):
         caption = (
-            "Two settings at a time: marks are trials, and colours between them straight "
-            "interpolation, so trust them near marks only; between choices there is nothing to see."
+            "Two settings at a time. Marks are trials; the colours between them are linear "
+            "interpolation, reliable only near marks. Between choices nothing is drawn."
         )
         parts.append(Figure(draw.contours(trials, space, metric, pairs), caption))
     return parts
@@ -155,25 +152,25 @@ def _cost(trials: Sequence[Trial], costs: Costs, metric: str, best: int) -> list
                 number(seconds, duration(seconds)),
             ]
         )
-    caption = "Trials by how they ended, the epochs they ran of those planned, and their time."
+    caption = "Trials by how they ended, with their epochs and time."
     table = Table(caption, ["state", "trials", "epochs", "time"], rows, frozenset({1, 2, 3}))
     course = (
-        f"{metric} of every trial after each epoch. Lines that end early with a square were "
-        "stopped by ASHA; if one of them was still rising steeply, more grace_epochs may pay."
+        f"{metric} of every trial by epoch. Lines that end early with a square were stopped by "
+        "ASHA. If one of them was still rising steeply, try more grace_epochs."
     )
     sentences = Note(" ".join(cost_sentences(costs)))
     return [sentences, table, Figure(draw.courses(trials, metric, best), course)]
 
 
 def cost_sentences(costs: Costs) -> list[str]:
-    """Return what the sweep cost and saved, in words."""
+    """Return in words what the sweep cost and saved."""
     money = "" if costs.money is None else f", {costs.money:,.2f} at {costs.price:g} an hour"
     said = [f"The trials took {hours(costs.hours)} {costs.unit}{money}."]
     if costs.saved_epochs:
         share = costs.saved_epochs / (costs.epochs + costs.saved_epochs)
         worth = "" if costs.saved_money is None else f" or {costs.saved_money:,.2f}"
         said.append(
-            f"Stopping weak trials early left out {costs.saved_epochs} epochs, {share:.0%} of "
-            f"all: an estimated {hours(costs.saved_hours)} {costs.unit}{worth} saved."
+            f"Stopping weak trials early avoided {costs.saved_epochs} epochs ({share:.0%} of all) "
+            f"and saved an estimated {hours(costs.saved_hours)} {costs.unit}{worth}."
         )
     return said

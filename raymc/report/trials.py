@@ -15,14 +15,14 @@ FEWEST_FOR_IMPORTANCES = 4
 
 @dataclass(frozen=True)
 class Costs:
-    """What a sweep cost, and about what stopping trials early saved.
+    """What a sweep cost, and an estimate of what stopping trials early saved.
 
     Attributes:
-        unit: `GPU-hours`, or `worker-hours` where no GPU was used.
-        hours: In that unit, all trials together.
-        saved_hours: Epochs that pruned trials didn't run, each as long as that trial's others.
-        epochs: That were run.
-        saved_epochs: That pruned trials didn't run.
+        unit: `GPU-hours`, or `worker-hours` if no GPU was used.
+        hours: Of all trials together.
+        saved_hours: Of the epochs that pruned trials didn't run, at each trial's own pace.
+        epochs: How many were run.
+        saved_epochs: How many pruned trials didn't run.
         price: Of an hour; None if it isn't known.
     """
 
@@ -40,7 +40,7 @@ class Costs:
 
     @property
     def saved_money(self) -> float | None:
-        """About what the epochs not run would have cost."""
+        """What the epochs that were not run would have cost, estimated."""
         return None if self.price is None else self.saved_hours * self.price
 
 
@@ -54,15 +54,15 @@ def best_so_far(trials: Sequence[Trial]) -> list[float]:
 
 
 def importances(trials: Sequence[Trial], space: Mapping[str, BaseDistribution]) -> dict[str, float]:
-    """Return each setting's share of what made trials differ, the largest first.
+    """Return each setting's share of the differences between trials, the largest first.
 
     Functional ANOVA (F. Hutter, H. Hoos and K. Leyton-Brown 2014, *An Efficient Approach for
     Assessing Hyperparameter Importance*, ICML) as Optuna computes it, over the best value of
     every trial that didn't fail.
 
     Returns:
-        Shares that sum to 1; empty where fewer than `FEWEST_FOR_IMPORTANCES` trials have a
-        value, or all have the same.
+        Shares that sum to 1. Empty if fewer than `FEWEST_FOR_IMPORTANCES` trials have a value,
+        or all values are equal.
     """
     scored = [trial for trial in trials if not math.isnan(trial.score)]
     if len(scored) < FEWEST_FOR_IMPORTANCES or len({trial.score for trial in scored}) == 1:
@@ -85,8 +85,8 @@ def costs_of(
     Args:
         trials: Of one sweep.
         workers: Of each trial.
-        gpus: Of each worker; 0 where they had none.
-        price: Of a GPU for an hour, or of a worker where they had none.
+        gpus: Of each worker, or 0.
+        price: Of a GPU for an hour, or of a worker if they had no GPU.
     """
     hours_per_second = workers * (gpus or 1.0) / 3600
     pruned = [trial for trial in trials if trial.state == "pruned" and trial.epoch]

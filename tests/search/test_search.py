@@ -197,7 +197,7 @@ def test_the_rows_of_every_trial_are_audited(finished: Sweep) -> None:
 def test_the_report_is_kept_with_the_sweep(finished: Sweep, tmp_path: Path) -> None:
     page = (finished.folder / "report.html").read_text("utf-8")
     assert "Best trial against default" in page
-    assert "The model could not be looked at" not in page
+    assert "The model could not be examined" not in page
     parent, _ = finished.mlflow_runs()
     stored = finished.client().download_artifacts(parent.info.run_id, "report.html", str(tmp_path))
     assert Path(stored).read_text("utf-8") == page
