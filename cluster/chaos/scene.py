@@ -35,6 +35,7 @@ from raymc.tracking import tracking_uri
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG
 from raymc.training.audit import RunAudit, audit_run
 from raymc.training.bundle import load_bundle
+from raymc.training.runs import read_run
 
 NAME = "chaos"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -207,8 +208,8 @@ class Scene:
             RaymcError: no checkpoint with that record is left.
         """
         if self.command == "tune":
-            return audit_trials(NAME, self.config.run.folder)
-        return [audit_run(NAME, self.config.run.folder)]
+            return audit_trials(read_run(self.run_folder))
+        return [audit_run(read_run(self.run_folder))]
 
     def problems(self) -> list[str]:
         """Return what is wrong with the bundle and records of the finished run or sweep."""
@@ -235,7 +236,7 @@ class Scene:
         return [int(number) for number in _EPOCH.findall(text)]
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        return read_study(self.config, NAME, self.run_folder).trials
+        return read_study(read_run(self.run_folder)).trials
 
     def _study_problems(self) -> list[str]:
         trials = self._trials()

@@ -38,7 +38,8 @@ from raymc.data.shards import open_dataset
 from raymc.events import EpochEnded, Event
 from raymc.runtime.connect import connect
 from raymc.tracking.notes import markdown_table
-from raymc.training.on_ray import train
+from raymc.training.on_ray import equip, train
+from raymc.training.runs import open_run
 
 COMMANDS_TEXT = (
     "Seconds of whole commands on the first of these sets. raymc's starts Ray, validates after "
@@ -173,8 +174,9 @@ def train_on_ray(config: Config) -> Ran:
     config = override(config, {"run.name": "steps"})
     events: list[Event] = []
     dataset = open_dataset(config.data.path)
-    result = train(config, dataset, listeners=[events.append])
-    shutil.rmtree(result.folder)
+    run = equip(open_run(config))
+    train(run, dataset, listeners=[events.append])
+    shutil.rmtree(run.folder)
     ran, rows = Ran(), dataset.manifest.rows(config.data.train)
     for event in events:
         if isinstance(event, EpochEnded):

@@ -57,17 +57,19 @@ def data_info(path: str, plot: str | None) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def data_audit(run: str, overrides: tuple[str, ...]) -> None:
     """Prove which rows trained RUN, a run or sweep; exit code 1 if one was lost or used twice."""
-    from raymc.search.audit import audit_trials, is_sweep, trials_table
+    settings = load_config(None, overrides, {})
+    from raymc.search.audit import audit_trials, trials_table
     from raymc.training.audit import audit_run, audit_table, restarts_line
+    from raymc.training.runs import find_run, read_run
 
-    runs = load_config(None, overrides, {}).run.folder
+    opened = read_run(find_run(run, settings.run.folder))
     console = make_console()
-    if is_sweep(run, runs):
-        found = audit_trials(run, runs)
+    if opened.is_sweep:
+        found = audit_trials(opened)
         console.print(trials_table(run, found))
         where = f"{len(found)} trials"
     else:
-        audited = audit_run(run, runs)
+        audited = audit_run(opened)
         console.print(audit_table(audited))
         if line := restarts_line(audited):
             console.print(line, soft_wrap=True)

@@ -144,16 +144,13 @@ def report(
     sweep: str, overrides: tuple[str, ...], out: str | None, split: str | None, price: float | None
 ) -> None:
     """Write a page on SWEEP, a name or a folder: which setting won, why, and at what cost."""
+    settings = load_config(None, overrides, {})
     from raymc.cli.runs import run_report
-    from raymc.config import load
     from raymc.report import find_sweep
-    from raymc.training.runs import CONFIG_FILE
+    from raymc.training.runs import read_run
 
-    folder = find_sweep(sweep, load_config(None, overrides, {}).run.folder)
-    config = load(folder / CONFIG_FILE, overrides)
-    run_report(
-        folder, config, make_console(), out=Path(out) if out else None, split=split, price=price
-    )
+    run = read_run(find_sweep(sweep, settings.run.folder), overrides)
+    run_report(run, make_console(), out=Path(out) if out else None, split=split, price=price)
 
 
 @main.command()

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_progress
 from raymc.cli.tables import trials_table
-from raymc.config import Config, check_space, run_name, to_dict
+from raymc.config import Config, check_space
 from raymc.data.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
 from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError, first_line
 from raymc.evaluation.evaluate import (
@@ -43,11 +43,11 @@ from raymc.tracking import (
 )
 from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
-from raymc.tracking.recording import RunRecorder, SweepRecorder, log_dataset, recorded_settings
+from raymc.tracking.recording import RunRecorder, SweepRecorder
 from raymc.training.audit import AttemptRecorder
 from raymc.training.bundle import load_bundle, save_bundle
-from raymc.training.on_ray import train
-from raymc.training.runs import BUNDLE, open_run, read_config
+from raymc.training.on_ray import equip, train
+from raymc.training.runs import BUNDLE, Run, open_run
 
 REPORT = "report.html"
 
@@ -55,26 +55,21 @@ REPORT = "report.html"
 def run_train(config: Config, console: Console) -> Path:
     """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder."""
     dataset = _open_data(config, console)
-    folder = open_run(config)
-    bundle = folder / BUNDLE
+    run = open_run(config, dataset=dataset.manifest.digest())
+    bundle = run.folder / BUNDLE
     if bundle.exists():
-        console.print(f"run {folder.name} is finished: its bundle is {bundle}")
+        console.print(f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
-    _start_ray(folder, config, console)
+    run = _start_ray(run, console)
     display = TrainDisplay(console, metric=config.train.monitor)
-    with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
-        run = tracker.start_run(
-            folder.name, key=folder.name, params=recorded_settings(config), tags={}
-        )
-        tracker.log_json(run, "config.json", to_dict(config))
-        log_dataset(tracker, run, config, dataset.manifest)
-        with _ending(tracker, run), display:
-            record = RunRecorder(tracker, run)
-            listeners = [AttemptRecorder(folder), display.handle, record]
-            result = train(config, dataset, listeners=listeners)
-        save_bundle(result.checkpoint, bundle)
-        tracker.end_run(run, "complete")
-        _log_bundle(bundle, tracker, run, config, console)
+    with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
+        record = RunRecorder(run, dataset.manifest, tracker)
+        with _ending(tracker, record.key), display:
+            listeners = [AttemptRecorder(run.folder), display.handle, record]
+            checkpoint = train(run, dataset, listeners=listeners)
+        save_bundle(checkpoint, bundle)
+        tracker.end_run(record.key, "complete")
+        _log_bundle(bundle, tracker, record.key, config, console)
     console.print(f"bundle: {bundle}", soft_wrap=True)
     return bundle
 
@@ -83,14 +78,14 @@ def run_tune(config: Config, console: Console) -> Path:
     """Search, keep the best trial's best epoch as a bundle, and record all of it."""
     check_space(config)
     dataset = _open_data(config, console)
-    folder = open_run(config, sweep=True)
-    _start_ray(folder, config, console)
-    with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
+    run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
+    run = _start_ray(run, console)
+    with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
-        record = SweepRecorder(config, dataset.manifest, tracker, display.update)
+        record = SweepRecorder(run, dataset.manifest, tracker, display.update)
         with _ending(tracker, record.parent), display:
-            result = sweep(config, dataset, folder, listener=record)
-        bundle = folder / BUNDLE
+            result = sweep(run, dataset, listener=record)
+        bundle = run.folder / BUNDLE
         save_bundle(Path(result.best.checkpoint), bundle)
         console.print(trials_table(record.trials, config.train.monitor, width=console.width))
         record.summarise()
@@ -99,14 +94,13 @@ def run_tune(config: Config, console: Console) -> Path:
         console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
         if result.is_new:
             _log_bundle(bundle, tracker, record.parent, config, console)
-            _add_report(folder, config, tracker, record.parent, console)
+            _add_report(run, tracker, record.parent, console)
     console.print(f"bundle: {bundle}", soft_wrap=True)
     return bundle
 
 
 def run_report(
-    folder: Path,
-    config: Config,
+    run: Run,
     console: Console,
     *,
     out: Path | None = None,
@@ -114,18 +108,17 @@ def run_report(
     price: float | None = None,
 ) -> Path:
     """Write a sweep's report, by default into its folder, and store it with its run in MLflow."""
-    page = build_report(folder, config, split=split, price=price)
-    path = folder / REPORT if out is None else out
+    page, config = build_report(run, split=split, price=price), run.config
+    path = run.folder / REPORT if out is None else out
     save_report(page, path)
     console.print(f"report: {path}", soft_wrap=True)
-    name = run_name(read_config(folder), sweep=True)
     try:
         uri = tracking_uri(config.tracking, config.run.folder)
-        if name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
-            raise ResourceError(f"{uri} knows no sweep {name!r}")
+        if run.name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
+            raise ResourceError(f"{uri} knows no sweep {run.name!r}")
         with open_tracker(config.tracking, config.run.folder) as tracker:
-            run = tracker.start_run(name, key=name, params={}, tags={}, reopen=False)
-            tracker.log_text(run, REPORT, page)
+            key = tracker.start_run(run.name, key=run.name, params={}, tags={}, reopen=False)
+            tracker.log_text(key, REPORT, page)
     except (ConfigError, ResourceError) as error:
         console.print(f"the report is not in MLflow: {error}", style="yellow", soft_wrap=True)
     return path
@@ -273,13 +266,16 @@ def _open_data(config: Config, console: Console) -> Dataset:
     return dataset
 
 
-def _start_ray(folder: Path, config: Config, console: Console) -> None:
-    log = folder / "ray.log"
+def _start_ray(run: Run, console: Console) -> Run:
+    """Start or join Ray; returns the run with what its workers take."""
+    log = run.folder / "ray.log"
     logs = connect(log)
     console.print(f"Ray's messages: {log}", style="dim", soft_wrap=True)
     console.print(f"Ray's processes: {logs}", style="dim", soft_wrap=True)
-    if wait := expect_nodes(config):
+    run = equip(run)
+    if wait := expect_nodes(run.config, run.resources):
         console.print(wait, soft_wrap=True)
+    return run
 
 
 def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:
@@ -300,14 +296,14 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
         console.print(f"MLflow model: {model}", soft_wrap=True)
 
 
-def _add_report(folder: Path, config: Config, tracker: Tracker, run: str, console: Console) -> None:
+def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
     """Write the report of a sweep that is safe already, and say so where that goes wrong."""
     try:
-        page = build_report(folder, config)
-        save_report(page, folder / REPORT)
+        page = build_report(run)
+        save_report(page, run.folder / REPORT)
     except Exception as error:  # whatever it is, it must not cost anybody a finished sweep
         line = first_line(error)
         console.print(f"no report could be made: {line}", style="yellow", soft_wrap=True)
     else:
-        tracker.log_text(run, REPORT, page)
-        console.print(f"report: {folder / REPORT}", soft_wrap=True)
+        tracker.log_text(key, REPORT, page)
+        console.print(f"report: {run.folder / REPORT}", soft_wrap=True)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from optuna.distributions import BaseDistribution
 
-from raymc.config import Config, flatten, run_name
+from raymc.config import Config, flatten
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, RaymcError
 from raymc.evaluation.evaluate import stored_scores
@@ -28,7 +28,7 @@ from raymc.search.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
 from raymc.search.sweep import winner
 from raymc.search.trials import Trial, trials_of
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
-from raymc.training.runs import BUNDLE, CONFIG_FILE, read_config, write_whole
+from raymc.training.runs import BUNDLE, CONFIG_FILE, Run, write_whole
 
 ROWS_HERE = 2000  # scored in this process; larger splits are scored by Ray, and partly mapped
 
@@ -59,14 +59,11 @@ def find_sweep(sweep: str, runs_folder: str) -> Path:
     )
 
 
-def build_report(
-    folder: Path, config: Config, *, split: str | None = None, price: float | None = None
-) -> str:
+def build_report(run: Run, *, split: str | None = None, price: float | None = None) -> str:
     """Return the report of a sweep as HTML.
 
     Args:
-        folder: The sweep's.
-        config: Its settings, as the folder has them or with another `data.path`.
+        run: The sweep, with its own settings or another `data.path`.
         split: The one that the model is judged on; None is the validation split.
         price: Of an hour of a GPU, or of a worker if the sweep used no GPU.
 
@@ -74,8 +71,8 @@ def build_report(
         ConfigError: The folder does not contain a sweep.
         SweepError: No trial finished an epoch.
     """
-    name, split = run_name(read_config(folder), sweep=True), split or config.data.val
-    study = read_study(config, name, folder)
+    config, split = run.config, split or run.config.data.val
+    study = read_study(run)
     trials = trials_of(study.get_trials(deepcopy=False), config)
     best, default = winner(trials), default_trial(trials, config)
     gpus = study.user_attrs.get(GPUS_ATTRIBUTE, config.search.gpus_per_trial)
@@ -83,7 +80,7 @@ def build_report(
     metric, space = config.train.monitor, space_of(study.get_trials(deepcopy=False))
     sections = trial_sections(trials, space, costs, metric=metric, best=best.number)
     try:
-        judged = _judge(folder, config, split, best=best, default=default)
+        judged = _judge(run.folder, config, split, best=best, default=default)
     except RaymcError as error:
         note = Note(f"The model could not be examined: {error}")
         sections.append(Section("model", "The model", [note]))
@@ -95,10 +92,10 @@ def build_report(
             judged.bundle, judged.scored, judged.embedded, default=judged.default
         )
     page = Page(
-        title=f"Sweep {name}",
+        title=f"Sweep {run.name}",
         summary=summary(trials, best, default, costs, compared, metric=metric, split=split),
         sections=sections,
-        about=f"{config.data.path} · {folder} · written by `raymc report {name}`",
+        about=f"{config.data.path} · {run.folder} · written by `raymc report {run.name}`",
     )
     return render(page)
 

@@ -151,50 +151,47 @@ def grows_to() -> Mapping[str, float]:
         ) from None
 
 
-def worker_resources(config: Config, gpus: float) -> dict[str, float]:
-    """Return the resources of each training worker, by name."""
+def worker_resources(config: Config) -> Mapping[str, float]:
+    """Decide the resources of each training worker, by name.
+
+    Raises:
+        ResourceError: the cluster has too little of one, and can't grow that far.
+    """
+    gpus = _gpus_per_worker(config)
     of_gpus = {"GPU": gpus} if gpus else {}
-    return {"CPU": config.search.cpus_per_trial, **of_gpus, **config.train.worker_resources}
-
-
-def expect_nodes(config: Config) -> str:
-    """Make workers wait if the cluster must start nodes for them.
-
-    Returns:
-        What they wait for, as a message; empty if the cluster has everything.
-
-    Raises:
-        ResourceError: the cluster can't grow that far.
-    """
-    if grows_to() and isinstance(config.train.workers, int):
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_NODES_SECONDS)
-    there, workers = ray.cluster_resources(), config.train.fewest_workers
-    each = worker_resources(config, gpus_per_worker(config))
-    short = {name: n * workers for name, n in each.items() if n * workers > there.get(name, 0)}
-    if not short:
-        return ""
-    check_workers(config)
-    wanted = ", ".join(f"{number:g} {name}" for name, number in short.items())
-    return f"waiting for {wanted}: the cluster starts nodes"
-
-
-def check_workers(config: Config) -> None:
-    """Refuse workers that the cluster can never start.
-
-    Raises:
-        ResourceError: the cluster has too little of a resource.
-    """
+    each = {"CPU": config.search.cpus_per_trial, **of_gpus, **config.train.worker_resources}
     workers, most = config.train.fewest_workers, capacity()
-    for name, number in worker_resources(config, gpus_per_worker(config)).items():
+    for name, number in each.items():
         if workers * number > most.get(name, 0):
             raise ResourceError(
                 f"train.workers is {config.train.workers}, each with {number:g} {name}, but this "
                 f"Ray cluster has {most.get(name, 0):g} {name}: ask for fewer workers or a larger "
                 "cluster"
             )
+    return each
 
 
-def gpus_per_worker(config: Config) -> float:
+def expect_nodes(config: Config, each: Mapping[str, float]) -> str:
+    """Make workers wait if the cluster must start nodes for them.
+
+    Args:
+        config: all settings.
+        each: resources of each worker, from `worker_resources`.
+
+    Returns:
+        What they wait for, as a message; empty if the cluster has everything.
+    """
+    if grows_to() and isinstance(config.train.workers, int):
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_NODES_SECONDS)
+    there, workers = ray.cluster_resources(), config.train.fewest_workers
+    short = {name: n * workers for name, n in each.items() if n * workers > there.get(name, 0)}
+    if not short:
+        return ""
+    wanted = ", ".join(f"{number:g} {name}" for name, number in short.items())
+    return f"waiting for {wanted}: the cluster starts nodes"
+
+
+def _gpus_per_worker(config: Config) -> float:
     """Return the GPUs of each training worker: a share of one, one, or none.
 
     Raises:

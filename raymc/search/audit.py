@@ -10,38 +10,22 @@ from raymc.search.study import read_study
 from raymc.search.trials import trials_of
 from raymc.training.audit import RunAudit, record_of
 from raymc.training.row_log import audit
-from raymc.training.runs import TRIALS, find_run, read_config
+from raymc.training.runs import Run
 
 
-def is_sweep(run: str, runs_folder: str) -> bool:
-    """Tell whether a run is a sweep that has begun.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    return (find_run(run, runs_folder) / TRIALS).is_dir()
-
-
-def audit_trials(sweep: str, runs_folder: str) -> list[RunAudit]:
+def audit_trials(sweep: Run) -> list[RunAudit]:
     """Read which rows the best checkpoint of each trial of a sweep was trained on.
 
     A trial keeps no other checkpoint once it has ended, so that the epochs after its best are
     not told of; nor are trials without an epoch.
 
-    Args:
-        sweep: its name, or its folder.
-        runs_folder: where sweeps of a name lie, the setting `run.folder`.
-
     Raises:
-        ConfigError: there is no such sweep.
         CheckpointError: a checkpoint is torn or missing.
         DataError: the dataset or a checkpoint is out of reach.
     """
-    folder = find_run(sweep, runs_folder)
-    config = read_config(folder)
-    rows = open_dataset(config.data.path).manifest.rows(config.data.train)
-    study = read_study(config, folder.name, folder)
-    trials = trials_of(study.get_trials(deepcopy=False), config)
+    data = sweep.config.data
+    rows = open_dataset(data.path).manifest.rows(data.train)
+    trials = trials_of(read_study(sweep).get_trials(deepcopy=False), sweep.config)
     return [_audit_trial(t.number, t.checkpoint, rows) for t in trials if t.checkpoint]
 
 

@@ -3,7 +3,6 @@
 The study's database is the one truth about a sweep.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from raymc.config import Config, Range, flatten
 from raymc.data.storage import patience
 from raymc.errors import ConfigError, first_line
+from raymc.training.runs import Run
 from raymc.training.worker import EPOCH
 
 # Where the study keeps how many GPUs each worker of its trials had.
@@ -33,17 +33,20 @@ _PATIENCE_SECONDS = 180.0
 patient = patience(StorageInternalError, seconds=_PATIENCE_SECONDS).wraps
 
 
-def open_study(config: Config, name: str, folder: Path) -> optuna.Study:
+def open_study(run: Run) -> optuna.Study:
     """Open the sweep's study, or make it with the configuration itself as its first trial.
 
     Raises:
         ConfigError: `search.storage` can't be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    address = _address(config, folder)
+    config, address = run.config, _address(run)
     try:
         study = optuna.create_study(
-            storage=_storage(address), study_name=name, direction="maximize", load_if_exists=True
+            storage=_storage(address),
+            study_name=run.name,
+            direction="maximize",
+            load_if_exists=True,
         )
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
@@ -60,20 +63,20 @@ def begin_with_default(study: optuna.Study, config: Config) -> None:
         study.enqueue_trial(defaults)
 
 
-def read_study(config: Config, name: str, folder: Path) -> optuna.Study:
+def read_study(run: Run) -> optuna.Study:
     """Open the study of a sweep to look at it.
 
     Raises:
         ConfigError: there is none, or `search.storage` can't be opened.
     """
-    address = _address(config, folder)
-    if not config.search.storage and not (folder / STUDY_FILE).is_file():
-        raise ConfigError(f"{folder} holds no sweep: it has no {STUDY_FILE}")
+    address = _address(run)
+    if not run.config.search.storage and not (run.folder / STUDY_FILE).is_file():
+        raise ConfigError(f"{run.folder} holds no sweep: it has no {STUDY_FILE}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return optuna.load_study(study_name=name, storage=_storage(address))
+        return optuna.load_study(study_name=run.name, storage=_storage(address))
     except KeyError:
-        raise ConfigError(f"the storage {address} holds no sweep {name!r}") from None
+        raise ConfigError(f"the storage {address} holds no sweep {run.name!r}") from None
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
         raise ConfigError(f"the study {address} can't be opened: {line}") from error
@@ -125,8 +128,8 @@ def make_scheduler(config: Config) -> ASHAScheduler | None:
     )
 
 
-def _address(config: Config, folder: Path) -> str:
-    return config.search.storage or f"sqlite:///{folder / STUDY_FILE}"
+def _address(run: Run) -> str:
+    return run.config.search.storage or f"sqlite:///{run.folder / STUDY_FILE}"
 
 
 def _storage(address: str) -> RDBStorage:

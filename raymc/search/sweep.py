@@ -6,8 +6,8 @@ shared data.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,19 @@ from optuna.exceptions import StorageInternalError
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from raymc.config import Config, from_dict, override, run_name, to_dict
+from raymc.config import Config, override
 from raymc.data.feed.on_ray import SharedData, share_data
 from raymc.data.shards import Dataset
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded
-from raymc.runtime.connect import capacity, gpus_per_worker, our_error, worker_resources
+from raymc.runtime.connect import capacity, our_error
 from raymc.search.searcher import FAILURE, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
 from raymc.search.study import GPUS_ATTRIBUTE, make_scheduler, open_study
 from raymc.search.trials import Trial, best_trial, trials_of
 from raymc.training import loop
 from raymc.training.on_ray import make_trainer
-from raymc.training.runs import TRIALS
+from raymc.training.runs import TRIALS, Run
 from raymc.training.worker import EPOCH, IS_LAST, limit_threads
 
 
@@ -40,15 +40,12 @@ class SweepResult:
     is_new: bool
 
 
-def sweep(
-    config: Config, dataset: Dataset, folder: Path, *, listener: Callable[[Trial], None]
-) -> SweepResult:
+def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> SweepResult:
     """Search as configured, or resume an interrupted sweep of the same settings.
 
     Args:
-        config: All settings.
+        run: The sweep, with its resources.
         dataset: The one to train on.
-        folder: The sweep's own.
         listener: Is called with a trial whenever it starts, ends an epoch or ends.
 
     Raises:
@@ -57,20 +54,17 @@ def sweep(
         SweepError: No trial succeeded, or the study's database stayed unreachable.
     """
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # Tune's snapshots are never read
-    gpus = gpus_per_worker(config)
-    concurrent = concurrent_trials(config, gpus)
-    study = open_study(config, run_name(config, sweep=True), folder)
-    sessions = folder / TRIALS
+    config = run.config
+    concurrent = concurrent_trials(config, run.resources)
+    study, sessions = open_study(run), run.folder / TRIALS
     session = sessions / f"session-{sum(1 for _ in sessions.glob('*')):03d}"
     scheduler = make_scheduler(config)
     searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
     is_new = searcher.due > 0
     if is_new:
-        study.set_user_attr(GPUS_ATTRIBUTE, gpus)
+        study.set_user_attr(GPUS_ATTRIBUTE, run.gpus)
         data = share_data(dataset, config.data)
-        tuner = make_tuner(
-            config, data, searcher, scheduler, session=session, gpus=gpus, concurrent=concurrent
-        )
+        tuner = make_tuner(run, data, searcher, scheduler, session=session, concurrent=concurrent)
         try:
             tuner.fit()
         except StorageInternalError as error:
@@ -83,23 +77,19 @@ def sweep(
 
 
 def make_tuner(
-    config: Config,
+    run: Run,
     data: SharedData,
     searcher: StudySearcher,
     scheduler: Any,
     *,
     session: Path,
-    gpus: float,
     concurrent: int,
 ) -> tune.Tuner:
     """Return the tuner of a driver's share of a sweep."""
-    alone = config.train.workers == 1
-    resources = {"cpu": 0.01}  # the workers that a trial starts ask for their own
-    if alone:
-        resources = worker_resources(config, gpus)
-    trainable = tune.with_parameters(
-        run_trial, base=to_dict(config), data=data, gpus=gpus, session=str(session)
-    )
+    alone = run.config.train.workers == 1
+    # The workers that a trial starts ask for their own.
+    resources = dict(run.resources) if alone else {"cpu": 0.01}
+    trainable = tune.with_parameters(run_trial, run=run, data=data, session=session)
     return tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
@@ -122,10 +112,9 @@ def make_tuner(
 def run_trial(
     settings: dict[str, Any],
     *,
-    base: dict[str, Any],
+    run: Run,
     data: SharedData,
-    gpus: float,
-    session: str,
+    session: Path,
 ) -> None:
     """Train one trial in its own process, or through Ray Train if it has several workers.
 
@@ -134,23 +123,25 @@ def run_trial(
     """
     resume = settings["resume"]
     try:
-        config = override(from_dict(base), settings["params"])
+        storage = f"{session.parent}/groups/{folder_of(settings['number'])}"
+        config = override(run.config, settings["params"])
+        trial = replace(run, config=config, storage=storage)
         if config.train.workers == 1:
-            train_alone(config, data, resume, gpus=gpus)
+            train_alone(trial, data, resume)
         else:
-            train_in_group(config, data, folder_of(settings["number"]), session, gpus=gpus)
+            train_in_group(trial, data)
     except Exception as error:  # any error of a trial is that trial's failure, not the sweep's
         tune.report({FAILURE: str(our_error(error) or f"{type(error).__name__}: {error}")})
 
 
-def train_alone(config: Config, data: SharedData, resume: str | None, *, gpus: float) -> None:
+def train_alone(trial: Run, data: SharedData, resume: str | None) -> None:
     """Train in this process and report each epoch to Tune."""
-    limit_threads(config)
+    limit_threads(trial.config)
     loop.fit(
-        config,
+        trial.config,
         data.manifest,
-        data.feeds(config),
-        device=torch.device("cuda" if gpus else "cpu"),
+        data.feeds(trial.config),
+        device=torch.device("cuda" if trial.gpus else "cpu"),
         emit=lambda event: None,
         report=report_to_tune,
         resume=Path(resume) if resume else None,
@@ -164,19 +155,13 @@ def report_to_tune(event: EpochEnded, folder: Path | None) -> None:
     tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(folder)))
 
 
-def train_in_group(
-    config: Config, data: SharedData, name: str, session: str, *, gpus: float
-) -> None:
+def train_in_group(trial: Run, data: SharedData) -> None:
     """Train on several workers; Ray Train reports each epoch to Tune.
 
-    The run's name and storage are the trial's own, the same for every driver of the sweep, so
-    that Ray Train itself finds the checkpoint to go on from.
+    The trial's storage is the same for every driver of the sweep, so that Ray Train itself finds
+    the checkpoint to resume from.
     """
-    storage = str(Path(session).parent / "groups")
-    trainer = make_trainer(
-        config, data, name=name, storage=storage, gpus=gpus, callbacks=[EpochsToTune()]
-    )
-    result = trainer.fit()
+    result = make_trainer(trial, data, callbacks=[EpochsToTune()]).fit()
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
 
@@ -192,7 +177,7 @@ class EpochsToTune(TuneReportCallback):
             super().after_report(run_context, metrics, checkpoint)
 
 
-def concurrent_trials(config: Config, gpus: float) -> int:
+def concurrent_trials(config: Config, each: Mapping[str, float]) -> int:
     """Return how many trials run at a time: as asked, or as the cluster's resources allow.
 
     Those of a cluster that starts nodes by itself are what it may grow to.
@@ -203,7 +188,6 @@ def concurrent_trials(config: Config, gpus: float) -> int:
     most, asked = dict(capacity()), config.search.concurrent
     workers = config.train.fewest_workers
     most["CPU"] = most.get("CPU", 0) - 1
-    each = worker_resources(config, gpus)
     fits = min(int(most.get(name, 0) / (workers * number)) for name, number in each.items())
     if fits < 1:
         wanted, there = (

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from raymc.config import Config, flatten, run_name, to_dict
+from raymc.config import Config, flatten, to_dict
 from raymc.data.shards import Manifest
 from raymc.events import EpochEnded, Event
 from raymc.search.trials import Trial, ranked
 from raymc.tracking import Tracker, command_line
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
 from raymc.tracking.records import TRIAL_TAG
+from raymc.training.runs import Run
 
 # These don't change results.
 _LEFT_OUT = ("data.make", "extract.", "tracking.", "run.", "train.checkpoint_steps")
@@ -42,22 +43,26 @@ def log_dataset(tracker: Tracker, run: str, config: Config, manifest: Manifest) 
 
 
 class RunRecorder:
-    """Records the epochs of a run."""
+    """Records a run: its settings and dataset at once, its epochs as they end."""
 
-    def __init__(self, tracker: Tracker, run: str) -> None:
-        self._tracker, self._run = tracker, run
+    def __init__(self, run: Run, manifest: Manifest, tracker: Tracker) -> None:
+        self._tracker = tracker
+        params = recorded_settings(run.config)
+        self.key = tracker.start_run(run.name, key=run.name, params=params, tags={})
+        tracker.log_json(self.key, "config.json", to_dict(run.config))
+        log_dataset(tracker, self.key, run.config, manifest)
 
     def __call__(self, event: Event) -> None:
         """Record an event if an epoch has ended."""
         if isinstance(event, EpochEnded):
-            self._tracker.log_epoch(self._run, event.epoch, event.metrics, is_best=event.is_best)
+            self._tracker.log_epoch(self.key, event.epoch, event.metrics, is_best=event.is_best)
 
 
 class SweepRecorder:
     """Records a sweep as a parent run, and its trials as child runs.
 
     Args:
-        config: The sweep's settings.
+        run: The sweep.
         manifest: Of the dataset that all trials train on.
         tracker: Writes to MLflow.
         show: Is called with a trial whenever it changes.
@@ -65,16 +70,17 @@ class SweepRecorder:
 
     def __init__(
         self,
-        config: Config,
+        run: Run,
         manifest: Manifest,
         tracker: Tracker,
         show: Callable[[Trial], None],
     ) -> None:
-        self._config, self._manifest = config, manifest
+        config = self._config = run.config
+        self._manifest = manifest
         self._tracker, self._show = tracker, show
         self._trials: dict[int, Trial] = {}
-        name, settings = run_name(config, sweep=True), recorded_settings(config, sweep=True)
-        self.parent = tracker.start_run(name, key=name, params=settings, tags={})
+        settings = recorded_settings(config, sweep=True)
+        self.parent = tracker.start_run(run.name, key=run.name, params=settings, tags={})
         tracker.log_json(self.parent, "config.json", to_dict(config))
         tracker.set_note(self.parent, plan_note(config, command_line()))
         tracker.set_views(self.parent, list(config.search.space), config.train.monitor)

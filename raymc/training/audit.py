@@ -19,7 +19,7 @@ from raymc.events import EpochEnded, Event, Saved, Started, Stepped
 from raymc.training import checkpoint
 from raymc.training.checkpoint import Found
 from raymc.training.row_log import EpochAudit, RowLog, audit
-from raymc.training.runs import find_run, read_config, storage_of, write_whole
+from raymc.training.runs import Run, write_whole
 
 # A run's starts, as its driver heard of them: from where, how far, and what was done twice. The
 # checkpoints know nothing of steps that were lost with a crash; the driver heard of them. Pure:
@@ -151,31 +151,24 @@ class RunAudit:
         return all(epoch.is_right for epoch in self.epochs)
 
 
-def audit_run(run: str, runs_folder: str) -> RunAudit:
+def audit_run(run: Run) -> RunAudit:
     """Read which rows the last intact checkpoint of a run was trained on.
 
-    Args:
-        run: its name, or its folder.
-        runs_folder: where runs of a name lie, the setting `run.folder`.
-
     Raises:
-        ConfigError: there is no such run.
-        CheckpointError: it has no intact checkpoint.
-        DataError: its dataset or its checkpoints are out of reach.
+        CheckpointError: It has no intact checkpoint.
+        DataError: Its dataset or its checkpoints are out of reach.
     """
-    folder = find_run(run, runs_folder)
-    config = read_config(folder)
-    rows = open_dataset(config.data.path).manifest.rows(config.data.train)
-    address = f"{storage_of(config)}/{folder.name}" if config.run.storage else str(folder)
-    last, log = _last_record(address)
+    data = run.config.data
+    rows = open_dataset(data.path).manifest.rows(data.train)
+    last, log = _last_record(run.storage)
     progress = last.progress
     is_part = progress.part.steps > 0
     return RunAudit(
-        name=folder.name,
+        name=run.name,
         checkpoint=last.path,
         rows=rows,
         epochs=audit(log, rows=rows, epochs=progress.epoch, is_part=is_part),
-        restarts=restarts(load_attempts(folder)),
+        restarts=restarts(load_attempts(run.folder)),
     )
 
 

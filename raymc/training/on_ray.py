@@ -7,7 +7,7 @@ on from the last one.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,16 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Scalin
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from raymc.config import Config, run_name, to_dict
+from raymc.config import to_dict
 from raymc.data.feed.on_ray import SharedData, share_data
 from raymc.data.shards import Dataset
 from raymc.data.storage import exists, open_address, patience, reaching
 from raymc.errors import CheckpointError, DataError, DivergedError, TrainingError, first_line
 from raymc.events import Event, Warned
 from raymc.runtime.channel import Channel, Listener, sender
-from raymc.runtime.connect import check_workers, explained, gpus_per_worker, worker_resources
+from raymc.runtime.connect import explained, worker_resources
 from raymc.training import checkpoint
-from raymc.training.runs import storage_of
+from raymc.training.runs import Run
 from raymc.training.worker import KEEP, KEPT, PATIENCE_SECONDS, train_worker
 
 # Ray Train's list of a run's checkpoints, in the run's folder.
@@ -38,57 +38,46 @@ RESIZE_SECONDS = 10.0
 START_SECONDS = "10"
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run: its name, its best checkpoint's folder and where all of it lies."""
-
-    name: str
-    folder: Path
-    checkpoint: Path
-
-
-def train(config: Config, dataset: Dataset, *, listeners: Sequence[Listener] = ()) -> TrainResult:
-    """Train as configured; goes on from the last checkpoint if the run was interrupted.
-
-    Args:
-        config: all settings.
-        dataset: the one to train on.
-        listeners: are told every event, in order, on a thread of their own.
+def equip(run: Run) -> Run:
+    """Return the run with what each of its workers takes of the cluster, decided once a command.
 
     Raises:
-        DataError: the dataset can't be used, or storage can't be written to.
-        ResourceError: a GPU or more workers are asked for than the cluster has.
-        DivergedError: the loss is no longer finite.
-        TrainingError: the workers failed more than `train.max_failures` times.
+        ResourceError: The cluster can't start so many workers, or has no such GPUs.
     """
-    gpus = gpus_per_worker(config)
-    check_workers(config)
-    data = share_data(dataset, config.data)
-    storage, name = storage_of(config), run_name(config)
-    address = f"{storage}/{name}"
-    check_writable(address)
+    return replace(run, resources=worker_resources(run.config))
+
+
+def train(run: Run, dataset: Dataset, *, listeners: Sequence[Listener] = ()) -> Path:
+    """Train a run; resumes from the last checkpoint if it was interrupted.
+
+    Args:
+        run: The run, equipped.
+        dataset: The dataset to train on.
+        listeners: Called with every event, in order, on a thread of their own.
+
+    Returns:
+        The folder of the best epoch's checkpoint.
+
+    Raises:
+        DataError: The dataset can't be used, or storage can't be written to.
+        DivergedError: The loss is no longer finite.
+        TrainingError: The workers failed more than `train.max_failures` times.
+    """
+    data = share_data(dataset, run.config.data)
+    check_writable(run.storage)
     with Channel(listeners) as channel:
-        make = partial(
-            make_trainer,
-            config,
-            data,
-            name=name,
-            storage=storage,
-            gpus=gpus,
-            events=channel.mailbox,
-        )
-        tell, failures = sender(channel.mailbox), config.train.max_failures
+        make = partial(make_trainer, run, data, events=channel.mailbox)
+        tell, failures = sender(channel.mailbox), run.config.train.max_failures
         try:
             with explained():
-                result = _fit_patiently(make, address, max_failures=failures, tell=tell)
+                result = _fit_patiently(make, run.storage, max_failures=failures, tell=tell)
         except TrainingFailedError as error:
             raise TrainingError(
                 f"training failed on every attempt; the last error: {_last_line(error)}"
             ) from error
     if isinstance(result.return_value, DivergedError):
         raise result.return_value
-    folder = Path(config.run.folder).absolute() / name
-    return TrainResult(name, folder, best_checkpoint(address, folder))
+    return best_checkpoint(run.storage, run.folder)
 
 
 def _fit_patiently(
@@ -195,32 +184,27 @@ def best_checkpoint(address: str, folder: Path) -> Path:
 
 
 def make_trainer(
-    config: Config,
-    data: SharedData,
-    *,
-    name: str,
-    storage: str,
-    gpus: float,
-    events: Any = None,
-    callbacks: Sequence[Any] = (),
+    run: Run, data: SharedData, *, events: Any = None, callbacks: Sequence[Any] = ()
 ) -> TorchTrainer:
-    """Return the Ray Train trainer of a run; a run of the same name and storage goes on."""
+    """Return the Ray Train trainer of a run, which resumes what its storage holds."""
+    config = run.config
     if not isinstance(config.train.workers, int):
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
-    filesystem, path = open_address(storage)
+    filesystem, path = open_address(run.storage)
+    parent, _, name = path.rpartition("/")
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": to_dict(config), "data": data, "events": events},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if run.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.train.workers,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-            use_gpu=gpus > 0,
-            resources_per_worker=worker_resources(config, gpus),
+            use_gpu=run.gpus > 0,
+            resources_per_worker=dict(run.resources),
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=path,
+            storage_path=parent or "/",
             storage_filesystem=None if isinstance(filesystem, fs.LocalFileSystem) else filesystem,
             failure_config=FailureConfig(max_failures=config.train.max_failures),
             checkpoint_config=CheckpointConfig(

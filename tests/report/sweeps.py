@@ -55,8 +55,9 @@ def odd_dataset(path: Path, names: Sequence[str] = ODD_NAMES) -> Dataset:
 
 def make_sweep(config: Config, dataset: Dataset, planned: Sequence[Planned]) -> Path:
     """Make a sweep's folder; its bundle is the best trained trial's."""
-    folder = open_run(config, sweep=True)
-    study = open_study(override(config, {"search.try_default": False}), folder.name, folder)
+    run = open_run(config, sweep=True)
+    folder = run.folder
+    study = open_study(replace(run, config=override(config, {"search.try_default": False})))
     space = distributions(config)
     for number, plan in enumerate(planned):
         values = dict(enumerate(plan.values, 1))

@@ -13,6 +13,7 @@ from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
 from raymc.report import build_report, find_sweep, save_report
+from raymc.training.runs import read_run
 
 SPACE = {
     "loss.margin": {"low": 0.0, "high": 0.5},
@@ -73,7 +74,7 @@ def sweep(config: Config, dataset: Dataset) -> Path:
 
 @pytest.fixture(scope="module")
 def page(sweep: Path, config: Config) -> str:
-    return build_report(sweep, config, price=36.0)
+    return build_report(read_run(sweep), price=36.0)
 
 
 def test_a_page_is_whole_and_loads_nothing(page: str) -> None:
@@ -115,13 +116,13 @@ def test_the_winner_is_scored_without_the_bundle_too(
     page: str, sweep: Path, config: Config
 ) -> None:
     shutil.move(sweep / "bundle", sweep / "away")
-    again = build_report(sweep, config, price=36.0)
+    again = build_report(read_run(sweep), price=36.0)
     shutil.move(sweep / "away", sweep / "bundle")
     assert again == page
 
 
 def test_a_page_of_another_split(sweep: Path, config: Config) -> None:
-    shown = Seen(build_report(sweep, config, split="test")).all_text()
+    shown = Seen(build_report(read_run(sweep), split="test")).all_text()
     assert "<i>test-0" in shown
     assert "<i>val-0" not in shown
 
@@ -146,7 +147,9 @@ def test_what_is_missing_is_said_in_its_place(
     if lost:
         shutil.move(sweep / "trials" / lost, sweep / "away")
     try:
-        seen = Seen(build_report(folder, override(config, settings)))
+        seen = Seen(
+            build_report(read_run(folder, [f"{key}={value}" for key, value in settings.items()]))
+        )
     finally:
         if lost:
             shutil.move(sweep / "away", sweep / "trials" / lost)
@@ -159,7 +162,7 @@ def test_a_split_too_large_for_intervals_is_still_compared(
     sweep: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raymc.report.comparison._MOST_ENTRIES", 1)
-    shown = Seen(build_report(sweep, config)).all_text()
+    shown = Seen(build_report(read_run(sweep))).all_text()
     assert re.search(r"That is [+-]\d+\.\d points .* too large for an interval here", shown)
     assert "There is no comparison" not in shown
 
@@ -176,7 +179,7 @@ def test_small_sweeps_of_few_classes(
     }
     only = override(config, settings)
     folder = make_sweep(only, data, [Planned(default_of(only), is_trained=True)])
-    seen = Seen(build_report(folder, only))
+    seen = Seen(build_report(read_run(folder)))
     assert seen.links == [f"#{anchor}" for anchor in ANCHORS]
     shown = seen.all_text()
     assert "the search found nothing better" in shown
@@ -189,7 +192,7 @@ def test_a_sweep_in_which_all_failed(config: Config, dataset: Dataset) -> None:
     failed = Planned(chosen(0.1, 0.1, 1, True), TrialState.FAIL, message="the loss became nan")
     folder = make_sweep(settings, dataset, [failed])
     with pytest.raises(SweepError, match="all 1 trials of the sweep failed; the first: the loss"):
-        build_report(folder, settings)
+        build_report(read_run(folder))
 
 
 def test_sweeps_are_found_by_name_or_folder(sweep: Path, config: Config, tmp_path: Path) -> None:
@@ -205,8 +208,8 @@ def test_sweeps_are_found_by_name_or_folder(sweep: Path, config: Config, tmp_pat
 def test_a_run_is_no_sweep(sweep: Path, config: Config, tmp_path: Path) -> None:
     shutil.copy(sweep / "config.json", tmp_path)
     with pytest.raises(ConfigError, match=r"holds no sweep: it has no study\.db"):
-        build_report(tmp_path, config)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+        build_report(read_run(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run.json"]
 
 
 def test_pages_appear_whole(tmp_path: Path) -> None:

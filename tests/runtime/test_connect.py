@@ -12,9 +12,7 @@ from raymc.errors import ConfigError, ResourceError
 from raymc.runtime.connect import (
     GROWS_TO,
     capacity,
-    check_workers,
     expect_nodes,
-    gpus_per_worker,
     worker_resources,
 )
 from raymc.search.sweep import concurrent_trials
@@ -51,9 +49,10 @@ def test_capacity_is_what_there_is_or_may_be() -> None:
 def test_a_cluster_that_does_not_grow(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(GROWS_TO)
     assert capacity()["CPU"] == 3
-    assert gpus_per_worker(changed(tiny_config, train__device="auto")) == 0
-    assert concurrent_trials(tiny_config, 0.0) == 2
-    assert expect_nodes(tiny_config) == ""
+    each = worker_resources(changed(tiny_config, train__device="auto"))
+    assert each == {"CPU": 1.0}
+    assert concurrent_trials(tiny_config, each) == 2
+    assert expect_nodes(tiny_config, each) == ""
     assert TIMEOUT not in os.environ
 
 
@@ -70,17 +69,19 @@ def test_a_cluster_that_does_not_grow(tiny_config: Config, monkeypatch: pytest.M
 def test_gpus_that_may_come_count(
     settings: dict[str, Any], gpus: float, tiny_config: Config
 ) -> None:
-    assert gpus_per_worker(changed(tiny_config, **settings)) == gpus
+    assert worker_resources(changed(tiny_config, **settings)).get("GPU", 0) == gpus
 
 
 def test_workers_wait_for_nodes(tiny_config: Config) -> None:
     config = changed(tiny_config, train__device="gpu", train__workers=2)
-    assert expect_nodes(config) == "waiting for 2 GPU: the cluster starts nodes"
+    waiting = expect_nodes(config, worker_resources(config))
+    assert waiting == "waiting for 2 GPU: the cluster starts nodes"
     assert float(os.environ[TIMEOUT]) > 600
     config = changed(tiny_config, train__workers=4, train__worker_resources={"fake_gpu": 0.5})
-    assert expect_nodes(config) == "waiting for 4 CPU, 2 fake_gpu: the cluster starts nodes"
-    assert worker_resources(config, 0.0) == {"CPU": 1.0, "fake_gpu": 0.5}
-    assert expect_nodes(tiny_config) == ""
+    each = worker_resources(config)
+    assert each == {"CPU": 1.0, "fake_gpu": 0.5}
+    assert expect_nodes(config, each) == "waiting for 4 CPU, 2 fake_gpu: the cluster starts nodes"
+    assert expect_nodes(tiny_config, worker_resources(tiny_config)) == ""
 
 
 @pytest.mark.parametrize(
@@ -97,33 +98,31 @@ def test_workers_wait_for_nodes(tiny_config: Config) -> None:
 def test_what_can_never_come_is_refused(
     settings: dict[str, Any], message: str, tiny_config: Config
 ) -> None:
-    config = changed(tiny_config, **settings)
-    for refuse in (check_workers, expect_nodes):
-        with pytest.raises(ResourceError, match=message):
-            refuse(config)
+    with pytest.raises(ResourceError, match=message):
+        worker_resources(changed(tiny_config, **settings))
 
 
 @pytest.mark.parametrize(
-    ("settings", "gpus", "trials"),
+    ("settings", "each", "trials"),
     [
-        ({}, 0.0, 39),
-        ({}, 1.0, 4),
-        ({"train__workers": 2}, 0.5, 4),
-        ({"search__concurrent": 3}, 1.0, 3),
-        ({"train__worker_resources": {"fake_gpu": 1}}, 0.0, 2),
+        ({}, {}, 39),
+        ({}, {"GPU": 1.0}, 4),
+        ({"train__workers": 2}, {"GPU": 0.5}, 4),
+        ({"search__concurrent": 3}, {"GPU": 1.0}, 3),
+        ({}, {"fake_gpu": 1.0}, 2),
     ],
 )
 def test_trials_are_planned_for_what_may_come(
-    settings: dict[str, Any], gpus: float, trials: int, tiny_config: Config
+    settings: dict[str, Any], each: dict[str, float], trials: int, tiny_config: Config
 ) -> None:
-    assert concurrent_trials(changed(tiny_config, **settings), gpus) == trials
+    config = changed(tiny_config, **settings)
+    assert concurrent_trials(config, {"CPU": 1.0, **each}) == trials
 
 
 def test_not_even_one_trial_fits(tiny_config: Config) -> None:
-    config = changed(tiny_config, train__worker_resources={"fake_gpu": 3})
     message = r"1 workers with 1 CPU, 3 fake_gpu each .* \(39 CPU, 2 fake_gpu, one CPU kept free\)"
     with pytest.raises(ResourceError, match=message):
-        concurrent_trials(config, 0.0)
+        concurrent_trials(tiny_config, {"CPU": 1.0, "fake_gpu": 3.0})
 
 
 @pytest.mark.parametrize("limits", ["GPU", "GPU=many", "4"])

@@ -29,6 +29,7 @@ from raymc.search.audit import audit_trials
 from raymc.search.trials import Trial, trials_of
 from raymc.tracking import tracking_uri
 from raymc.training.bundle import WEIGHTS
+from raymc.training.runs import read_run
 
 SETTINGS: dict[str, Any] = {
     "train.epochs": 4,
@@ -180,7 +181,7 @@ def test_a_trial_that_has_ended_keeps_its_best_checkpoint_alone(finished: Sweep)
 
 def test_the_rows_of_every_trial_are_audited(finished: Sweep) -> None:
     trials = finished.trials()
-    found = audit_trials("finished", finished.config.run.folder)
+    found = audit_trials(read_run(finished.folder))
     best = [int(trial.best["epoch"]) for trial in trials]
     assert [(each.name, len(each.epochs)) for each in found] == [
         (str(number), epochs) for number, epochs in enumerate(best)
@@ -219,7 +220,7 @@ def test_the_report_is_made_again_when_asked(finished: Sweep, tmp_path: Path) ->
 def test_large_splits_are_scored_on_ray(finished: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     here = (finished.folder / "report.html").read_text("utf-8")
     monkeypatch.setattr("raymc.report.build.ROWS_HERE", 9)
-    page = build_report(finished.folder, finished.config)
+    page = build_report(read_run(finished.folder))
     assert "9 clips and all prototypes" in page
     for section in ("default", "classes", "errors"):
         assert section_of(page, section) == section_of(here, section)

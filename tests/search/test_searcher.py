@@ -14,6 +14,7 @@ from raymc.errors import ResourceError
 from raymc.search.searcher import FAILURE, StudySearcher, trial_folder
 from raymc.search.study import open_study
 from raymc.search.trials import Trial, trials_of
+from raymc.training.runs import open_run
 from raymc.training.worker import EPOCH, IS_LAST
 
 
@@ -22,8 +23,10 @@ class Told:
 
     def __init__(self, config: Config, folder: Path, *, session: str = "session-000") -> None:
         self.config, self.heard = config, list[Trial]()
-        self.session = folder / "trials" / session
-        self.study = open_study(config, "sweep", folder)
+        settings = {"run.folder": str(folder), "run.name": "sweep"}
+        run = open_run(override(config, settings), sweep=True)
+        self.session = run.folder / "trials" / session
+        self.study = open_study(run)
         self.searcher = StudySearcher(
             self.study, config, session=self.session, scheduler=None, listener=self.heard.append
         )

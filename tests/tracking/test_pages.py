@@ -23,6 +23,7 @@ from raymc.data.shards import Dataset
 from raymc.search.trials import Epoch, TrialState, new_trial
 from raymc.tracking import open_tracker
 from raymc.tracking.recording import SweepRecorder
+from raymc.training.runs import open_run
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -73,7 +74,9 @@ def record_sweep(config: Config, dataset: Dataset) -> None:
     """Have raymc record a sweep that has run."""
     with open_tracker(config.tracking, config.run.folder) as tracker:
         display = TrialsDisplay(Console(file=StringIO()), len(TRIALS), metric="val/mAP")
-        record = SweepRecorder(config, dataset.manifest, tracker, display.update)
+        record = SweepRecorder(
+            open_run(config, sweep=True), dataset.manifest, tracker, display.update
+        )
         for number, (values, epochs, state) in enumerate(TRIALS):
             trial = new_trial(number, dict(zip(SPACE, values, strict=True)), config)
             record(trial)

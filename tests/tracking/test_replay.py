@@ -29,7 +29,7 @@ def replay(*arguments: str) -> tuple[int, str]:
 
 def leave_records(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Train in name only: MLflow hears of the start and the first epoch, and then nothing."""
-    folder = open_run(config)
+    folder = open_run(config).folder
     tracker = open_tracker(config.tracking, config.run.folder, folder=folder)
     run = tracker.start_run(folder.name, key=folder.name, params={"a": 1}, tags={})
     tracker.log_epoch(run, 1, {"val/mAP": 0.1}, is_best=True)
@@ -102,7 +102,7 @@ def test_the_next_run_of_the_name_writes_what_is_left_first(
 def test_what_cannot_be_replayed_is_one_line(
     arguments: tuple[str, ...], message: str, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = str(open_run(config))
+    folder = str(open_run(config).folder)
     code, output = replay(*(folder if each == "FOLDER" else each for each in arguments))
     assert code == 2
     assert output.startswith("raymc: ")

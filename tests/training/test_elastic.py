@@ -13,6 +13,7 @@ from tiny import SPLIT_ROWS
 
 from raymc.config import Config, override
 from raymc.training.audit import audit_run, load_attempts, restarts
+from raymc.training.runs import read_run
 
 
 @pytest.mark.slow
@@ -41,7 +42,7 @@ def test_a_node_comes_is_drained_and_goes(tiny_config: Config, tmp_path: Path) -
     assert json.loads(done.stdout.splitlines()[-1])["seconds"] < 10
     attempts = load_attempts(tmp_path / "runs" / "elastic")
     assert [attempt.workers for attempt in attempts][:3] == [1, 2, 1]
-    found = audit_run("elastic", str(tmp_path / "runs"))
+    found = audit_run(read_run(tmp_path / "runs" / "elastic"))
     assert found.is_right
     *whole, part = found.epochs
     assert {epoch.once for epoch in whole} == {SPLIT_ROWS["train"]}

@@ -16,7 +16,7 @@ from raymc.training import checkpoint
 from raymc.training.audit import AttemptRecorder, audit_run
 from raymc.training.checkpoint import ROWS, Part, Progress
 from raymc.training.row_log import RowLog
-from raymc.training.runs import open_run
+from raymc.training.runs import find_run, open_run, read_run
 
 N = SPLIT_ROWS["train"]
 
@@ -47,12 +47,12 @@ def run_cli(*arguments: str) -> tuple[int, str]:
 def test_the_last_checkpoint_is_audited(config: Config, tmp_path: Path, at_storage: bool) -> None:
     if at_storage:
         config = override(config, {"run.storage": f"file://{tmp_path}/elsewhere"})
-    open_run(config)
+    run = open_run(config)
     folder = tmp_path / ("elsewhere" if at_storage else "runs") / "mine"
     log = used(RowLog(N), 1, np.arange(N))
     save(folder, log, 1)
     last = save(folder, used(log, 2, np.arange(8)), 1, step=1)
-    found = audit_run("mine", config.run.folder)
+    found = audit_run(run)
     assert Path(found.checkpoint) == last
     assert [(one.once, one.is_over) for one in found.epochs] == [(N, True), (8, False)]
     assert (found.rows, found.is_right, found.restarts) == (N, True, [])
@@ -73,8 +73,9 @@ def test_the_last_checkpoint_is_audited(config: Config, tmp_path: Path, at_stora
 def test_rows_lost_or_doubled_exit_with_1(
     config: Config, rows: np.ndarray, lost: int, repeated: int
 ) -> None:
-    save(open_run(config), used(RowLog(N), 1, rows), 1)
-    [epoch] = audit_run("mine", config.run.folder).epochs
+    folder = open_run(config).folder
+    save(folder, used(RowLog(N), 1, rows), 1)
+    [epoch] = audit_run(read_run(folder)).epochs
     assert (epoch.lost, epoch.repeated) == (lost, repeated)
     code, output = run_cli("mine", f"run.folder={config.run.folder}")
     assert code == 1
@@ -82,19 +83,19 @@ def test_rows_lost_or_doubled_exit_with_1(
 
 
 def test_a_torn_checkpoint_is_left_out(config: Config) -> None:
-    folder = open_run(config)
+    folder = open_run(config).folder
     log = used(RowLog(N), 1, np.arange(N))
     intact = save(folder, log, 1)
     torn = save(folder, used(log, 2, np.arange(N)), 2)
     (torn / ROWS).write_text(json.dumps(log.to_json())[:-1])
-    assert Path(audit_run("mine", config.run.folder).checkpoint) == intact
+    assert Path(audit_run(read_run(folder)).checkpoint) == intact
     (intact / checkpoint.WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=r"no intact checkpoint in .*nothing to audit"):
-        audit_run("mine", config.run.folder)
+        audit_run(read_run(folder))
 
 
 def test_what_restarts_cost_is_told(config: Config) -> None:
-    folder = open_run(config)
+    folder = open_run(config).folder
     save(folder, used(RowLog(N), 1, np.arange(N)), 1)
     recorder = AttemptRecorder(folder, clock=iter([0.0, 1.0, 31.0, 35.0]).__next__)
     plan = Started(epochs=3, steps_per_epoch=6, rows=N, parameters=1)
@@ -106,6 +107,6 @@ def test_what_restarts_cost_is_told(config: Config) -> None:
 
 def test_there_is_no_such_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no run 'mine' in .*, and no folder of a run"):
-        audit_run("mine", str(tmp_path))
+        find_run("mine", str(tmp_path))
     code, _ = run_cli("mine", f"run.folder={tmp_path}")
     assert code == 2

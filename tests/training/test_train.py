@@ -33,8 +33,9 @@ from raymc.training import checkpoint
 from raymc.training.audit import AttemptRecorder, audit_run, load_attempts, restarts
 from raymc.training.bundle import WEIGHTS
 from raymc.training.learner import make_model
-from raymc.training.on_ray import SNAPSHOT, TrainResult, train
+from raymc.training.on_ray import SNAPSHOT, equip, train
 from raymc.training.row_log import RowLog, audit
+from raymc.training.runs import open_run, read_run
 from raymc.training.scoring import predict
 
 PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "train.max_failures": 0}
@@ -45,7 +46,8 @@ Configure = Callable[..., Config]
 class Run:
     """A run of `train`, and the events its driver was told."""
 
-    result: TrainResult
+    folder: Path
+    checkpoint: Path
     events: list[Event] = field(default_factory=list)
 
     def epochs(self) -> list[EpochEnded]:
@@ -66,8 +68,9 @@ def configure(ray_logs: Path, runs_folder: Path, tiny_config: Config) -> Configu
 
 def trained(config: Config) -> Run:
     events: list[Event] = []
-    dataset = open_dataset(config.data.path)
-    return Run(train(config, dataset, listeners=[events.append]), events)
+    run = equip(open_run(config))
+    best = train(run, open_dataset(config.data.path), listeners=[events.append])
+    return Run(run.folder, best, events)
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +88,13 @@ def test_two_workers_train_what_one_does(alone: Run, configure: Configure) -> No
         assert one.metrics.keys() == two.metrics.keys()
         for name in one.metrics.keys() - {"train/samples_per_second", "train/waiting"}:
             assert two.metrics[name] == pytest.approx(one.metrics[name], abs=1e-4), name
-    weights, others = (load_file(run.result.checkpoint / WEIGHTS) for run in (alone, both))
+    weights, others = (load_file(run.checkpoint / WEIGHTS) for run in (alone, both))
     for name, weight in weights.items():
         np.testing.assert_allclose(others[name].numpy(), weight.numpy(), atol=1e-3, err_msg=name)
 
 
 def test_every_validation_row_counts_once(alone: Run, tiny: Dataset) -> None:
-    loaded = checkpoint.load(alone.result.checkpoint)
+    loaded = checkpoint.load(alone.checkpoint)
     config = from_dict(dict(loaded.progress.config))
     model = make_model(config, tiny.manifest)
     model.load_state_dict(loaded.weights)
@@ -114,8 +117,8 @@ def test_the_driver_hears_everything_in_order(alone: Run) -> None:
 
 def test_the_best_and_the_last_two_checkpoints_are_kept(alone: Run) -> None:
     best = max(alone.epochs(), key=lambda event: event.metrics["val/mAP"])
-    assert checkpoint.load(alone.result.checkpoint).progress.epoch == best.epoch
-    assert {epoch for epoch, _ in checkpoints(alone.result.folder)} >= {best.epoch, 2, 3}
+    assert checkpoint.load(alone.checkpoint).progress.epoch == best.epoch
+    assert {epoch for epoch, _ in checkpoints(alone.folder)} >= {best.epoch, 2, 3}
 
 
 @pytest.mark.slow
@@ -134,7 +137,7 @@ def test_a_killed_run_goes_on(configure: Configure, tiny: Dataset, tmp_path: Pat
     bundle = run_train(config, Console(file=printed, width=200))
     going_on = r"^resuming at epoch \d+( after step \d+)? of 12 epochs"
     assert re.search(going_on, printed.getvalue(), re.MULTILINE)
-    found = audit_run("killed-run", config.run.folder)
+    found = audit_run(read_run(folder))
     assert [one.once for one in found.epochs] == [SPLIT_ROWS["train"]] * 12
     assert found.is_right
     assert len(found.restarts) == 1
@@ -157,8 +160,8 @@ def test_a_worker_killed_within_an_epoch(
     # small steps, so that the epoch is still under way when the news has come and been acted on
     steps = {"batch__size": 1, "train__checkpoint_steps": 5, "train__max_failures": 1}
     config = configure("killed-worker", model__dropout=0.1, **steps)
-    folder = Path(config.run.folder) / "killed-worker"
-    folder.mkdir()
+    run = equip(open_run(config))
+    folder = run.folder
     events: list[Event] = []
 
     def kill_once(event: Event) -> None:
@@ -169,12 +172,12 @@ def test_a_worker_killed_within_an_epoch(
             os.kill(worker.pid, signal.SIGKILL)
 
     notes = AttemptRecorder(folder)
-    result = train(config, tiny, listeners=[kill_once, notes])
+    best = train(run, tiny, listeners=[kill_once, notes])
     _, again = (event for event in events if isinstance(event, Started))
     assert (again.first_epoch - 1, again.first_step) >= (1, 5)
     whole = uninterrupted(config, tiny, tmp_path / "whole")
     assert (checkpoints(folder)[-1][1] / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
-    checkpoint.verify(result.checkpoint)
+    checkpoint.verify(best)
     rows = RowLog.from_json(checkpoint.load_rows(checkpoints(folder)[-1][1]))
     found = audit(rows, rows=SPLIT_ROWS["train"], epochs=3, is_part=False)
     assert [(one.once, one.attempts) for one in found] == [(45, 1), (45, 2), (45, 1)]
@@ -187,11 +190,11 @@ def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
 ) -> None:
     config = configure("torn", model__dropout=0.1)
     first = trained(config)
-    epoch, last = checkpoints(first.result.folder)[-1]
+    epoch, last = checkpoints(first.folder)[-1]
     assert epoch == 3
     weights = (last / WEIGHTS).read_bytes()
     (last / checkpoint.TRAINING).write_bytes(b"")
-    known = first.result.folder / SNAPSHOT
+    known = first.folder / SNAPSHOT
     known.write_text(known.read_text()[:-9])
     again = trained(config)
     list_torn, checkpoint_torn = (e.message for e in again.events if isinstance(e, Warned))
@@ -201,10 +204,10 @@ def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
     )
     assert [event.first_epoch for event in again.events if isinstance(event, Started)] == [3]
     assert [event.epoch for event in again.epochs()] == [3]
-    epoch, made = checkpoints(first.result.folder)[-1]
+    epoch, made = checkpoints(first.folder)[-1]
     assert epoch == 3
     assert (made / WEIGHTS).read_bytes() == weights
-    best = checkpoint.load_progress(again.result.checkpoint)
+    best = checkpoint.load_progress(again.checkpoint)
     assert best.epoch == best.best_epoch
 
 
@@ -219,7 +222,8 @@ def test_storage_that_ray_s_own_list_cannot_be_written_to_for_a_while(
     configure: Configure, tiny: Dataset, tmp_path: Path
 ) -> None:
     config = configure("list-locked", model__dropout=0.1, train__max_failures=1)
-    folder = Path(config.run.folder) / "list-locked"
+    run = equip(open_run(config))
+    folder = run.folder
     in_the_way = [folder / SNAPSHOT, folder / ".written"]  # what can't be written where folders are
     events: list[Event] = []
 
@@ -232,7 +236,7 @@ def test_storage_that_ray_s_own_list_cannot_be_written_to_for_a_while(
             for path in in_the_way:
                 path.rmdir()
 
-    train(config, tiny, listeners=[lock_until_told])
+    train(run, tiny, listeners=[lock_until_told])
     [warned] = (event.message for event in events if isinstance(event, Warned))
     assert re.match(
         rf"Ray can't write to {folder} \(.*{SNAPSHOT}.*\): going on once it can", warned
@@ -245,7 +249,7 @@ def test_storage_that_ray_s_own_list_cannot_be_written_to_for_a_while(
 
 def test_no_checkpoint_is_intact(configure: Configure, tiny: Dataset) -> None:
     config = configure("all torn", train__epochs=1)
-    folder = trained(config).result.folder
+    folder = trained(config).folder
     for _, made in checkpoints(folder):
         (made / WEIGHTS).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"^no checkpoint in .*all torn is intact: delete "):

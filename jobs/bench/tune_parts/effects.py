@@ -22,6 +22,7 @@ from raymc.search.trials import Trial
 from raymc.tracking import open_tracker
 from raymc.tracking.notes import markdown_table
 from raymc.tracking.recording import SweepRecorder
+from raymc.training.on_ray import equip
 from raymc.training.runs import open_run
 
 
@@ -37,11 +38,12 @@ class Mark:
 def run_growth(task: Task) -> list[Mark]:
     """Search and record; returns how the driver fared as trial after trial ended."""
     config, marks, driver = task.config, list[Mark](), psutil.Process()
-    dataset, folder = open_dataset(config.data.path), open_run(config, sweep=True)
-    connect(folder / "ray.log")
+    dataset, run = open_dataset(config.data.path), open_run(config, sweep=True)
+    connect(run.folder / "ray.log")
+    run = equip(run)
     with open_tracker(config.tracking, config.run.folder) as tracker:
         display = TrialsDisplay(Console(file=io.StringIO()), config.search.trials)
-        record = SweepRecorder(config, dataset.manifest, tracker, display.update)
+        record = SweepRecorder(run, dataset.manifest, tracker, display.update)
 
         def listen(trial: Trial) -> None:
             record(trial)
@@ -49,7 +51,7 @@ def run_growth(task: Task) -> list[Mark]:
                 memory = driver.memory_info().rss
                 marks.append(Mark(len(marks) + 1, time.process_time(), memory))
 
-        sweep(config, dataset, folder, listener=listen)
+        sweep(run, dataset, listener=listen)
     return marks
 
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import ray
 
 from jobs.bench.tune_parts.ways import WAYS, Span, Task, run_raymc
-from raymc.config import run_name
 from raymc.search.study import open_study
 from raymc.search.trials import trial_of
 from raymc.training.runs import open_run
@@ -112,9 +111,7 @@ def run_of(way: str, task: Task, number: int) -> Run:
 def run_stopping(task: Task) -> Course:
     """Run a sweep; returns its course, as the study has it."""
     run_raymc(task)
-    study = open_study(
-        task.config, run_name(task.config, sweep=True), open_run(task.config, sweep=True)
-    )
+    study = open_study(open_run(task.config, sweep=True))
     starts = [t.datetime_start.timestamp() for t in study.trials if t.datetime_start is not None]
     points = sorted(
         (start + epoch.seconds - min(starts), epoch.value)

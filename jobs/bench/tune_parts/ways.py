@@ -29,7 +29,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
 
 from raymc.cli.runs import run_tune
-from raymc.config import Config, from_dict, override, run_name, to_dict
+from raymc.config import Config, from_dict, override, to_dict
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.feed.on_ray import count_classes
 from raymc.data.shards import Dataset, open_dataset, read_shard
@@ -79,7 +79,7 @@ class Span:
 def run_raymc(task: Task) -> list[Span]:
     """Do what `raymc tune` does."""
     config = task.config
-    study = open_study(config, run_name(config, sweep=True), open_run(config, sweep=True))
+    study = open_study(open_run(config, sweep=True))
     for params in task.trials:
         study.enqueue_trial(dict(params))
     run_tune(config, Console(file=io.StringIO()))
