@@ -34,7 +34,7 @@ from raymc.search.study import begin_with_default, distributions, make_sampler
 from raymc.tracking.records import git_commit
 from raymc.training import checkpoint, loop
 from raymc.training.learner import make_model
-from raymc.training.scoring import Predictions, predict
+from raymc.training.validation import Predictions, predict
 
 CPU = torch.device("cpu")
 # What of a loss is searched, beside the configuration's own space, which is all losses'. Three

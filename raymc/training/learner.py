@@ -1,14 +1,18 @@
-"""A model under training: what it is made of, and one optimizer step. Pure: no Ray, no MLflow.
+"""A model in training: what it consists of, its global loss, and one optimizer step.
 
-Axes: B rows of a global batch, C classes.
+Start with `train_step`, then `Objective`, which computes the loss of the global batch from all
+workers' embeddings. Further down: batches that do not fit in memory, and gathering over workers.
+
+Axes: b rows of one worker, B rows of a global batch, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,9 +23,68 @@ from raymc.data.shards import Manifest
 from raymc.model.losses import class_weights, compute_loss, head_of, supcon
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
 from raymc.model.transformer import Embeddings, MultimodalTransformer
-from raymc.training.accumulation import backward_in_passes
 from raymc.training.optimizer import WeightAverage, lr_at, make_average, make_optimizer
-from raymc.training.workers import Workers
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those that share a global batch."""
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def current(cls) -> "Workers":
+        """Read rank and count from torch.distributed; one worker if it is not initialised."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(rank=dist.get_rank(), count=dist.get_world_size())
+        return cls()
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Concatenate equally shaped tensors [b, …] of all workers to [B, …], without gradients."""
+        if self.count == 1:
+            return x
+        plain = x.to(torch.uint8) if x.dtype == torch.bool else x
+        parts = [torch.empty_like(plain) for _ in range(self.count)]
+        dist.all_gather(parts, plain.contiguous())
+        return torch.cat(parts).to(x.dtype)
+
+    def gather_with_gradients(self, x: Tensor) -> Tensor:
+        """Concatenate like `gather`, with gradients.
+
+        The gradients are right for a loss of the result that all workers compute alike, once
+        DistributedDataParallel has averaged them.
+        """
+        return x if self.count == 1 else _Gather.apply(x, self)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors, equally shaped on all workers, by their means over workers."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([x.flatten() for x in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for x, mean in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+            x.copy_(mean.view_as(x))
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose backward keeps this worker's rows.
+
+    Every worker computes the same global loss and so holds the same gradient for all gathered
+    rows: no communication is needed. DistributedDataParallel divides by the number of workers
+    afterwards, so the gradient is multiplied by it here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, workers: Workers) -> Tensor:
+        ctx.workers, ctx.rows = workers, len(x)
+        return workers.gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        first = ctx.workers.rank * ctx.rows
+        return gradients[0][first : first + ctx.rows] * ctx.workers.count, None
 
 
 class Objective(nn.Module):
@@ -52,8 +115,8 @@ class Objective(nn.Module):
     def loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Return the loss of the global batch, given the embeddings of this worker's share.
 
-        Rows that only pad a share are observed in nothing, and so count nowhere. In the loss of
-        a modality alone count the rows that have it.
+        Rows that only pad a share have no observed class and so do not count. A modality's own
+        loss counts the rows that have the modality.
         """
         labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
         loss = self._loss(embeddings.fused, labels, observed)
@@ -66,15 +129,14 @@ class Objective(nn.Module):
         return loss + self.config.modality_weight * torch.stack(own).mean()
 
     def _loss(self, embedding: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
-        """Return the loss of this worker's embeddings, gathered, against the global labels."""
         gathered = self.workers.gather_with_gradients(embedding.float())
         if self.config.name != "supcon":
             return self._loss_of_scores(gathered, labels, observed)
         contrast = supcon(gathered, labels, observed, temperature=self.config.temperature)
+        # The probe must not shape the embedding: its input is detached.
         return contrast + self._loss_of_scores(gathered.detach(), labels, observed)
 
     def _loss_of_scores(self, gathered: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
-        """Return the loss of what the head makes of the global batch's embeddings."""
         if labels.shape[1] <= chunk_classes(len(labels), labels.device):
             scores = self.model.scores(gathered)
             return compute_loss(self.config, scores, labels, observed, self.weights)
@@ -91,9 +153,9 @@ class Objective(nn.Module):
 
 @dataclass
 class Learner:
-    """What changes while a run trains, and where it does so.
+    """What changes during training, and where it is computed.
 
-    `average` is the running average of the model's weights, where one is kept.
+    `average` is the running average of the model's weights, if one is kept.
     """
 
     model: MultimodalTransformer
@@ -106,7 +168,7 @@ class Learner:
 
     @property
     def result(self) -> MultimodalTransformer:
-        """The model that is validated and kept."""
+        """The model that is validated and saved."""
         if self.average is None:
             return self.model
         averaged = self.average.model
@@ -114,15 +176,15 @@ class Learner:
         return averaged
 
     def training_state(self) -> dict[str, Any]:
-        """Return what going on needs besides the weights of `result`."""
+        """Return what resuming needs besides the weights of `result`."""
         state = {"optimizer": self.optimizer.state_dict()}
         return state if self.average is None else state | {"weights": self.model.state_dict()}
 
     def restore(self, weights: Mapping[str, Tensor], training_state: Mapping[str, Any]) -> None:
-        """Go on from the weights of `result` and what `training_state` returned beside them.
+        """Load the weights of `result` and the `training_state` that belongs to them.
 
         Raises:
-            RuntimeError, ValueError, KeyError: they are another model's.
+            RuntimeError, ValueError, KeyError: they belong to another model.
         """
         self.result.load_state_dict(weights)
         self.optimizer.load_state_dict(training_state["optimizer"])
@@ -134,7 +196,7 @@ class Learner:
 def make_learner(
     config: Config, manifest: Manifest, feeds: Feeds, *, device: torch.device
 ) -> Learner:
-    """Initialise model and optimizer, the same on every worker."""
+    """Initialise model and optimizer, identically on every worker."""
     workers = Workers.current()
     torch.manual_seed(config.train.seed)
     model = make_model(config, manifest).to(device)
@@ -160,7 +222,7 @@ def make_learner(
 
 
 def make_model(config: Config, manifest: Manifest) -> MultimodalTransformer:
-    """Return the freshly initialised model that a configuration and a dataset ask for."""
+    """Return a freshly initialised model for a configuration and a dataset."""
     return MultimodalTransformer(
         config.model,
         manifest.modalities,
@@ -170,16 +232,10 @@ def make_model(config: Config, manifest: Manifest) -> MultimodalTransformer:
 
 
 def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Say whether to compute in bfloat16: where asked, or by default where a GPU has it."""
+    """Whether to compute in bfloat16: as configured; `auto` means on GPUs that support it."""
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"
-
-
-def step_seed(config: Config, *, epoch: int, step: int, rank: int) -> int:
-    """Return what a worker's random numbers of a step start from."""
-    sequence = np.random.SeedSequence([config.train.seed, epoch, step, rank])
-    return int(sequence.generate_state(1)[0])
 
 
 def train_step(
@@ -187,8 +243,8 @@ def train_step(
 ) -> Tensor:
     """Take one optimizer step; returns the loss, still on its device.
 
-    The random numbers of dropout depend on seed, epoch, step and worker alone, so a resumed
-    run draws what the uninterrupted one would have.
+    The random numbers of dropout depend only on seed, epoch, step and worker, so that a resumed
+    run draws the same ones as an uninterrupted run.
     """
     torch.manual_seed(step_seed(config, epoch=epoch, step=step, rank=learner.workers.rank))
     number = (epoch - 1) * feed.steps + step
@@ -206,12 +262,18 @@ def train_step(
     return loss
 
 
+def step_seed(config: Config, *, epoch: int, step: int, rank: int) -> int:
+    """Return the seed of a worker's random numbers in one step."""
+    sequence = np.random.SeedSequence([config.train.seed, epoch, step, rank])
+    return int(sequence.generate_state(1)[0])
+
+
 def add_gradients(learner: Learner, batch: Batch, rows_per_pass: int) -> Tensor:
     """Add the gradients of a global batch's loss to the parameters; returns the loss.
 
     Args:
         learner: what is trained.
-        batch: this worker's share.
+        batch: this worker's share, b rows.
         rows_per_pass: rows that may be embedded at a time; 0: all.
     """
     objective = learner.objective
@@ -226,3 +288,93 @@ def add_gradients(learner: Learner, batch: Batch, rows_per_pass: int) -> Tensor:
     loss = backward_in_passes(cast(plain.embed), cast(plain.loss), batch, rows_per_pass)
     learner.workers.average([p.grad for p in plain.parameters() if p.grad is not None])
     return loss
+
+
+# Batches that do not fit in memory. The loss L needs the embeddings z of all rows, so gradients
+# of parts of a batch can't simply be added up. Gradient caching (L. Gao et al. 2021, *Scaling
+# Deep Contrastive Learning Batch Size under Memory Limited Setup*, section 3.2, arXiv 2101.06983)
+# uses the chain rule, dL/dθ = Σ_parts (dL/dz_part) · (dz_part/dθ):
+#   1. embed all parts without a graph;
+#   2. compute L and dL/dz from the joined embeddings;
+#   3. embed each part again with a graph, and propagate its dL/dz to the parameters θ.
+# It costs one more forward pass, and memory for one part.
+
+
+def backward_in_passes(
+    embed: Callable[[Batch], Embeddings],
+    loss_of: Callable[[Embeddings, Batch], Tensor],
+    batch: Batch,
+    rows_per_pass: int,
+) -> Tensor:
+    """Add the gradients of a batch's loss to the parameters by gradient caching.
+
+    Args:
+        embed: embeds rows, each independently of the others.
+        loss_of: the loss of all rows of the batch, given their embeddings.
+        batch: this worker's share of the global batch, b rows.
+        rows_per_pass: rows that are embedded at a time.
+
+    Returns:
+        The loss.
+    """
+    states, made = [], []
+    with torch.no_grad():
+        for part in parts_of(batch, rows_per_pass):
+            states.append(_random_state(part.rows.device))
+            made.append(embed(part))
+    joined = _joined(made)
+    loss = loss_of(joined, batch)
+    loss.backward()
+    first = 0
+    for part, state in zip(parts_of(batch, rows_per_pass), states, strict=True):
+        _set_random_state(state, part.rows.device)  # dropout must draw the same numbers again
+        _propagate(embed(part), joined, first)
+        first += len(part.rows)
+    return loss.detach()
+
+
+def parts_of(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Split a batch into parts of at most `rows` rows, which are views."""
+    for first in range(0, len(batch.rows), rows):
+        part = slice(first, first + rows)
+        yield Batch(
+            tokens={name: x[part] for name, x in batch.tokens.items()},
+            lengths={name: x[part] for name, x in batch.lengths.items()},
+            labels=batch.labels[part],
+            observed=batch.observed[part],
+            rows=batch.rows[part],
+        )
+
+
+def _joined(made: list[Embeddings]) -> Embeddings:
+    """Concatenate the embeddings of all parts, as leaves that collect gradients."""
+    names = made[0].by_modality
+    return Embeddings(
+        fused=torch.cat([one.fused for one in made]).requires_grad_(),
+        by_modality={
+            name: torch.cat([one.by_modality[name] for one in made]).requires_grad_()
+            for name in names
+        },
+        present={name: torch.cat([one.present[name] for one in made]) for name in names},
+    )
+
+
+def _propagate(again: Embeddings, joined: Embeddings, first: int) -> None:
+    """Propagate the loss's gradient at a part's embeddings to the parameters."""
+    pairs = [(again.fused, joined.fused)]
+    pairs += [(again.by_modality[name], leaf) for name, leaf in joined.by_modality.items()]
+    reached = [(x, leaf.grad) for x, leaf in pairs if leaf.grad is not None]
+    torch.autograd.backward(
+        [x for x, _ in reached], [g[first : first + len(x)].to(x.dtype) for x, g in reached]
+    )
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    is_cuda = device.type == "cuda"
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if is_cuda else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)

@@ -27,7 +27,7 @@ from raymc.errors import CheckpointError, DivergedError, first_line
 from raymc.events import EpochEnded, Event, Saved, Warned
 from raymc.runtime.channel import sender
 from raymc.training import checkpoint, loop
-from raymc.training.saving import Store, Write
+from raymc.training.loop import Store, Write
 
 # Ray's notice that a node is about to go, heard by all workers at the same step. Ray layer.
 

@@ -25,7 +25,7 @@ from raymc.metrics.bootstrap import paired_difference
 from raymc.report.comparison import difference_text
 from raymc.training.bundle import load_bundle
 from raymc.training.runs import BUNDLE, find_bundle
-from raymc.training.scoring import predict
+from raymc.training.validation import predict
 
 pytestmark = pytest.mark.usefixtures("ray_logs")
 

@@ -24,8 +24,8 @@ from raymc.metrics.calibration import expected_calibration_error
 from raymc.metrics.families import family_scores
 from raymc.metrics.metrics import evaluate_scores
 from raymc.training.bundle import Bundle, load_bundle
-from raymc.training.scoring import Predictions
-from raymc.training.scoring import predict as score
+from raymc.training.validation import Predictions
+from raymc.training.validation import predict as score
 
 CONSOLE = Console(file=StringIO(), width=100)
 pytestmark = pytest.mark.usefixtures("ray_logs")

@@ -16,9 +16,7 @@ from raymc.data.feed.batches import Batch
 from raymc.data.shards import Dataset, open_dataset
 from raymc.model.transformer import Embeddings
 from raymc.training import learner as learning
-from raymc.training.accumulation import backward_in_passes, parts_of
-from raymc.training.learner import Learner, Objective
-from raymc.training.workers import Workers
+from raymc.training.learner import Learner, Objective, Workers, backward_in_passes, parts_of
 
 Gradients = dict[str, Tensor]
 PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0}

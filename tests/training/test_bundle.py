@@ -21,7 +21,7 @@ from raymc.data.shards import Dataset, Modality, read_shard
 from raymc.errors import BundleError, CheckpointError, DataError
 from raymc.metrics.calibration import Calibration
 from raymc.training import bundle as bundles
-from raymc.training import checkpoint, loop, scoring
+from raymc.training import checkpoint, loop, validation
 from raymc.training import learner as learning
 from raymc.training.bundle import (
     DESCRIPTION,
@@ -114,7 +114,9 @@ def test_scores_are_those_of_the_model(
     learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
     loaded = load_bundle(str(tmp_path / "b"))
     for split in SPLIT_ROWS:
-        expected = scoring.predict(learner.model, feed_of(tiny, split, config), device=CPU).scores
+        expected = validation.predict(
+            learner.model, feed_of(tiny, split, config), device=CPU
+        ).scores
         scores = loaded.score(table_of(tiny, split))
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)

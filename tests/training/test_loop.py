@@ -25,7 +25,7 @@ from raymc.metrics.families import family_means
 from raymc.metrics.metrics import evaluate_scores
 from raymc.metrics.thresholds import thresholds_at_precision
 from raymc.model.losses import compute_loss, supcon
-from raymc.training import checkpoint, loop, scoring
+from raymc.training import checkpoint, loop, validation
 from raymc.training import learner as learning
 from raymc.training.checkpoint import Progress
 from raymc.training.optimizer import lr_at
@@ -259,7 +259,7 @@ def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
     for name, raw in kept.training_state["weights"].items():
         assert torch.equal(raw, last[name])  # the average doesn't change how training goes
     learner.result.load_state_dict(kept.weights)
-    found = scoring.predict(learner.result, feeds.val, device=CPU)
+    found = validation.predict(learner.result, feeds.val, device=CPU)
     judged = evaluate_scores(found.scores, found.labels, found.observed)
     assert run.metrics()[2]["val/mAP"] == judged.mAP
 
@@ -398,7 +398,7 @@ def test_a_run_stops_early(tiny: Dataset, tiny_config: Config, tmp_path: Path) -
 def test_a_run_diverges(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> None:
     config = override(tiny_config, {"loss.temperature": 1e-40, "optimizer.lr": 0.5})
     message = r"the loss became nan in epoch 1: try a smaller optimizer.lr \(0.5\) or a larger "
-    message += r"loss.temperature \(1e-40\); `raymc data check .*` tells whether tokens hold NaN"
+    message += r"loss.temperature \(1e-40\); run `raymc data check .*` to see .* NaN"
     with pytest.raises(DivergedError, match=message) as caught:
         train(config, tiny, tmp_path)
     assert "\n" not in str(caught.value)
@@ -571,7 +571,7 @@ def test_evaluation_is_that_of_single_rows(
     learner.model.train()
     for split, rows in SPLIT_ROWS.items():
         feed = feed_of(tiny, split, config)
-        predictions = scoring.predict(learner.model, feed, device=CPU)
+        predictions = validation.predict(learner.model, feed, device=CPU)
         assert predictions.rows.tolist() == list(range(rows))
         expected = slow_scores(learner, tiny, split)
         np.testing.assert_allclose(predictions.scores, expected, rtol=0, atol=1e-5)
@@ -590,12 +590,12 @@ def test_validation_reports_the_metrics_of_all_rows(
     )
     learner.model.load_state_dict(checkpoint.load_weights(whole.checkpoint(4)))
     feed = feed_of(tiny, "val", random_config)
-    found = scoring.predict(learner.model, feed, device=CPU)
+    found = validation.predict(learner.model, feed, device=CPU)
     judged = (found.scores, found.labels, found.observed)
     reported = whole.metrics()[4]
     for name, value in evaluate_scores(*judged).to_dict().items():
         assert reported[f"val/{name}"] == value
-    assert reported["val/loss"] == scoring.split_loss(random_config, found)
+    assert reported["val/loss"] == validation.split_loss(random_config, found)
     means = family_means(evaluate_scores(*judged).per_class_AP, VOCABULARY)
     assert {reported["val/mAP_math"], reported["val/mAP_literacy"]} == set(means.values())
 
@@ -623,7 +623,7 @@ def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
         best = progress.metrics["val/mAP"]
         fitted.append(epoch)
         learner.model.load_state_dict(checkpoint.load_weights(run.checkpoint(epoch)))
-        found = scoring.predict(learner.model, feed_of(tiny, "val", config), device=CPU)
+        found = validation.predict(learner.model, feed_of(tiny, "val", config), device=CPU)
         judged = (found.scores, found.labels, found.observed)
         thresholds = thresholds_at_precision(*judged, precision=0.4, confidence=0.5)
         assert [math.inf if t is None else t for t in progress.thresholds] == list(thresholds)
@@ -641,8 +641,8 @@ def test_the_loss_of_a_split_is_the_mean_over_its_batches(tiny_config: Config) -
     parts = [slice(0, 4), slice(4, 8), slice(8, 10)]
     means = [entries[part][observed[part]].mean() for part in parts]
     expected = (4 * means[0] + 4 * means[1] + 2 * means[2]) / 10
-    predictions = scoring.Predictions(scores, labels, observed, np.arange(10))
-    assert scoring.split_loss(config, predictions) == pytest.approx(expected, rel=1e-5)
+    predictions = validation.Predictions(scores, labels, observed, np.arange(10))
+    assert validation.split_loss(config, predictions) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_configuration_and_the_dataset_go_with_the_checkpoint(

@@ -19,9 +19,9 @@ from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import CheckpointError
 from raymc.events import EpochEnded, Event, Saved, Started
 from raymc.training import checkpoint, loop
+from raymc.training.learner import Workers
+from raymc.training.loop import Store, Write
 from raymc.training.row_log import RowLog, audit
-from raymc.training.saving import Store, Write
-from raymc.training.workers import Workers
 
 STEPS = 6  # of an epoch: 45 rows in batches of 8
 Position = tuple[int, int]

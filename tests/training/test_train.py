@@ -36,7 +36,7 @@ from raymc.training.learner import make_model
 from raymc.training.on_ray import SNAPSHOT, equip, train
 from raymc.training.row_log import RowLog, audit
 from raymc.training.runs import open_run, read_run
-from raymc.training.scoring import predict
+from raymc.training.validation import predict
 
 PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0, "train.max_failures": 0}
 Configure = Callable[..., Config]

@@ -17,8 +17,8 @@ from raymc.config import Config, LossName, from_dict, override, to_dict
 from raymc.data.shards import Dataset, open_dataset
 from raymc.events import EpochEnded, Event, Stepped
 from raymc.training import learner as learning
-from raymc.training import loop, scoring
-from raymc.training.workers import Workers
+from raymc.training import loop, validation
+from raymc.training.learner import Workers
 
 CPU = torch.device("cpu")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -56,11 +56,11 @@ def gradients_of_steps(config: Config, dataset: Dataset) -> list[Step]:
     return steps
 
 
-def predict(config: Config, dataset: Dataset) -> scoring.Predictions:
+def predict(config: Config, dataset: Dataset) -> validation.Predictions:
     workers = Workers.current()
     feeds = feeds_of(dataset, config, share=(workers.rank, workers.count))
     model = learning.make_learner(config, dataset.manifest, feeds, device=CPU).model
-    return scoring.predict(model, feeds.val, device=CPU, workers=workers)
+    return validation.predict(model, feeds.val, device=CPU, workers=workers)
 
 
 def fit(config: Config, dataset: Dataset, folder: Path, resume: Path | None = None) -> list[Any]:

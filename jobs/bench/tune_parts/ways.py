@@ -38,7 +38,7 @@ from raymc.runtime.connect import connect
 from raymc.search.study import distributions, open_study
 from raymc.training.learner import make_learner, train_step
 from raymc.training.runs import open_run
-from raymc.training.scoring import predict
+from raymc.training.validation import predict
 
 CPU = torch.device("cpu")
 EpochValue = Callable[[int, float], None]

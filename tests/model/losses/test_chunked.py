@@ -22,7 +22,7 @@ from raymc.data.shards import Dataset, open_dataset
 from raymc.model.losses import chunked, compute_loss, head_of
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
 from raymc.training import learner
-from raymc.training.workers import Workers
+from raymc.training.learner import Workers
 
 CPU = torch.device("cpu")
 CONFIGS = [
