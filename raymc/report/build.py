@@ -25,8 +25,7 @@ from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, costs_of
 from raymc.search.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
-from raymc.search.sweep import winner
-from raymc.search.trials import Trial, trials_of
+from raymc.search.trials import Trial, trials_of, winner
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 from raymc.training.runs import BUNDLE, CONFIG_FILE, Run, write_whole
 

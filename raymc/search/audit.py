@@ -1,4 +1,4 @@
-"""The audit of a sweep: every trial's record of rows against the dataset. Ray layer."""
+"""The audit of a sweep: compares the rows each trial was trained on with the dataset's."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from raymc.training.runs import Run
 
 
 def audit_trials(sweep: Run) -> list[RunAudit]:
-    """Read which rows the best checkpoint of each trial of a sweep was trained on.
+    """Read which rows each trial was trained on until its best epoch.
 
-    A trial keeps no other checkpoint once it has ended, so that the epochs after its best are
-    not told of; nor are trials without an epoch.
+    A trial that has ended keeps only its best checkpoint, so later epochs are left out, and so are
+    trials without an epoch.
 
     Raises:
-        CheckpointError: a checkpoint is torn or missing.
-        DataError: the dataset or a checkpoint is out of reach.
+        CheckpointError: A checkpoint is damaged or missing.
+        DataError: The dataset or a checkpoint can't be reached.
     """
     data = sweep.config.data
     rows = open_dataset(data.path).manifest.rows(data.train)
@@ -37,7 +37,7 @@ def _audit_trial(number: int, address: str, rows: int) -> RunAudit:
 
 
 def trials_table(sweep: str, found: Sequence[RunAudit]) -> Table:
-    """Return a row for each trial, its epochs added up."""
+    """Return a table with a row for each trial, its epochs added up."""
     table = Table(title=f"sweep {sweep}: epochs to each trial's best", title_justify="left")
     for column in ("trial", "epochs", "rows", "seen once", "lost", "repeated", "attempts"):
         table.add_column(column, justify="left" if column == "trial" else "right")

@@ -1,6 +1,6 @@
-"""On Ray: Optuna's study of a sweep, its space and sampler, and Tune's scheduler.
+"""A sweep's study in Optuna, its search space and its sampler.
 
-The study's database is the one truth about a sweep.
+The study's database is the only state of a sweep that a restart needs.
 """
 
 from typing import Any
@@ -15,26 +15,24 @@ from optuna.distributions import (
 )
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from ray.tune.schedulers import ASHAScheduler
 from sqlalchemy.exc import SQLAlchemyError
 
 from raymc.config import Config, Range, flatten
 from raymc.data.storage import patience
 from raymc.errors import ConfigError, first_line
 from raymc.training.runs import Run
-from raymc.training.worker import EPOCH
 
-# Where the study keeps how many GPUs each worker of its trials had.
+# The study's attribute with the number of GPUs of each worker.
 GPUS_ATTRIBUTE = "gpus_per_worker"
 STUDY_FILE = "study.db"
-# A sweep waits for a database that is started again.
+# How long a sweep waits for a database that is restarted.
 _PATIENCE_SECONDS = 180.0
-# Makes a function try again while the study's database is away.
+# Wraps a function so that it is retried while the study's database is unreachable.
 patient = patience(StorageInternalError, seconds=_PATIENCE_SECONDS).wraps
 
 
 def open_study(run: Run) -> optuna.Study:
-    """Open the sweep's study, or make it with the configuration itself as its first trial.
+    """Open the sweep's study, or make one whose first trial is the configuration itself.
 
     Raises:
         ConfigError: `search.storage` can't be opened.
@@ -57,33 +55,33 @@ def open_study(run: Run) -> optuna.Study:
 
 
 def begin_with_default(study: optuna.Study, config: Config) -> None:
-    """Make the configuration itself the first trial of an empty study, where that is wanted."""
+    """Make the configuration itself the first trial of an empty study, if `try_default` is set."""
     defaults = _defaults(config)
     if config.search.try_default and not study.trials and defaults:
         study.enqueue_trial(defaults)
 
 
 def read_study(run: Run) -> optuna.Study:
-    """Open the study of a sweep to look at it.
+    """Open the study of a sweep to read it.
 
     Raises:
-        ConfigError: there is none, or `search.storage` can't be opened.
+        ConfigError: There is none, or `search.storage` can't be opened.
     """
     address = _address(run)
     if not run.config.search.storage and not (run.folder / STUDY_FILE).is_file():
-        raise ConfigError(f"{run.folder} holds no sweep: it has no {STUDY_FILE}")
+        raise ConfigError(f"{run.folder} is not the folder of a sweep: it has no {STUDY_FILE}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.load_study(study_name=run.name, storage=_storage(address))
     except KeyError:
-        raise ConfigError(f"the storage {address} holds no sweep {run.name!r}") from None
+        raise ConfigError(f"the storage {address} has no sweep {run.name!r}") from None
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
         raise ConfigError(f"the study {address} can't be opened: {line}") from error
 
 
 def distribution(values: Range, *, integer: bool) -> BaseDistribution:
-    """Return Optuna's form of a range, over integers where the setting is one."""
+    """Return a range as Optuna's distribution, over integers if the setting is one."""
     if values.choices:
         return CategoricalDistribution(values.choices)
     low, high = values.low, values.high
@@ -95,7 +93,7 @@ def distribution(values: Range, *, integer: bool) -> BaseDistribution:
 
 
 def distributions(config: Config) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of the space; settings that are integers stay so."""
+    """Return the search space as Optuna's distributions; integer settings stay integers."""
     settings = flatten(config)
     return {
         path: distribution(values, integer=isinstance(settings.get(path), int))
@@ -104,27 +102,14 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
 
 
 def make_sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler, seeded so that a restarted sweep doesn't draw its first trials again."""
+    """Return the sampler, seeded so that a restarted sweep doesn't repeat its first draws."""
     seed = int(np.random.SeedSequence([config.train.seed, known]).generate_state(1)[0])
     if config.search.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=config.search.startup_trials, constant_liar=True
-    )
-
-
-def make_scheduler(config: Config) -> ASHAScheduler | None:
-    """Return ASHA on our own epochs, or None if every trial may finish."""
-    if config.search.scheduler == "none":
-        return None
-    return ASHAScheduler(
-        time_attr=EPOCH,
-        metric=config.train.monitor,
-        mode="max",
-        max_t=max(config.train.epochs, config.search.grace_epochs),
-        grace_period=config.search.grace_epochs,
-        reduction_factor=config.search.reduction_factor,
-        stop_last_trials=False,
+        seed=seed,
+        n_startup_trials=config.search.startup_trials,
+        constant_liar=True,  # so that concurrent trials aren't drawn close to each other
     )
 
 
@@ -133,12 +118,12 @@ def _address(run: Run) -> str:
 
 
 def _storage(address: str) -> RDBStorage:
-    """Return the database; a connection that broke while nobody used it is noticed and replaced."""
+    """Return the database; connections are tested before use and replaced if they broke."""
     return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
 
 
 def _defaults(config: Config) -> dict[str, Any]:
-    """Return the configuration's own values of the space, or nothing if one lies outside it."""
+    """Return the configuration's own values of the space, or {} if one lies outside it."""
     settings, space = flatten(config), distributions(config)
     inside = all(_holds(values, settings[path]) for path, values in space.items())
     return {path: settings[path] for path in space} if inside else {}

@@ -1,12 +1,12 @@
-"""On Ray: a sweep with Tune, many trials of the same training with settings from Optuna.
+"""On Ray: a sweep, which runs trials of the same training with Tune, with settings from Optuna.
 
-Ray layer. A one-worker trial trains inside the trial's own process, which the next trial uses
-again; several workers are a Ray Train run within the trial. Both run `loop.fit` on the same
-shared data.
+A trial of one worker trains in Tune's own process for it, which the next trial reuses. Starting a
+Ray Train run takes about half a minute, so only trials of several workers do that. Both ways run
+`loop.fit` on the same shared data.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
 
 from raymc.config import Config, override
 from raymc.data.feed.on_ray import SharedData, share_data
@@ -24,8 +25,8 @@ from raymc.events import EpochEnded
 from raymc.runtime.connect import capacity, our_error
 from raymc.search.searcher import FAILURE, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
-from raymc.search.study import GPUS_ATTRIBUTE, make_scheduler, open_study
-from raymc.search.trials import Trial, best_trial, trials_of
+from raymc.search.study import GPUS_ATTRIBUTE, open_study
+from raymc.search.trials import Trial, trials_of, winner
 from raymc.training import loop
 from raymc.training.on_ray import make_trainer
 from raymc.training.runs import TRIALS, Run
@@ -76,6 +77,21 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> S
     return SweepResult(winner(trials), is_new)
 
 
+def make_scheduler(config: Config) -> ASHAScheduler | None:
+    """Return ASHA by epochs, or None if every trial may finish."""
+    if config.search.scheduler == "none":
+        return None
+    return ASHAScheduler(
+        time_attr=EPOCH,  # Tune's own `training_iteration` restarts at 1 when a trial resumes
+        metric=config.train.monitor,
+        mode="max",
+        max_t=max(config.train.epochs, config.search.grace_epochs),
+        grace_period=config.search.grace_epochs,
+        reduction_factor=config.search.reduction_factor,
+        stop_last_trials=False,  # a trial that reaches max_t ends by itself
+    )
+
+
 def make_tuner(
     run: Run,
     data: SharedData,
@@ -85,9 +101,9 @@ def make_tuner(
     session: Path,
     concurrent: int,
 ) -> tune.Tuner:
-    """Return the tuner of a driver's share of a sweep."""
+    """Return the tuner that runs the trials still to be done."""
     alone = run.config.train.workers == 1
-    # The workers that a trial starts ask for their own.
+    # The workers that a trial starts ask for their own resources; its process only waits for them.
     resources = dict(run.resources) if alone else {"cpu": 0.01}
     trainable = tune.with_parameters(run_trial, run=run, data=data, session=session)
     return tune.Tuner(
@@ -95,7 +111,8 @@ def make_tuner(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=-1,  # the searcher says when all is done
+            num_samples=-1,  # until the searcher returns FINISHED
+            # Without a limit, waiting trials would reserve the CPUs that running ones need.
             max_concurrent_trials=concurrent,
             reuse_actors=alone,
             trial_name_creator=lambda trial: trial.config["folder"],
@@ -118,8 +135,8 @@ def run_trial(
 ) -> None:
     """Train one trial in its own process, or through Ray Train if it has several workers.
 
-    What Python raises here would be raised again by another attempt, so it is reported as the
-    trial's failure; a lost process is the searcher's matter.
+    Another attempt would raise the same Python error again, so it is reported as the trial's
+    failure. The searcher deals with lost processes.
     """
     resume = settings["resume"]
     try:
@@ -130,7 +147,7 @@ def run_trial(
             train_alone(trial, data, resume)
         else:
             train_in_group(trial, data)
-    except Exception as error:  # any error of a trial is that trial's failure, not the sweep's
+    except Exception as error:  # fails the trial, not the sweep
         tune.report({FAILURE: str(our_error(error) or f"{type(error).__name__}: {error}")})
 
 
@@ -167,27 +184,27 @@ def train_in_group(trial: Run, data: SharedData) -> None:
 
 
 class EpochsToTune(TuneReportCallback):
-    """Tells Ray Tune of a group's epochs; checkpoints within them are Ray Train's business."""
+    """Reports a group's epochs to Tune, and leaves checkpoints within an epoch to Ray Train."""
 
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any
     ) -> None:
-        """Pass on what Ray Train was told, if it is an epoch."""
+        """Pass a report on if it is that of an epoch."""
         if EPOCH in metrics[0]:
             super().after_report(run_context, metrics, checkpoint)
 
 
 def concurrent_trials(config: Config, each: Mapping[str, float]) -> int:
-    """Return how many trials run at a time: as asked, or as the cluster's resources allow.
+    """Return how many trials run at a time: as configured, or as many as fit the cluster.
 
-    Those of a cluster that starts nodes by itself are what it may grow to.
+    For a cluster that starts nodes itself, what counts is the size it may grow to.
 
     Raises:
-        ResourceError: not even one trial fits.
+        ResourceError: Not even one trial fits.
     """
     most, asked = dict(capacity()), config.search.concurrent
     workers = config.train.fewest_workers
-    most["CPU"] = most.get("CPU", 0) - 1
+    most["CPU"] = most.get("CPU", 0) - 1  # for Ray Data's tasks, or trials would starve them
     fits = min(int(most.get(name, 0) / (workers * number)) for name, number in each.items())
     if fits < 1:
         wanted, there = (
@@ -195,20 +212,6 @@ def concurrent_trials(config: Config, each: Mapping[str, float]) -> int:
         )
         raise ResourceError(
             f"a trial of {workers} workers with {wanted} each doesn't fit this cluster "
-            f"({there}, one CPU kept free): ask for less per trial"
+            f"({there}, with one CPU kept free): reduce what a trial needs"
         )
     return min(asked, fits) if asked else fits
-
-
-def winner(trials: Sequence[Trial]) -> Trial:
-    """Return the trial with the best epoch, stopped early or not.
-
-    Raises:
-        SweepError: No trial finished an epoch; quotes the first one's error.
-    """
-    best = best_trial(trials)
-    if best is None:
-        messages = (trial.message for trial in trials if trial.message)
-        first = next(messages, "no trial was started")
-        raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
-    return best

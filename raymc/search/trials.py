@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from raymc.config import Config
+from raymc.errors import SweepError
 
 if TYPE_CHECKING:  # a table of trials should not have to wait for Optuna
     import optuna
@@ -173,6 +174,20 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Return the trial with the best value; None if no trial has one, failed ones left out."""
     first = next(iter(ranked(trials)), None)
     return None if first is None or math.isnan(first.score) else first
+
+
+def winner(trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the best epoch, stopped early or not.
+
+    Raises:
+        SweepError: No trial finished an epoch; the message quotes the first error.
+    """
+    best = best_trial(trials)
+    if best is None:
+        messages = (trial.message for trial in trials if trial.message)
+        first = next(messages, "no trial was started")
+        raise SweepError(f"all {len(trials)} trials of the sweep failed; the first: {first}")
+    return best
 
 
 def duration(seconds: float) -> str:

@@ -120,7 +120,7 @@ def test_trials_are_planned_for_what_may_come(
 
 
 def test_not_even_one_trial_fits(tiny_config: Config) -> None:
-    message = r"1 workers with 1 CPU, 3 fake_gpu each .* \(39 CPU, 2 fake_gpu, one CPU kept free\)"
+    message = r"1 workers with 1 CPU, 3 fake_gpu each .* \(39 CPU, 2 fake_gpu, with one CPU"
     with pytest.raises(ResourceError, match=message):
         concurrent_trials(tiny_config, {"CPU": 1.0, "fake_gpu": 3.0})
 
