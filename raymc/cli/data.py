@@ -1,34 +1,45 @@
-"""The commands that make and look at datasets: `raymc data`, `raymc import`, `raymc extract`.
+"""The commands on datasets: `raymc extract`, `raymc import` and `raymc data`.
 
-Like `cli.py`, each parses and calls one function, and imports what is heavy inside.
+Each checks its settings first, and imports what is heavy after that.
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import configured, load_config, make_console
+from raymc.cli.options import Commands, configured, load_config, make_console, overridable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raymc.config import Config
+    from raymc.data.shards import Manifest
+    from raymc.features.on_ray import ExtractSummary
 
 
-@click.group()
+@click.group(cls=Commands)
 def data() -> None:
-    """Make, check and describe datasets of shards."""
+    """Make, check, describe or audit a dataset."""
 
 
 @data.command("make")
 @configured
 def data_make(config: str | None, overrides: tuple[str, ...]) -> None:
-    """Write the dataset that CONFIG's data.make describes."""
-    from raymc.cli.runs import run_import
+    """Make the dataset that data.make describes.
 
-    run_import(load_config(config, overrides, {}), make_console())
+    A dataset that exists is left alone.
+    """
+    run_import(load_config(config, overrides, {}))
 
 
 @data.command("check")
 @click.argument("path")
 def data_check(path: str) -> None:
-    """Look at every row of the dataset at PATH; exit code 1 if anything is wrong."""
+    """Check every row of the dataset at PATH.
+
+    Exits with code 1 if anything is wrong.
+    """
     from raymc.data.check import check_dataset
 
     findings = check_dataset(path)
@@ -40,9 +51,9 @@ def data_check(path: str) -> None:
 
 @data.command("info")
 @click.argument("path")
-@click.option("--plot", type=click.Path(), help="Draw it into a PNG file, too.")
+@click.option("--plot", type=click.Path(), help="Draw the figures to this PNG file, too.")
 def data_info(path: str, plot: str | None) -> None:
-    """Describe the dataset at PATH: rows, tokens, labels and which go together."""
+    """Describe the dataset at PATH: rows, tokens and labels."""
     from raymc.data.info import describe, plot_info, print_info
     from raymc.data.shards import open_dataset
 
@@ -54,16 +65,18 @@ def data_info(path: str, plot: str | None) -> None:
 
 @data.command("audit")
 @click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overridable
 def data_audit(run: str, overrides: tuple[str, ...]) -> None:
-    """Prove which rows trained RUN, a run or sweep; exit code 1 if one was lost or used twice."""
-    settings = load_config(None, overrides, {})
+    """Prove which rows a run or sweep was trained on.
+
+    RUN is its name or its folder. Exits with code 1 if a row was lost or used twice in an epoch.
+    """
+    settings, console = load_config(None, overrides, {}), make_console()
     from raymc.search.audit import audit_trials, trials_table
     from raymc.training.audit import audit_run, audit_table, restarts_line
     from raymc.training.runs import find_run, read_run
 
     opened = read_run(find_run(run, settings.run.folder))
-    console = make_console()
     if opened.is_sweep:
         found = audit_trials(opened)
         console.print(trials_table(run, found))
@@ -97,53 +110,64 @@ class Formats(click.Group):
         if cmd_name not in IMPORTERS:
             return None
         kind = IMPORTERS[cmd_name]
-        out = click.Option(["--out"], required=True, help="Folder of the dataset that is written.")
+        out = click.Option(["--out"], required=True, help="Folder of the dataset to write.")
         return click.Command(
             cmd_name,
             params=[*options_of(kind), out],
-            help=(sys.modules[kind.__module__].__doc__ or "").split("\n\n")[0],
+            help=kind.__doc__,
             callback=lambda out, **given: _import(cmd_name, out, given),
         )
 
 
 @click.group("import", cls=Formats)
 def import_() -> None:
-    """Turn features in public formats into a dataset of shards."""
+    """Turn features in a public format into a dataset."""
 
 
 def _import(name: str, out: str, given: dict[str, Any]) -> None:
     from raymc.cli.options import settings_of
-    from raymc.cli.runs import run_import
     from raymc.config import IMPORTERS
 
     settings = settings_of(IMPORTERS[name], given)
     make = {"data.path": out, "data.make": {"name": name, **settings}}
-    run_import(load_config(None, (), make), make_console())
+    run_import(load_config(None, (), make))
+
+
+def run_import(config: "Config") -> None:
+    """Write the dataset that `data.make` describes, and what was unusual about it."""
+    from raymc.cli.display import rows_progress
+    from raymc.formats.prepare import prepare_dataset
+
+    console = make_console()
+    with rows_progress(console) as on_row:
+        manifest = prepare_dataset(config, on_row=on_row).manifest
+    for note in manifest.provenance.get("notes", ()):
+        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    console.print(_rows_line(manifest, config.data.path), soft_wrap=True)
 
 
 @click.command()
 @click.argument("source", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", help="Folder of the dataset that is written.")
+@overridable
+@click.option("--out", help="Folder of the dataset to write.")
 @click.option("--config", help="YAML file with further settings.")
-@click.option("--fps", type=float, help="Frames a second that are encoded.")
-@click.option("--window", type=float, help="Cut longer videos to clips of so many seconds.")
-@click.option("--stride", type=float, help="Seconds from one clip's start to the next.")
-@click.option("--visual", help="Encoder of frames: patches, a model of a hub, or none.")
+@click.option("--fps", type=float, help="Frames to encode per second.")
+@click.option("--window", type=float, help="Split longer videos into clips of this many seconds.")
+@click.option("--stride", type=float, help="Seconds from the start of one clip to the next.")
+@click.option("--visual", help="Encoder of frames: patches, a model from a hub, or none.")
 @click.option("--audio", help="Encoder of sound: logmel, a torchaudio bundle, or none.")
-@click.option("--text", help="Encoder of the transcript: words, a model of a hub, or none.")
-@click.option("--transcript", help="Where the transcript comes from: sidecar, or an ASR bundle.")
-@click.option("--weights", help="Folder of the encoders' weights, where there is no network.")
+@click.option("--text", help="Encoder of the transcript: words, a model from a hub, or none.")
+@click.option("--transcript", help="Source of the transcript: sidecar files, or an ASR bundle.")
+@click.option("--weights", help="Folder of the encoders' weights, for machines without network.")
 @click.option("--max-failures", help="Share of files that may fail, such as 5%.")
 def extract(
     source: str | None, overrides: tuple[str, ...], config: str | None, **given: Any
 ) -> None:
-    """Make a dataset of the videos in SOURCE: a folder, a glob or a table of paths and labels.
+    """Turn videos into a dataset of features.
 
-    The same command again goes on where it stopped.
+    SOURCE is a folder, a glob, or a table of paths and labels. Run the same command again to
+    resume.
     """
-    from raymc.cli.runs import run_extract
-
     if source is not None and "=" in source:
         source, overrides = None, (source, *overrides)
     named = {"out": "data.path", "window": "extract.window_seconds"}
@@ -154,8 +178,41 @@ def extract(
     run_extract(load_config(config, overrides, settings), make_console())
 
 
+def run_extract(config: "Config", console: "Console") -> "ExtractSummary":
+    """Make the dataset of the configured media; reports what could not be read.
+
+    Raises:
+        ExtractionError: More files failed than `extract.max_failures` allows.
+    """
+    from raymc.cli.display import ExtractDisplay
+    from raymc.data.shards import FAILURES_FILE
+    from raymc.errors import ExtractionError
+    from raymc.features.on_ray import extract as extract_features
+
+    with ExtractDisplay(console) as display:
+        summary = extract_features(config.extract, config.data.path, listener=display.handle)
+    console.print(_rows_line(summary.manifest, config.data.path), soft_wrap=True)
+    failed, files = summary.failed_files, summary.files
+    if failed:
+        line = f"{failed:,} of {files:,} files could not be read in full"
+        reasons = f"{config.data.path}/{FAILURES_FILE}"
+        console.print(f"{line}; the reasons are in {reasons}", soft_wrap=True)
+    if failed > config.extract.max_failures * files:
+        raise ExtractionError(
+            f"{failed} of {files} files failed, more than extract.max_failures allows "
+            f"({100 * config.extract.max_failures:g} %); the first: {summary.failures[0].path}: "
+            f"{summary.failures[0].error}"
+        )
+    return summary
+
+
+def _rows_line(manifest: "Manifest", path: str) -> str:
+    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
+    return f"{path}: {rows}"
+
+
 def _share(text: str | None) -> float | str | None:
-    """Return `5%` as 0.05; what is no number is left to the settings to refuse."""
+    """Return `5%` as 0.05; text that is not a number is left for the settings to refuse."""
     if text is None:
         return None
     number, percent, rest = text.partition("%")

@@ -1,20 +1,22 @@
-"""The whole job on the embedded example, small enough for a laptop's few minutes.
+"""The command `raymc demo`: the whole way on the embedded example, small enough for a laptop.
 
-Top layer. Uses nothing that the other commands don't: what it does, a user can type.
+It does nothing that a user could not type with the other commands.
 """
 
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.rule import Rule
+import click
 
-from raymc.cli.runs import REPORT, run_evaluate, run_predict, run_tune
-from raymc.config import Config, from_dict
-from raymc.formats.prepare import prepare_dataset
+from raymc.cli.options import make_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raymc.config import Config
 
 SETTINGS: dict[str, Any] = {
     "data": {"make": {"name": "digits", "train_clips": 1800, "val_clips": 300, "test_clips": 300}},
@@ -42,52 +44,66 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def demo_config(folder: Path) -> Config:
-    """Return the demo's configuration, with everything it writes under `folder`."""
+@click.command()
+@click.option("--folder", default="raymc-demo", show_default=True, help="Folder for the results.")
+def demo(folder: str) -> None:
+    """Try everything on the embedded example: takes 3 minutes.
+
+    Makes a dataset, searches settings, tests the winner and writes its predictions.
+    """
+    run_demo(Path(folder), make_console())
+
+
+def demo_config(folder: Path) -> "Config":
+    """Return the demo's configuration, which writes everything under `folder`."""
+    from raymc.config import from_dict
+
     data = {**SETTINGS["data"], "path": str(folder / "digits")}
     run = {"name": "demo", "folder": str(folder / "runs")}
     return from_dict({**SETTINGS, "data": data, "run": run})
 
 
-def run_demo(folder: Path, console: Console) -> None:
-    """Make the dataset, search, keep the winner, test it, predict, and say what to look at."""
+def run_demo(folder: Path, console: "Console") -> None:
+    """Make the dataset, search, test the winner, predict, and print what to look at next."""
+    from raymc.cli.runs import run_evaluate, run_predict, run_tune
+    from raymc.formats.prepare import prepare_dataset
+
     started = time.monotonic()
     config = demo_config(folder)
-    console.print(Rule("1 of 4: the dataset"))
-    dataset = prepare_dataset(config)
-    rows = {split: dataset.manifest.rows(split) for split in dataset.manifest.splits}
-    console.print(
-        f"{config.data.path}: " + ", ".join(f"{count} {split}" for split, count in rows.items())
-    )
-    console.print(Rule(f"2 of 4: {config.search.trials} trials"))
+    console.rule("1 of 4: the dataset")
+    manifest = prepare_dataset(config).manifest
+    rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
+    console.print(f"{config.data.path}: {rows}")
+    console.rule(f"2 of 4: {config.search.trials} trials")
     bundle = run_tune(config, console)
-    console.print(Rule("3 of 4: the winner on the test split"))
+    console.rule("3 of 4: the winner on the test split")
     run_evaluate(str(bundle), config.data.path, console)
-    console.print(Rule("4 of 4: predictions"))
+    console.rule("4 of 4: predictions")
     out = folder / "predictions"
     if not out.exists():
         run_predict(str(bundle), config.data.path, out, console)
-    console.print(f"done in {time.monotonic() - started:.0f} s. What to look at next:")
+    console.print(f"done in {time.monotonic() - started:.0f} s. Next:")
     for line in next_steps(config, bundle, out):
         console.print(line, soft_wrap=True)
 
 
-def next_steps(config: Config, bundle: Path, out: Path) -> list[str]:
-    """Return the commands that show what the demo has made."""
+def next_steps(config: "Config", bundle: Path, out: Path) -> list[str]:
+    """Return the commands and files that show what the demo has made."""
     raymc, runs = program(), f"run.folder={config.run.folder}"
     return [
-        f"  {bundle.parent / REPORT}    the sweep on one page: open it in a browser",
-        f"  {raymc} ui {runs}    MLflow in the browser: open the address it prints, unfold the",
-        f"      sweep {config.run.name!r}, tick trials and press Compare; its page has the winner",
-        f"  {raymc} runs {config.run.name} {runs}    the trials once more, in this terminal",
+        f"  {bundle.parent / 'report.html'}    the sweep on one page: open it in a browser",
+        f"  {raymc} ui {runs}    MLflow: open the address it prints, expand the sweep",
+        f"      {config.run.name!r}, select trials and press Compare; its page has the winner",
+        f"  {raymc} runs {config.run.name} {runs}    the trials again, in this terminal",
         f"  {raymc} data info {config.data.path}    what the dataset holds",
-        f"  {bundle}    the model; {out} its predictions (Parquet)",
-        f"  {raymc} train MY.yaml    your own data: see the README",
+        f"  {bundle}    the model",
+        f"  {out}    its predictions (Parquet)",
+        f"  {raymc} train MY.yaml    train on your own data: see the README",
     ]
 
 
 def program() -> str:
-    """Return what to type for `raymc`: its path, where the environment isn't activated."""
+    """Return how to type `raymc`: as a path if the environment is not activated."""
     if shutil.which("raymc"):
         return "raymc"
     beside = Path(sys.executable).with_name("raymc")

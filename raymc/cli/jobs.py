@@ -64,10 +64,10 @@ _address = click.option(
 )
 @click.option("--any-node", is_flag=True, help="Allow the driver on a spot node.")
 def submit(address: str, follow: bool, **given: Any) -> None:
-    """Run CONFIG as a job on a Ray cluster, with your git working tree.
+    """Run CONFIG as a job on a Ray cluster.
 
-    Sends the files of the working tree, without what git ignores, data and runs. Submit the same
-    name again to resume its run. Ctrl-C while following leaves the job running.
+    Sends the files of your git working tree, without what git ignores, data and runs. Submit the
+    same name again to resume its run. Ctrl-C while following leaves the job running.
     """
     from raymc.runtime.submit import Request, plan
 

@@ -1,7 +1,8 @@
-"""The command `raymc`. Parses, calls one function of `commands.py`, turns errors into one line.
+"""The command `raymc`: its commands and their options, in the order in which users need them.
 
-Everything heavy is imported inside the command that needs it, so that `raymc --help` answers
-at once.
+What training, tuning and use do is in `runs.py`; the commands of other files stand beside what
+they do. Settings are checked before anything heavy is imported, so that `raymc --help` and a
+misspelt setting are answered at once.
 """
 
 from pathlib import Path
@@ -11,41 +12,53 @@ import click
 
 from raymc import __version__
 from raymc.cli.data import data, extract, import_
+from raymc.cli.demo import demo
 from raymc.cli.jobs import JOB_COMMANDS
-from raymc.cli.options import Errors, configured, load_config, make_console
+from raymc.cli.options import Commands, configured, load_config, make_console, overridable
+from raymc.cli.records import replay, runs, ui
 
-RATES = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
+METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
+_device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
+)
 
 
-@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raymc")
 def main() -> None:
-    """Train and tune classifiers of multi-label, fine-grained educational videos.
+    """Train, tune and use classifiers of multi-label, fine-grained educational videos.
 
-    CONFIG is a YAML file; without one the embedded example is used. KEY=VALUE overrides a
-    setting, such as loss.margin=0.2; `raymc config` prints all of them.
+    CONFIG is a YAML file of settings; without one, the embedded example is used. KEY=VALUE
+    changes a setting, such as loss.margin=0.2. `raymc config --reference` explains them all.
     """
 
 
-@main.command()
+@click.command()
 @configured
 @click.option("--workers", type=int, help="Training workers that share each batch.")
 @click.option("--name", help="Name of the run.")
 def train(
     config: str | None, overrides: tuple[str, ...], workers: int | None, name: str | None
 ) -> None:
-    """Train one model. The same command again goes on where it stopped."""
+    """Train a model, and keep its best epoch as a bundle.
+
+    Run the same command again to resume.
+    """
     loaded = load_config(config, overrides, {"train.workers": workers, "run.name": name})
     from raymc.cli.runs import run_train
 
     run_train(loaded, make_console())
 
 
-@main.command()
+@click.command()
 @configured
-@click.option("--trials", type=int, help="Trials of the sweep, restarts included.")
+@click.option("--trials", type=int, help="Trials of the sweep, earlier ones included.")
 @click.option("--workers", type=int, help="Training workers of each trial.")
-@click.option("--gpus-per-trial", type=float, help="GPUs of a worker; 0.25 packs four on one.")
+@click.option("--gpus-per-trial", type=float, help="GPUs of each worker; 0.25: four share one.")
 @click.option("--name", help="Name of the sweep.")
 def tune(
     config: str | None,
@@ -55,7 +68,11 @@ def tune(
     gpus_per_trial: float | None,
     name: str | None,
 ) -> None:
-    """Search settings. The same command again goes on where it stopped."""
+    """Search for better settings, and keep the best model.
+
+    The settings to search and their ranges are in search.space. Run the same command again to
+    resume, or with more --trials to search on.
+    """
     given = {
         "search.trials": trials,
         "train.workers": workers,
@@ -68,57 +85,39 @@ def tune(
     run_tune(loaded, make_console())
 
 
-@main.command()
-@click.argument("bundle")
-@click.argument("dataset")
-@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto")
-@click.option("--json", "json_file", type=click.Path(), help="Write the metrics to a file, too.")
-def evaluate(bundle: str, dataset: str, split: str, device: str, json_file: str | None) -> None:
-    """Measure BUNDLE on a split of DATASET."""
-    from raymc.cli.runs import run_evaluate
+@click.command()
+@click.argument("sweep")
+@overridable
+@click.option("--out", type=click.Path(), help="HTML file; by default report.html in the sweep.")
+@click.option("--split", help="Split to judge the winner on; by default the validation split.")
+@click.option("--price", type=click.FloatRange(min=0), help="Price of a GPU or worker per hour.")
+def report(
+    sweep: str, overrides: tuple[str, ...], out: str | None, split: str | None, price: float | None
+) -> None:
+    """Write a page about a sweep: what won, why, and what it cost.
 
-    target = Path(json_file) if json_file else None
-    run_evaluate(bundle, dataset, make_console(), split=split, device=device, json_file=target)
+    SWEEP is its name or its folder.
+    """
+    settings = load_config(None, overrides, {})
+    from raymc.cli.runs import run_report
+    from raymc.report import find_sweep
+    from raymc.training.runs import read_run
 
-
-@main.command()
-@click.argument("bundle")
-@click.argument("dataset")
-@click.option("--out", required=True, type=click.Path(), help="Folder for the predictions.")
-@click.option("--split", default="test", show_default=True, help="Split to predict.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto")
-def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> None:
-    """Write scores and labels of a split of DATASET as Parquet."""
-    from raymc.cli.runs import run_predict
-
-    run_predict(bundle, dataset, Path(out), make_console(), split=split, device=device)
+    run = read_run(find_sweep(sweep, settings.run.folder), overrides)
+    run_report(run, make_console(), out=Path(out) if out else None, split=split, price=price)
 
 
-@main.command()
-@click.argument("sweep", required=False)
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
-    """Compare the trials of SWEEP, or list the sweeps there are."""
-    if sweep is not None and "=" in sweep:
-        sweep, overrides = None, (sweep, *overrides)
-    loaded = load_config(None, overrides, {})
-    from raymc.cli.runs import show_runs
-
-    show_runs(sweep, loaded, make_console())
-
-
-@main.command()
+@click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN... [KEY=VALUE]...")
-@click.option("--split", default="", help="Split to compare on; the first run's test split.")
-@click.option("--dataset", default="", help="Dataset to compare on; the first run's.")
-@click.option("--metric", type=RATES, default="mAP", show_default=True, help="What decides.")
-@click.option("--html", type=click.Path(), help="Write it as a page, too.")
+@click.option("--split", default="", help="Split to compare on; by default the first run's test.")
+@click.option("--dataset", default="", help="Dataset to compare on; by default the first run's.")
+@click.option("--metric", type=METRICS, default="mAP", show_default=True, help="Metric to compare.")
+@click.option("--html", type=click.Path(), help="Write the comparison to this HTML file, too.")
 def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: str | None) -> None:
-    """Compare each RUN with the first: on the same rows, with intervals; settings and classes.
+    """Compare runs with the first one, on the same rows.
 
-    A RUN is a run's or sweep's name, its folder, or a bundle. Runs that differ in their seed
-    alone are taken together.
+    Shows metrics with intervals, settings and classes that differ. A RUN is the name of a run or
+    sweep, its folder, or a bundle. Runs that differ only in their seed count as one.
     """
     from raymc.cli.compare import run_compare
 
@@ -134,82 +133,69 @@ def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: 
     )
 
 
-@main.command()
-@click.argument("sweep")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--out", type=click.Path(), help="The page; else report.html in SWEEP's folder.")
-@click.option("--split", help="Split to judge the winner on; else the validation split.")
-@click.option("--price", type=click.FloatRange(min=0), help="Of an hour of a GPU, else a worker.")
-def report(
-    sweep: str, overrides: tuple[str, ...], out: str | None, split: str | None, price: float | None
-) -> None:
-    """Write a page on SWEEP, a name or a folder: which setting won, why, and at what cost."""
-    settings = load_config(None, overrides, {})
-    from raymc.cli.runs import run_report
-    from raymc.report import find_sweep
-    from raymc.training.runs import read_run
+@click.command()
+@click.argument("bundle")
+@click.argument("dataset")
+@click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
+@_device
+@click.option("--json", "json_file", type=click.Path(), help="Write the metrics to this file, too.")
+def evaluate(bundle: str, dataset: str, split: str, device: str, json_file: str | None) -> None:
+    """Measure a bundle on a split of a dataset.
 
-    run = read_run(find_sweep(sweep, settings.run.folder), overrides)
-    run_report(run, make_console(), out=Path(out) if out else None, split=split, price=price)
+    BUNDLE is the folder of a trained model, such as runs/NAME/bundle.
+    """
+    from raymc.cli.runs import run_evaluate
+
+    target = Path(json_file) if json_file else None
+    run_evaluate(bundle, dataset, make_console(), split=split, device=device, json_file=target)
 
 
-@main.command()
+@click.command()
+@click.argument("bundle")
+@click.argument("dataset")
+@click.option("--out", required=True, type=click.Path(), help="Folder for the predictions.")
+@click.option("--split", default="test", show_default=True, help="Split to predict.")
+@_device
+def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> None:
+    """Write a bundle's scores and labels of a split as Parquet.
+
+    BUNDLE is the folder of a trained model, such as runs/NAME/bundle.
+    """
+    from raymc.cli.runs import run_predict
+
+    run_predict(bundle, dataset, Path(out), make_console(), split=split, device=device)
+
+
+@click.command()
 @click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@overridable
 @click.option("--alias", default="champion", show_default=True, help="Alias to take.")
-@click.option("--name", default="", help="Registered model; else the run's tracking.register_as.")
-@click.option("--dataset", default="", help="Dataset to compare on, rather than the recorded one.")
-@click.option("--split", default="", help="Split to compare on, rather than the recorded one.")
-@click.option("--metric", type=RATES, default="mAP", show_default=True, help="What decides.")
-@click.option("--force", is_flag=True, help="Promote a worse one, too.")
+@click.option("--name", default="", help="Registered model; by default tracking.register_as.")
+@click.option("--dataset", default="", help="Dataset to compare on; by default the recorded one.")
+@click.option("--split", default="", help="Split to compare on; by default the recorded one.")
+@click.option("--metric", type=METRICS, default="mAP", show_default=True, help="What decides.")
+@click.option("--force", is_flag=True, help="Promote the bundle even if it scores worse.")
 def promote(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
-    """Register RUN's bundle and give it an alias, unless it is worse than who has that.
+    """Register a run's bundle as a model, unless it scores worse.
 
-    It is compared on the test set recorded with that version, and refused, with exit code 1, if
-    it is worse beyond the interval.
+    RUN is compared with the version that holds the alias, on the test set recorded with that
+    version. If it scores worse, beyond the interval, this ends with exit code 1. Otherwise RUN
+    becomes a version of the model and gets the alias.
     """
     from raymc.cli.promote import Promotion, run_promote
 
     run_promote(run, Promotion(**asked), make_console(), overrides=overrides)
 
 
-@main.command()
-@click.argument("run")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def replay(run: str, overrides: tuple[str, ...]) -> None:
-    """Write what MLflow missed of RUN, a name or a folder, while it was away."""
-    from raymc.cli.replay import run_replay
-
-    run_replay(run, make_console(), overrides=overrides)
-
-
-@main.command()
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--port", default=5000, show_default=True, help="Port on this machine.")
-def ui(overrides: tuple[str, ...], port: int) -> None:
-    """Open MLflow's page on the runs."""
-    from raymc.cli.runs import run_ui
-
-    run_ui(load_config(None, overrides, {}), port, make_console())
-
-
-@main.command()
-@click.option("--folder", default="raymc-demo", show_default=True, help="Where to put all of it.")
-def demo(folder: str) -> None:
-    """Do the whole job on the embedded example: data, search, winner, test, predictions."""
-    from raymc.cli.demo import run_demo
-
-    run_demo(Path(folder), make_console())
-
-
-@main.command("config")
+@click.command("config")
 @configured
-@click.option("--reference", is_flag=True, help="Print every setting, explained, as Markdown.")
+@click.option("--reference", is_flag=True, help="Explain every setting, as Markdown.")
 def show_config(config: str | None, overrides: tuple[str, ...], reference: bool) -> None:
-    """Print the whole configuration as YAML, overrides applied and checked."""
+    """Print all settings as YAML, or explain them."""
     import yaml
 
-    from raymc.config import config_reference, to_dict
+    from raymc.config import to_dict
+    from raymc.config.reference import config_reference
 
     loaded = load_config(config, overrides, {})
     click.echo(
@@ -217,5 +203,8 @@ def show_config(config: str | None, overrides: tuple[str, ...], reference: bool)
     )
 
 
-for command in (data, extract, import_, *JOB_COMMANDS):
+_MAKE = (demo, extract, import_, data)
+_TRAIN = (train, tune, runs, report, compare)
+_USE = (evaluate, predict, promote, ui, replay, show_config)
+for command in (*_MAKE, *_TRAIN, *_USE, *JOB_COMMANDS):
     main.add_command(command)

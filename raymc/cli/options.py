@@ -1,6 +1,6 @@
-"""What commands share: errors as one line, a configuration as arguments, settings as options.
+"""What commands share: one-line errors, a configuration as arguments, settings as options.
 
-Imports click alone at first, so that `raymc --help` answers at once.
+Imports only click at first, so that `raymc --help` is answered at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,8 +14,12 @@ _UNITS = ("_seconds", "_hz")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Errors(click.Group):
-    """A group of commands whose errors are one line on stderr and an exit code."""
+class Commands(click.Group):
+    """Commands in the order in which they were added; their errors are one line on stderr."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names in order."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; print raymc's own errors without a traceback."""
@@ -25,14 +29,18 @@ class Errors(click.Group):
             click.echo(f"raymc: {error}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("raymc: interrupted; the same command goes on from here", err=True)
+            click.echo("raymc: interrupted; run the same command again to resume", err=True)
             ctx.exit(130)
 
 
 def configured(command: Command) -> Command:
     """Add the arguments of every command that takes a configuration."""
-    command = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
-    return click.argument("config", required=False, metavar="[CONFIG]")(command)
+    return click.argument("config", required=False, metavar="[CONFIG]")(overridable(command))
+
+
+def overridable(command: Command) -> Command:
+    """Add the overrides of settings to a command's arguments."""
+    return click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
 
 
 def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str, Any]) -> Any:
@@ -46,17 +54,17 @@ def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str,
 
 
 def make_console() -> Any:
-    """Return where commands print."""
+    """Return the console on which commands print."""
     from rich.console import Console
 
     return Console()
 
 
 def options_of(kind: Any) -> list[click.Parameter]:
-    """Return an option for each setting but `name`; lists and mappings are given piece by piece.
+    """Return an option for each setting except `name`.
 
-    Units are left out of the options' names, and plurals become singulars: `rates_hz` is
-    `--rate NAME=VALUE`, once for each.
+    Options leave out units, and take lists and mappings piece by piece under a singular:
+    `rates_hz` becomes `--rate NAME=VALUE`, which may be given several times.
     """
     return [
         _option(name, field) for name, field in kind.__pydantic_fields__.items() if name != "name"
@@ -64,10 +72,10 @@ def options_of(kind: Any) -> list[click.Parameter]:
 
 
 def settings_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a command was given as settings; what it wasn't given is left out.
+    """Return the settings that a command was given.
 
     Raises:
-        click.BadParameter: a piece of a mapping is not NAME=VALUE.
+        click.BadParameter: A piece of a mapping is not NAME=VALUE.
     """
     settings: dict[str, Any] = {}
     for name, field in kind.__pydantic_fields__.items():
@@ -101,7 +109,7 @@ def _option(name: str, field: Any) -> click.Option:
 
 
 def option_name(name: str, *, many: bool) -> str:
-    """Return how a setting is called on the command line."""
+    """Return the name of a setting on the command line."""
     for unit in _UNITS:
         name = name.removesuffix(unit)
     if many and name.endswith("ies"):

@@ -1,23 +1,21 @@
-"""What the command line and the jobs do: training, search and use, with display and MLflow.
+"""What `raymc train`, `tune`, `report`, `evaluate` and `predict` do; `main.py` has their options.
 
-Top layer: joins the Ray layer with what people see. Each function is one command.
+Each function joins the work with its display and its record in MLflow. Importing this file takes
+seconds, so `main.py` does it only when one of these commands runs.
 """
 
 import json
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_progress
+from raymc.cli.display import TrainDisplay, TrialsDisplay, rows_progress
 from raymc.cli.tables import trials_table
 from raymc.config import Config, check_space
-from raymc.data.shards import FAILURES_FILE, Dataset, Manifest, open_dataset
-from raymc.errors import ConfigError, ExtractionError, ResourceError, TrainingError, first_line
+from raymc.data.shards import Dataset, open_dataset
+from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.evaluate import (
     Evaluation,
     evaluate,
@@ -26,21 +24,11 @@ from raymc.evaluation.evaluate import (
     numbers_of,
 )
 from raymc.evaluation.predict import predict
-from raymc.features.on_ray import ExtractSummary, extract
 from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
 from raymc.runtime.connect import connect, expect_nodes
 from raymc.search.sweep import sweep
-from raymc.tracking import (
-    Tracker,
-    check_reachable,
-    list_sweeps,
-    open_tracker,
-    read_trials,
-    runs_page,
-    tracking_uri,
-    ui_command,
-)
+from raymc.tracking import Tracker, list_sweeps, open_tracker, tracking_uri
 from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
 from raymc.tracking.recording import RunRecorder, SweepRecorder
@@ -107,7 +95,7 @@ def run_report(
     split: str | None = None,
     price: float | None = None,
 ) -> Path:
-    """Write a sweep's report, by default into its folder, and store it with its run in MLflow."""
+    """Write a sweep's report, by default to its folder, and add it to its run in MLflow."""
     page, config = build_report(run, split=split, price=price), run.config
     path = run.folder / REPORT if out is None else out
     save_report(page, path)
@@ -115,7 +103,7 @@ def run_report(
     try:
         uri = tracking_uri(config.tracking, config.run.folder)
         if run.name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
-            raise ResourceError(f"{uri} knows no sweep {run.name!r}")
+            raise ResourceError(f"{uri} has no sweep {run.name!r}")
         with open_tracker(config.tracking, config.run.folder) as tracker:
             key = tracker.start_run(run.name, key=run.name, params={}, tags={}, reopen=False)
             tracker.log_text(key, REPORT, page)
@@ -133,7 +121,7 @@ def run_evaluate(
     device: str = "auto",
     json_file: Path | None = None,
 ) -> Evaluation:
-    """Measure a bundle on a split; prints a table and, if asked, writes the numbers as JSON."""
+    """Measure a bundle on a split; prints tables, and writes the numbers to `json_file`."""
     result = evaluate(bundle, open_dataset(dataset), split, device=device)
     console.print(evaluation_table(result))
     groups = group_table(result)
@@ -161,87 +149,9 @@ def run_predict(
     console.print(f"predictions of {rows:,} rows: {out}")
 
 
-def run_import(config: Config, console: Console) -> None:
-    """Write the dataset that `data.make` describes, and say what was odd about it."""
-    dataset = _prepared(config, console)
-    for note in dataset.manifest.provenance.get("notes", ()):
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
-    console.print(_rows_line(dataset.manifest, config.data.path), soft_wrap=True)
-
-
-def run_extract(config: Config, console: Console) -> ExtractSummary:
-    """Make the dataset of the configured media; says what could not be read.
-
-    Raises:
-        ExtractionError: more files failed than `extract.max_failures` allows.
-    """
-    with ExtractDisplay(console) as display:
-        summary = extract(config.extract, config.data.path, listener=display.handle)
-    console.print(_rows_line(summary.manifest, config.data.path), soft_wrap=True)
-    failed, files = summary.failed_files, summary.files
-    if failed:
-        line = f"{failed:,} of {files:,} files could not be read, or not all of them"
-        console.print(f"{line}: {config.data.path}/{FAILURES_FILE} says why", soft_wrap=True)
-    if failed > config.extract.max_failures * files:
-        raise ExtractionError(
-            f"{failed} of {files} files failed, more than extract.max_failures allows "
-            f"({100 * config.extract.max_failures:g} %); the first: {summary.failures[0].path}: "
-            f"{summary.failures[0].error}"
-        )
-    return summary
-
-
-def _rows_line(manifest: Manifest, path: str) -> str:
-    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
-    return f"{path}: {rows}"
-
-
-def show_runs(sweep: str | None, config: Config, console: Console) -> None:
-    """Print the comparison table of a sweep, or the sweeps that MLflow knows."""
-    uri = tracking_uri(config.tracking, config.run.folder)
-    if sweep is None:
-        for found in list_sweeps(uri, config.tracking.experiment):
-            console.print(f"{found.name}  ({found.trials} trials)")
-        return
-    trials = read_trials(uri, config.tracking.experiment, sweep, metric=config.train.monitor)
-    console.print(trials_table(trials, config.train.monitor, width=console.width))
-
-
-def run_ui(config: Config, port: int, console: Console) -> None:
-    """Serve MLflow's page on the runs, on this machine alone, until it is interrupted."""
-    uri, experiment = tracking_uri(config.tracking, config.run.folder), config.tracking.experiment
-    command = ui_command(uri, port)
-    if not command:
-        console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
-        return
-    console.print("MLflow starts, which takes some seconds …", style="dim")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server too, as Ctrl-C does
-    server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
-    try:
-        page = runs_page(uri, experiment, address)
-        if _answers(server, address):
-            console.print(f"Sweeps and runs: {page} (Ctrl-C ends it)", soft_wrap=True)
-        server.wait()
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
-    """Wait until a server that was started answers; false if it ends before."""
-    while server.poll() is None:
-        try:
-            check_reachable(address, create=False)
-        except ResourceError:
-            time.sleep(0.2)
-        else:
-            return True
-    return False
-
-
 @contextmanager
 def _ending(tracker: Tracker, run: str) -> Iterator[None]:
-    """End a run in MLflow as failed or stopped if what is done inside doesn't succeed."""
+    """End a run in MLflow as failed or stopped if the block raises."""
     try:
         yield
     except TrainingError:
@@ -252,22 +162,17 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
         raise
 
 
-def _prepared(config: Config, console: Console) -> Dataset:
-    """Open the dataset, and show how far it is where it has to be made first."""
-    with rows_progress(console) as on_row:
-        return prepare_dataset(config, on_row=on_row)
-
-
 def _open_data(config: Config, console: Console) -> Dataset:
-    """Refuse a dataset that can't be used before a run has a folder, a record and processes."""
-    dataset = _prepared(config, console)
+    """Open the dataset, making it if needed; checks it before the run has a folder or processes."""
+    with rows_progress(console) as on_row:
+        dataset = prepare_dataset(config, on_row=on_row)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
     return dataset
 
 
 def _start_ray(run: Run, console: Console) -> Run:
-    """Start or join Ray; returns the run with what its workers take."""
+    """Start or join Ray; returns the run with its resources."""
     log = run.folder / "ray.log"
     logs = connect(log)
     console.print(f"Ray's messages: {log}", style="dim", soft_wrap=True)
@@ -279,7 +184,7 @@ def _start_ray(run: Run, console: Console) -> Run:
 
 
 def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:
-    """Log the bundle as a model; if MLflow can't take it, say so, for the bundle is safe."""
+    """Log the bundle as a model. If MLflow can't take it, only warn: the bundle is on disk."""
     try:
         tracker.wait()
         model = log_bundle(
@@ -291,17 +196,18 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
         )
     except ResourceError as error:
         console.print(f"the bundle is not in MLflow: {error}", style="yellow", soft_wrap=True)
-        console.print(f"`raymc replay {bundle.parent}` adds it", style="yellow", soft_wrap=True)
+        hint = f"to add it later, run `raymc replay {bundle.parent}`"
+        console.print(hint, style="yellow", soft_wrap=True)
     else:
         console.print(f"MLflow model: {model}", soft_wrap=True)
 
 
 def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
-    """Write the report of a sweep that is safe already, and say so where that goes wrong."""
+    """Write the report of a sweep whose bundle is on disk; if that fails, only warn."""
     try:
         page = build_report(run)
         save_report(page, run.folder / REPORT)
-    except Exception as error:  # whatever it is, it must not cost anybody a finished sweep
+    except Exception as error:  # no error here may fail a finished sweep
         line = first_line(error)
         console.print(f"no report could be made: {line}", style="yellow", soft_wrap=True)
     else:

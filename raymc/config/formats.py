@@ -16,7 +16,7 @@ Feature = Literal["rgb", "audio"]
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class ApproveConfig:
-    """The APPROVE release: its files, its features, and how to resolve what it leaves open."""
+    """The APPROVE release, joined with features by video id."""
 
     name: Literal["approve"] = Field(default="approve", description="Format of the data.")
     folder: str = Field(
@@ -49,7 +49,7 @@ class ApproveConfig:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class ArffConfig:
-    """ARFF files with an XML file of labels (Mulan), and the features of each modality."""
+    """ARFF files with an XML file of labels, as Mulan has them."""
 
     name: Literal["arff"] = Field(default="arff", description="Format of the data.")
     train: str = Field(min_length=1, description="Path of the ARFF file of training rows.")
@@ -90,7 +90,7 @@ class ArffConfig:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class CoinConfig:
-    """COIN: its annotations, its features, and what becomes a label."""
+    """The COIN annotations, joined with features by video id."""
 
     name: Literal["coin"] = Field(default="coin", description="Format of the data.")
     annotations: str = Field(min_length=1, description="Path of COIN.json.")
@@ -146,7 +146,7 @@ class DigitsConfig:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Hdf5Config:
-    """An HDF5 file, and what its datasets hold; each is named by its path (`features/audio`)."""
+    """An HDF5 file, and what each of its datasets holds."""
 
     name: Literal["hdf5"] = Field(default="hdf5", description="Format of the data.")
     file: str = Field(min_length=1, description="Path of the .h5 file.")
@@ -243,7 +243,7 @@ class ParquetConfig:
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Youtube8mConfig:
-    """YouTube-8M record files of each split, and what to take from them."""
+    """YouTube-8M record files, and what to take from them."""
 
     name: Literal["youtube8m"] = Field(default="youtube8m", description="Format of the data.")
     train: str = Field(

@@ -113,8 +113,17 @@ def _run(folder: Path, config: Config, kept: Mapping[str, str]) -> Run:
     storage = config.run.storage.rstrip("/")
     if storage and "://" not in storage:
         storage = str(Path(storage).absolute())
-    address = f"{storage}/{kept['name']}" if storage else str(folder)
-    return Run(folder=folder, storage=address, config=config, **kept)
+    name, address = kept["name"], str(folder)
+    if storage:
+        address = f"{storage}/{name}"
+    return Run(
+        id=kept["id"],
+        name=name,
+        folder=folder,
+        storage=address,
+        config=config,
+        dataset=kept["dataset"],
+    )
 
 
 def _read_identity(folder: Path) -> dict[str, str]:

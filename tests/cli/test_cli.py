@@ -4,11 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from raymc.data.shards import open_dataset, write_dataset
 from raymc.tracking import open_tracker
 
 NPZ_OPTIONS = ("--modality", "visual=seen", "--rate", "visual=2")
-HEAVY = {"torch", "ray", "mlflow", "optuna", "pyarrow", "matplotlib", "pandas", "sklearn"}
+HEAVY = {"torch", "ray", "mlflow", "optuna", "pyarrow", "matplotlib", "pandas", "scipy", "sklearn"}
 
 
 def run(*arguments: str | Path) -> Result:
@@ -332,35 +333,55 @@ def test_ctrl_c_is_no_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("raymc.cli.runs.run_train", interrupt)
     result = run("train", file)
     assert result.exit_code == 130
-    assert result.stderr == "raymc: interrupted; the same command goes on from here\n"
+    assert result.stderr == "raymc: interrupted; run the same command again to resume\n"
 
 
-@pytest.mark.parametrize(
-    "program", ["import raymc", "import raymc.cli.main", "from raymc.cli.main import *"]
-)
-def test_importing_is_light(program: str) -> None:
-    show = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}\n{show}"], capture_output=True, text=True, check=True
-    )
-    assert set(done.stdout.split()) & HEAVY == set()
+def groups(command: click.Command, *path: str) -> Iterator[tuple[str, ...]]:
+    """The paths of a command and all below it."""
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from groups(inner, *path, name)
 
 
-def test_the_command_itself() -> None:
-    done = subprocess.run([RAYMC, "--help"], capture_output=True, text=True, check=True)
-    for command in (
-        "train",
-        "tune",
-        "evaluate",
-        "compare",
-        "promote",
-        "runs",
-        "report",
-        "ui",
-        "demo",
-        "data",
-    ):
-        assert f"\n  {command} " in done.stdout
+def test_no_summary_is_cut() -> None:
+    for path in groups(main):
+        result = CliRunner().invoke(main, [*path, "--help"], env={"COLUMNS": "80"})
+        assert result.exit_code == 0
+        _, _, commands = result.output.partition("Commands:\n")
+        assert not [line for line in commands.splitlines() if line.endswith("...")], path
+        assert all(len(line) <= 80 for line in result.output.splitlines()), path
+
+
+def test_commands_stand_in_the_order_of_use() -> None:
+    listed = main.list_commands(click.Context(main))
+    use = ["demo", "extract", "data", "train", "tune", "runs", "evaluate", "predict", "submit"]
+    assert [name for name in listed if name in use] == use
+
+
+def test_the_command_itself_is_light(runs_folder: Path) -> None:
+    with open_tracker(TrackingConfig(experiment="light"), str(runs_folder)):
+        pass
+    known = [f"run.folder={runs_folder}", "tracking.experiment=light"]
+    light = ["--help"], ["config"], ["import", "--help"], ["import", "npz", "--help"]
+    cases = [
+        *((case, 0) for case in light),
+        (["runs", *known], 0),
+        (["train", "trian.epochs=3"], 2),
+    ]
+    program = f"""
+import sys
+from click.testing import CliRunner
+from raymc.cli.main import main
+for arguments, code in {cases}:
+    assert CliRunner().invoke(main, arguments).exit_code == code, arguments
+    loaded = {{name.partition(".")[0] for name in sys.modules}} & {HEAVY}
+    assert not loaded, (arguments, loaded)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
     done = subprocess.run([RAYMC, "train", "loss.margn=1"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "raymc: unknown setting 'loss.margn': did you mean 'margin'?\n"

@@ -15,7 +15,7 @@ from example_dataset import contents
 from rich.console import Console
 from videos import Crashing, write_video
 
-from raymc.cli.runs import run_extract
+from raymc.cli.data import run_extract
 from raymc.config import Config, override
 from raymc.data.check import check_dataset
 from raymc.data.shards import open_dataset, read_shard
@@ -148,7 +148,7 @@ def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path:
     failed = {Path(failure.path).name for failure in failures}
     assert failed == {"cut.mp4", "empty.mp4", "text.mp4"}
     assert summary.failed_files == 3
-    assert "3 of 6 files could not be read, or not all of them" in printed.getvalue()
+    assert "3 of 6 files could not be read in full" in printed.getvalue()
     with pytest.raises(ExtractionError, match=r"3 of 6 files failed, more than .* \(40 %\)"):
         run_extract(override(config, {"extract.max_failures": 0.4}), Console(file=printed))
 

@@ -1,0 +1,137 @@
+"""The commands on what MLflow holds: `raymc runs`, `raymc ui` and `raymc replay`.
+
+Each imports what it needs when it runs: `raymc runs` needs neither torch nor Ray, nor MLflow
+where its database is a local file.
+"""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from raymc.cli.options import load_config, make_console, overridable
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from rich.console import Console
+
+    from raymc.config import Config
+    from raymc.tracking import Tracker
+    from raymc.training.runs import Run
+
+_PATIENCE_SECONDS = 600.0  # after a long outage there may be much to write
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@overridable
+def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
+    """List the sweeps, or compare the trials of one."""
+    if sweep is not None and "=" in sweep:
+        sweep, overrides = None, (sweep, *overrides)
+    config, console = load_config(None, overrides, {}), make_console()
+    from raymc.cli.tables import trials_table
+    from raymc.tracking import list_sweeps, read_trials, tracking_uri
+
+    uri, metric = tracking_uri(config.tracking, config.run.folder), config.train.monitor
+    if sweep is None:
+        for found in list_sweeps(uri, config.tracking.experiment):
+            console.print(f"{found.name}  ({found.trials} trials)")
+        return
+    trials = read_trials(uri, config.tracking.experiment, sweep, metric=metric)
+    console.print(trials_table(trials, metric, width=console.width))
+
+
+@click.command()
+@overridable
+@click.option("--port", default=5000, show_default=True, help="Port on this machine.")
+def ui(overrides: tuple[str, ...], port: int) -> None:
+    """Serve MLflow's pages about the runs, on this machine."""
+    run_ui(load_config(None, overrides, {}), port, make_console())
+
+
+def run_ui(config: "Config", port: int, console: "Console") -> None:
+    """Serve MLflow's pages on the loopback address until interrupted."""
+    import signal
+    import subprocess
+
+    from raymc.tracking import runs_page, tracking_uri, ui_command
+
+    uri, experiment = tracking_uri(config.tracking, config.run.folder), config.tracking.experiment
+    command = ui_command(uri, port)
+    if not command:
+        console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
+        return
+    console.print("Starting MLflow, which takes a few seconds …", style="dim")
+    # SIGTERM must stop the server too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
+    try:
+        page = runs_page(uri, experiment, address)
+        if _answers(server, address):
+            console.print(f"Sweeps and runs: {page} (Ctrl-C stops the server)", soft_wrap=True)
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _answers(server: "subprocess.Popen[bytes]", address: str) -> bool:
+    """Wait until the server answers; return False if it exits before."""
+    import time
+
+    from raymc.errors import ResourceError
+    from raymc.tracking import check_reachable
+
+    while server.poll() is None:
+        try:
+            check_reachable(address, create=False)
+        except ResourceError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
+
+
+@click.command()
+@click.argument("run")
+@overridable
+def replay(run: str, overrides: tuple[str, ...]) -> None:
+    """Send MLflow the records that it missed while unreachable.
+
+    RUN is a run's or sweep's name, or its folder. Its bundle is logged too, if MLflow does not
+    have it.
+    """
+    settings, console = load_config(None, overrides, {}), make_console()
+    from raymc.errors import ResourceError
+    from raymc.tracking import count_left, open_tracker
+    from raymc.training.runs import BUNDLE, find_run, read_run
+
+    folder = find_run(run, settings.run.folder)
+    opened = read_run(folder, overrides)
+    waiting = count_left(folder)
+    with open_tracker(opened.config.tracking, str(folder.parent), folder=folder) as tracker:
+        model = _add_bundle(opened, tracker) if (folder / BUNDLE).exists() else ""
+        missing = tracker.close(_PATIENCE_SECONDS)
+    if missing:
+        raise ResourceError(f"{missing} records of {folder} are still not in MLflow")
+    logged = f"{waiting:,} records" + (f", and the model {model}" if model else "")
+    console.print(f"{opened.name}: MLflow has {logged}", soft_wrap=True, highlight=False)
+
+
+def _add_bundle(run: "Run", tracker: "Tracker") -> str:
+    """Log the bundle of a finished run unless MLflow has it; returns the model's address."""
+    from raymc.tracking.models import has_model, log_bundle
+    from raymc.training.runs import BUNDLE
+
+    key = tracker.start_run(run.name, key=run.name, params={}, tags={}, reopen=False)
+    run_id = tracker.run_id(key, timeout_seconds=_PATIENCE_SECONDS)
+    if has_model(run_id, uri=tracker.uri):
+        return ""
+    return log_bundle(
+        run.folder / BUNDLE,
+        run_id,
+        uri=tracker.uri,
+        register_as=run.config.tracking.register_as,
+        alias=run.config.tracking.alias,
+    )
