@@ -1,4 +1,12 @@
-"""Benchmarks: raymc beside a peer or a limit, in turns, in one run; for `jobs/benchmark_*.py`.
+"""Benchmarks: raymc beside a peer or a limit, timed in turns, in one run on one machine.
 
-Top layer: may use all of raymc, and the extra `bench`.
+Run `python -m jobs.bench NAME` from a checkout (`--help` lists the names), or `all` for a page of
+all that time something. The peers are installed with `pip install 'raymc[bench]'`.
+
+To add a benchmark, write a module NAME.py with `Settings`, a pydantic dataclass whose fields become
+the options (those named in `ARGUMENTS` become arguments), and a function `bench_NAME(console,
+settings, out=None)` that collects `Measurement`s and ends with `publish`. Give it a line in
+`__main__.py` and, to be part of `all`, a `BRIEF`: the settings of a run of a few minutes.
+
+Start reading in `measure.py`, then `growth.py`, a short benchmark that uses all of it.
 """

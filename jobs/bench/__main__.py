@@ -1,12 +1,12 @@
-"""`python -m jobs.bench NAME|all`: raymc beside peers and limits, on this machine.
+"""The command `python -m jobs.bench`: a benchmark each, `all` of them, and makers of GRID's data.
 
-A benchmark is a module of this folder that has `Settings`, which become its options; `BRIEF`, the
-settings of `all`; and a function `bench_NAME`. Imports click alone at first, so that
-`--help` answers at once.
+At the top only click is imported, so that `--help` answers at once. A benchmark is a module of
+this folder, as described in `__init__.py`.
 """
 
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -18,50 +18,94 @@ import click
 from raymc.cli.options import Errors, make_console, option_name, options_of, settings_of
 from raymc.errors import ConfigError, ResourceError
 
-BENCHMARKS = {
-    "loss": "The loss beside its plain formula and a BCE: time, memory.",
-    "ingest": "Rows a second, beside hand-written loops and loaders.",
+IN_ALL = {
+    "loss": "The loss beside its plain formula and a BCE.",
+    "ingest": "Rows a second, beside other loaders.",
     "train": "Steps beside a bare loop, Lightning and Trainer.",
-    "tune": "Trials an hour, beside Optuna and Ray as documented.",
-    "growth": "Checks and statistics of ten times the rows: time, memory.",
+    "tune": "Trials an hour, beside Optuna and Ray.",
+    "growth": "Checks and statistics of ten times the rows.",
     "extract": "Videos to features, beside bare decoding.",
 }
+BENCHMARKS = {
+    **IN_ALL,
+    "accuracy": "Losses and classifiers, tuned with one budget.",
+    "fusion": "Modalities and fusion depths, by label group.",
+}
+PATH = click.Path(path_type=Path)
 
 
 class Benchmark(click.Command):
     """A benchmark's command; its module is imported only when its options are asked for."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Return an option for each of the benchmark's settings, and those of every benchmark."""
+        """Return an argument or option for each setting, and the options of every benchmark."""
         with _plain_errors(str(self.name)):
-            settings = import_module(f"jobs.bench.{self.name}").Settings
-        return [*options_of(settings), *super().get_params(ctx)]
+            module = import_module(f"jobs.bench.{self.name}")
+        arguments = getattr(module, "ARGUMENTS", ())
+        given = [_argument(o) if o.name in arguments else o for o in options_of(module.Settings)]
+        return [*given, *super().get_params(ctx)]
+
+
+def _argument(option: click.Parameter) -> click.Parameter:
+    name = f"{option.opts[0][2:].upper()}"
+    return click.Argument(
+        [str(option.name)],
+        nargs=-1 if option.multiple else 1,
+        required=option.required,
+        metavar=f"{name}..." if option.multiple else name,
+    )
 
 
 @click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
 def bench() -> None:
-    """Measure raymc beside peers and limits, in turns, on this machine."""
+    """Measure raymc beside peers and limits, on this machine."""
 
 
 @bench.command("all")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the pages.")
-@click.option("--media", help="Videos for `extract`: a folder, glob or table; else it is left out.")
+@click.option("--out", required=True, type=PATH, help="Folder of the pages.")
+@click.option("--media", help="Videos for `extract`: a folder, glob or table; left out without.")
 def bench_all(out: Path, media: str | None) -> None:
-    """Run every benchmark and join their pages.
+    """Run all that time something, briefly.
 
-    Briefly: half an hour in all. OUT/README.md is the page. One that fails doesn't stop the
-    others; the exit code is 1 then.
+    Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
+    run, and the exit code is 1. `accuracy` and `fusion` are not part of it.
     """
-    from jobs.bench.everything import run_all
-
-    given = {name: () if name != "extract" else ("--media", str(media)) for name in BENCHMARKS}
-    if media is None:
-        del given["extract"]
-    failed = run_all(given, out, make_console())
-    sys.exit(1 if failed else 0)
+    given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
+    if media is not None:
+        given["extract"] = ("--media", media)
+    sys.exit(1 if run_all(given, out, make_console()) else 0)
 
 
-def _run(name: str, *, out: Path | None, brief: bool, **given: Any) -> None:
+@bench.command("noise")
+@click.argument("grid", type=PATH)
+@click.argument("out", type=PATH, metavar="OUT.npz")
+@click.option("--snr", type=float, required=True, help="Signal-to-noise ratio in dB; inf is clean.")
+@click.option("--noise", type=click.Choice(["babble", "white"]), default="babble", help="Its kind.")
+def make_noise(grid: Path, out: Path, snr: float, noise: Any) -> None:
+    """Mix noise into the sound of GRID.
+
+    Makes features for jobs/configs/accuracy/grid.yaml. The folder GRID holds grid_s1_av.npz and
+    audio16k/NAME.flac.
+    """
+    from jobs.bench.noise import make_noisy
+
+    make_noisy(grid / "grid_s1_av.npz", grid / "audio16k", out, snr_db=snr, noise=noise)
+
+
+@bench.command("grid")
+@click.argument("clips", type=PATH)
+@click.argument("table", type=PATH, metavar="TABLE.csv")
+def make_grid_table(clips: Path, table: Path) -> None:
+    """Write the table of a folder of GRID's clips.
+
+    What is said is in their file names. Makes the table for jobs/configs/grid-clips.yaml.
+    """
+    from jobs.bench.grid import write_table
+
+    write_table(clips, table)
+
+
+def _run(name: str, *, out: Path | None, brief: bool = False, **given: Any) -> None:
     with _plain_errors(name):
         module = import_module(f"jobs.bench.{name}")
         chosen = (module.BRIEF if brief else {}) | settings_of(module.Settings, given)
@@ -71,10 +115,10 @@ def _run(name: str, *, out: Path | None, brief: bool, **given: Any) -> None:
 
 @contextmanager
 def _plain_errors(name: str) -> Iterator[None]:
-    """Tell in a line which option is out of range, or which package is missing.
+    """Report in a line which option is out of range, or which package is missing.
 
     Raises:
-        ConfigError: a setting is of another type or out of its range.
+        ConfigError: a setting has the wrong type or is out of its range.
         ResourceError: a peer isn't installed.
     """
     from pydantic import ValidationError
@@ -92,21 +136,52 @@ def _plain_errors(name: str) -> Iterator[None]:
         raise ConfigError(f"--{option} {first['input']}: {first['msg']}") from None
 
 
+def run_all(given: Mapping[str, Sequence[str]], out: Path, console: Any) -> list[str]:
+    """Run benchmarks briefly, each in a process of its own, and join their pages.
+
+    The page is written again after each, so that a run that is stopped leaves what it has.
+
+    Args:
+        given: Options of each, by name; in the order in which they run.
+        out: Folder for the pages and figures of all, and README.md with all pages.
+        console: Where the names are printed.
+
+    Returns:
+        The names of those that failed.
+    """
+    from jobs.bench.measure import machine_line
+
+    out.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
+    pages: list[str] = []
+    for name, options in given.items():
+        console.rule(name, style="dim")
+        page = out / f"{name}.md"
+        page.unlink(missing_ok=True)  # from an earlier run
+        code = _run_apart(name, *options, "--brief", "--out", str(out))
+        if code:
+            failed.append(name)
+            console.print(f"{name} failed with exit code {code}; the others still run")
+            pages.append(f"## {name.capitalize()}\n\nFailed with exit code {code}.\n")
+        if page.exists():
+            pages.append(page.read_text())
+        whole = "\n".join(["# Benchmarks of raymc\n", f"{machine_line()}\n", *pages])
+        (out / "README.md").write_text(whole)
+    console.print(f"{out / 'README.md'}", highlight=False, soft_wrap=True)
+    return failed
+
+
+def _run_apart(name: str, *options: str) -> int:
+    command = [sys.executable, "-m", "jobs.bench", name, *options]
+    return subprocess.run(command, check=False).returncode
+
+
+_OUT = click.Option(["--out"], type=PATH, help="Folder for the page and, as JSON, all figures.")
+_BRIEF = click.Option(["--brief"], is_flag=True, help="Use the sizes of `all`.")
 for _name, _help in BENCHMARKS.items():
+    _shared = [_BRIEF, _OUT] if _name in IN_ALL else [_OUT]
     bench.add_command(
-        Benchmark(
-            _name,
-            help=_help,
-            callback=partial(_run, _name),
-            params=[
-                click.Option(["--brief"], is_flag=True, help="The sizes of `all`."),
-                click.Option(
-                    ["--out"],
-                    type=click.Path(path_type=Path),
-                    help="Folder for the table and, as JSON, all numbers.",
-                ),
-            ],
-        )
+        Benchmark(_name, help=_help, callback=partial(_run, _name), params=[*_shared])
     )
 
 

@@ -1,8 +1,8 @@
 """Accuracy of the losses and of what people would try first, each tuned with the same budget.
 
-Top layer: every method of a dataset is a Ray task, which searches with Optuna on the validation
-split, trains the best settings once a seed, and scores the test split once each. What a method
-found stands in a folder of its own, so that an interrupted benchmark goes on.
+Every method of a dataset is a Ray task: it searches with Optuna on the validation split, trains the
+best settings once a seed, and scores the test split once each. What a method found is kept in a
+folder of its own, so that an interrupted benchmark resumes. `baselines.py` has the classifiers.
 """
 
 import json
@@ -12,33 +12,39 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import optuna
 import ray
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from rich.console import Console
 
-from jobs.bench.accuracy_table import Found, publish_accuracy
 from jobs.bench.baselines import BASELINES, Matrix, parts_worth_trying, read_matrix
-from raymc.config import Config, Range, from_dict, override, to_dict
+from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, table
+from raymc.config import Config, Range, from_dict, load, override, to_dict
 from raymc.data.feed.on_ray import SharedData, SharedSplit, share_data, share_split
 from raymc.errors import ConfigError, DivergedError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import EpochEnded
 from raymc.formats.prepare import prepare_dataset
-from raymc.metrics.metrics import evaluate_scores
+from raymc.metrics.bootstrap import Difference, paired_difference
+from raymc.metrics.metrics import MetricName, evaluate_scores
 from raymc.runtime.connect import connect
 from raymc.search.study import begin_with_default, distributions, make_sampler
+from raymc.tracking import open_tracker
 from raymc.tracking.records import git_commit
 from raymc.training import checkpoint, loop
 from raymc.training.learner import make_model
 from raymc.training.validation import Predictions, predict
 
+ARGUMENTS = ("configs",)
 CPU = torch.device("cpu")
-# What of a loss is searched, beside the configuration's own space, which is all losses'. Three
-# of them searched wider once: on GRID, emotions, scene and yeast no temperature above 0.15 won.
+# The constants of each loss that are searched, beside the configuration's own space for all losses.
+# Wider ranges were tried: on GRID, emotions, scene and yeast no temperature above 0.15 won.
 LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
     "prototype_contrast": {
         "loss.margin": Range(low=0.0, high=0.3),
@@ -66,6 +72,32 @@ LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
 METHODS: tuple[str, ...] = (*LOSS_SPACES, *BASELINES)
 
 
+COMPARED: tuple[MetricName, ...] = ("mAP", "R80")
+SHOWN: Mapping[MetricName, str] = {
+    "mAP": "mAP",
+    "R80": "R@80",
+    "micro_AP": "micro-AP",
+    "LRAP": "LRAP",
+}
+RESAMPLES = 1000
+
+
+@pydantic_dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Settings:
+    """What is compared, on which datasets."""
+
+    configs: tuple[str, ...] = Field(description="Configurations, such as jobs/configs/accuracy.")
+    methods: tuple[str, ...] = Field(
+        default=METHODS, description="A method to compare; all by default."
+    )
+    seeds: int = Field(
+        default=5, ge=1, description="How often each method's best settings are trained and tested."
+    )
+    sets: tuple[str, ...] = Field(
+        default=(), description="A setting of all configurations, KEY=VALUE."
+    )
+
+
 @dataclass(frozen=True)
 class Data:
     """A dataset that all tasks read."""
@@ -75,31 +107,34 @@ class Data:
     digest: str
 
 
-def bench_accuracy(
-    configs: Mapping[str, Config],
-    console: Console,
-    *,
-    methods: Sequence[str] = METHODS,
-    seeds: int = 5,
-    out: Path,
-) -> None:
+def bench_accuracy(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare methods on datasets; prints and writes a table and a picture, and logs to MLflow.
 
-    Args:
-        configs: By the dataset's name. `search.trials` settings of `search.space` are tried for
-            each method, and its own constants beside them.
-        console: Where the table goes.
-        methods: Of `METHODS`.
-        seeds: How often each method's best settings are trained and tested.
-        out: Folder for what each method found, the table and the picture.
+    Of each configuration, `search.trials` settings of `search.space` are tried for each method,
+    together with the method's own constants.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or no folder for the results.
         DataError: a dataset can't be read.
     """
-    unknown = sorted(set(methods) - set(METHODS))
+    if out is None:
+        raise ConfigError("--out is missing: the folder for the results, and to resume from")
+    unknown = sorted(set(settings.methods) - set(METHODS))
     if unknown:
-        raise ConfigError(f"unknown method {unknown[0]!r}; there are: {', '.join(METHODS)}")
+        raise ConfigError(f"unknown method {unknown[0]!r}; choose from: {', '.join(METHODS)}")
+    configs = {Path(file).stem: load(file, settings.sets) for file in settings.configs}
+    tune_and_test(configs, settings, console, out)
+    for_each = (
+        [read_found(folder_of(out, name, m), m, settings.seeds) for m in settings.methods]
+        for name in configs
+    )
+    publish_accuracy(dict(zip(configs, for_each)), configs, console, out)
+
+
+def tune_and_test(
+    configs: Mapping[str, Config], settings: Settings, console: Console, out: Path
+) -> None:
+    """Run every method of every dataset, as far as its folder doesn't hold the results already."""
     connect()
     run: Any = ray.remote(num_cpus=1, max_retries=2)(run_method)
     commit = (git_commit() or "unknown")[:10]
@@ -109,30 +144,25 @@ def bench_accuracy(
         shared = share_data(dataset, config.data)
         test = share_split(dataset, config.data.test, config.data)
         data = Data(shared, test, dataset.manifest.digest())
-        for method in methods:
+        for method in settings.methods:
             folder = folder_of(out, name, method).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            task = run.remote(method, to_dict(config), data, str(folder), seeds, commit)
+            task = run.remote(method, to_dict(config), data, str(folder), settings.seeds, commit)
             asked.append((name, method, task))
     for name, method, task in asked:
         seconds = ray.get(task)
         console.print(f"{name}: {method} done in {seconds:.0f} s", style="dim")
-    found = {
-        name: [read_found(folder_of(out, name, method), method, seeds) for method in methods]
-        for name in configs
-    }
-    publish_accuracy(found, configs, console, out)
 
 
 def folder_of(out: Path, dataset: str, method: str) -> Path:
-    """Return where what a method found on a dataset stands."""
+    """Return the folder of a method's results on a dataset."""
     return out / dataset / method.replace(" ", "-")
 
 
 def run_method(
     method: str, settings: dict[str, Any], data: Data, folder: str, seeds: int, commit: str
 ) -> float:
-    """Tune a method and test it, as far as its folder doesn't hold that already; its seconds."""
+    """Tune a method and test it, unless its folder holds that already; returns the seconds."""
     began = time.perf_counter()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of scikit-learn, on fits that didn't converge
@@ -162,14 +192,14 @@ def run_method(
                 "tested": f"{date.today()} {commit}",
             }
             file.with_suffix(".json").write_text(json.dumps(told, indent=1))
-            save_scored(scored, file)  # last: where it stands the seed is done
+            save_scored(scored, file)  # last, because it marks the seed as done
     return time.perf_counter() - began
 
 
 def tune_method(study: optuna.Study, method: str, config: Config, data: Data) -> None:
-    """Try what is left of `search.trials` settings; of trials that were cut off none counts.
+    """Try what is left of `search.trials` settings; interrupted trials don't count.
 
-    As in a sweep, a loss starts with the configuration as it is.
+    As in a sweep, the first trial of a loss has the configuration's own settings.
     """
     if method in BASELINES:
         objective = _scoring(method, config, data)
@@ -182,7 +212,7 @@ def tune_method(study: optuna.Study, method: str, config: Config, data: Data) ->
 
 
 def _scoring(method: str, config: Config, data: Data) -> Callable[[optuna.Trial], float]:
-    """Return what judges a trial of one of `BASELINES`."""
+    """Return the objective of one of `BASELINES`."""
     metric = config.train.monitor.removeprefix("val/")
     parts = parts_worth_trying(data.shared.train.feed(config))
 
@@ -196,7 +226,7 @@ def _scoring(method: str, config: Config, data: Data) -> Callable[[optuna.Trial]
 
 
 def _training(config: Config, data: Data) -> Callable[[optuna.Trial], float]:
-    """Return what judges a trial of a loss: its best epoch."""
+    """Return the objective of a loss: its best epoch."""
 
     def objective(trial: optuna.Trial) -> float:
         best = -np.inf
@@ -276,6 +306,21 @@ def score_baseline(
     return BASELINES[method].score(params, seed, train, other.features), other
 
 
+@dataclass(frozen=True)
+class Found:
+    """A method's results on a dataset: its best settings, and the test's scores by seed.
+
+    `tested` are days and commits, because several runs of the benchmark may fill one folder.
+    """
+
+    method: str
+    params: Mapping[str, Any]
+    val_metric: float
+    seconds: tuple[float, ...]
+    tested: tuple[str, ...]
+    scored: tuple[ScoredSplit, ...]
+
+
 def read_found(folder: Path, method: str, seeds: int) -> Found:
     """Read what `run_method` left."""
     told = [json.loads((folder / f"seed-{seed}.json").read_text()) for seed in range(seeds)]
@@ -301,3 +346,120 @@ def _scored(
         split=data.test.split,
         dataset_digest=data.digest,
     )
+
+
+def lines_of(dataset: str, found: Sequence[Found]) -> list[Measurement]:
+    """Measure every method's seeds, in percent, and compare it with the best other by mean mAP."""
+    measured = {one.method: _metrics(one.scored) for one in found}
+    lines = []
+    for one in found:
+        others = [other for other in found if other is not one]
+        rival = max(others, key=lambda other: mean(measured[other.method]["mAP"]), default=None)
+        case = {
+            "dataset": dataset,
+            "tested": ", ".join(sorted(set(one.tested))),
+            "beside": rival.method if rival else "",
+            "ahead": {m: _difference(one, rival, m) for m in COMPARED} if rival else {},
+        }
+        figures = {**measured[one.method], "seconds": list(one.seconds)}
+        lines.append(Measurement(one.method, case, figures))
+    return sorted(lines, key=lambda line: -mean(line["mAP"]))
+
+
+def _metrics(scored: Sequence[ScoredSplit]) -> dict[MetricName, list[float]]:
+    runs = [evaluate_scores(one.scores, one.labels, one.observed).to_dict() for one in scored]
+    return {name: [100 * run[name] for run in runs] for name in SHOWN}
+
+
+def _difference(one: Found, other: Found, metric: MetricName) -> Difference:
+    first = one.scored[0]
+    return paired_difference(
+        [run.scores for run in one.scored],
+        [run.scores for run in other.scored],
+        first.labels,
+        first.observed,
+        metric=metric,
+        resamples=RESAMPLES,
+    )
+
+
+def publish_accuracy(
+    found: Mapping[str, Sequence[Found]], configs: Mapping[str, Config], console: Console, out: Path
+) -> None:
+    """Print and write the table of every dataset, draw them, and log them to MLflow."""
+    lines = {name: lines_of(name, methods) for name, methods in found.items()}
+    texts = {name: _section(lines[name], found[name], configs[name]) for name in lines}
+    sections = [f"### {name}\n\n{text}" for name, text in texts.items()]
+    measured = [line for methods in lines.values() for line in methods]
+    publish("Accuracy", "\n".join(sections), measured, console, out)
+    draw(lines, out / "accuracy.svg")
+    for name, config in configs.items():
+        record(texts[name], lines[name], found[name], config)
+
+
+def _section(lines: Sequence[Measurement], found: Sequence[Found], config: Config) -> str:
+    def ahead(line: Measurement, metric: MetricName) -> str:
+        difference: Difference | None = line.case["ahead"].get(metric)
+        if difference is None:
+            return ""
+        value, low, high = (100 * x for x in (difference.value, difference.low, difference.high))
+        mark = "**" if difference.is_clear and value > 0 else ""
+        return f"{mark}{value:+.1f}{mark} [{low:.1f}, {high:.1f}]"
+
+    columns: Columns = {
+        **NAME,
+        **{shown: lambda m, name=name: plus_minus(m[name]) for name, shown in SHOWN.items()},
+        "seconds": lambda m: f"{mean(m['seconds']):.1f}",
+        "mAP against the best other": lambda m: ahead(m, "mAP"),
+        "R@80 against it": lambda m: ahead(m, "R80"),
+        "tested": lambda m: m.case["tested"],
+    }
+    about = (
+        f"`{config.data.test}` of `{config.data.path}`, {len(found[0].scored[0].ids):,} rows; "
+        f"{len(found[0].scored)} seeds, mean ± standard deviation in percent; "
+        f"{config.search.trials} trials a method on `{config.data.val}`. Differences are in "
+        f"points, with 95 % intervals over rows and seeds ({RESAMPLES} resamples)."
+    )
+    return f"{about}\n\n{table(columns, lines)}"
+
+
+def draw(lines: Mapping[str, Sequence[Measurement]], file: Path) -> None:
+    """Draw mAP and R@80 of every dataset's methods: a dot a seed, a bar at the mean."""
+    from matplotlib.figure import Figure
+
+    height = 0.6 + 0.32 * max(len(methods) for methods in lines.values())
+    figure = Figure(figsize=(8, height * len(lines)), layout="constrained")
+    axes = np.atleast_2d(figure.subplots(len(lines), len(COMPARED), squeeze=False))
+    for row, (name, methods) in zip(axes, lines.items()):
+        for axis, metric in zip(row, COMPARED):
+            for place, line in enumerate(reversed(methods)):
+                values = line[metric]
+                axis.plot(values, [place] * len(values), "o", color="#0072B2", alpha=0.5)
+                axis.plot([mean(values)], [place], "|", color="black", markersize=14)
+            axis.set_title(f"{name}: {SHOWN[metric]}, %", fontsize=10)
+            axis.set_yticks(range(len(methods)), [line.name for line in reversed(methods)])
+            axis.grid(axis="x", alpha=0.3)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file)
+
+
+def record(text: str, lines: Sequence[Measurement], found: Sequence[Found], config: Config) -> None:
+    """Log a dataset's methods to MLflow, each a run below one of the dataset."""
+    name = lines[0].case["dataset"]
+    key = f"accuracy-{name}-{found[0].scored[0].dataset_digest[:8]}"
+    params = {one.method: one.params for one in found}
+    with open_tracker(config.tracking, config.run.folder) as tracker:
+        parent = tracker.start_run(f"accuracy {name}", key=key, params={}, tags={})
+        tracker.set_note(parent, f"### {name}\n\n{text}")
+        for line in lines:
+            run = tracker.start_run(
+                line.name,
+                key=f"{key}/{line.name}",
+                parent=parent,
+                params={"method": line.name, **params[line.name]},
+                tags={},
+            )
+            means = {f"test/{metric}": mean(line[metric]) / 100 for metric in SHOWN}
+            metrics = {**means, "cost/seconds": mean(line["seconds"])}
+            tracker.end_run(run, "complete", metrics=metrics)
+        tracker.end_run(parent, "complete")

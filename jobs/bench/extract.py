@@ -1,14 +1,13 @@
-"""Extraction beside its floor: bare PyAV that decodes the same frames and sound, a process a core.
+"""Extraction beside its limit: bare PyAV that decodes the same frames and sound, a process a core.
 
-Top layer. Memory is that of all processes of the job, sampled while it runs.
+Memory is that of all processes of the job, sampled while it runs.
 """
 
 import multiprocessing
 import multiprocessing.pool
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,14 +18,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import publish, take_turns
+from jobs.bench.measure import NAME, Columns, publish, shown, table, take_turns
+from jobs.bench.memory import peak_bytes_of_all
 from raymc.config import ExtractConfig
 from raymc.features.clips import ClipRequest, Picture
 from raymc.features.media import read_clips
 from raymc.features.on_ray import extract
 from raymc.features.sources import Source, list_sources
 from raymc.runtime.connect import connect
-from raymc.tracking.notes import markdown_table
 
 SAMPLE_RATE_HZ = 16_000
 SIDE = 24
@@ -45,8 +44,8 @@ class Settings:
 def bench_extract(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare `raymc extract` with bare decoding.
 
-    Prints clips/s, hours of video an hour and the ratio, and how memory grows with ten times
-    the clips.
+    Prints clips/s, hours of video an hour, the ratio, and how memory grows with ten times the
+    clips.
     """
     connect()
     clips, rounds = settings.clips, settings.rounds
@@ -60,27 +59,24 @@ def bench_extract(console: Console, settings: Settings, *, out: Path | None = No
             "our decoding alone": lambda: pool.map(decode_alone, paths, chunksize=16),
             "raymc extract": lambda: _extract(many, Path(folder) / "out"),
         }
-        timings = take_turns(ways, rounds=rounds)
-        memory = {
-            n: _peak_bytes(lambda table=table: _extract(table, Path(folder) / "out"))
-            for n, table in ((clips // 10, few), (clips, many))
-        }
-    floor = timings[0].median
-    rows = [
-        [
-            timing.name,
-            f"{clips / timing.median:.1f}",
-            f"{seconds / timing.median:.0f}",
-            f"{floor / timing.median:.2f}",
-            "{:.1f} to {:.1f}".format(*timing.spread),
-        ]
-        for timing in timings
-    ]
-    header = ["", "clips/s", "hours of video an hour", "of the floor", "seconds"]
-    table = markdown_table(header, rows)
-    grown = ", ".join(f"{n} clips {peak / 2**20:,.0f} MiB" for n, peak in memory.items())
-    text = f"{clips} clips, {rounds} rounds in turns, medians.\n\n{table}\nPeak memory: {grown}.\n"
-    publish("Extract", text, timings, console, out)
+        found = take_turns(ways, rounds=rounds)
+        for n, rows in ((clips // 10, few), (clips, many)):
+            peak = peak_bytes_of_all(lambda rows=rows: _extract(rows, Path(folder) / "out"))
+            found[-1].add(peak_bytes={"clips": n, "bytes": peak})
+    floor = found[0].median("seconds")
+    columns: Columns = {
+        **NAME,
+        "clips/s": lambda m: shown("{:.1f}", clips / m.median("seconds")),
+        "hours of video an hour": lambda m: shown("{:.0f}", seconds / m.median("seconds")),
+        "÷ bare PyAV": lambda m: shown("{:.2f}", floor / m.median("seconds")),
+        "seconds": lambda m: shown("{:.1f} to {:.1f}", *m.spread("seconds")),
+    }
+    peaks = ", ".join(
+        f"{peak['clips']} clips {peak['bytes'] / 2**20:,.0f} MiB"
+        for peak in found[-1]["peak_bytes"]
+    )
+    text = f"{clips} clips, {rounds} rounds in turns, medians.\n\n{table(columns, found)}"
+    publish("Extract", f"{text}\nPeak memory: {peaks}.\n", found, console, out)
 
 
 def decode_bare(path: str) -> float:
@@ -142,35 +138,3 @@ def _table(paths: Sequence[str], file: Path) -> str:
 def _workers() -> Iterator[multiprocessing.pool.Pool]:
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         yield pool
-
-
-def _peak_bytes(way: Callable[[], object]) -> int:
-    """Return the most memory that this process and all below it had while `way` ran."""
-    import psutil
-
-    done, peak = threading.Event(), 0
-
-    def watch() -> None:
-        nonlocal peak
-        here = psutil.Process()
-        while not done.wait(0.2):
-            peak = max(peak, sum(map(_own_bytes, [here, *here.children(recursive=True)])))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        way()
-    finally:
-        done.set()
-        watcher.join()
-    return peak
-
-
-def _own_bytes(process: Any) -> int:
-    """Return a process's memory, what it shares with others divided among them; 0 if it ended."""
-    import psutil
-
-    try:
-        return process.memory_full_info().pss
-    except psutil.Error:
-        return 0

@@ -1,39 +1,39 @@
-"""How checks and label statistics grow with a dataset: seconds and memory of ten times the rows.
+"""How checks and label statistics grow with a dataset: time and memory of ten times the rows.
 
-Top layer. In the same turns stand the limits: the same files read, and read and hashed on every
-core, from the page cache and, where the system can be told to forget them, from the disk.
+Timed in the same turns are the limits: the same files read, and read and hashed on every core, from
+the page cache and, where the system can forget it, from the disk.
 """
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import Timing, added_bytes, apart, publish, take_turns
+from jobs.bench.measure import Columns, Measurement, apart, publish, shown, table, take_turns
+from jobs.bench.memory import added_bytes, drop_page_cache
+from jobs.bench.ragged import LABELS_OF_A_CLIP, RaggedRows, write_ragged
 from raymc.data.check import check_dataset
 from raymc.data.feed.on_ray import count_classes
 from raymc.data.info import describe
-from raymc.data.labels import Vocabulary
-from raymc.data.shards import Modality, Row, open_dataset, write_dataset
-from raymc.tracking.notes import markdown_table
+from raymc.data.shards import Modality, open_dataset
 
 BRIEF = {"rows": 30_000}
-CLASSES, LABELS_OF_A_CLIP = 1000, 3
-VISUAL, AUDIO = Modality("visual", 512), Modality("audio", 128, "uint8")
+CLASSES = tuple(f"class-{k}" for k in range(1000))
+MODALITIES = (Modality("visual", 512), Modality("audio", 128, "uint8"))
 TOKENS = (8, 24)  # of a clip: 18 kB on average
 GROWTH = 10
 PIECE_BYTES = 1 << 20
 SPLIT = "train"
 COLD = ", from the disk"
+HASHED = "read and hashed"
 OWN = ("data check", "data info", "labels counted")
 
 
@@ -43,38 +43,15 @@ class Settings:
 
     rows: int = Field(default=100_000, ge=100, description="Rows of the larger of two datasets.")
     rounds: int = Field(default=5, ge=1, description="How often each way is timed.")
-    folder: str = Field(default="", description="Where the datasets are made, and deleted.")
-
-
-class Clips:
-    """Rows of random tokens and labels, each a function of its number."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return self.count
-
-    def __getitem__(self, i: int, /) -> Row:
-        """Make row i."""
-        generator = np.random.default_rng(i)
-        tokens = int(generator.integers(*TOKENS, endpoint=True))
-        # bits of float16 numbers in [0, 1)
-        values = generator.integers(0x3C00, size=(tokens, VISUAL.dim), dtype=np.uint16)
-        sound = generator.integers(256, size=(tokens, AUDIO.dim), dtype=np.uint8)
-        chosen = generator.integers(CLASSES, size=LABELS_OF_A_CLIP)
-        return Row(
-            id=f"clip-{i:09d}",
-            labels=[f"class-{k}" for k in chosen],
-            tokens={VISUAL.name: values.view(np.float16), AUDIO.name: sound},
-        )
+    folder: str = Field(
+        default="", description="Where the datasets are written, and deleted at the end."
+    )
 
 
 def bench_growth(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Time `raymc data check`, `raymc data info` and the counting of labels, on N and N / 10 rows.
 
-    Each is also run once in a process of its own, whose memory is measured.
+    Each also runs once in a process of its own, to measure its memory.
     """
     sizes = (settings.rows // GROWTH, settings.rows)
     if settings.folder:
@@ -85,31 +62,22 @@ def bench_growth(console: Console, settings: Settings, *, out: Path | None = Non
         ways = {rows: ways_of(folders[rows]) for rows in sizes}
         names = list(ways[settings.rows])
         turns = {f"{name}, {rows:,}": ways[rows][name] for name, rows in product(names, sizes)}
-        timings = take_turns(turns, rounds=settings.rounds)
-        own = (f"{name}, {rows:,}" for name, rows in product(OWN, sizes))
-        added = {name: apart(_added, turns[name]) for name in own}
+        found = {one.name: one for one in take_turns(turns, rounds=settings.rounds)}
+        for key in (f"{name}, {rows:,}" for name, rows in product(OWN, sizes)):
+            found[key].add(added_bytes=apart(_added, turns[key]))
     text = (
-        f"Clips of {TOKENS[0]} to {TOKENS[1]} tokens ({VISUAL.dim} float16 and {AUDIO.dim} uint8 "
-        f"numbers) with {LABELS_OF_A_CLIP} of {CLASSES:,} labels; "
-        f"{nbytes[settings.rows] / 1e9:.2f} GB; {settings.rounds} rounds in turns, medians. "
-        "Memory is what one call adds in a process of its own. Growth is that of "
-        f"{GROWTH} times the rows.\n\n"
+        f"Clips of {TOKENS[0]} to {TOKENS[1]} tokens (512 float16 and 128 uint8 numbers each) with "
+        f"{LABELS_OF_A_CLIP} of {len(CLASSES):,} labels; {nbytes[settings.rows] / 1e9:.2f} GB; "
+        f"{settings.rounds} rounds in turns, medians. Memory is what one call adds in a process of "
+        f"its own. Growth is the time for {GROWTH} times the rows.\n\n"
     )
-    table = table_of(names, nbytes, timings, added)
-    figures = [{"way": name, "added_bytes": value} for name, value in added.items()]
-    publish("Growth", text + table, timings, console, out, figures=figures)
+    page = text + table_of(names, nbytes, found)
+    publish("Growth", page, list(found.values()), console, out)
 
 
 def make_dataset(folder: Path, rows: int) -> Path:
-    """Write a dataset of so many clips, down to the disk."""
-    names = tuple(f"class-{k}" for k in range(CLASSES))
-    write_dataset(
-        str(folder),
-        {SPLIT: Clips(rows)},
-        vocabulary=Vocabulary(names),
-        modalities=(VISUAL, AUDIO),
-    )
-    os.sync()  # what isn't on the disk yet can't be forgotten
+    """Write a dataset of this many clips."""
+    write_ragged(folder, {SPLIT: RaggedRows(rows, MODALITIES, CLASSES, TOKENS)})
     return folder
 
 
@@ -117,47 +85,42 @@ def ways_of(folder: Path) -> dict[str, Callable[[], object]]:
     """Return what is timed on a dataset, by name: limits first, then raymc's own."""
     warm: dict[str, Callable[[], object]] = {
         "read": partial(_on_every_core, _read, folder),
-        "read and hashed": partial(_on_every_core, _hash, folder),
+        HASHED: partial(_on_every_core, _hash, folder),
         "data check": partial(check_dataset, str(folder)),
         "data info": partial(_describe, folder),
         "labels counted": partial(_count, folder),
     }
     if not hasattr(os, "posix_fadvise"):  # only Linux forgets
         return warm
-    # both read all of every file, so that the ways that follow find them in the cache
+    # both read all of every file, so the ways that follow find them in the cache
     cold = ("read", "data check")
     return warm | {f"{name}{COLD}": partial(_forgotten, warm[name], folder) for name in cold}
 
 
 def table_of(
-    names: list[str],
-    nbytes: Mapping[int, int],
-    timings: list[Timing],
-    added: Mapping[str, float],
+    names: Sequence[str], nbytes: Mapping[int, int], found: Mapping[str, Measurement]
 ) -> str:
     """Return the table: each way on both sizes, its speed beside hashing, and how it grows."""
-    found = {timing.name: timing for timing in timings}
     few, many = nbytes
-    rows = []
-    for name in names:
-        small, large = (found[f"{name}, {size:,}"] for size in (few, many))
-        limit = found[f"read and hashed, {many:,}"]
-        memory = [added.get(f"{name}, {size:,}") for size in (few, many)]
-        rows.append(
-            [
-                name,
-                f"{small.median:.3g}",
-                f"{large.median:.3g}",
-                "{:.3g} to {:.3g}".format(*large.spread),
-                f"× {large.median / small.median:.1f}",
-                f"{nbytes[many] / large.median / 1e9:.2f}",
-                f"{limit.median / large.median:.2f}",
-                *("" if size is None else f"{size / 2**20:,.0f}" for size in memory),
-            ]
-        )
-    header = ["", f"s, {few:,} rows", f"s, {many:,} rows", "spread", "growth", "GB/s"]
-    header += ["of hashing's speed", f"MiB, {few:,} rows", f"MiB, {many:,} rows"]
-    return markdown_table(header, rows)
+    small = {name: found[f"{name}, {few:,}"] for name in names}
+    large = {found[f"{name}, {many:,}"].name: name for name in names}
+    limit = found[f"{HASHED}, {many:,}"].median("seconds")
+
+    def less(m: Measurement) -> Measurement:
+        return small[large[m.name]]
+
+    columns: Columns = {
+        "": lambda m: large[m.name],
+        f"s, {few:,} rows": lambda m: shown("{:.3g}", less(m).median("seconds")),
+        f"s, {many:,} rows": lambda m: shown("{:.3g}", m.median("seconds")),
+        "spread": lambda m: shown("{:.3g} to {:.3g}", *m.spread("seconds")),
+        "growth": lambda m: shown("× {:.1f}", m.median("seconds") / less(m).median("seconds")),
+        "GB/s": lambda m: shown("{:.2f}", nbytes[many] / m.median("seconds") / 1e9),
+        "of hashing's speed": lambda m: shown("{:.2f}", limit / m.median("seconds")),
+        f"MiB, {few:,} rows": lambda m: shown("{:,.0f}", less(m).median("added_bytes") / 2**20),
+        f"MiB, {many:,} rows": lambda m: shown("{:,.0f}", m.median("added_bytes") / 2**20),
+    }
+    return table(columns, [found[key] for key in large])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -190,10 +153,7 @@ def _count(folder: Path) -> object:
 
 
 def _forgotten(way: Callable[[], object], folder: Path) -> None:
-    """Take a way once the system has forgotten the files, so that they come from the disk."""
-    for file in _files(folder):
-        with file.open("rb") as source:
-            os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    drop_page_cache(folder)
     way()
 
 

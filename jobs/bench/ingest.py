@@ -1,14 +1,14 @@
 """Padded batches arriving in the training process: raymc beside what people would use instead.
 
-Top layer. Every way reads the same rows, in a process of its own, in turns with the others, and
-proves with a checksum that its values are those that were written.
+Every way reads the same rows, in a process of its own, in turns with the others, and proves with a
+checksum that its values are those that were written. `ingest_peers.py` has the ways.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -16,29 +16,43 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import ray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 import raymc
-from jobs.bench.ingest_parts.batches import Source
-from jobs.bench.ingest_parts.made_set import make_set, rows_in
-from jobs.bench.ingest_parts.process import WAYS
-from jobs.bench.ingest_parts.table import Figure, numbers_of, section_of
-from jobs.bench.measure import publish, touch_memory
+from jobs.bench.batches import CLASSES, DIMS, NUMBER_OF, TOKENS, RawRow, Source, digest_of
+from jobs.bench.ingest_peers import (
+    BY_HAND,
+    CACHED,
+    NO_PEERS,
+    RAY_DATA,
+    STREAMED,
+    WAYS,
+    joined,
+)
+from jobs.bench.measure import NAME, Columns, Measurement, publish, shown, table
+from jobs.bench.memory import drop_page_cache, touch_memory
+from jobs.bench.ragged import RaggedRows, write_ragged
+from raymc.data.shards import Modality, Row
 from raymc.errors import ConfigError, DataError
 from raymc.runtime.connect import connect
+from raymc.tracking.notes import markdown_table
 
-# The folder is appended, so that an interpreter of peers takes all else from its own packages.
+# The folder goes last, so that the peers' interpreter finds its own packages first.
 _START = """\
 import sys
 sys.path.append({root!r})
-from jobs.bench.ingest_parts.process import main
+from jobs.bench.ingest_peers import main
 main()
 """
-# Of `raymc bench all`.
 BRIEF = {"megabytes": (300,), "dtypes": ("float16",), "first_rounds": 1}
+
+
+SUM_FILE = "sum.json"
+EPOCHS = ("first", "later")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -46,51 +60,44 @@ class Settings:
     """What is measured, and how often."""
 
     ways: tuple[str, ...] = Field(
-        default=(), description="Part of the names of the ways that are taken; all by default."
+        default=(), description="Part of a way's name: run only the ways that have it."
     )
     megabytes: tuple[float, ...] = Field(
-        default=(1000.0,), description="Of a set's tokens, in 10^6 bytes."
+        default=(1000.0,), description="Size of a set's tokens, in 10^6 bytes."
     )
     dtypes: tuple[Literal["float16", "uint8"], ...] = Field(
-        default=("float16", "uint8"), description="Of the tokens: float16, uint8."
+        default=("float16", "uint8"), description="Type of the tokens: float16 or uint8."
     )
     workers: tuple[int, ...] = Field(default=(1,), description="Processes that train side by side.")
-    data: str = Field(default="data/ingest", description="Folder for the sets; they are kept.")
-    only_prepare: bool = Field(
-        default=False, description="Write the sets in all formats, and measure nothing."
-    )
-    rounds: int = Field(default=5, ge=1, description="Later epochs of each way.")
+    data: str = Field(default="data/ingest", description="Folder for the sets, which are kept.")
+    only_prepare: bool = Field(default=False, description="Only write the sets in all formats.")
+    rounds: int = Field(default=5, ge=1, description="Number of later epochs of each way.")
     first_rounds: int = Field(
-        default=3, ge=1, description="First epochs of each way, each in a fresh process."
+        default=3, ge=1, description="Number of first epochs of each way, each in a fresh process."
     )
     cold: bool = Field(
         default=True,
         description="Drop a way's files from the page cache before its first epochs.",
     )
-    batch: int = Field(default=64, ge=1, description="Rows of a batch.")
-    shard_rows: int = Field(default=256, ge=1, description="Rows of a shard.")
+    batch: int = Field(default=64, ge=1, description="Rows per batch.")
+    shard_rows: int = Field(default=256, ge=1, description="Rows per shard.")
     window_mb: int = Field(default=1024, ge=1, description="raymc's batch.window_mb.")
     peer_python: str = Field(
-        default="", description="Interpreter for ways whose packages aren't installed here."
+        default="", description="Python interpreter for ways whose packages aren't installed here."
     )
 
 
 def bench_ingest(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare ways of reading sets of all given sizes, types and numbers of workers.
 
-    Args:
-        console: Where the tables go.
-        settings: See there.
-        out: Folder for the tables and all numbers.
-
     Raises:
-        ConfigError: a part of a way's name is in none.
+        ConfigError: `ways` has a part that is in no way's name.
         DataError: a way gave other values than were written.
     """
     names = ways_named(settings.ways)
     if any(WAYS[name].on_ray for name in names) and not settings.only_prepare:
         connect()
-    sections, numbers, differing = [], [], []
+    sections, measured, differing = [], [], []
     for size, dtype in product(settings.megabytes, settings.dtypes):
         folder = Path(settings.data).absolute() / f"{dtype}-{size:g}mb"
         source = Source(str(folder), dtype, settings.batch, window_mb=settings.window_mb)
@@ -101,16 +108,55 @@ def bench_ingest(console: Console, settings: Settings, *, out: Path | None = Non
         for count in () if settings.only_prepare else settings.workers:
             with console.status(f"reading {folder}, {count} workers"):
                 touch_memory(round(4e6 * size))
-                figures = measure(settings, names, replace(source, workers=count))
+                found = measure(settings, names, replace(source, workers=count))
             title = f"{size:,.0f} MB of {dtype}, {rows:,} rows, {count} worker{'s' * (count > 1)}"
-            sections.append(section_of(title, figures))
-            numbers += [{"set": title, **numbers_of(figure)} for figure in figures]
-            differing += [f.way for f in figures if f.sum not in (None, expected)]
+            for one in found:
+                one.case["set"] = title
+            sections.append(f"\n### {title}\n\n{table_of(found)}\n{ratios_of(found)}")
+            measured += found
+            differing += [one.name for one in found if one["sum"] not in ([], [expected])]
     if not settings.only_prepare:
-        page = "\n".join([_about(settings), *sections])
-        publish("Ingest", page, [], console, out, figures=numbers)
+        publish("Ingest", "\n".join([_about(settings), *sections]), measured, console, out)
     for way in differing:
         raise DataError(f"{way}: the values that arrived are not those that were written")
+
+
+def rows_in(megabytes: float, dtype: str) -> int:
+    """Return how many rows have this many megabytes of tokens."""
+    row_bytes = sum(TOKENS) / 2 * sum(DIMS.values()) * np.dtype(dtype).itemsize
+    return max(1, round(megabytes * 1e6 / row_bytes))
+
+
+def make_rows(
+    count: int, dtype: Literal["float16", "uint8"], seen: Callable[[Row], None] = lambda row: None
+) -> RaggedRows:
+    """Return the rows of the set; `seen` is called with each that is made."""
+    modalities = [Modality(name, dim, dtype) for name, dim in DIMS.items()]
+    return RaggedRows(count, modalities, CLASSES, TOKENS, seed=7, seen=seen)
+
+
+def make_set(
+    folder: Path, rows: int, dtype: Literal["float16", "uint8"], *, shard_rows: int
+) -> int:
+    """Write the set as a dataset under `folder`, unless it is there; returns its checksum.
+
+    Raises:
+        DataError: another set is there.
+    """
+    known = folder / SUM_FILE
+    if known.exists():
+        return json.loads(known.read_text())["sum"]
+    total = 0
+
+    def add(row: Row) -> None:
+        nonlocal total
+        tokens = tuple(np.asarray(row.tokens[name]).tobytes() for name in DIMS)
+        total += digest_of(RawRow(tokens, [NUMBER_OF[name] for name in row.labels]))
+
+    made = make_rows(rows, dtype, add)
+    write_ragged(folder / "raymc", {"train": made}, shard_rows=shard_rows)
+    known.write_text(json.dumps({"sum": total % 2**64, "rows": rows}))
+    return total % 2**64
 
 
 def ways_named(parts: Sequence[str]) -> list[str]:
@@ -121,22 +167,30 @@ def ways_named(parts: Sequence[str]) -> list[str]:
     """
     for part in parts:
         if not any(part in name for name in WAYS):
-            raise ConfigError(f"no way is named {part!r}; there are: {'; '.join(WAYS)}")
+            raise ConfigError(f"no way is named {part!r}; choose from: {'; '.join(WAYS)}")
     return [name for name in WAYS if not parts or any(part in name for part in parts)]
 
 
 def prepare(settings: Settings, names: Sequence[str], source: Source) -> None:
-    """Have every way's own format written."""
+    """Write the format of every way."""
     for name in names:
         if WAYS[name].format:
             with ExitStack() as stack:
                 _Processes(settings, name, source, stack).ask("prepare")
 
 
-def measure(settings: Settings, names: Sequence[str], source: Source) -> list[Figure]:
+def measure(settings: Settings, names: Sequence[str], source: Source) -> list[Measurement]:
     """Time all ways in turns: first epochs, each in fresh processes, then later ones."""
     names = [name for name in names if source.workers == 1 or WAYS[name].shares]
-    figures = {name: Figure(name) for name in names}
+    found = {name: Measurement(name) for name in names}
+
+    def read(epoch: str, name: str) -> None:
+        answer = running[name].ask("read")
+        found[name].note = found[name].note or answer.get("reason", "")
+        if not found[name].note:
+            seconds = answer.pop("seconds")
+            found[name].add(**{epoch: seconds}, **answer)
+
     with ExitStack() as stack:
         running: dict[str, _Processes] = {}
         for _ in range(settings.first_rounds):
@@ -147,22 +201,19 @@ def measure(settings: Settings, names: Sequence[str], source: Source) -> list[Fi
                 running[name].ask("start")
                 if settings.cold:
                     drop_page_cache(Path(source.folder, _folder_of(name)))
-                figures[name].add_first(running[name].ask("read"))
+                read("first", name)
         for _ in range(settings.rounds):
             for name in names:
-                figures[name].add_later(running[name].ask("read"))
+                read("later", name)
         for name in names:
-            figures[name].add_check(running[name].ask("check"))
-    return list(figures.values())
-
-
-def drop_page_cache(folder: Path) -> None:
-    """Have the system forget the contents of the files below a folder, where it can."""
-    for path in folder.rglob("*"):
-        if path.is_file() and hasattr(os, "posix_fadvise"):
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            answer = running[name].ask("check")
+            found[name].note = found[name].note or answer.get("reason", "")
+            if "sum" in answer:
+                found[name].add(sum=answer["sum"])
+    for one in found.values():
+        if one.note:  # a way that failed has no figures at all
+            one.figures.clear()
+    return list(found.values())
 
 
 class _Processes:
@@ -209,9 +260,9 @@ class _Processes:
 
     def _answers(self) -> dict[str, Any]:
         lines = [process.stdout.readline() for process in self._processes]
-        found = [json.loads(line) if line else {"reason": "its process died"} for line in lines]
-        joined = {key: [one[key] for one in found if key in one] for one in found for key in one}
-        return {key: _JOINED[key](values) for key, values in joined.items()}
+        return joined(
+            [json.loads(line) if line else {"reason": "its process died"} for line in lines]
+        )
 
 
 def _environment() -> dict[str, str]:
@@ -220,35 +271,69 @@ def _environment() -> dict[str, str]:
     return os.environ | ({"RAY_ADDRESS": ray.get_runtime_context().gcs_address} if there else {})
 
 
-_JOINED: Mapping[str, Callable[[Sequence[Any]], Any]] = {
-    "seconds": max,
-    "peak_bytes": max,
-    "rows": sum,
-    "bytes": sum,
-    "sum": lambda sums: sum(sums) % 2**64,
-    "reason": lambda reasons: reasons[0],
-}
-
-
 def _folder_of(name: str) -> str:
     written = WAYS[name].format
     return written[0] if written else "raymc"
+
+
+def table_of(measured: Sequence[Measurement]) -> str:
+    """Return a line a way; ratios of speed are those to the loop by hand."""
+    by_hand = next((one for one in measured if one.name == BY_HAND), Measurement(BY_HAND))
+    columns: dict[str, Callable[[Measurement], str]] = {**NAME}
+    for epoch in EPOCHS:
+        columns |= _columns(epoch, by_hand)
+    columns["peak MiB"] = lambda m: shown("{:,.0f}", m.spread("peak_bytes")[1] / 2**20)
+    return table(columns, measured)
+
+
+def _columns(epoch: str, by_hand: Measurement) -> Columns:
+    def megabytes(m: Measurement, seconds: float) -> float:
+        return m.median("bytes") / seconds / 1e6
+
+    return {
+        f"{epoch}: rows/s": lambda m: shown("{:,.0f}", m.median("rows") / m.median(epoch)),
+        f"{epoch}: MB/s": lambda m: shown("{:,.0f}", megabytes(m, m.median(epoch))),
+        f"{epoch}: MB/s, slowest to fastest": lambda m: shown(
+            "{:,.0f} to {:,.0f}", *(megabytes(m, seconds) for seconds in m.spread(epoch)[::-1])
+        ),
+        f"{epoch}: ÷ by hand": lambda m: _ratio(m, by_hand, epoch),
+    }
+
+
+def ratios_of(measured: Sequence[Measurement]) -> str:
+    """Return raymc's speed beside the loop by hand, the fastest peer, and Ray Data."""
+    able = {one.name: one for one in measured if not one.note}
+    peers = [one for one in able.values() if one.name not in NO_PEERS]
+    rows = []
+    for mine, epoch in product((able[way] for way in (CACHED, STREAMED) if way in able), EPOCHS):
+        timed = [peer for peer in peers if peer[epoch]]
+        best = min(timed, key=lambda peer: peer.median(epoch), default=None)
+        beside = (able.get(BY_HAND), best, able.get(RAY_DATA))
+        ratios = [_ratio(mine, other, epoch) for other in beside]
+        ratios[1] += f" ({best.name})" if best else ""
+        rows.append([f"{mine.name}, {epoch} epoch", *ratios])
+    return markdown_table(["speed of", "÷ by hand", "÷ fastest peer", f"÷ {RAY_DATA}"], rows)
+
+
+def _ratio(mine: Measurement, other: Measurement | None, epoch: str) -> str:
+    """How many times as fast as another a way is."""
+    return shown("{:.2f}", other.median(epoch) / mine.median(epoch)) if other else ""
 
 
 def _about(settings: Settings) -> str:
     cold = "dropped" if settings.cold else "not dropped"
     return (
         "Clips of 24 to 300 tokens, 1024-d and 128-d, in padded torch batches of "
-        f"{settings.batch}; shards of {settings.shard_rows} rows, uncompressed. Every way in a "
-        f"process of its own, in turns: {settings.first_rounds} first epochs in fresh processes, "
-        f"from opening on, the page cache {cold} before each; {settings.rounds} later ones, the "
-        "page cache as it is; medians. Four times the set's size of memory was used once before, "
-        "as hosts of virtual machines give it when first touched. MB are of tokens without "
-        "padding. Peak is VmHWM of the process in which the batches arrive: mapped pages of files "
-        "and of the object store are in it, a loader's own processes are not. Peers' formats were "
-        "written before; raymc's first epoch is to share the split and then to read it, Ray being "
-        "up. pyarrow alone and Ray Data don't shuffle; raymc shuffles windows of "
-        f"{settings.window_mb:,} MiB, datasets (mapped) the whole, the others within shards or "
-        "buffers. Checksums over all values and labels are those of what was written, wherever a "
-        "line has numbers.\n"
+        f"{settings.batch}; shards of {settings.shard_rows} rows, uncompressed. Every way runs in "
+        f"a process of its own, in turns: {settings.first_rounds} first epochs in fresh processes, "
+        f"timed from opening on, the page cache {cold} before each; then {settings.rounds} later "
+        "ones, the page cache left alone; medians. Four times the set's size of memory was used "
+        "once before, because hosts of virtual machines provide memory when it is first touched. "
+        "MB are of tokens without padding. Peak is VmHWM of the process in which the batches "
+        "arrive: it includes mapped pages of files and of the object store, but not a loader's own "
+        "processes. Peers' formats were written before; raymc's first epoch shares the split and "
+        "then reads it, with Ray already running. pyarrow alone and Ray Data don't shuffle; raymc "
+        f"shuffles windows of {settings.window_mb:,} MiB, datasets (mapped) the whole set, the "
+        "others within shards or buffers. In every line with numbers, the checksum over all values "
+        "and labels is that of what was written.\n"
     )

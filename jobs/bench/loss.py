@@ -1,9 +1,8 @@
-"""The loss chunk by chunk beside its plain formula: seconds and memory, forward and backward.
+"""The loss in chunks beside its plain formula: time and memory, forward and backward.
 
-Top layer, though it needs neither Ray nor MLflow. Every point is measured in processes of its own.
-Memory is what a call adds to what it is given: the embeddings, the prototypes, and labels and
-observed entries, which are matrices for all but the loss in chunks. It includes the gradients of
-embeddings and prototypes.
+Every point is measured in processes of its own. Memory is what a call adds to its inputs: the
+embeddings, the prototypes, and labels and observed entries, which are matrices for all but the loss
+in chunks. It includes the gradients of embeddings and prototypes.
 """
 
 import math
@@ -22,24 +21,20 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from jobs.bench.measure import Timing, added_bytes, apart, publish, take_turns
+from jobs.bench.measure import NAME, Columns, Measurement, apart, publish, shown, table, take_turns
+from jobs.bench.memory import added_bytes
 from raymc.config import LossConfig, ModelConfig
 from raymc.errors import ResourceError
 from raymc.model.losses import compute_loss
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
-from raymc.tracking.notes import markdown_table
 
 CHUNKS, PLAIN, COMPILED = "in chunks", "plain formula", "plain, compiled"
 WAYS = (CHUNKS, PLAIN, COMPILED, "BCE")
 LABELS_OF_A_CLIP = 3
-# Larger points are left out.
-MOST_SCORES = 2**30
-# Of the memory that is free, what one way may be expected to need.
-ROOM = 0.6
-# With more classes, memory is first foretold from that of a quarter of them.
-FORETOLD_CLASSES = 8192
-# Smaller steps are taken several times a round.
-SCORES_OF_A_ROUND = 2**22
+MOST_SCORES = 2**30  # larger points are left out
+ROOM = 0.6  # of the free memory may be used by one way
+PREDICTED_CLASSES = 8192  # with more, memory is first predicted from that of a quarter of them
+SCORES_OF_A_ROUND = 2**22  # smaller steps are taken several times a round
 BRIEF = {"classes": (19, 1000, 50_000), "batches": (1024,)}
 
 
@@ -58,21 +53,6 @@ class Point:
         return self.batch * self.classes
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What one way took at one point.
-
-    `added_bytes` is NaN where nobody could tell. Where the way could not be taken, `reason` says
-    why, and `added_bytes` is foretold.
-    """
-
-    point: Point
-    way: str
-    added_bytes: float
-    timing: Timing | None = None
-    reason: str = ""
-
-
 @pydantic_dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Settings:
     """The sizes of the loss, and how it is measured."""
@@ -85,8 +65,10 @@ class Settings:
         description="Number of clips; each goes with each number of classes, up to 2^30 scores.",
     )
     rounds: int = Field(default=5, ge=1, description="How often each way is timed.")
-    threads: int = Field(default=1, ge=1, description="Of each way, on the CPU.")
-    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where it is computed.")
+    threads: int = Field(default=1, ge=1, description="Threads of each way, on the CPU.")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where to compute: cpu or cuda."
+    )
 
 
 def bench_loss(console: Console, settings: Settings, *, out: Path | None = None) -> None:
@@ -101,47 +83,49 @@ def bench_loss(console: Console, settings: Settings, *, out: Path | None = None)
     where = torch.device(device)
     sizes = product(settings.classes, settings.batches)
     points = [Point(b, c, device, threads) for c, b in sizes]
-    figures: list[Figure] = []
+    found: list[Measurement] = []
     for point in (p for p in points if p.scores <= MOST_SCORES):
         with console.status(f"{point.batch:,} clips × {point.classes:,} classes"):
-            figures += measure(point, rounds=rounds)
+            found += measure(point, rounds=rounds)
     text = (
-        f"`prototype_contrast` of {LABELS_OF_A_CLIP} labels a clip, forward and backward to "
+        f"`prototype_contrast` with {LABELS_OF_A_CLIP} labels a clip, forward and backward to "
         f"embeddings and prototypes of {ModelConfig().embedding_dim} float32 numbers; {threads} "
         f"threads on {device}; {rounds} rounds in turns, medians. Memory is what a call adds to "
-        "its inputs, gradients included. The chunks are given sparse labels, the others matrices "
-        "of 2 bytes a score in all, which are not counted. ≈ is foretold from fewer "
-        f"classes. raymc takes the plain formula for up to {chunk_classes(1, where):,} scores, "
-        "chunks for more.\n\n"
+        "its inputs, gradients included. The chunks take sparse labels, the others matrices of 2 "
+        "bytes a score in all, which are not counted. ≈ is predicted from fewer classes. raymc "
+        f"uses the plain formula up to {chunk_classes(1, where):,} scores, and chunks above.\n\n"
     )
-    numbers = [numbers_of(figure) for figure in figures]
-    publish("Loss", text + table_of(figures), [], console, out, figures=numbers)
+    publish("Loss", text + table_of(found), found, console, out)
 
 
-def measure(point: Point, *, rounds: int) -> list[Figure]:
+def measure(point: Point, *, rounds: int) -> list[Measurement]:
     """Measure the memory of every way that has room, then their seconds in turns."""
-    figures = [_memory(point, way) for way in WAYS]
-    able = [figure.way for figure in figures if not figure.reason]
-    timings = {timing.name: timing for timing in apart(_seconds_here, point, able, rounds)}
-    return [replace(figure, timing=timings.get(figure.way)) for figure in figures]
+    found = []
+    for way in WAYS:
+        added, reason = _memory(point, way)
+        found.append(Measurement(way, asdict(point), {"added_bytes": [added]}, reason))
+    able = [one.name for one in found if not one.note]
+    seconds = {one.name: one["seconds"] for one in apart(_seconds_here, point, able, rounds)}
+    for one in found:
+        one.figures["seconds"] = seconds.get(one.name, [])
+    return found
 
 
 @cache
-def _memory(point: Point, way: str) -> Figure:
-    """Measure what a way adds in memory, unless that is foretold to be too much."""
-    if point.classes > FORETOLD_CLASSES:
-        smaller = _memory(replace(point, classes=point.classes // 4), way)
-        foretold = 4 * smaller.added_bytes
-        if smaller.reason or foretold > ROOM * _free_bytes(point):
-            return Figure(point, way, foretold, reason=smaller.reason or "does not fit")
+def _memory(point: Point, way: str) -> tuple[float, str]:
+    """Return the bytes that a way adds; predicted ones, and why, if it would not fit."""
+    if point.classes > PREDICTED_CLASSES:
+        added, reason = _memory(replace(point, classes=point.classes // 4), way)
+        if reason or 4 * added > ROOM * _free_bytes(point):
+            return 4 * added, reason or "does not fit"
     try:
-        return Figure(point, way, apart(_added_here, point, way))
-    except RuntimeError as error:  # of torch, for want of memory or of a compiler
-        return Figure(point, way, math.nan, reason=str(error).strip().partition("\n")[0][:90])
+        return apart(_added_here, point, way), ""
+    except RuntimeError as error:  # torch has too little memory, or no compiler
+        return math.nan, str(error).strip().partition("\n")[0][:90]
 
 
 def _free_bytes(point: Point) -> int:
-    """Return what is free beyond the inputs' own bytes."""
+    """Return the free memory that is left after the inputs' own bytes."""
     free = psutil.virtual_memory().available
     if point.device != "cpu":
         free = torch.cuda.mem_get_info(point.device)[0]
@@ -159,19 +143,19 @@ def _added_here(point: Point, way: str) -> float:
     return float(torch.cuda.max_memory_allocated(point.device) - before)
 
 
-def _seconds_here(point: Point, names: Sequence[str], rounds: int) -> list[Timing]:
+def _seconds_here(point: Point, names: Sequence[str], rounds: int) -> list[Measurement]:
     times = max(1, SCORES_OF_A_ROUND // point.scores)
 
     def repeated(step: Callable[[], object]) -> Callable[[], object]:
         return lambda: [step() for _ in range(times)]
 
     ways = {name: repeated(step) for name, step in steps(point, names).items()}
-    timings = take_turns(ways, rounds=rounds)
-    return [Timing(t.name, tuple(s / times for s in t.seconds)) for t in timings]
+    found = take_turns(ways, rounds=rounds)
+    return [Measurement(m.name, {}, {"seconds": [s / times for s in m["seconds"]]}) for m in found]
 
 
 def steps(point: Point, names: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """Return what each of some ways does once: the loss of a batch, and its gradients."""
+    """Return one step of each way: the loss of a batch, and its gradients."""
     torch.set_num_threads(point.threads)
     embedding, prototypes, *sparse = inputs(point)
     matrices = [] if names == [CHUNKS] else [x.to_dense().contiguous() for x in sparse]
@@ -212,7 +196,7 @@ def loss_of(way: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
 
 
 def inputs(point: Point) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return embeddings and prototypes that want gradients, a few labels a clip, all observed.
+    """Return embeddings and prototypes that require gradients, a few labels a clip, all observed.
 
     The labels are sparse, and what is observed is a view of one entry a clip.
     """
@@ -234,36 +218,30 @@ def inputs(point: Point) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def table_of(figures: Sequence[Figure]) -> str:
-    """Return the figures as a table, each beside the plain formula of the same point."""
-    plain = {figure.point: figure for figure in figures if figure.way == PLAIN}
-    header = ["clips", "classes", "", "seconds", "spread", "÷ plain", "MiB", "÷ plain"]
-    rows = [
-        [f"{f.point.batch:,}", f"{f.point.classes:,}", f.way, *_cells(f, plain[f.point])]
-        for f in figures
-    ]
-    return markdown_table(header, rows)
+def table_of(found: Sequence[Measurement]) -> str:
+    """Return the figures as a table, each beside the plain formula at the same point."""
+    plains = {_size(one): one for one in found if one.name == PLAIN}
+
+    def ratio(m: Measurement, figure: str) -> float:
+        return m.median(figure) / (plains[_size(m)].median(figure) or math.nan)
+
+    def predicted(*measured: Measurement) -> str:
+        return "≈ " if any(one.note for one in measured) else ""
+
+    columns: Columns = {
+        "clips": lambda m: f"{m.case['batch']:,}",
+        "classes": lambda m: f"{m.case['classes']:,}",
+        **NAME,
+        "seconds": lambda m: shown("{:.3g}", m.median("seconds")),
+        "spread": lambda m: shown("{:.3g} to {:.3g}", *m.spread("seconds")),
+        "÷ plain": lambda m: shown("{:.2f}", ratio(m, "seconds")),
+        "MiB": lambda m: shown(predicted(m) + "{:,.0f}", m.median("added_bytes") / 2**20),
+        "memory ÷ plain": lambda m: shown(
+            predicted(m, plains[_size(m)]) + "{:.3f}", ratio(m, "added_bytes")
+        ),
+    }
+    return table(columns, found)
 
 
-def _cells(figure: Figure, plain: Figure) -> list[str]:
-    seconds, spread, ratio = figure.reason, "", ""
-    if figure.timing:
-        seconds = f"{figure.timing.median:.3g}"
-        spread = "{:.3g} to {:.3g}".format(*figure.timing.spread)
-        ratio = f"{figure.timing.median / plain.timing.median:.2f}" if plain.timing else ""
-    size, share = figure.added_bytes / 2**20, figure.added_bytes / (plain.added_bytes or math.nan)
-    return [
-        seconds,
-        spread,
-        ratio,
-        "" if math.isnan(size) else f"{'≈ ' if figure.reason else ''}{size:,.0f}",
-        "" if math.isnan(share) else f"{'≈ ' if figure.reason or plain.reason else ''}{share:.3f}",
-    ]
-
-
-def numbers_of(figure: Figure) -> dict[str, object]:
-    """Return a figure as plain JSON values."""
-    seconds = list(figure.timing.seconds) if figure.timing else []
-    added = None if math.isnan(figure.added_bytes) else figure.added_bytes
-    given = {"way": figure.way, "seconds": seconds, "added_bytes": added, "reason": figure.reason}
-    return {**asdict(figure.point), **given}
+def _size(measured: Measurement) -> tuple[int, int]:
+    return measured.case["batch"], measured.case["classes"]

@@ -1,21 +1,19 @@
-"""Ways of doing the same, timed in turns, and what came out as a table and as JSON.
+"""Ways of doing the same thing, timed in turns, and the page and the JSON of what they took.
 
-Imports neither Ray nor MLflow. Only ratios within one run mean anything: machines differ, and
-so do their neighbours from hour to hour.
+`Measurement` is the one record of all benchmarks, `table` and `publish` the one way to write it.
+Only ratios within one run mean anything: machines differ, and so does the load on one machine.
 """
 
-import ctypes
 import json
 import math
-import mmap
 import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +22,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markdown import Markdown
 
+from raymc.tracking.notes import markdown_table
+
 PACKAGES = (
     *("raymc", "ray", "torch", "torchaudio", "pyarrow", "numpy", "av", "optuna", "lightning"),
     *("transformers", "accelerate", "datasets", "mosaicml-streaming", "webdataset", "litdata"),
@@ -31,35 +31,55 @@ PACKAGES = (
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One way's seconds in each round."""
+@dataclass
+class Measurement:
+    """What one way of doing something took.
+
+    Attributes:
+        name: The way.
+        case: What it was done on, such as sizes, a dataset or a number of workers.
+        figures: Values by name, such as `seconds`, one for each round.
+        note: Why figures are missing.
+    """
 
     name: str
-    seconds: tuple[float, ...]
+    case: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, list[Any]] = field(default_factory=dict)
+    note: str = ""
 
-    @property
-    def median(self) -> float:
-        """The median of the rounds."""
-        return statistics.median(self.seconds)
+    def __getitem__(self, figure: str) -> list[Any]:
+        """Return a figure's values, round by round; none if it was not measured."""
+        return self.figures.get(figure, [])
 
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The fastest and the slowest round."""
-        return min(self.seconds), max(self.seconds)
+    def add(self, **values: object) -> None:
+        """Append a round's values."""
+        for name, value in values.items():
+            self.figures.setdefault(name, []).append(value)
+
+    def median(self, figure: str) -> float:
+        """Return a figure's median; NaN if it was not measured."""
+        return median(self[figure])
+
+    def spread(self, figure: str) -> tuple[float, float]:
+        """Return a figure's least and largest value; NaN if it was not measured."""
+        return min(self[figure], default=math.nan), max(self[figure], default=math.nan)
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> list[Timing]:
-    """Time each way once a round, A B A B …, after a first call of each that doesn't count."""
+Columns = Mapping[str, Callable[[Measurement], str]]
+NAME: Columns = {"": lambda m: m.name}
+
+
+def take_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> list[Measurement]:
+    """Time each way once a round, A B A B …, after an untimed first call of each."""
     for way in ways.values():
         way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found = {name: Measurement(name) for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             began = time.perf_counter()
             way()
-            seconds[name].append(time.perf_counter() - began)
-    return [Timing(name, tuple(found)) for name, found in seconds.items()]
+            found[name].add(seconds=time.perf_counter() - began)
+    return list(found.values())
 
 
 def apart(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -73,49 +93,48 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
         return pool.submit(function, *arguments).result()
 
 
-def added_bytes(way: Callable[[], object], *, warm: bool = True) -> float:
-    """Return the most memory that a call of `way` adds to this process while it runs.
-
-    Freed memory that the allocator keeps is given back first. NaN where the system doesn't tell:
-    only Linux with glibc does.
-
-    Args:
-        way: What to call.
-        warm: Whether it is the second call that counts. Not for what keeps its memory itself,
-            as Arrow does, which a second call would use again.
-    """
-    if warm:
-        way()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    except (OSError, AttributeError):
-        return math.nan
-    before = _status_bytes("VmRSS")
-    way()
-    return float(_status_bytes("VmHWM") - before)
+def median(values: Iterable[float]) -> float:
+    """Return the median of some values; NaN of none."""
+    values = list(values)
+    return statistics.median(values) if values else math.nan
 
 
-def touch_memory(bytes_wanted: int) -> None:
-    """Use so many bytes of memory once, or half of what is free, and give them back.
-
-    The host of a virtual machine gives it memory when it is first touched, at several times the
-    cost of memory that was used before; whatever is timed first would pay that for all.
-    """
-    free = os.sysconf("SC_AVPHYS_PAGES") * mmap.PAGESIZE
-    with mmap.mmap(-1, max(mmap.PAGESIZE, min(bytes_wanted, free // 2))) as memory:
-        for page in range(0, len(memory), mmap.PAGESIZE):
-            memory[page] = 1
+def ratios(values: Iterable[float], others: Iterable[float]) -> list[float]:
+    """Return one way's values over another's, round by round."""
+    return [value / other for value, other in zip(values, others)]
 
 
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+def shown(form: str, *values: float) -> str:
+    """Return values as text; nothing if one of them is NaN."""
+    return "" if any(map(math.isnan, values)) else form.format(*values)
+
+
+def with_spread(values: Sequence[float], form: str) -> str:
+    """Return the median of some values and, in brackets, the least and the largest."""
+    least, most = min(values, default=math.nan), max(values, default=math.nan)
+    return shown(f"{form} ({form} to {form})", median(values), least, most)
+
+
+def plus_minus(values: Sequence[float]) -> str:
+    """Return the mean of some values and their standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.1f} ± {deviation:.1f}"
+
+
+def table(columns: Columns, measurements: Iterable[Measurement]) -> str:
+    """Return a Markdown table with a row for each measurement; its note is in the first gap."""
+    rows = []
+    for measurement in measurements:
+        cells = [cell(measurement) for cell in columns.values()]
+        if measurement.note and "" in cells:
+            cells[cells.index("")] = measurement.note
+        rows.append(cells)
+    return markdown_table(list(columns), rows)
 
 
 def machine() -> dict[str, str]:
-    """Return what the timings were taken on, and when and how: processor, versions, command."""
-    from raymc.tracking.records import command_line, git_commit  # seconds that few processes need
+    """Return where, when and how figures were taken: processor, versions, commit, command."""
+    from raymc.tracking.records import command_line, git_commit  # takes seconds to import
 
     return {
         "processor": _processor(),
@@ -148,23 +167,16 @@ def _processor() -> str:
 
 
 def publish(
-    title: str,
-    text: str,
-    timings: Sequence[Timing],
-    console: Console,
-    out: Path | None,
-    *,
-    figures: Sequence[Mapping[str, object]] = (),
+    title: str, text: str, measurements: Sequence[Measurement], console: Console, out: Path | None
 ) -> None:
-    """Print a benchmark's text and machine; write both, and all its numbers, where asked to.
+    """Print a benchmark's page; write it and, as JSON, all figures if a folder is given.
 
     Args:
         title: Of the page; the files are named after it.
-        text: The page, but for title and machine.
-        timings: All rounds of all ways.
-        console: Where the page goes.
-        out: Folder for the page and, as JSON, the numbers.
-        figures: Other numbers, as plain JSON values.
+        text: The page, without title and machine.
+        measurements: All figures of all rounds.
+        console: Where the page is printed.
+        out: Folder for the two files.
     """
     page = f"## {title}\n\n{text}\n{machine_line()}\n"
     console.print(Markdown(page) if console.is_terminal else page, highlight=False, soft_wrap=True)
@@ -172,6 +184,14 @@ def publish(
         out.mkdir(parents=True, exist_ok=True)
         stem = title.lower().replace(" ", "-")
         (out / f"{stem}.md").write_text(page)
-        values = {"machine": machine(), "timings": [asdict(timing) for timing in timings]}
-        values |= {"figures": list(figures)} if figures else {}
-        (out / f"{stem}.json").write_text(json.dumps(values, indent=1))
+        values = {"machine": machine(), "measurements": [asdict(one) for one in measurements]}
+        (out / f"{stem}.json").write_text(json.dumps(_without_nan(values), indent=1))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,16 +1,19 @@
 """`raymc train` beside a bare loop, Lightning and Hugging Face's Trainer, all training the same.
 
-Top layer. Steps are timed where they are taken, the first epoch apart: raymc's on a worker of Ray
-Train, fed and reporting as always, each other way in a process of its own. What goes before and
-after the epochs is timed on whole commands.
+Steps are timed where they are taken, the first epoch apart: raymc's on a worker of Ray Train, with
+its feed and its reports, every other way in a process of its own. What comes before and after the
+epochs is timed on whole commands. `train_ways.py` has the other ways, `train_device.py` measures
+how much of the device they use.
 """
 
+import json
 import shutil
-import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,32 +25,58 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.measure import Timing, publish
-from jobs.bench.train_parts.commands import RAYMC, SPEED, commands_table, measure_commands, spread
-from jobs.bench.train_parts.device import (
+from jobs.bench.measure import (
+    NAME,
+    Columns,
+    Measurement,
+    median,
+    publish,
+    ratios,
+    shown,
+    table,
+    with_spread,
+)
+from jobs.bench.train_device import (
     LOADS,
     measure_padding,
     measure_shares,
     padding_table,
     shares_table,
 )
-from jobs.bench.train_parts.task import RAGGED, make_case
-from jobs.bench.train_parts.ways import BARE, WAYS, Ran, train_way
+from jobs.bench.train_ways import (
+    BARE,
+    RAGGED,
+    WAYS,
+    Figures,
+    figures_of,
+    later_seconds,
+    make_case,
+    train_way,
+)
 from raymc.config import Config, override, to_dict
 from raymc.data.shards import open_dataset
 from raymc.events import EpochEnded, Event
 from raymc.runtime.connect import connect
-from raymc.tracking.notes import markdown_table
+from raymc.tracking import tracking_uri
+from raymc.tracking.connect import open_client
 from raymc.training.on_ray import equip, train
 from raymc.training.runs import open_run
 
+RAYMC = "raymc train"
+SPEED = "train/samples_per_second"
+# What a person waits for before anything begins.
+STARTS: Mapping[str, Sequence[str]] = {
+    "python, nothing imported": ("-c", "pass"),
+    "import raymc": ("-c", "import raymc"),
+    "raymc --help": ("-m", "raymc", "--help"),
+}
 COMMANDS_TEXT = (
     "Seconds of whole commands on the first of these sets. raymc's starts Ray, validates after "
     "every epoch, keeps checkpoints and a bundle, and records in MLflow; the others do none of "
-    "it.\n\n"
+    "this.\n\n"
 )
 NO_GPU = (
-    "The share of a GPU's speed that training uses was not measured: there is none, or "
+    "The share of a GPU's speed that training uses was not measured: this machine has none, or "
     "`--device cuda` was not given.\n\n"
 )
 BRIEF = {"cases": ("digits",), "rounds": 3, "epochs": 2, "commands": 1}
@@ -59,66 +88,62 @@ class Settings:
 
     cases: tuple[Literal["digits", "ragged"], ...] = Field(
         default=("digits", "ragged"),
-        description="What is trained: the embedded example, or a larger model on clips of 24 to "
-        "300 wide tokens.",
+        description="What is trained: the embedded example (digits), or a larger model on clips of "
+        "24 to 300 wide tokens (ragged).",
     )
     rounds: int = Field(default=5, ge=0, description="How often each way trains, in turns.")
-    epochs: int = Field(default=3, ge=1, description="Of each training; the first is told apart.")
+    epochs: int = Field(
+        default=3, ge=1, description="Epochs of each training; the first is timed apart."
+    )
     commands: int = Field(default=3, ge=0, description="How often each whole command runs.")
-    threads: int = Field(default=1, ge=1, description="Of the CPU, for all ways.")
+    threads: int = Field(default=1, ge=1, description="CPU threads of all ways.")
     device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="Where all ways compute; cuda also tells how much of it is used."
+        default="cpu",
+        description="Where all ways compute; cuda also measures how much of the GPU is used.",
     )
     overrides: Mapping[str, str] = Field(
-        default_factory=dict, description="What to train differently, such as model.width=64."
+        default_factory=dict, description="A setting to change, such as model.width=64."
     )
 
 
 def bench_train(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Measure training: its steps, what comes around them, and how much of the device they use.
 
-    Args:
-        console: Where the tables go.
-        settings: What is measured.
-        out: Folder for the tables and all numbers.
-
     Raises:
         RaymcError: raymc's own training failed.
     """
     texts: list[str] = []
-    timings: list[Timing] = []
-    figures: list[Mapping[str, object]] = []
+    measured: list[Measurement] = []
     with TemporaryDirectory(prefix="raymc-") as folder:
         configs = {
             name: config_of(settings, name, Path(folder)) for name in {*settings.cases, RAGGED}
         }
-        if settings.commands:  # first, as long as no Ray runs here
+        if settings.commands:  # before Ray runs in this process, which the commands would join
             config = configs[settings.cases[0]]
-            with console.status("whole commands"), _file_of(config) as file:
+            with console.status("whole commands"):
                 commands = measure_commands(
-                    config, file, rounds=settings.commands, device=settings.device
+                    config, rounds=settings.commands, device=settings.device
                 )
             texts.append(f"### Start and end\n\n{COMMANDS_TEXT}{commands_table(commands)}")
-            figures += [asdict(command) for command in commands]
+            measured += commands
         for name in settings.cases if settings.rounds else ():
             with console.status(f"{name}: {settings.rounds} rounds"):
                 ran = measure_case(configs[name], settings)
+            for one in ran:
+                one.case["dataset"] = name
             rows = open_dataset(configs[name].data.path).manifest.rows("train")
             texts.append(f"### {name}\n\n{describe(configs[name])}\n\n{steps_table(ran, rows)}")
-            timings += [
-                Timing(f"{name}: {w}", tuple(one.later for one in r)) for w, r in ran.items()
-            ]
-            figures += [{"case": name, "way": w, **asdict(r)} for w, rs in ran.items() for r in rs]
+            measured += ran
         with console.status("use of the device"):
-            text, numbers = _device_part(configs[RAGGED], settings)
+            text, found = _device_part(configs[RAGGED], settings)
         texts.append(text)
-        figures += numbers
-    title = (
+        measured += found
+    intro = (
         f"{settings.threads} threads on {settings.device}, {settings.rounds} rounds in turns; "
-        "medians, and in brackets the least and the most. All ways see the same rows in every "
+        "medians, and in brackets the least and the largest. All ways see the same rows in every "
         "batch.\n\n"
     )
-    publish("Train", title + "\n".join(filter(None, texts)), timings, console, out, figures=figures)
+    publish("Train", intro + "\n".join(texts), measured, console, out)
 
 
 def config_of(settings: Settings, case: str, folder: Path) -> Config:
@@ -133,32 +158,81 @@ def config_of(settings: Settings, case: str, folder: Path) -> Config:
     return make_case(case, folder, given)
 
 
-def measure_case(config: Config, settings: Settings) -> dict[str, list[Ran]]:
-    """Train in each way once a round, in turns; uncounted once before, but for raymc's.
+def measure_commands(config: Config, *, rounds: int, device: str) -> list[Measurement]:
+    """Run each whole command once a round, in turns: seconds, and those of them in epochs."""
+    found: dict[str, Measurement] = {}
+    with _file_of(config) as file:
+        for number in range(rounds):
+            run = f"command-{number}"
+            commands = {
+                RAYMC: ["-m", "raymc", "train", file, f"run.name={run}"],
+                **{way: ["-m", "jobs.bench.train_ways", way, file, device] for way in WAYS},
+                **STARTS,
+            }
+            for name, arguments in commands.items():
+                seconds, printed = _timed(arguments)
+                inside = 0.0
+                if name == RAYMC:
+                    inside = _recorded_seconds(config, run)
+                elif name in WAYS:
+                    inside = sum(json.loads(printed.splitlines()[-1])["seconds"])
+                one = found.setdefault(name, Measurement(name))
+                one.add(seconds=seconds, in_epochs=inside, around=seconds - inside)
+    return list(found.values())
 
-    raymc's worker is a new process in every round, as it is in every run.
+
+def _timed(arguments: Sequence[str]) -> tuple[float, str]:
+    """Run Python on some arguments; returns the seconds and what it printed."""
+    command = [sys.executable, *arguments]
+    began = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return time.perf_counter() - began, done.stdout
+
+
+def _recorded_seconds(config: Config, name: str) -> float:
+    """Return the seconds of a run's epochs by the speeds that MLflow has of them."""
+    client = open_client(tracking_uri(config.tracking, config.run.folder), create=False)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment is not None
+    named = f"attributes.run_name = '{name}'"
+    (run,) = client.search_runs([experiment.experiment_id], named)
+    rows = open_dataset(config.data.path).manifest.rows(config.data.train)
+    return sum(rows / metric.value for metric in client.get_metric_history(run.info.run_id, SPEED))
+
+
+def commands_table(commands: Sequence[Measurement]) -> str:
+    """Return what each command takes around its epochs."""
+    columns: Columns = {
+        **NAME,
+        "whole command": lambda m: with_spread(m["seconds"], "{:.2f}"),
+        "in epochs": lambda m: f"{m.median('in_epochs'):.2f}" if any(m["in_epochs"]) else "",
+        "around them": lambda m: with_spread(m["around"], "{:.2f}"),
+    }
+    return table(columns, commands)
+
+
+def measure_case(config: Config, settings: Settings) -> list[Measurement]:
+    """Train in each way once a round, in turns; untimed once before, except for raymc.
+
+    raymc's worker is a new process in every round, as it is in every run. A round's figures are
+    lists with a value for each epoch.
     """
     connect()
     with _file_of(config) as file, ExitStack() as stack:
-        ways: dict[str, Callable[[], Ran]] = {BARE: _apart(BARE, file, settings.device, stack)}
-        ways[RAYMC] = lambda: train_on_ray(config)
-        ways |= {name: _apart(name, file, settings.device, stack) for name in WAYS if name != BARE}
-        found: dict[str, list[Ran]] = {name: [] for name in ways}
+
+        def apart(way: str) -> Callable[[], Figures]:
+            pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
+            run = lambda: pool.submit(train_way, way, file, settings.device).result()  # noqa: E731
+            run()
+            return run
+
+        ways = {BARE: apart(BARE), RAYMC: lambda: train_on_ray(config)}
+        ways |= {name: apart(name) for name in WAYS if name != BARE}
+        found = {name: Measurement(name) for name in ways}
         for _ in range(settings.rounds):
             for name, way in ways.items():
-                found[name].append(way())
-    return found
-
-
-def _apart(way: str, file: str, device: str, stack: ExitStack) -> Callable[[], Ran]:
-    """Return a way in a process of its own, which has gone it once."""
-    pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
-
-    def run() -> Ran:
-        return pool.submit(train_way, way, file, device).result()
-
-    run()
-    return run
+                found[name].add(**way())
+    return list(found.values())
 
 
 @contextmanager
@@ -169,25 +243,21 @@ def _file_of(config: Config) -> Iterator[str]:
         yield str(file)
 
 
-def train_on_ray(config: Config) -> Ran:
-    """Train as `raymc train` does, in the Ray that runs here."""
+def train_on_ray(config: Config) -> Figures:
+    """Train as `raymc train` does, in the Ray that runs here; figures by epoch."""
     config = override(config, {"run.name": "steps"})
     events: list[Event] = []
     dataset = open_dataset(config.data.path)
     run = equip(open_run(config))
     train(run, dataset, listeners=[events.append])
     shutil.rmtree(run.folder)
-    ran, rows = Ran(), dataset.manifest.rows(config.data.train)
-    for event in events:
-        if isinstance(event, EpochEnded):
-            seconds = rows / event.metrics[SPEED]
-            waited = seconds * event.metrics["train/waiting"]
-            ran.add(seconds=seconds, waited=waited, loss=event.metrics["train/loss"])
-    return ran
+    rows = dataset.manifest.rows(config.data.train)
+    ended = [event.metrics for event in events if isinstance(event, EpochEnded)]
+    epochs = [(rows / m[SPEED], m["train/waiting"], m["train/loss"]) for m in ended]
+    return figures_of([(seconds, share * seconds, loss) for seconds, share, loss in epochs])
 
 
-def _device_part(config: Config, settings: Settings) -> tuple[str, list[Mapping[str, object]]]:
-    """Return the text on the use of the device, and its numbers."""
+def _device_part(config: Config, settings: Settings) -> tuple[str, list[Measurement]]:
     load, device = LOADS[settings.device], torch.device(settings.device)
     shares = measure_shares(config, device, load) if load.largest_batch else []
     torch.set_num_threads(settings.threads)
@@ -198,7 +268,7 @@ def _device_part(config: Config, settings: Settings) -> tuple[str, list[Mapping[
         f"Padding of rows of 24 to 300 tokens:\n\n{padding_table(padding)}\n"
         f"Measured with {shape}.\n"
     )
-    return text, [asdict(figure) for figure in (*shares, *padding)]
+    return text, [*shares, *padding]
 
 
 def describe(config: Config) -> str:
@@ -212,20 +282,27 @@ def describe(config: Config) -> str:
     )
 
 
-def steps_table(ran: Mapping[str, Sequence[Ran]], rows: int) -> str:
-    """Return how fast each way trains so many rows, beside the bare loop of the same round."""
-    bare = ran[BARE]
-    header = ["", "samples/s", "÷ bare loop", "waiting", "first epoch, s", "a later one, s"]
-    header += ["last loss", "off the bare loop's by"]
-    lines = []
-    for name, found in ran.items():
-        seconds = [one.later for one in found]
-        speeds = [limit.later / own for limit, own in zip(bare, seconds)]
-        waits = [statistics.mean(one.waiting[1:] or one.waiting) for one in found]
-        pairs = [pair for b, one in zip(bare, found) for pair in zip(b.losses, one.losses)]
-        cells = [f"{rows / statistics.median(seconds):.1f}", spread(speeds, "{:.3f}")]
-        cells += [f"{statistics.median(waits):.1%}"]
-        cells += [spread([one.seconds[0] for one in found], "{:.3f}"), spread(seconds, "{:.3f}")]
-        off = max(abs(x - y) for x, y in pairs)
-        lines.append([name, *cells, f"{found[-1].losses[-1]:.6f}", f"{off:.1g}" if off else "0"])
-    return markdown_table(header, lines)
+def steps_table(ran: Sequence[Measurement], rows: int) -> str:
+    """Return how fast each way trains this many rows, beside the bare loop of the same round."""
+    bare = next(one for one in ran if one.name == BARE)
+
+    def later(m: Measurement) -> list[float]:
+        return [later_seconds(epochs) for epochs in m["seconds"]]
+
+    def off(m: Measurement) -> float:
+        pairs = (pair for both in zip(bare["losses"], m["losses"]) for pair in zip(*both))
+        return max(abs(x - y) for x, y in pairs)
+
+    columns: Columns = {
+        **NAME,
+        "samples/s": lambda m: f"{rows / median(later(m)):.1f}",
+        "÷ bare loop": lambda m: with_spread(ratios(later(bare), later(m)), "{:.3f}"),
+        "waiting": lambda m: shown(
+            "{:.1%}", median(later_seconds(waits) for waits in m["waiting"])
+        ),
+        "first epoch, s": lambda m: with_spread([epochs[0] for epochs in m["seconds"]], "{:.3f}"),
+        "a later one, s": lambda m: with_spread(later(m), "{:.3f}"),
+        "last loss": lambda m: f"{m['losses'][-1][-1]:.6f}",
+        "off the bare loop's by": lambda m: f"{off(m):.1g}" if off(m) else "0",
+    }
+    return table(columns, ran)

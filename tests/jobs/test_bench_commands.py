@@ -13,8 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from jobs.bench.__main__ import BENCHMARKS, bench
-from jobs.bench.everything import run_all
+from jobs.bench.__main__ import BENCHMARKS, IN_ALL, bench, run_all
 from jobs.bench.measure import publish
 
 
@@ -106,7 +105,7 @@ def test_listing_the_benchmarks_imports_none_of_them() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert all(f"\n  {name} " in done.stdout for name in (*BENCHMARKS, "all"))
+    assert all(f"\n  {name} " in done.stdout for name in (*BENCHMARKS, "all", "grid", "noise"))
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -122,7 +121,7 @@ def test_all_goes_on_when_one_fails_and_joins_the_pages(
             (tmp_path / f"{name}.md").write_text(page)
         return 2 if name == "ingest" else 0
 
-    monkeypatch.setattr("jobs.bench.everything._run_apart", run_apart)
+    monkeypatch.setattr("jobs.bench.__main__._run_apart", run_apart)
     told = io.StringIO()
     given = {"loss": (), "ingest": (), "extract": ("--media", "clips")}
     assert run_all(given, tmp_path, Console(file=told)) == ["ingest"]
@@ -145,10 +144,10 @@ def test_all_leaves_extract_out_without_media(
         seen.append(given)
         return ["loss"] if len(seen) == 1 else []
 
-    monkeypatch.setattr("jobs.bench.everything.run_all", run_nothing)
+    monkeypatch.setattr("jobs.bench.__main__.run_all", run_nothing)
     assert run("all", "--out", tmp_path).exit_code == 1
     assert run("all", "--out", tmp_path, "--media", "clips/").exit_code == 0
-    assert list(seen[0]) == [name for name in BENCHMARKS if name != "extract"]
+    assert list(seen[0]) == [name for name in IN_ALL if name != "extract"]
     assert seen[1]["extract"] == ("--media", "clips/")
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from drivers import write_config
 from rich.console import Console
 from score_tables import random_table
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tiny import feed_of
 
-from jobs.bench.accuracy import METHODS, bench_accuracy
-from jobs.bench.accuracy_table import Found, lines_of
+from jobs.bench.accuracy import Found, Settings, bench_accuracy, lines_of
 from jobs.bench.baselines import BASELINES, Matrix, ml_knn, parts_worth_trying, read_matrix
 from raymc.config import Config, flatten, override
 from raymc.data.labels import Vocabulary
@@ -163,20 +163,22 @@ def found_of(method: str, *, signal: float) -> Found:
 
 def test_every_method_is_compared_with_the_best_other() -> None:
     found = [found_of("weak", signal=0.1), found_of("best", signal=2.0), found_of("good", signal=1)]
-    lines = lines_of(found)
-    assert [line.method for line in lines] == ["best", "good", "weak"]
-    assert [line.other for line in lines] == ["good", "best", "best"]
-    assert lines[0].ahead["mAP"].low > 0 > lines[1].ahead["mAP"].high
+    lines = lines_of("clips", found)
+    assert [line.name for line in lines] == ["best", "good", "weak"]
+    assert [line.case["beside"] for line in lines] == ["good", "best", "best"]
+    assert lines[0].case["ahead"]["mAP"].low > 0 > lines[1].case["ahead"]["mAP"].high
     first = found[1].scored[0]
     whole = evaluate_scores(first.scores, first.labels, first.observed)
-    assert lines[0].metrics["mAP"][0] == pytest.approx(100 * whole.mAP)
-    assert lines[0].tested == "2026-11-27 def, 2026-11-28 abc"
+    assert lines[0]["mAP"][0] == pytest.approx(100 * whole.mAP)
+    assert lines[0].case["tested"] == "2026-11-27 def, 2026-11-28 abc"
 
 
-def test_unknown_methods_are_named(tiny_config: Config, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown method 'svm'; there are: prototype_contrast"):
-        bench_accuracy({"tiny": tiny_config}, Console(), methods=["svm"], out=tmp_path)
-    assert "random forest" in METHODS
+def test_unknown_methods_are_named_and_a_folder_is_needed(tmp_path: Path) -> None:
+    settings = Settings(configs=("tiny.yaml",), methods=("svm",))
+    with pytest.raises(ConfigError, match=r"'svm'; choose from: prototype_contrast,.*, random fo"):
+        bench_accuracy(Console(), settings, out=tmp_path)
+    with pytest.raises(ConfigError, match="--out is missing"):
+        bench_accuracy(Console(), settings)
 
 
 @pytest.mark.slow
@@ -192,11 +194,13 @@ def test_the_benchmark_tunes_tests_tells_and_goes_on(tiny_config: Config, tmp_pa
             "search.space": {"optimizer.lr": {"low": 0.001, "high": 0.01}},
         },
     )
-    methods, out = ["prototype_contrast", "logistic regression"], tmp_path / "out"
+    file, out = write_config(config, tmp_path / "tiny.yaml"), tmp_path / "out"
+    methods = ("prototype_contrast", "logistic regression")
 
     def bench() -> str:
         console = Console(file=io.StringIO(), width=200)
-        bench_accuracy({"tiny": config}, console, methods=methods, seeds=2, out=out)
+        settings = Settings(configs=(str(file),), methods=methods, seeds=2)
+        bench_accuracy(console, settings, out=out)
         return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
     told = bench()

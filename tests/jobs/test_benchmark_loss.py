@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import torch
 from rich.console import Console
 
 from jobs.bench import loss as bench
-from jobs.bench.loss import Figure, Point, Settings, bench_loss, inputs, loss_of, measure, steps
-from jobs.bench.measure import Timing, added_bytes
+from jobs.bench.loss import Point, Settings, bench_loss, inputs, loss_of, measure, steps
+from jobs.bench.measure import Measurement
+from jobs.bench.memory import added_bytes
 from raymc.errors import ResourceError
 
 SMALL = Point(batch=12, classes=7)
 
 
-def figure(way: str, seconds: float | None, added: float, reason: str = "") -> Figure:
-    timing = None if seconds is None else Timing(way, (seconds * 2, seconds, seconds / 2))
-    return Figure(SMALL, way, added * 2**20, timing, reason)
+def figure(way: str, seconds: float | None, added: float, reason: str = "") -> Measurement:
+    rounds = [] if seconds is None else [seconds * 2, seconds, seconds / 2]
+    return Measurement(
+        way, asdict(SMALL), {"seconds": rounds, "added_bytes": [added * 2**20]}, reason
+    )
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def test_added_bytes_are_those_of_the_call_alone() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_what_would_not_fit_is_foretold_and_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_fit_is_predicted_and_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
     def added(point: Point, way: str) -> float:
@@ -97,15 +101,16 @@ def test_what_would_not_fit_is_foretold_and_not_tried(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(bench, "_added_here", added)
     monkeypatch.setattr(bench, "_free_bytes", lambda point: 400e6)
-    monkeypatch.setattr(bench, "_seconds_here", lambda p, names, r: [Timing(n, ()) for n in names])
-    monkeypatch.setattr(bench, "FORETOLD_CLASSES", 1000)
-    found = {f.way: f for f in measure(Point(100, 100_000), rounds=1)}
-    assert found[bench.PLAIN].reason == "does not fit"
-    assert found[bench.PLAIN].added_bytes == 50 * 10**7
-    assert found[bench.PLAIN].timing is None
-    assert found["in chunks"] == Figure(
-        Point(100, 100_000), "in chunks", 2e7, Timing("in chunks", ())
+    monkeypatch.setattr(
+        bench,
+        "_seconds_here",
+        lambda p, names, r: [Measurement(n, figures={"seconds": [1.0]}) for n in names],
     )
+    monkeypatch.setattr(bench, "PREDICTED_CLASSES", 1000)
+    found = {one.name: one for one in measure(Point(100, 100_000), rounds=1)}
+    assert found[bench.PLAIN].note == "does not fit"
+    assert found[bench.PLAIN].figures == {"added_bytes": [50 * 10**7], "seconds": []}
+    assert found["in chunks"].figures == {"added_bytes": [2e7], "seconds": [1.0]}
     assert (100_000, bench.PLAIN) not in tried
 
 
@@ -118,9 +123,9 @@ def test_a_way_that_fails_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(bench, "_added_here", added)
     bce = measure(SMALL, rounds=1)[-1]
-    assert bce.reason == "InvalidCxxCompiler: No working C++ compiler found"
-    assert math.isnan(bce.added_bytes)
-    assert bce.timing is None
+    assert bce.note == "InvalidCxxCompiler: No working C++ compiler found"
+    assert math.isnan(bce.median("added_bytes"))
+    assert bce["seconds"] == []
 
 
 def test_table_puts_each_way_beside_the_plain_formula() -> None:
@@ -136,7 +141,7 @@ def test_table_puts_each_way_beside_the_plain_formula() -> None:
     ]
 
 
-def test_table_marks_what_is_foretold() -> None:
+def test_table_marks_what_is_predicted() -> None:
     figures = [
         figure("in chunks", 0.5, 20.0),
         figure(bench.PLAIN, None, 4000.0, "does not fit"),
@@ -162,9 +167,9 @@ def test_the_whole_benchmark_prints_and_writes(
     assert rows == [[*size, way] for size in sizes for way in ("in chunks", bench.PLAIN, "BCE")]
     assert "up to 1,048,576 scores" in page.getvalue()
     assert (tmp_path / "loss.md").read_text().strip() in page.getvalue()
-    figures = json.loads((tmp_path / "loss.json").read_text())["figures"]
-    assert len(figures) == 9
-    assert all(len(f["seconds"]) == 2 and f["reason"] == "" for f in figures)
+    found = json.loads((tmp_path / "loss.json").read_text())["measurements"]
+    assert len(found) == 9
+    assert all(len(m["figures"]["seconds"]) == 2 and m["note"] == "" for m in found)
 
 
 def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

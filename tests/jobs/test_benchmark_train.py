@@ -12,22 +12,32 @@ from rich.console import Console
 from torch import nn
 
 from jobs.bench import train as bench
-from jobs.bench.measure import Timing
-from jobs.bench.train import Settings, bench_train, steps_table
-from jobs.bench.train_parts import task as train_task
-from jobs.bench.train_parts.commands import Command, commands_table, measure_commands
-from jobs.bench.train_parts.device import (
+from jobs.bench import train_ways
+from jobs.bench.measure import Measurement
+from jobs.bench.train import Settings, bench_train, commands_table, measure_commands, steps_table
+from jobs.bench.train_device import (
     Load,
-    Padding,
-    Share,
     full_batch,
     measure_padding,
     measure_shares,
     padding_table,
+    rows_per_second,
     shares_table,
+    used_share,
 )
-from jobs.bench.train_parts.task import RAGGED, ShardRows, Task, collate, make_case
-from jobs.bench.train_parts.ways import BARE, LIGHTNING, TRAINER, WAYS, Ran, train_way
+from jobs.bench.train_ways import (
+    BARE,
+    LIGHTNING,
+    RAGGED,
+    TRAINER,
+    WAYS,
+    ShardRows,
+    Task,
+    collate,
+    figures_of,
+    make_case,
+    train_way,
+)
 from raymc.config import Config, to_dict
 from raymc.data.feed.feed import Feeds
 from raymc.events import EpochEnded
@@ -49,8 +59,8 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ragged clips that are few and short."""
-    monkeypatch.setattr(train_task, "RAGGED_ROWS", {"train": 30, "val": 8})
-    monkeypatch.setattr(train_task, "RAGGED_TOKENS", (2, 9))
+    monkeypatch.setattr(train_ways, "RAGGED_ROWS", {"train": 30, "val": 8})
+    monkeypatch.setattr(train_ways, "RAGGED_TOKENS", (2, 9))
 
 
 @pytest.fixture
@@ -90,10 +100,10 @@ def train_plainly(task: Task) -> list[float]:
 
 def test_the_bare_loop_trains_exactly_what_raymc_does(task: Task) -> None:
     ran = WAYS[BARE](task)
-    assert ran.losses == train_plainly(task)
-    assert ran.losses[1] < ran.losses[0]
-    assert ran.waiting == [0.0, 0.0]
-    assert min(ran.seconds) > 0
+    assert ran["losses"] == train_plainly(task)
+    assert ran["losses"][1] < ran["losses"][0]
+    assert ran["waiting"] == [0.0, 0.0]
+    assert min(ran["seconds"]) > 0
 
 
 @pytest.mark.parametrize("way", [LIGHTNING, TRAINER])
@@ -102,9 +112,9 @@ def test_peers_train_the_same_from_their_loaders(way: str, config: Config, tmp_p
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(to_dict(config)))
     bare, peer = (train_way(name, str(file)) for name in (BARE, way))
-    assert peer.losses == pytest.approx(bare.losses, abs=1e-4)
-    assert len(peer.seconds) == 2
-    assert all(0 < waiting < 1 for waiting in peer.waiting)
+    assert peer["losses"] == pytest.approx(bare["losses"], abs=1e-4)
+    assert len(peer["seconds"]) == 2
+    assert all(0 < waiting < 1 for waiting in peer["waiting"])
 
 
 def test_a_loader_s_rows_make_raymc_s_batches(task: Task) -> None:
@@ -123,8 +133,8 @@ def test_a_loader_s_rows_make_raymc_s_batches(task: Task) -> None:
 @pytest.mark.usefixtures("uncompiled")
 def test_flops_are_those_of_the_matrix_products(config: Config) -> None:
     eager = measure_shares(config, CPU, LOAD)[0]
-    model, tokens = Task(config, CPU).learner().model, train_task.RAGGED_TOKENS[1]
-    assert eager.batch in (1, 2)
+    model, tokens = Task(config, CPU).learner().model, train_ways.RAGGED_TOKENS[1]
+    assert eager["batch"][0] in (1, 2)
     least = 0  # each matrix once forward and twice backward, two FLOPs an entry and token
     for name, weight in model.named_parameters():
         if weight.ndim < 2 or name == "bottleneck":
@@ -132,24 +142,24 @@ def test_flops_are_those_of_the_matrix_products(config: Config) -> None:
         once = name == "prototypes" or name.startswith(("to_embedding", "readouts"))
         seen = 1 if once and "qkv" not in name else tokens + (not name.startswith("embed"))
         least += 6 * weight.numel() * seen
-    assert least <= eager.flops / eager.batch < 1.05 * least  # the rest is attention
+    assert least <= eager["flops"][0] / eager["batch"][0] < 1.05 * least  # the rest is attention
 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_every_precision_is_measured_eager_and_compiled(config: Config) -> None:
     shares = measure_shares(config, CPU, LOAD)
-    assert [(share.precision, share.compiled) for share in shares] == [
-        ("float32", False),
-        ("float32", True),
-        ("bfloat16", False),
-        ("bfloat16", True),
+    assert [share.name for share in shares] == [
+        "float32, eager",
+        "float32, compiled",
+        "bfloat16, eager",
+        "bfloat16, compiled",
     ]
     for share in shares:
-        assert share.reason == ""
-        assert len(share.seconds) == LOAD.rounds
-        assert share.flops == shares[0].flops / shares[0].batch * share.batch
-        flops_a_second = share.flops / sorted(share.seconds)[0]
-        assert 0 < share.used <= flops_a_second / share.ceiling
+        assert share.note == ""
+        assert len(share["seconds"]) == LOAD.rounds
+        [flops], [batch], [ceiling] = share["flops"], share["batch"], share["ceiling"]
+        assert flops == shares[0]["flops"][0] / shares[0]["batch"][0] * batch
+        assert 0 < used_share(share) <= flops / min(share["seconds"]) / ceiling
 
 
 def test_what_cannot_be_measured_is_told_in_a_line(
@@ -160,10 +170,10 @@ def test_what_cannot_be_measured_is_told_in_a_line(
 
     monkeypatch.setattr(nn.Module, "compile", fail)
     eager, compiled, *_ = measure_shares(config, CPU, LOAD)
-    assert eager.reason == ""
-    assert compiled.reason == "InvalidCxxCompiler: No working C++ compiler found"
+    assert eager.note == ""
+    assert compiled.note == "InvalidCxxCompiler: No working C++ compiler found"
     lines = shares_table([eager, compiled]).splitlines()
-    assert lines[2].startswith(f"| float32, eager | {eager.batch} | ")
+    assert lines[2].startswith(f"| float32, eager | {eager['batch'][0]} | ")
     assert lines[3] == (
         "| float32, compiled | InvalidCxxCompiler: No working C++ compiler found |  |  |  |  |  |"
     )
@@ -176,9 +186,9 @@ def test_sorting_by_length_saves_padding(config: Config) -> None:
         for name, tokens in batch.tokens.items():
             kept += sum(int(length) * tokens.shape[2] for length in batch.lengths[name])
             size += math.prod(tokens.shape)
-    assert pooled.share == 1 - kept / size
-    assert plain.share > pooled.share > 0
-    assert len(plain.seconds) == len(pooled.seconds) == LOAD.rounds
+    assert pooled["padding"] == [1 - kept / size]
+    assert plain["padding"] > pooled["padding"] > [0]
+    assert len(plain["seconds"]) == len(pooled["seconds"]) == LOAD.rounds
 
 
 def test_a_full_batch_has_no_padding(task: Task) -> None:
@@ -189,10 +199,19 @@ def test_a_full_batch_has_no_padding(task: Task) -> None:
 
 
 def test_tables_put_each_way_beside_the_bare_loop_of_its_round() -> None:
-    bare = [Ran([9.0, 2.0, 4.0], [0.0] * 3, [3.0, 2.0, 1.0])] * 2
-    fast = Ran([6.0, 3.0, 3.0], [0.5, 0.25, 0.25], [3.0, 2.0, 1.0])
-    slow = Ran([6.0, 6.0, 6.0], [0.5, 0.75, 0.75], [3.0, 2.0, 1.25])
-    table = steps_table({BARE: bare, "other": [fast, slow]}, 36)
+    losses = [3.0, 2.0, 1.0]
+
+    def measured(way: str, *rounds: tuple[list[float], list[float], list[float]]) -> Measurement:
+        found = Measurement(way)
+        for seconds, waiting, losses in rounds:
+            waited = [share * whole for share, whole in zip(waiting, seconds)]
+            found.add(**figures_of(list(zip(seconds, waited, losses))))
+        return found
+
+    fast = ([6.0, 3.0, 3.0], [0.5, 0.25, 0.25], losses)
+    slow = ([6.0, 6.0, 6.0], [0.5, 0.75, 0.75], [3.0, 2.0, 1.25])
+    bare = measured(BARE, *[([9.0, 2.0, 4.0], [0.0] * 3, losses)] * 2)
+    table = steps_table([bare, measured("other", fast, slow)], 36)
     assert table.splitlines()[2:] == [
         "| bare loop | 12.0 | 1.000 (1.000 to 1.000) | 0.0% | 9.000 (9.000 to 9.000) "
         "| 3.000 (3.000 to 3.000) | 1.000000 | 0 |",
@@ -202,30 +221,27 @@ def test_tables_put_each_way_beside_the_bare_loop_of_its_round() -> None:
 
 
 def test_a_command_s_table_takes_its_epochs_away() -> None:
-    table = commands_table(
-        [
-            Command("raymc train", (10.0, 14.0), (4.0, 6.0)),
-            Command("--help", (0.5, 0.7), (0.0, 0.0)),
-        ]
-    )
+    command, helped = Measurement("raymc train"), Measurement("--help")
+    for found, rounds in (command, [(10.0, 4.0), (14.0, 6.0)]), (helped, [(0.5, 0.0), (0.7, 0.0)]):
+        for whole, inside in rounds:
+            found.add(seconds=whole, in_epochs=inside, around=whole - inside)
+    table = commands_table([command, helped])
     assert table.splitlines()[2:] == [
         "| raymc train | 12.00 (10.00 to 14.00) | 5.00 | 7.00 (6.00 to 8.00) |",
         "| --help | 0.60 (0.50 to 0.70) |  | 0.60 (0.50 to 0.70) |",
     ]
 
 
-def test_a_padding_table() -> None:
-    assert padding_table([Padding(1, 0.382, (2.0, 1.0, 3.0))]).splitlines()[2:] == [
-        "| 1 | 38.2% | 2.000 |"
-    ]
+def test_padding_is_shown_by_pool() -> None:
+    found = Measurement("1", figures={"padding": [0.382], "seconds": [2.0, 1.0, 3.0]})
+    assert padding_table([found]).splitlines()[2:] == ["| 1 | 38.2% | 2.000 |"]
 
 
 def test_use_is_flops_over_the_product_s() -> None:
-    share = Share(
-        precision="float32", compiled=False, batch=4, seconds=(2.0, 2.0), flops=80, ceiling=100.0
-    )
-    assert share.rows_per_second == 2.0
-    assert share.used == 0.4
+    figures = {"batch": [4], "seconds": [2.0, 2.0], "flops": [80], "ceiling": [100.0]}
+    share = Measurement("float32, eager", figures=figures)
+    assert rows_per_second(share) == 2.0
+    assert used_share(share) == 0.4
 
 
 @pytest.mark.slow
@@ -239,23 +255,20 @@ def test_the_whole_benchmark_prints_and_writes(
     overrides = {path: str(value) for path, value in SETTINGS.items()}
     settings = Settings(cases=("ragged",), rounds=1, epochs=2, commands=0, overrides=overrides)
     bench_train(Console(file=page), settings, out=tmp_path)
-    written = json.loads((tmp_path / "train.json").read_text())
-    steps = {f["way"]: f for f in written["figures"] if f.get("case") == RAGGED}
+    written = json.loads((tmp_path / "train.json").read_text())["measurements"]
+    steps = {m["name"]: m["figures"] for m in written if m["case"] == {"dataset": RAGGED}}
     assert list(steps) == [BARE, "raymc train", LIGHTNING, TRAINER]
     for way in steps:
-        assert steps[way]["losses"] == pytest.approx(steps[BARE]["losses"], abs=1e-4)
+        assert steps[way]["losses"] == [pytest.approx(steps[BARE]["losses"][0], abs=1e-4)]
     assert steps["raymc train"]["losses"] == steps[BARE]["losses"]
-    assert Timing(f"{RAGGED}: {BARE}", ()).name in {t["name"] for t in written["timings"]}
     assert (tmp_path / "train.md").read_text().strip() in page.getvalue()
     assert "| 16 | " in page.getvalue()
 
 
 @pytest.mark.slow
-def test_whole_commands_are_timed(config: Config, tmp_path: Path) -> None:
+def test_whole_commands_are_timed(config: Config) -> None:
     pytest.importorskip("lightning")
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(to_dict(config)))
-    found = {c.name: c for c in measure_commands(config, str(file), rounds=1, device="cpu")}
+    found = {one.name: one for one in measure_commands(config, rounds=1, device="cpu")}
     for name in ("raymc train", *WAYS):
-        assert found[name].seconds[0] > found[name].in_epochs[0] > 0
-    assert found["import raymc"].in_epochs == (0.0,)
+        assert found[name]["seconds"][0] > found[name]["in_epochs"][0] > 0
+    assert found["import raymc"]["in_epochs"] == [0.0]

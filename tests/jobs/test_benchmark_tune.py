@@ -11,11 +11,18 @@ import pytest
 from rich.console import Console
 
 from jobs.bench import tune as bench
-from jobs.bench.tune import Bench, Settings, bench_tune
-from jobs.bench.tune_parts import runs as tune_runs
-from jobs.bench.tune_parts.effects import Mark, growth_text, packed_text, stopping_text
-from jobs.bench.tune_parts.runs import Course, Run
-from jobs.bench.tune_parts.ways import Span, feeds_in_memory, run_documented, run_optuna, train_bare
+from jobs.bench.measure import Measurement
+from jobs.bench.tune import (
+    Bench,
+    Settings,
+    bench_tune,
+    figures_of,
+    growth_text,
+    packed_text,
+    stopping_text,
+    ways_text,
+)
+from jobs.bench.tune_ways import Span, feeds_in_memory, run_documented, run_optuna, train_bare
 from raymc.config import override
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
@@ -36,24 +43,27 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def here(small: None, ray_logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process of its own for each way, so that all share the Ray of the tests."""
 
-    def call(run: Callable[..., Any], task: Any) -> Any:
+    def call(with_own_ray: object, run: Callable[..., Any], task: Any) -> Any:
         return run(task)
 
-    for module in (bench, tune_runs):
-        monkeypatch.setattr(module, "apart", call)
+    monkeypatch.setattr(bench, "apart", call)
 
 
 def values(spans: list[Span]) -> dict[float, float]:
     return {span.params["optimizer.lr"]: span.best for span in spans}
 
 
-def run(
-    way: str, at_a_time: int, number: int, *spans: tuple[float, float], best: float = 1.0
-) -> Run:
-    made = tuple(
-        Span({"n": n}, float(began), float(ended), best) for n, (began, ended) in enumerate(spans)
-    )
-    return Run(way, at_a_time, number, 100.0, 200.0, made)
+def run(at_a_time: int, *times: tuple[float, float], best: float = 1.0) -> dict[str, Any]:
+    """The figures of a command from second 100 to 200."""
+    spans = [Span({"n": n}, float(x), float(y), best) for n, (x, y) in enumerate(times)]
+    return figures_of(spans, at_a_time, began=100.0, ended=200.0)
+
+
+def measured(way: str, at_a_time: int, *runs: dict[str, Any]) -> Measurement:
+    found = Measurement(way, {"at_a_time": at_a_time})
+    for one in runs:
+        found.add(**one)
+    return found
 
 
 @pytest.mark.usefixtures("here")
@@ -66,9 +76,10 @@ def test_raymc_and_optuna_reach_the_same_values(tmp_path: Path) -> None:
     assert rows[0][5] == "1.00"
     assert "All ways reached the same value in every trial." in page.getvalue()
     assert (tmp_path / "tune.md").read_text().strip() in page.getvalue()
-    raymc, optuna = json.loads((tmp_path / "tune.json").read_text())["figures"]
-    assert [raymc["way"], optuna["way"]] == ["raymc", "optuna"]
-    for one, other in zip(raymc["spans"], optuna["spans"], strict=True):
+    raymc, optuna = json.loads((tmp_path / "tune.json").read_text())["measurements"]
+    assert [raymc["name"], optuna["name"]] == ["raymc", "optuna"]
+    [of_raymc], [of_optuna] = raymc["figures"]["spans"], optuna["figures"]["spans"]
+    for one, other in zip(of_raymc, of_optuna, strict=True):
         assert one["params"] == other["params"]
         assert one["best"] == pytest.approx(other["best"], rel=1e-6)
         assert one["ended"] - one["began"] > 0
@@ -97,53 +108,49 @@ def test_stopping_and_growth_and_packing_are_run(tmp_path: Path) -> None:
     page, parts = io.StringIO(), ("stopping", "growth", "packed")
     settings = Settings(**{**TINY, "trials": 2, "packed": 2}, parts=parts)
     bench_tune(Console(file=page, width=200), settings, out=tmp_path)
-    figures = json.loads((tmp_path / "tune.json").read_text())["figures"]
-    none, asha, *marks, packed, alone = figures
-    assert (none["scheduler"], asha["scheduler"]) == ("none", "asha")
-    assert len(none["values"]) == 2 * 2
-    assert set(asha["values"]) <= set(none["values"])
-    assert [mark["trials"] for mark in marks] == list(range(1, 9))
-    spent = [mark["cpu_seconds"] for mark in marks]
-    assert spent == sorted(spent)
-    assert (packed["at_a_time"], alone["at_a_time"]) == (2, 1)
-    assert [s["best"] for s in packed["spans"]] == [s["best"] for s in alone["spans"]]
+    found = json.loads((tmp_path / "tune.json").read_text())["measurements"]
+    assert [one["name"] for one in found] == ["none", "asha", "driver", "packed", "packed"]
+    none, asha, driver, packed, alone = (one["figures"] for one in found)
+    assert len(none["values"][0]) == 2 * 2
+    assert set(asha["values"][0]) <= set(none["values"][0])
+    assert len(driver["cpu_seconds"]) == len(driver["resident_bytes"]) == 8
+    assert driver["cpu_seconds"] == sorted(driver["cpu_seconds"])
+    assert [one["case"] for one in found[3:]] == [{"at_a_time": 2}, {"at_a_time": 1}]
+    assert [s["best"] for s in packed["spans"][0]] == [s["best"] for s in alone["spans"][0]]
     for title in ("### Early stopping", "### Growth", "### Packed trials\n\n**Not run on a GPU"):
         assert title in page.getvalue()
 
 
-def test_the_first_trial_of_each_process_is_told_apart() -> None:
-    found = run("raymc", 2, 0, (110, 130), (111, 131), (130, 140), (131, 141), (140, 150))
-    assert found.first_seconds == 20
-    assert found.later_seconds == 10
-    assert found.slot_seconds == pytest.approx(2 * (145.5 - 130.5) / 3)
-    assert found.trials_an_hour == pytest.approx(7200 / 10)
-    assert (found.before, found.after) == (10, 50)
-    assert math.isnan(run("raymc", 2, 0, (110, 130), (111, 131)).slot_seconds)
+def test_the_first_trial_of_each_process_is_kept_apart() -> None:
+    found = run(2, (110, 130), (111, 131), (130, 140), (131, 141), (140, 150))
+    assert found["first_seconds"] == 20
+    assert found["later_seconds"] == 10
+    assert found["slot_seconds"] == pytest.approx(2 * (145.5 - 130.5) / 3)
+    assert found["trials_an_hour"] == pytest.approx(7200 / 10)
+    assert (found["before"], found["after"]) == (10, 50)
+    assert math.isnan(run(2, (110, 130), (111, 131))["slot_seconds"])
 
 
 def test_ways_are_compared_within_their_round() -> None:
-    runs = [
-        run("optuna", 1, 0, (100, 110), (110, 120)),
-        run("raymc", 1, 0, (100, 115), (115, 120)),
-        run("optuna", 1, 1, (100, 110), (110, 118)),
-        run("raymc", 1, 1, (100, 110), (110, 120)),
-    ]
-    table = bench.ways_text(Settings(**TINY), runs)
+    raymc = [run(1, (100, 115), (115, 120)), run(1, (100, 110), (110, 120))]
+    optuna = [run(1, (100, 110), (110, 120)), run(1, (100, 110), (110, 118))]
+    found = [measured("raymc", 1, *raymc), measured("optuna", 1, *optuna)]
+    table = ways_text(Settings(**TINY), found)
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:3] == "| 1"]
     assert rows == [
         ["1", "optuna", "2", "405", "360 to 450", "1.00", "", "0.00", "10.0", "0.0", "81.0"],
         ["1", "raymc", "2", "540", "360 to 720", "1.40", "", "-1.50", "12.5", "0.0", "80.0"],
     ]
     assert "All ways reached the same value" in table
-    other = run("raymc", 1, 2, (100, 110), (110, 120), best=0.5)
-    assert "The values of trials differ!" in bench.ways_text(Settings(**TINY), [*runs, other])
+    found[0].add(**run(1, (100, 110), (110, 120), best=0.5))
+    assert "The values of trials differ!" in ways_text(Settings(**TINY), found)
 
 
 def test_stopping_is_judged_where_both_arrive() -> None:
-    none = Course("none", (1.0, 2.0, 3.0, 4.0), (0.2, 0.5, 0.4, 0.9))
-    asha = Course("asha", (1.0, 2.0, 2.5), (0.2, 0.5, 0.8))
-    assert none.until(0.8) == (4.0, 4)
-    rows = [line for line in stopping_text([none, asha]).splitlines() if line[:3] in ("| n", "| a")]
+    none, asha = Measurement("none"), Measurement("asha")
+    none.add(seconds=[1.0, 2.0, 3.0, 4.0], values=[0.2, 0.5, 0.4, 0.9])
+    asha.add(seconds=[1.0, 2.0, 2.5], values=[0.2, 0.5, 0.8])
+    rows = [line for line in stopping_text(none, asha).splitlines() if line[:3] in ("| n", "| a")]
     assert rows == [
         "| none | 0.9000 | 4 | 4.0 | 4 | 4.0 |",
         "| asha | 0.8000 | 3 | 2.5 | 3 | 2.5 |",
@@ -151,17 +158,19 @@ def test_stopping_is_judged_where_both_arrive() -> None:
 
 
 def test_growth_compares_the_first_trials_with_the_last() -> None:
-    marks = [Mark(n, 0.1 * n if n < 5 else 0.2 * n - 0.5, n << 20) for n in range(1, 9)]
-    rows = [line for line in growth_text(marks, 2).splitlines() if line.startswith("| the")]
+    driver = Measurement("driver")
+    for n in range(1, 9):
+        driver.add(cpu_seconds=0.1 * n if n < 5 else 0.2 * n - 0.5, resident_bytes=n << 20)
+    rows = [line for line in growth_text(driver, 2).splitlines() if line.startswith("| the")]
     assert rows == ["| the first 2 | 100 | 2 |", "| the last 2 of 8 | 200 | 8 |"]
 
 
 def test_packing_is_compared_round_by_round() -> None:
-    runs = [
-        run("packed", 2, 0, (0, 10), (0, 10), (10, 20), (10, 20)),
-        run("packed", 1, 0, (0, 10), (10, 25)),
+    both = [
+        measured("packed", 2, run(2, (0, 10), (0, 10), (10, 20), (10, 20))),
+        measured("packed", 1, run(1, (0, 10), (10, 25))),
     ]
-    text = packed_text(runs, "cuda")
+    text = packed_text(both, "cuda")
     assert "| 2 | 4 | 720 | 720 to 720 | 3.00 |" in text
     assert "share one cuda device" in text
 

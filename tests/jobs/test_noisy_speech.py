@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from jobs.bench.noisy_speech import FEATURES, babble, make_noisy, mix, read_waveform
+from jobs.bench.noise import FEATURES, babble, make_noisy, mix, read_waveform
 from raymc.errors import DataError
 
 RATE = FEATURES.sample_rate_hz
@@ -96,7 +96,7 @@ def test_a_clip_is_drowned_in_voices_of_its_own_split(
         mixed.append(noise)
         return mix(speech, noise, snr_db)
 
-    monkeypatch.setattr("jobs.bench.noisy_speech.mix", keep)
+    monkeypatch.setattr("jobs.bench.noise.mix", keep)
     make_noisy(grid / "grid.npz", grid, tmp_path / "noisy.npz", snr_db=0.0)
     for clip, noise in enumerate(mixed):
         spectrum = np.abs(np.fft.rfft(noise))

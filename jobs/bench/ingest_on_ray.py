@@ -1,9 +1,10 @@
-"""The ways of the ingest benchmark that run on Ray: raymc's feed, and Ray Data as documented.
+"""Readers of the ingest benchmark that need Ray: raymc's feed, and Ray Data as documented.
 
-The Ray they run on, and the workers where there are several, are up before anything is timed.
+Ray, and the workers where there are several, are started before anything is timed.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,8 +12,8 @@ import ray
 import ray.data
 import torch
 
-from jobs.bench.ingest_parts.batches import DIMS, Padded, Source, peak_bytes, size_of, sum_of
-from jobs.bench.ingest_parts.peers import Epoch
+from jobs.bench.batches import DIMS, Padded, Source
+from jobs.bench.ingest_peers import Epoch, Reader, Way, joined
 from raymc.config import Config, from_dict
 from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed
@@ -57,66 +58,48 @@ def batches_of(feed: Feed, epoch: int) -> Iterator[Padded]:
 def padded(batch: Batch) -> Padded:
     """Return a batch of raymc's as the benchmark counts it, rows that pad a share left out."""
     real = batch.rows >= 0
-    if not real.all():
-        return Padded(
-            tuple(batch.tokens[name][real] for name in DIMS),
-            tuple(batch.lengths[name][real] for name in DIMS),
-            batch.labels[real],
-        )
+    kept = slice(None) if real.all() else real  # a slice copies nothing
     return Padded(
-        tuple(batch.tokens[name] for name in DIMS),
-        tuple(batch.lengths[name] for name in DIMS),
-        batch.labels,
+        tuple(batch.tokens[name][kept] for name in DIMS),
+        tuple(batch.lengths[name][kept] for name in DIMS),
+        batch.labels[kept],
     )
 
 
-class Worker:
+class Worker(Reader):
     """One of several that train, as an actor: batches arrive in its process."""
 
-    def open(self, shared: SharedSplit, config: Config, share: tuple[int, int]) -> None:
+    def take(self, shared: SharedSplit, config: Config) -> None:
         """Take what the driver has shared."""
-        self.feed = shared.feed(config, share=share)
-
-    def start(self) -> None:
-        """Be up."""
-
-    def read(self, epoch: int) -> tuple[int, int, int]:
-        """Read an epoch's share; returns its rows and bytes, and this process's peak memory."""
-        rows, sizes = zip(*map(size_of, batches_of(self.feed, epoch)))
-        return sum(rows), sum(sizes), peak_bytes()
-
-    def check(self, epoch: int) -> int:
-        """Read an epoch's share; returns its checksum."""
-        return sum(map(sum_of, batches_of(self.feed, epoch)))
+        share = self.source.rank, self.source.workers
+        self.read_epoch = partial(batches_of, shared.feed(config, share=share))
 
 
 class WorkersReader:
-    """Like `process.Reader`, with a worker for each share."""
+    """Like `Reader`, with a worker for each share."""
 
-    def __init__(self, cache: Cache, source: Source) -> None:
+    def __init__(self, way: Way, source: Source, cache: Cache) -> None:
         self.cache: Cache = cache
-        self.source, self.epoch, self.is_open = source, 0, False
+        self.source, self.is_open = source, False
         worker: Any = ray.remote(num_cpus=0)(Worker)  # those of other ways are up too
-        self.workers = [worker.remote() for _ in range(source.workers)]
-        ray.get([worker.start.remote() for worker in self.workers])
+        shares = (replace(source, rank=rank) for rank in range(source.workers))
+        self.workers = [worker.remote(way, share) for share in shares]
+        ray.get([worker.prepare.remote() for worker in self.workers])  # returns when they are up
 
     def read(self) -> dict[str, int]:
         """Read an epoch."""
-        rows, sizes, peaks = zip(*self._call("read"))
-        return {"rows": sum(rows), "bytes": sum(sizes), "peak_bytes": max(peaks)}
+        return self._ask("read")
 
     def check(self) -> dict[str, int]:
         """Read an epoch and return its checksum."""
-        return {"sum": sum(self._call("check")) % 2**64}
+        return self._ask("check")
 
-    def _call(self, method: str) -> list[Any]:
+    def _ask(self, command: str) -> dict[str, Any]:
         if not self.is_open:
             given = shared_split(self.source, self.cache), config_of(self.source, self.cache)
-            count = len(self.workers)
-            ray.get([w.open.remote(*given, (r, count)) for r, w in enumerate(self.workers)])
+            ray.get([worker.take.remote(*given) for worker in self.workers])
             self.is_open = True
-        self.epoch += 1
-        return ray.get([getattr(worker, method).remote(self.epoch) for worker in self.workers])
+        return joined(ray.get([getattr(worker, command).remote() for worker in self.workers]))
 
 
 def open_ray_data(source: Source) -> Epoch:

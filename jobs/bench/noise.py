@@ -1,7 +1,7 @@
 """Audio-visual speech with noise in its sound: the condition under which a second modality pays.
 
-Pure: from the GRID features in one .npz and the waveforms beside it to an .npz of the same form,
-its sound mixed with noise at a stated SNR. Only a benchmark needs it.
+Makes, from GRID's features in one .npz and the waveforms beside it, an .npz of the same form whose
+sound is mixed with noise at a stated SNR.
 
 Axes: N clips, S samples, T tokens, D dim.
 """
@@ -29,16 +29,16 @@ VOICES = 6  # of a babble, each another clip of the same split
 def make_noisy(
     features: Path, sounds: Path, out: Path, *, snr_db: float, noise: Noise = "babble"
 ) -> None:
-    """Write `out`, an .npz like `features` with its `audio` made anew from noisy waveforms.
+    """Write `out`, an .npz like `features` with `audio` computed from noisy waveforms.
 
     Both modalities get tokens of 80 ms, half as many as in `features`. Noise is drawn by clip,
     so that every SNR mixes the same voices; a babble's voices come from the clip's own split.
     Tokens are normalised with the training clips' mean and deviation.
 
     Args:
-        features: .npz with `names`, `split`, `audio` and whatever else; all but `audio` is kept.
+        features: .npz with `names`, `split`, `audio` and other arrays; all but `audio` are kept.
         sounds: Folder of `NAME.flac`.
-        out: What to write.
+        out: The file to write.
         snr_db: Power of the speech over that of the noise, over the whole clip; inf adds none.
         noise: Other clips' voices at once, or white noise.
 
@@ -75,11 +75,11 @@ def mix(
 def babble(
     voices: Sequence[Float32[np.ndarray, " S"]], length: int, generator: np.random.Generator
 ) -> Float[np.ndarray, " S"]:
-    """Sum voices of equal power, each turned round by a random time."""
+    """Sum voices of equal power, each rotated by a random time."""
     total = np.zeros(length)
     for voice in voices:
-        turned = np.roll(np.resize(voice, length), int(generator.integers(length)))
-        total += turned / max(float(np.std(turned)), 1e-9)
+        rotated = np.roll(np.resize(voice, length), int(generator.integers(length)))
+        total += rotated / max(float(np.std(rotated)), 1e-9)
     return total
 
 

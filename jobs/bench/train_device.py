@@ -1,11 +1,10 @@
 """How much of a device training uses: FLOPs beside those of a bare matrix product, and padding.
 
-Imports neither Ray nor MLflow. FLOPs are counted by torch as it runs a step, matrix products and
-attention alone; the ceiling is the fastest that a large product of the same precision was on the
-same device, in turns with the steps. Batches are as long as they get, so none of it is padding.
+torch counts the FLOPs while it runs a step, matrix products and attention only. The ceiling is the
+fastest run of a large product of the same precision on the same device, in turns with the steps.
+Batches have the greatest length, so none of it is padding.
 """
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.bench.measure import take_turns
-from jobs.bench.train_parts import task as train_task
-from jobs.bench.train_parts.task import RAGGED_MODALITIES, Task, batch_of
-from jobs.bench.train_parts.ways import bare_loop
+from jobs.bench import train_ways
+from jobs.bench.measure import NAME, Columns, Measurement, shown, table, take_turns
+from jobs.bench.train_ways import RAGGED_MODALITIES, Task, bare_loop, batch_of, later_seconds
 from raymc.config import Config, override
 from raymc.data.feed.batches import Batch
-from raymc.tracking.notes import markdown_table
 from raymc.training.learner import Learner, train_step
 
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,7 +28,7 @@ POOLS = (1, 16)
 class Load:
     """The model that a device is measured with, and how far to go.
 
-    `largest_batch` ends the doubling where memory doesn't, at 0 nothing but padding is measured;
+    Batches double until memory or `largest_batch` ends it; with 0 only padding is measured.
     `matrix` is the side of the product.
     """
 
@@ -49,62 +46,30 @@ LOADS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """A precision's training steps: rows a second, and FLOPs a second of all there are.
-
-    `peak_bytes` is 0 on the CPU. Where nothing could be measured `reason` says why.
-    """
-
-    precision: str
-    compiled: bool
-    batch: int = 0
-    seconds: tuple[float, ...] = ()
-    flops: int = 0
-    ceiling: float = 0.0
-    peak_bytes: int = 0
-    reason: str = ""
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows that a second trains, by the median step."""
-        return self.batch / statistics.median(self.seconds) if self.seconds else 0.0
-
-    @property
-    def used(self) -> float:
-        """FLOPs of the model over those of the matrix product, a second."""
-        return self.flops * self.rows_per_second / self.batch / self.ceiling if self.batch else 0.0
-
-
-@dataclass(frozen=True)
-class Padding:
-    """The share of an epoch's token values that only pad, and the epoch's seconds."""
-
-    pool_batches: int
-    share: float
-    seconds: tuple[float, ...]
-
-
-def measure_shares(config: Config, device: torch.device, load: Load) -> list[Share]:
+def measure_shares(config: Config, device: torch.device, load: Load) -> list[Measurement]:
     """Measure every precision that a device has, eager and compiled."""
     names = [name for name in PRECISIONS if name != "tf32" or device.type == "cuda"]
-    wanted = [Share(precision=name, compiled=way) for name in names for way in (False, True)]
-    return [_measured(share, config, device, load) for share in wanted]
+    return [
+        _measured(name, compiled, Task(override(config, _settings(load)), device), load)
+        for name in names
+        for compiled in (False, True)
+    ]
 
 
-def _measured(share: Share, config: Config, device: torch.device, load: Load) -> Share:
+def _measured(precision: str, compiled: bool, task: Task, load: Load) -> Measurement:
+    found = Measurement(f"{precision}, {'compiled' if compiled else 'eager'}")
     settings = {
-        **_settings(load),
-        "train.precision": "bfloat16" if share.precision == "bfloat16" else "float32",
-        "train.compile": share.compiled,
+        "train.precision": "bfloat16" if precision == "bfloat16" else "float32",
+        "train.compile": compiled,
     }
-    task = Task(override(config, settings), device)
+    task = Task(override(task.config, settings), task.device)
     torch.compiler.reset()
     try:
-        with _tensor_cores(share.precision == "tf32"):
-            return _tuned(share, task, load)
-    except RuntimeError as error:  # of torch, for want of memory or of a compiler
-        return replace(share, reason=str(error).strip().partition("\n")[0][:90])
+        with _tensor_cores(precision == "tf32"):
+            _measure_steps(found, task, load, precision)
+    except RuntimeError as error:  # torch has too little memory, or no compiler
+        found.note = str(error).strip().partition("\n")[0][:90]
+    return found
 
 
 def _settings(load: Load) -> dict[str, int]:
@@ -113,7 +78,8 @@ def _settings(load: Load) -> dict[str, int]:
     return {f"model.{key}": value for key, value in shape.items()}
 
 
-def _tuned(share: Share, task: Task, load: Load) -> Share:
+def _measure_steps(found: Measurement, task: Task, load: Load, precision: str) -> None:
+    """Add a step's rows, seconds and FLOPs, and the FLOPs a second of the product (`ceiling`)."""
     flops = _flops_of_a_row(task)
     learner = task.learner()
     learner.model.train()
@@ -121,16 +87,16 @@ def _tuned(share: Share, task: Task, load: Load) -> Share:
     given, device = full_batch(task, batch), task.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    step, product = _stepper(task, learner, given), _product(load.matrix, share.precision, device)
+    step, product = _stepper(task, learner, given), _product(load.matrix, precision, device)
     steps, products = take_turns({"step": step, "product": product}, rounds=load.rounds)
-    return replace(
-        share,
-        batch=batch,
-        seconds=steps.seconds,
-        flops=flops * batch,
-        ceiling=2 * load.matrix**3 / min(products.seconds),
-        peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
-    )
+    found.figures |= {
+        "batch": [batch],
+        "seconds": steps["seconds"],
+        "flops": [flops * batch],
+        "ceiling": [2 * load.matrix**3 / min(products["seconds"])],
+    }
+    if device.type == "cuda":
+        found.add(peak_bytes=torch.cuda.max_memory_allocated(device))
 
 
 @contextmanager
@@ -147,7 +113,7 @@ def _tensor_cores(allowed: bool) -> Iterator[None]:
 def full_batch(task: Task, rows: int) -> Batch:
     """Return random clips of the longest length there is, on the task's device."""
     generator = torch.Generator().manual_seed(0)
-    length, classes = train_task.RAGGED_TOKENS[1], len(task.dataset.manifest.vocabulary.names)
+    length, classes = train_ways.RAGGED_TOKENS[1], len(task.dataset.manifest.vocabulary.names)
     lengths = torch.full((rows,), length)
     batch = batch_of(
         {
@@ -215,13 +181,17 @@ def _product(side: int, precision: str, device: torch.device) -> Callable[[], No
     return multiply
 
 
-def measure_padding(config: Config, device: torch.device, load: Load) -> list[Padding]:
+def measure_padding(config: Config, device: torch.device, load: Load) -> list[Measurement]:
     """Train in the bare loop with and without rows sorted by length, in turns."""
-    pooled = [{"batch.pool_batches": n, **_settings(load)} for n in POOLS]
-    tasks = [Task(override(config, settings), device) for settings in pooled]
-    rounds = [[bare_loop(task).later for task in tasks] for _ in range(load.rounds)]
-    shares = [_padding(task) for task in tasks]
-    return [Padding(*found) for found in zip(POOLS, shares, zip(*rounds))]
+    pooled = {n: {"batch.pool_batches": n, **_settings(load)} for n in POOLS}
+    tasks = {n: Task(override(config, settings), device) for n, settings in pooled.items()}
+    found = {n: Measurement(str(n)) for n in POOLS}
+    for _ in range(load.rounds):
+        for n, task in tasks.items():
+            found[n].add(seconds=later_seconds(bare_loop(task)["seconds"]))
+    for n, task in tasks.items():
+        found[n].add(padding=_padding(task))
+    return list(found.values())
 
 
 def _padding(task: Task) -> float:
@@ -234,28 +204,36 @@ def _padding(task: Task) -> float:
     return 1 - kept / size
 
 
-def shares_table(shares: Sequence[Share]) -> str:
+def rows_per_second(m: Measurement) -> float:
+    """Return the rows that a second trains, by the median step."""
+    return m.median("batch") / m.median("seconds")
+
+
+def used_share(m: Measurement) -> float:
+    """Return the model's FLOPs over those of the matrix product, a second."""
+    return m.median("flops") / m.median("seconds") / m.median("ceiling")
+
+
+def shares_table(shares: Sequence[Measurement]) -> str:
     """Return what each precision reaches, beside eager float32."""
-    plain = shares[0].rows_per_second
-    header = ["", "batch", "rows/s", "÷ eager float32", "TFLOP/s", "of the product's", "peak GiB"]
-    rows = []
-    for share in shares:
-        name = f"{share.precision}, {'compiled' if share.compiled else 'eager'}"
-        if share.reason:
-            rows.append([name, share.reason, *[""] * 5])
-            continue
-        speed = share.rows_per_second
-        cells = [str(share.batch), f"{speed:.4g}", f"{speed / plain:.2f}" if plain else ""]
-        cells += [f"{share.used * share.ceiling / 1e12:.3g}", f"{share.used:.1%}"]
-        rows.append([name, *cells, f"{share.peak_bytes / 2**30:.2f}" if share.peak_bytes else ""])
-    return markdown_table(header, rows)
+    plain = rows_per_second(shares[0])
+    columns: Columns = {
+        **NAME,
+        "batch": lambda m: shown("{}", m.median("batch")),
+        "rows/s": lambda m: shown("{:.4g}", rows_per_second(m)),
+        "÷ eager float32": lambda m: shown("{:.2f}", rows_per_second(m) / plain),
+        "TFLOP/s": lambda m: shown("{:.3g}", m.median("flops") / m.median("seconds") / 1e12),
+        "of the product's": lambda m: shown("{:.1%}", used_share(m)),
+        "peak GiB": lambda m: shown("{:.2f}", m.median("peak_bytes") / 2**30),
+    }
+    return table(columns, shares)
 
 
-def padding_table(kinds: Sequence[Padding]) -> str:
+def padding_table(pools: Sequence[Measurement]) -> str:
     """Return what sorting rows by length saves."""
-    header = ["batch.pool_batches", "of the token values, padding", "seconds an epoch"]
-    rows = [
-        [str(kind.pool_batches), f"{kind.share:.1%}", f"{statistics.median(kind.seconds):.3f}"]
-        for kind in kinds
-    ]
-    return markdown_table(header, rows)
+    columns: Columns = {
+        "batch.pool_batches": lambda m: m.name,
+        "of the token values, padding": lambda m: shown("{:.1%}", m.median("padding")),
+        "seconds an epoch": lambda m: shown("{:.3f}", m.median("seconds")),
+    }
+    return table(columns, pools)

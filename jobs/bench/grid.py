@@ -1,15 +1,12 @@
-"""Write the table of GRID's clips: what is said stands in their file names.
-
-    python jobs/grid_table.py CLIPS TABLE.csv
+"""The table of GRID's clips, read from their file names, which spell what is said.
 
 Letters of a name are command, colour, preposition, letter, digit and adverb (Cooke et al. 2006,
 An audio-visual corpus for speech perception and automatic speech recognition). Letter and digit
-are left out: with a hundred clips, hardly one of them comes twice. Every fifth clip is for
+are left out: among a hundred clips, hardly any of them occurs twice. Every fifth clip is for
 validation, every fifth for the test.
 """
 
 import csv
-import sys
 from pathlib import Path
 
 WORDS = {
@@ -30,7 +27,3 @@ def write_table(clips: Path, table: Path) -> None:
         for i, clip in enumerate(sorted(clips.absolute().glob("*.mpg"))):
             labels = [f"{kind}:{words[clip.stem[at]]}" for kind, (at, words) in WORDS.items()]
             out.writerow([clip, clip.stem, ";".join(labels), SPLITS[i % 5]])
-
-
-if __name__ == "__main__":
-    write_table(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,22 +1,21 @@
 """The same trials run in three ways: raymc's sweep, Optuna alone, and Ray as documented.
 
-Top layer. A way's trials have the same settings, rows, batches and random numbers as any other
-way's, so they reach the same values; each trial computes on one thread. Optuna's trials and
-Ray's are a bare loop over rows in memory, without checkpoints or records.
+Trials have the same settings, rows, batches and random numbers in every way, so they reach the same
+values. Each trial computes on one thread. Optuna's trials and Ray's are a bare loop over rows in
+memory, without checkpoints or records.
 """
 
 import io
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import pyarrow as pa
 import ray.train
 import torch
 from optuna.storages import JournalStorage
@@ -28,11 +27,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 from rich.console import Console
 
+from jobs.bench.train_ways import feed_from_files
 from raymc.cli.runs import run_tune
 from raymc.config import Config, from_dict, override, to_dict
-from raymc.data.feed.feed import Feed, Feeds
+from raymc.data.feed.feed import Feeds
 from raymc.data.feed.on_ray import count_classes
-from raymc.data.shards import Dataset, open_dataset, read_shard
+from raymc.data.shards import Dataset, open_dataset
 from raymc.metrics.metrics import evaluate_scores
 from raymc.runtime.connect import connect
 from raymc.search.study import distributions, open_study
@@ -50,7 +50,7 @@ class Task:
 
     Attributes:
         config: All settings; what a way writes lies below `run.folder`, named `run.name`.
-        trials: What each trial sets, by dotted path.
+        trials: The settings of each trial, by dotted path.
         at_a_time: How many run at a time.
     """
 
@@ -60,7 +60,7 @@ class Task:
 
     @property
     def folder(self) -> Path:
-        """Where a way may write, apart from others."""
+        """A folder that only this task's way writes to."""
         folder = Path(self.config.run.folder) / "ways" / self.config.run.name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -68,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Span:
-    """A trial that was run: with what, when, in seconds of the clock, and its best value."""
+    """A trial that ran: its settings, when it began and ended by the clock, and its best value."""
 
     params: Mapping[str, Any]
     began: float
@@ -144,20 +144,9 @@ def train_bare(config: Config, dataset: Dataset, feeds: Feeds, *, tell: EpochVal
 
 def feeds_in_memory(config: Config, dataset: Dataset) -> Feeds:
     """Return feeds that read their rows from files once."""
-
-    def feed(split: str) -> Feed:
-        shards = dataset.split(split)
-
-        def read(wanted: Sequence[int]) -> Iterable[pa.Table]:
-            return (read_shard(dataset, shards[shard]) for shard in wanted)
-
-        return Feed(
-            read, dataset.manifest, split, config=config.batch, seed=config.train.seed, keep=True
-        )
-
     return Feeds(
-        train=feed(config.data.train),
-        val=feed(config.data.val),
+        train=feed_from_files(dataset, config.data.train, config),
+        val=feed_from_files(dataset, config.data.val, config),
         class_counts=count_classes(dataset, config.data.train),
     )
 
@@ -191,7 +180,7 @@ def _ask_and_tell(study: optuna.Study, task: Task, trials: int) -> list[Span]:
 
 
 def _reporter(trial: optuna.Trial) -> EpochValue:
-    """Return what tells Optuna of an epoch, as its pruners would need it."""
+    """Optuna's pruners would need each epoch."""
     return lambda epoch, value: trial.report(value, epoch)
 
 

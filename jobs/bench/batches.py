@@ -1,6 +1,7 @@
-"""Padded batches as every way of the ingest benchmark gives them, and what is counted of them.
+"""Padded batches, as people write them by hand, and the sizes and checksums of what is in them.
 
-Needs NumPy, pyarrow and torch alone, since it also runs where raymc isn't installed.
+Needs only NumPy, pyarrow and torch, because the ingest benchmark runs it where raymc isn't
+installed.
 
 Axes: B rows of a batch, T tokens, D dim, C classes.
 """
@@ -22,7 +23,6 @@ TOKENS = (24, 300)  # of a row, fewest and most
 CLASSES = tuple(f"label-{number:02d}" for number in range(19))
 COLUMNS = ["labels", *DIMS]
 NUMBER_OF = {name: number for number, name in enumerate(CLASSES)}
-TORCH_DTYPES = {"float16": torch.float16, "uint8": torch.uint8}
 
 
 class RawRow(NamedTuple):
@@ -59,7 +59,7 @@ class Source:
         return found[self.rank :: self.workers]
 
     def path(self, name: str) -> str:
-        """Return where the set stands in some format."""
+        """Return the folder of the set in one of the formats."""
         return str(Path(self.folder, name))
 
 
@@ -73,25 +73,32 @@ class Padded:
 
 
 def pad(rows: Sequence[RawRow], dtype: str) -> Padded:
-    """Copy rows into padded tensors, as one writes it by hand."""
+    """Copy rows into padded tensors."""
     labels = torch.zeros(len(rows), len(CLASSES), dtype=torch.bool)
     for place, row in enumerate(rows):
         labels[place, list(row.labels)] = True
     tokens, lengths = [], []
     for at, dim in enumerate(DIMS.values()):
         views = [np.frombuffer(row.tokens[at], dtype).reshape(-1, dim) for row in rows]
-        sizes = [len(view) for view in views]
-        padded = torch.zeros(len(rows), max(sizes), dim, dtype=TORCH_DTYPES[dtype])
-        buffer = padded.numpy()
-        for place, view in enumerate(views):
-            buffer[place, : len(view)] = view
+        padded, sizes = pad_tokens(views)
         tokens.append(padded)
-        lengths.append(torch.tensor(sizes))
+        lengths.append(sizes)
     return Padded(tuple(tokens), tuple(lengths), labels)
 
 
+def pad_tokens(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Copy rows [T, D] of one type into a tensor [B, T, D] of zeros; returns it and lengths [B]."""
+    sizes = [len(row) for row in rows]
+    dtype = torch.from_numpy(rows[0][:0].copy()).dtype
+    padded = torch.zeros(len(rows), max(sizes), rows[0].shape[1], dtype=dtype)
+    buffer = padded.numpy()
+    for place, row in enumerate(rows):
+        buffer[place, : len(row)] = row
+    return padded, torch.tensor(sizes)
+
+
 def read_rows(path: str) -> list[RawRow]:
-    """Return the rows of a shard; their bytes are not copied once more."""
+    """Return the rows of a shard; their bytes are not copied again."""
     return rows_of_table(pq.read_table(path, columns=COLUMNS))
 
 
@@ -113,7 +120,7 @@ def size_of(batch: Padded | pa.Table) -> tuple[int, int]:
 
 
 def sum_of(batch: Padded | pa.Table) -> int:
-    """Return the sum of the digests of a batch's rows, over real tokens and labels alone."""
+    """Return the sum of the digests of a batch's rows, over tokens and labels, not padding."""
     rows = _rows_of(batch) if isinstance(batch, Padded) else rows_of_table(batch)
     return sum(map(digest_of, rows)) % 2**64
 
@@ -132,10 +139,3 @@ def _rows_of(batch: Padded) -> Iterator[RawRow]:
         views = (x[place, : int(n[place])] for x, n in zip(batch.tokens, batch.lengths))
         tokens = tuple(view.contiguous().numpy().tobytes() for view in views)
         yield RawRow(tokens, labels.nonzero().flatten().tolist())
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has had, shared one included; 0 if unknown."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(s.split()[1]) * 1024 for s in lines if s.startswith("VmHWM:")), 0)

@@ -1,0 +1,61 @@
+"""What fusion is worth: mean AP by label group on the test split, by modality and fusion depth.
+
+Each modality alone, and all of them with every fusion depth. Each model is trained once a seed, its
+epoch chosen on the validation split, and tested once.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from rich.console import Console
+
+from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
+from raymc.cli.runs import run_evaluate, run_train
+from raymc.config import Config, load, override
+from raymc.evaluation.evaluate import group_means
+from raymc.formats.prepare import prepare_dataset
+
+ARGUMENTS = ("config", "overrides")
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class Settings:
+    """What is trained, and how often."""
+
+    config: str = Field(description="The configuration.")
+    overrides: tuple[str, ...] = Field(default=(), description="Settings to change, KEY=VALUE.")
+    seeds: int = Field(default=3, ge=1, description="How often each model is trained and tested.")
+
+
+def bench_fusion(console: Console, settings: Settings, *, out: Path | None = None) -> None:
+    """Train every variant with every seed; prints mean ± standard deviation in percent."""
+    config = load(settings.config, settings.overrides)
+    found = []
+    for name, changes in variants(config).items():
+        one = Measurement(name)
+        for seed in range(settings.seeds):
+            bundle = run_train(override(config, {**changes, "train.seed": seed}), console)
+            result = run_evaluate(str(bundle), config.data.path, console, split=config.data.test)
+            scores = {"mAP": result.scores.mAP, "R@80": result.scores.R80, **group_means(result)}
+            one.add(**{group: 100 * value for group, value in scores.items()})
+        found.append(one)
+    groups = {
+        group: lambda m, group=group: plus_minus(m[group]) if m[group] else ""
+        for one in found
+        for group in one.figures
+    }
+    columns: Columns = {"trained on": lambda m: m.name, **groups}
+    text = f"`{config.data.test}` of `{config.data.path}`, {settings.seeds} seeds.\n\n"
+    publish("Fusion", text + table(columns, found), found, console, out)
+
+
+def variants(config: Config) -> Mapping[str, Mapping[str, Any]]:
+    """Return the settings that differ, by the row of the table."""
+    there = [modality.name for modality in prepare_dataset(config).manifest.modalities]
+    names = config.data.modalities or there
+    alone = {f"{name} alone": {"data.modalities": [name]} for name in names}
+    depths = range(config.model.depth + 1)
+    return alone | {f"all, fusion depth {depth}": {"model.fusion_depth": depth} for depth in depths}

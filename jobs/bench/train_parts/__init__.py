@@ -1,1 +1,0 @@
-"""Ways of training that the train benchmark compares, what they train, and on what."""

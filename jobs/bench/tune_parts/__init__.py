@@ -1,1 +1,0 @@
-"""Ways of tuning that the tune benchmark compares, and what else it asks of a sweep."""
