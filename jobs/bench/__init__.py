@@ -1,10 +1,10 @@
 """Benchmarks: raymc beside a peer or a limit, timed in turns, in one run on one machine.
 
 Run `python -m jobs.bench NAME` from a checkout (`--help` lists the names), or `all` for a page of
-all that time something. The peers are installed with `pip install 'raymc[bench]'`.
+all that measure time. The peers are installed with `pip install 'raymc[bench]'`.
 
 To add a benchmark, write a module NAME.py with `Settings`, a pydantic dataclass whose fields become
-the options (those named in `ARGUMENTS` become arguments), and a function `bench_NAME(console,
+the options (or arguments, if `ARGUMENTS` has them), and a function `bench_NAME(console,
 settings, out=None)` that collects `Measurement`s and ends with `publish`. Give it a line in
 `__main__.py` and, to be part of `all`, a `BRIEF`: the settings of a run of a few minutes.
 

@@ -41,19 +41,17 @@ class Benchmark(click.Command):
         """Return an argument or option for each setting, and the options of every benchmark."""
         with _plain_errors(str(self.name)):
             module = import_module(f"jobs.bench.{self.name}")
-        arguments = getattr(module, "ARGUMENTS", ())
-        given = [_argument(o) if o.name in arguments else o for o in options_of(module.Settings)]
+        arguments = getattr(module, "ARGUMENTS", {})
+        given = [_as_argument(o, arguments) for o in options_of(module.Settings)]
         return [*given, *super().get_params(ctx)]
 
 
-def _argument(option: click.Parameter) -> click.Parameter:
-    name = f"{option.opts[0][2:].upper()}"
-    return click.Argument(
-        [str(option.name)],
-        nargs=-1 if option.multiple else 1,
-        required=option.required,
-        metavar=f"{name}..." if option.multiple else name,
-    )
+def _as_argument(option: click.Parameter, metavars: Mapping[str, str]) -> click.Parameter:
+    if option.name not in metavars:
+        return option
+    many = -1 if option.multiple else 1
+    metavar = metavars[option.name]
+    return click.Argument([option.name], nargs=many, required=option.required, metavar=metavar)
 
 
 @click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,9 +61,11 @@ def bench() -> None:
 
 @bench.command("all")
 @click.option("--out", required=True, type=PATH, help="Folder of the pages.")
-@click.option("--media", help="Videos for `extract`: a folder, glob or table; left out without.")
+@click.option(
+    "--media", help="Videos for `extract`, which is left out without: a folder, glob or table."
+)
 def bench_all(out: Path, media: str | None) -> None:
-    """Run all that time something, briefly.
+    """Run all that measure time, briefly.
 
     Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
     run, and the exit code is 1. `accuracy` and `fusion` are not part of it.
@@ -80,7 +80,12 @@ def bench_all(out: Path, media: str | None) -> None:
 @click.argument("grid", type=PATH)
 @click.argument("out", type=PATH, metavar="OUT.npz")
 @click.option("--snr", type=float, required=True, help="Signal-to-noise ratio in dB; inf is clean.")
-@click.option("--noise", type=click.Choice(["babble", "white"]), default="babble", help="Its kind.")
+@click.option(
+    "--noise",
+    type=click.Choice(["babble", "white"]),
+    default="babble",
+    help="Kind of noise.  [default: babble]",
+)
 def make_noise(grid: Path, out: Path, snr: float, noise: Any) -> None:
     """Mix noise into the sound of GRID.
 

@@ -41,7 +41,7 @@ from raymc.training import checkpoint, loop
 from raymc.training.learner import make_model
 from raymc.training.validation import Predictions, predict
 
-ARGUMENTS = ("configs",)
+ARGUMENTS = {"configs": "CONFIG..."}
 CPU = torch.device("cpu")
 # The constants of each loss that are searched, beside the configuration's own space for all losses.
 # Wider ranges were tried: on GRID, emotions, scene and yeast no temperature above 0.15 won.

@@ -18,7 +18,7 @@ from raymc.config import Config, load, override
 from raymc.evaluation.evaluate import group_means
 from raymc.formats.prepare import prepare_dataset
 
-ARGUMENTS = ("config", "overrides")
+ARGUMENTS = {"config": "CONFIG", "overrides": "[KEY=VALUE]..."}
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})

@@ -74,11 +74,13 @@ class Settings:
     clips: int = Field(default=1200, ge=8, description="Clips of digits to train on.")
     rounds: int = Field(default=5, ge=1, description="How often each way is timed.")
     at_a_time: tuple[int, ...] = Field(default=(1, 2), description="Trials at a time.")
-    ways: tuple[str, ...] = Field(default=tuple(WAYS), description="Of running trials.")
+    ways: tuple[str, ...] = Field(default=tuple(WAYS), description="A way of running trials.")
     documented_trials: int = Field(
-        default=4, ge=1, description="Trials of Ray's documented pattern, each half a minute."
+        default=4,
+        ge=1,
+        description="Trials of Ray's documented pattern, which take half a minute each.",
     )
-    parts: tuple[str, ...] = Field(default=PARTS, description="Of the benchmark.")
+    parts: tuple[str, ...] = Field(default=PARTS, description="A part of the benchmark.")
     packed: int = Field(default=8, ge=2, description="Trials that share a GPU.")
     device: str = Field(default="cpu", description="Where packed trials compute: cpu or cuda.")
 
