@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from raymc.cli.options import Errors, make_console, option_name, options_of, settings_of
+from raymc.cli.options import Commands, make_console, option_name, options_of, settings_of
 from raymc.errors import ConfigError, ResourceError
 
 IN_ALL = {
@@ -54,60 +54,9 @@ def _as_argument(option: click.Parameter, metavars: Mapping[str, str]) -> click.
     return click.Argument([option.name], nargs=many, required=option.required, metavar=metavar)
 
 
-@click.group(cls=Errors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def bench() -> None:
     """Measure raymc beside peers and limits, on this machine."""
-
-
-@bench.command("all")
-@click.option("--out", required=True, type=PATH, help="Folder of the pages.")
-@click.option(
-    "--media", help="Videos for `extract`, which is left out without: a folder, glob or table."
-)
-def bench_all(out: Path, media: str | None) -> None:
-    """Run all that measure time, briefly.
-
-    Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
-    run, and the exit code is 1. `accuracy` and `fusion` are not part of it.
-    """
-    given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
-    if media is not None:
-        given["extract"] = ("--media", media)
-    sys.exit(1 if run_all(given, out, make_console()) else 0)
-
-
-@bench.command("noise")
-@click.argument("grid", type=PATH)
-@click.argument("out", type=PATH, metavar="OUT.npz")
-@click.option("--snr", type=float, required=True, help="Signal-to-noise ratio in dB; inf is clean.")
-@click.option(
-    "--noise",
-    type=click.Choice(["babble", "white"]),
-    default="babble",
-    help="Kind of noise.  [default: babble]",
-)
-def make_noise(grid: Path, out: Path, snr: float, noise: Any) -> None:
-    """Mix noise into the sound of GRID.
-
-    Makes features for jobs/configs/accuracy/grid.yaml. The folder GRID holds grid_s1_av.npz and
-    audio16k/NAME.flac.
-    """
-    from jobs.bench.noise import make_noisy
-
-    make_noisy(grid / "grid_s1_av.npz", grid / "audio16k", out, snr_db=snr, noise=noise)
-
-
-@bench.command("grid")
-@click.argument("clips", type=PATH)
-@click.argument("table", type=PATH, metavar="TABLE.csv")
-def make_grid_table(clips: Path, table: Path) -> None:
-    """Write the table of a folder of GRID's clips.
-
-    What is said is in their file names. Makes the table for jobs/configs/grid-clips.yaml.
-    """
-    from jobs.bench.grid import write_table
-
-    write_table(clips, table)
 
 
 def _run(name: str, *, out: Path | None, brief: bool = False, **given: Any) -> None:
@@ -139,6 +88,66 @@ def _plain_errors(name: str) -> Iterator[None]:
         first = error.errors()[0]
         option = option_name(str(first["loc"][0]), many=len(first["loc"]) > 1)
         raise ConfigError(f"--{option} {first['input']}: {first['msg']}") from None
+
+
+_OUT = click.Option(["--out"], type=PATH, help="Folder for the page and, as JSON, all figures.")
+_BRIEF = click.Option(["--brief"], is_flag=True, help="Use the sizes of `all`.")
+for _name, _help in BENCHMARKS.items():
+    _shared = [_BRIEF, _OUT] if _name in IN_ALL else [_OUT]
+    bench.add_command(
+        Benchmark(_name, help=_help, callback=partial(_run, _name), params=[*_shared])
+    )
+
+
+@bench.command("all")
+@click.option("--out", required=True, type=PATH, help="Folder of the pages.")
+@click.option(
+    "--media", help="Videos for `extract`, which is left out without: a folder, glob or table."
+)
+def bench_all(out: Path, media: str | None) -> None:
+    """Run all that measure time, briefly.
+
+    Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
+    run, and the exit code is 1. `accuracy` and `fusion` are not part of it.
+    """
+    given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
+    if media is not None:
+        given["extract"] = ("--media", media)
+    sys.exit(1 if run_all(given, out, make_console()) else 0)
+
+
+@bench.command("noise")
+@click.argument("grid", type=PATH)
+@click.argument("out", type=PATH, metavar="OUT.npz")
+@click.option("--snr", type=float, required=True, help="Signal-to-noise ratio in dB; inf is clean.")
+@click.option(
+    "--noise",
+    type=click.Choice(["babble", "white"]),
+    default="babble",
+    help="Kind of noise.  [default: babble]",
+)
+def make_noise(grid: Path, out: Path, snr: float, noise: Any) -> None:
+    """Make GRID's features with noise in the sound.
+
+    For jobs/configs/accuracy/grid.yaml. The folder GRID holds grid_s1_av.npz and
+    audio16k/NAME.flac.
+    """
+    from jobs.bench.noise import make_noisy
+
+    make_noisy(grid / "grid_s1_av.npz", grid / "audio16k", out, snr_db=snr, noise=noise)
+
+
+@bench.command("grid")
+@click.argument("clips", type=PATH)
+@click.argument("table", type=PATH, metavar="TABLE.csv")
+def make_grid_table(clips: Path, table: Path) -> None:
+    """Write the table of a folder of GRID's clips.
+
+    For jobs/configs/grid-clips.yaml. The labels are in the file names.
+    """
+    from jobs.bench.grid import write_table
+
+    write_table(clips, table)
 
 
 def run_all(given: Mapping[str, Sequence[str]], out: Path, console: Any) -> list[str]:
@@ -179,15 +188,6 @@ def run_all(given: Mapping[str, Sequence[str]], out: Path, console: Any) -> list
 def _run_apart(name: str, *options: str) -> int:
     command = [sys.executable, "-m", "jobs.bench", name, *options]
     return subprocess.run(command, check=False).returncode
-
-
-_OUT = click.Option(["--out"], type=PATH, help="Folder for the page and, as JSON, all figures.")
-_BRIEF = click.Option(["--brief"], is_flag=True, help="Use the sizes of `all`.")
-for _name, _help in BENCHMARKS.items():
-    _shared = [_BRIEF, _OUT] if _name in IN_ALL else [_OUT]
-    bench.add_command(
-        Benchmark(_name, help=_help, callback=partial(_run, _name), params=[*_shared])
-    )
 
 
 if __name__ == "__main__":
