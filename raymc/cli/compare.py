@@ -12,7 +12,7 @@ from raymc.config import Config, overridden
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
 from raymc.evaluation.compare import Comparison, Run, check_classes, compare
-from raymc.evaluation.evaluate import stored_scores
+from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.metrics import MetricName
 from raymc.report import save_report
 from raymc.report.comparison import comparison_page, comparison_parts

@@ -15,8 +15,8 @@ from raymc.config import Config, flatten, overridden, override
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, DataError, PromotionError
 from raymc.evaluation.compare import METRICS, check_classes
-from raymc.evaluation.evaluate import stored_scores
 from raymc.evaluation.scored import ScoredSplit
+from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import Difference, bootstrap_interval, paired_difference
 from raymc.metrics.metrics import MetricName, evaluate_scores
 from raymc.report.comparison import difference_text, estimate_text

@@ -33,7 +33,7 @@ from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
 from raymc.tracking.recording import RunRecorder, SweepRecorder
 from raymc.training.audit import AttemptRecorder
-from raymc.training.bundle import load_bundle, save_bundle
+from raymc.training.bundle import save_bundle
 from raymc.training.on_ray import equip, train
 from raymc.training.runs import BUNDLE, Run, open_run
 
@@ -143,8 +143,6 @@ def run_predict(
 ) -> None:
     """Write a split's scores and labels under `out`."""
     opened = open_dataset(dataset)
-    load_bundle(bundle).check_dataset(opened.manifest)
-    connect()
     rows = predict(bundle, opened, split, out, device=device)
     console.print(f"predictions of {rows:,} rows: {out}")
 

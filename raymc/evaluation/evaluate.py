@@ -1,23 +1,18 @@
 """How good a bundle is on a split it was not trained on. Ray layer."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from rich.table import Table
 
 from raymc.data.shards import Dataset
-from raymc.evaluation.predict import scored_rows, scores_of
-from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
+from raymc.evaluation.scored import ScoredSplit
+from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.calibration import expected_calibration_error
 from raymc.metrics.families import FamilyScores, family_means, family_scores
 from raymc.metrics.metrics import Scores, evaluate_scores
-from raymc.runtime.connect import connect
 from raymc.training.bundle import Bundle, load_bundle
-from raymc.training.runs import run_of
 
 CLASSES_SHOWN, GROUPS_SHOWN = 12, 32
 _TITLES = {
@@ -52,64 +47,6 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
     judged = (scored.scores, scored.labels, scored.observed)
     families = family_scores(*judged, loaded.vocabulary)
     return Evaluation(loaded, scored, evaluate_scores(*judged), families)
-
-
-def stored_scores(
-    bundle: Bundle, dataset: Dataset, split: str, *, device: str = "auto", run: Path | None = None
-) -> ScoredSplit:
-    """Return what a bundle says of a split's rows; of a run's bundle that is computed once.
-
-    The scores of a run's bundle are kept in its folder, in a file named by the split and by the
-    digests of dataset and weights. Ray is joined or started only if they have to be computed.
-
-    Args:
-        bundle: whose scores.
-        dataset: that the split is of.
-        split: its name.
-        device: `auto`, `cpu` or `gpu`.
-        run: folder of the run that keeps them; None for the bundle's own.
-
-    Raises:
-        BundleError: the bundle doesn't match the dataset, or can't be read any more.
-        DataError: there is no such split, or a shard or the file of scores can't be read.
-    """
-    bundle.check_dataset(dataset.manifest)
-    bundle.check_labels(dataset.manifest)
-    run = run or run_of(bundle.folder)
-    of = f"{split}-{dataset.manifest.digest()[:16]}-{bundle.weights_digest[:16]}"
-    file = run / "scores" / f"{of}.parquet" if run else None
-    if file is not None and file.exists():
-        return load_scored(file)
-    connect()
-    tables = scored_rows(str(bundle.folder), dataset, split, device=device)
-    scored = _scored(bundle, dataset, split, tables)
-    if file is not None:
-        with suppress(OSError):  # the run may be another's, to be read only
-            save_scored(scored, file)
-    return scored
-
-
-def _scored(
-    bundle: Bundle, dataset: Dataset, split: str, tables: Iterable[pa.Table]
-) -> ScoredSplit:
-    """Put the scored tables of a split together, labels encoded."""
-    ids, scores, labels, observed = [], [], [], []
-    for table in tables:
-        ids += table["id"].to_pylist()
-        scores.append(scores_of(table))
-        names = [row or [] for row in table["labels"].to_pylist()]
-        labels.append(bundle.vocabulary.encode(names))
-        groups = table["observed"].to_pylist() if "observed" in table.column_names else None
-        observed.append(bundle.vocabulary.encode_observed(groups or [None] * len(table)))
-    return ScoredSplit(
-        ids=tuple(ids),
-        scores=np.concatenate(scores),
-        labels=np.concatenate(labels),
-        observed=np.concatenate(observed),
-        vocabulary=bundle.vocabulary,
-        split=split,
-        dataset_digest=dataset.manifest.digest(),
-    )
 
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raymc.config import ModelConfig
+from raymc.data.feed.batches import Batch
 from raymc.data.shards import Modality
 from raymc.errors import DataError
 from raymc.model.layers import (
@@ -187,6 +188,11 @@ class MultimodalTransformer(nn.Module):
         return time_rotation(
             length, embed.rate_hz, heads=self.heads, size=self.head_size, like=self.prototypes
         )
+
+    def score_batch(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C"]]:
+        """Return a batch's fused embeddings, before normalisation, and its scores."""
+        fused = self(batch.tokens, batch.lengths).fused
+        return fused, self.scores(fused)
 
     def scores(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
         """Return cosine similarities in [-1, 1], or logits if the head is linear; in float32."""

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 
 from raymc.config import Config, flatten
-from raymc.data.shards import Dataset, open_dataset
+from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError, RaymcError
-from raymc.evaluation.evaluate import stored_scores
 from raymc.evaluation.scored import ScoredSplit
-from raymc.report.class_sections import class_sections
+from raymc.evaluation.scoring import embed_rows, stored_scores
+from raymc.report.class_sections import MAPPED_ROWS, class_sections
 from raymc.report.comparison import Compared, compare, comparison_table
-from raymc.report.embeddings import EmbeddedSplit, embed_split
 from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, costs_of
@@ -29,8 +29,6 @@ from raymc.search.trials import Trial, trials_of, winner
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 from raymc.training.runs import BUNDLE, CONFIG_FILE, Run, write_whole
 
-ROWS_HERE = 2000  # scored in this process; larger splits are scored by Ray, and partly mapped
-
 
 @dataclass(frozen=True)
 class _Judged:
@@ -38,7 +36,7 @@ class _Judged:
 
     bundle: Bundle
     scored: ScoredSplit
-    embedded: EmbeddedSplit
+    embeddings: np.ndarray
     default: ScoredSplit | None
     without_default: str
 
@@ -88,7 +86,7 @@ def build_report(run: Run, *, split: str | None = None, price: float | None = No
         compared = compare(judged.scored, judged.default)
         sections.insert(0, _comparison(compared, judged, split))
         sections += class_sections(
-            judged.bundle, judged.scored, judged.embedded, default=judged.default
+            judged.bundle, judged.scored, judged.embeddings, default=judged.default
         )
     page = Page(
         title=f"Sweep {run.name}",
@@ -197,22 +195,24 @@ def _judge(
     folder: Path, config: Config, split: str, *, best: Trial, default: Trial | None
 ) -> _Judged:
     """Score the split with the winner, and with the default settings' model if there is one."""
-    dataset = open_dataset(config.data.path)
+    dataset, device = open_dataset(config.data.path), config.train.device
     with _bundle_of(best, folder) as path:
         bundle = load_bundle(path)
-        scored, embedded = _score(bundle, dataset, split, config=config, folder=folder)
+        scored = stored_scores(bundle, dataset, split, device=device, run=folder)
+        embeddings = embed_rows(bundle, dataset, split, most=MAPPED_ROWS)
     if default is None:
         missing = "The default settings were not tried, so there is nothing to compare with."
-        return _Judged(bundle, scored, embedded, None, missing)
+        return _Judged(bundle, scored, embeddings, None, missing)
     if default.number == best.number:
-        return _Judged(bundle, scored, embedded, None, "The best trial is the default itself.")
+        missing = "The best trial is the default itself."
+        return _Judged(bundle, scored, embeddings, None, missing)
     try:
         with _bundle_of(default, folder) as path:
-            before, _ = _score(load_bundle(path), dataset, split, config=config, folder=folder)
+            before = stored_scores(load_bundle(path), dataset, split, device=device, run=folder)
     except RaymcError as error:
         missing = f"The default's model can't be compared: {error}"
-        return _Judged(bundle, scored, embedded, None, missing)
-    return _Judged(bundle, scored, embedded, before, "")
+        return _Judged(bundle, scored, embeddings, None, missing)
+    return _Judged(bundle, scored, embeddings, before, "")
 
 
 @contextmanager
@@ -228,14 +228,3 @@ def _bundle_of(trial: Trial, folder: Path) -> Iterator[Path]:
         made = Path(temporary) / BUNDLE
         save_bundle(Path(trial.checkpoint), made)
         yield made
-
-
-def _score(
-    bundle: Bundle, dataset: Dataset, split: str, *, config: Config, folder: Path
-) -> tuple[ScoredSplit, EmbeddedSplit]:
-    """Return the scores of a whole split, and the embeddings of up to `ROWS_HERE` rows."""
-    embedded = embed_split(bundle, dataset, split, most=ROWS_HERE)
-    if dataset.manifest.rows(split) <= ROWS_HERE:
-        return embedded.scored, embedded
-    device = config.train.device
-    return stored_scores(bundle, dataset, split, device=device, run=folder), embedded

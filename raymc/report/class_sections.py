@@ -1,12 +1,13 @@
 """What the page says of the winner's classes: how good, where wrong, how close to each other.
 
 Words and order only; the numbers are those of `classes.py` and `metrics.py`.
-Axes: N rows, C classes.
+Axes: N rows, C classes, E embedding dim.
 """
 
 import math
 
 import numpy as np
+from jaxtyping import Float
 
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.metrics import Scores, evaluate_scores
@@ -20,7 +21,7 @@ from raymc.report.classes import (
     precision_recall,
     worst_errors,
 )
-from raymc.report.embeddings import EmbeddedSplit, prototypes_of, to_plane
+from raymc.report.embeddings import prototypes_of, to_plane
 from raymc.report.page import Figure, Note, Part, Section, Table, number, percent, text
 from raymc.training.bundle import Bundle
 
@@ -32,7 +33,7 @@ MAPPED_ROWS = 1000  # clips in the plane: t-SNE takes seconds for them
 def class_sections(
     bundle: Bundle,
     scored: ScoredSplit,
-    embedded: EmbeddedSplit,
+    embeddings: Float[np.ndarray, "some E"],
     *,
     default: ScoredSplit | None = None,
 ) -> list[Section]:
@@ -41,7 +42,7 @@ def class_sections(
     Args:
         bundle: The winner.
         scored: A whole split.
-        embedded: The same split, or some rows of it.
+        embeddings: Of its first rows.
         default: The split as the default settings' model scored it.
     """
     measured = evaluate_scores(scored.scores, scored.labels, scored.observed)
@@ -49,7 +50,7 @@ def class_sections(
         Section("classes", "Classes", _table(bundle, scored, measured, default)),
         Section("curves", "Precision and recall", _curves(scored, measured)),
         Section("prototypes", "Prototypes and labels", _prototypes(bundle, scored, measured)),
-        Section("map", "Map of the embeddings", _map(bundle, embedded)),
+        Section("map", "Map of the embeddings", _map(bundle, scored, embeddings)),
         Section("errors", "Worst errors", _errors(bundle, scored, measured)),
     ]
 
@@ -144,11 +145,10 @@ def _prototypes(bundle: Bundle, scored: ScoredSplit, measured: Scores) -> list[P
     return [Figure(picture, caption)]
 
 
-def _map(bundle: Bundle, embedded: EmbeddedSplit) -> list[Part]:
-    clips, prototypes = embedded.embeddings[:MAPPED_ROWS], prototypes_of(bundle)
-    labels = embedded.scored.labels[:MAPPED_ROWS]
+def _map(bundle: Bundle, scored: ScoredSplit, clips: Float[np.ndarray, "some E"]) -> list[Part]:
+    labels, prototypes = scored.labels[: len(clips)], prototypes_of(bundle)
     plane, how = to_plane(np.concatenate([clips, prototypes]))
-    names = embedded.scored.vocabulary.names
+    names = scored.vocabulary.names
     picture = draw.embedding_map(plane[: len(clips)], labels, plane[len(clips) :], names)
     caption = (
         f"{len(clips):,} clips and all prototypes in two dimensions ({how}): neighbours are alike, "

@@ -250,7 +250,9 @@ def our_error(error: BaseException) -> RaymcError | None:
     waiting, seen = [error], set()
     while waiting:
         current = waiting.pop(0)
-        if isinstance(current, RaymcError):
+        # Ray makes an error of a task an instance of its cause's class too, with a long traceback
+        # as its message; the cause itself has the message that we wrote.
+        if isinstance(current, RaymcError) and not isinstance(current, RayError):
             return current
         seen.add(id(current))
         failures = getattr(current, "worker_failures", {}).values()

@@ -8,7 +8,7 @@ Axes: N rows, C classes.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,23 @@ class Bundle:
 
         Scores are similarities to the prototypes, in [-1, 1], or logits for a linear head.
         """
-        rows = len(next(iter(tokens.values())))
-        nothing = np.zeros((rows, len(self.vocabulary.names)), dtype=bool)
-        store = RowStore(self.modalities, len(self.vocabulary.names))
-        store.add(0, Block(ids=pa.nulls(rows), tokens=tokens, labels=nothing, observed=nothing))
-        parts = [self._score_some(store, chunk) for chunk in _chunks(rows)]
-        return np.concatenate(parts) if parts else nothing.astype(np.float32)
+        return self.embed_tokens(tokens)[1]
 
-    @torch.inference_mode()
-    def _score_some(self, store: RowStore, rows: np.ndarray) -> np.ndarray:
-        batch = store.batch(rows).to(self.device)
-        fused = self.model(batch.tokens, batch.lengths).fused
-        return self.model.scores(fused).cpu().numpy()
+    def embed_tokens(self, tokens: Mapping[str, Ragged]) -> tuple[np.ndarray, np.ndarray]:
+        """Return embeddings before normalisation, [N, E] float32, and scores, [N, C] float32."""
+        rows, classes = len(next(iter(tokens.values()))), len(self.vocabulary)
+        nothing = np.zeros((rows, classes), dtype=bool)
+        store = RowStore(self.modalities, classes)
+        store.add(0, Block(ids=pa.nulls(rows), tokens=tokens, labels=nothing, observed=nothing))
+        starts = range(0, rows, ROWS_AT_A_TIME)
+        chunks = (np.arange(at, min(rows, at + ROWS_AT_A_TIME)) for at in starts)
+        with torch.inference_mode():
+            parts = [self.model.score_batch(store.batch(each).to(self.device)) for each in chunks]
+        if not parts:
+            width = self.model.prototypes.shape[1]
+            return np.zeros((0, width), np.float32), np.zeros((0, classes), np.float32)
+        embeddings, scores = (torch.cat(each).float().cpu().numpy() for each in zip(*parts))
+        return embeddings, scores
 
     def labels_above(self, scores: np.ndarray) -> list[list[str]]:
         """Return the labels whose score reaches their threshold, for each row of [N, C]."""
@@ -253,11 +258,6 @@ def _read(path: Path) -> bytes:
             f"{path.parent} is no bundle of raymc: {path.name} can't be read ({error.strerror}); "
             "`raymc train` and `raymc tune` leave one in the run's folder"
         ) from error
-
-
-def _chunks(rows: int) -> Iterator[np.ndarray]:
-    for at in range(0, rows, ROWS_AT_A_TIME):
-        yield np.arange(at, min(rows, at + ROWS_AT_A_TIME))
 
 
 def tokens_of_frames(

@@ -51,8 +51,8 @@ def predict(
     for batch in feed.evaluation():
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            fused = model(batch.tokens, batch.lengths).fused
-        parts.append((batch.rows, model.scores(fused), batch.labels, batch.observed))
+            _, scores = model.score_batch(batch)
+        parts.append((batch.rows, scores, batch.labels, batch.observed))
     rows, scores, labels, observed = (
         workers.gather(torch.cat(column)).cpu().numpy() for column in zip(*parts)
     )

@@ -19,8 +19,8 @@ from raymc.cli.runs import run_evaluate
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, write_dataset
 from raymc.errors import ConfigError, DataError
-from raymc.evaluation.evaluate import stored_scores
 from raymc.evaluation.scored import load_scored
+from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import paired_difference
 from raymc.report.comparison import difference_text
 from raymc.training.bundle import load_bundle

@@ -17,8 +17,8 @@ from raymc.cli.promote import Promotion, run_promote
 from raymc.config import TrackingConfig
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import BundleError, ConfigError, DataError, PromotionError, ResourceError
-from raymc.evaluation.evaluate import stored_scores
 from raymc.evaluation.scored import ScoredSplit
+from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import bootstrap_interval, paired_difference
 from raymc.metrics.metrics import evaluate_scores
 from raymc.report.comparison import difference_text

@@ -1,12 +1,14 @@
-"""Evaluation and prediction through Ray Data equal what the bundle gives without it."""
+"""Evaluations and predictions equal what the model gives, in the split's order, Ray or not."""
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,8 +18,10 @@ from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
 
 from raymc.cli.runs import run_evaluate, run_predict
 from raymc.data.labels import Vocabulary
-from raymc.data.shards import Dataset, Modality, open_dataset, write_dataset
+from raymc.data.shards import Dataset, Modality, Shard, open_dataset, write_dataset
 from raymc.errors import BundleError, DataError, ResourceError
+from raymc.evaluation import predict as predictions
+from raymc.evaluation import scoring
 from raymc.evaluation.evaluate import numbers_of
 from raymc.evaluation.predict import predict
 from raymc.metrics.calibration import expected_calibration_error
@@ -91,9 +95,47 @@ def test_predictions(
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
+def test_predictions_keep_the_order_of_the_split_if_the_first_shard_is_last(
+    tiny_bundle: Path, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+
+    def first_comes_last(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
+        from raymc.evaluation.predict import _predicted  # Ray's process has its own
+
+        others = len(dataset.split("train")) - 1
+        while shard.file == "train/00000.parquet" and len(list(done.iterdir())) < others:
+            time.sleep(0.05)
+        (done / shard.file.replace("/", "-")).touch()
+        return _predicted(bundle, dataset, shard)
+
+    monkeypatch.setattr(predictions, "_predicted", first_comes_last)
+    monkeypatch.setattr(scoring, "ROWS_HERE", 0)
+    out = tmp_path / "out"
+    assert predict(str(tiny_bundle), tiny, "train", out) == SPLIT_ROWS["train"]
+    files = sorted(out.iterdir())
+    assert [file.name for file in files] == [f"part-{n:05d}.parquet" for n in range(6)]
+    ids = [name for file in files for name in pq.read_table(file)["id"].to_pylist()]
+    assert ids == [f"train-{i:03d}" for i in range(SPLIT_ROWS["train"])]
+
+
+@pytest.mark.slow
+def test_a_large_split_is_scored_on_ray_as_a_small_one_is_here(
+    tiny_bundle: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = scoring.score_split(load_bundle(tiny_bundle), tiny, "train")
+    monkeypatch.setattr(scoring, "ROWS_HERE", 0)
+    there = scoring.score_split(load_bundle(tiny_bundle), tiny, "train")
+    np.testing.assert_array_equal(here.scores, there.scores)
+    assert (here.ids, here.labels.tolist()) == (there.ids, there.labels.tolist())
+    assert here.observed.tolist() == there.observed.tolist()
+
+
 def test_predictions_are_not_overwritten(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match=rf"{tmp_path} exists already: choose another --out, or"):
+    with pytest.raises(DataError, match=rf"{tmp_path} already exists: choose another --out, or"):
         predict(str(tiny_bundle), tiny, "test", tmp_path)
     assert contents(tmp_path) == {"mine.txt": b"mine"}
 

@@ -1,4 +1,4 @@
-"""Embeddings and scores of rows against those of the bundle itself; the map keeps neighbours."""
+"""Embeddings agree with scores; the map keeps neighbours together."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from tiny import SPLIT_ROWS
 
-from raymc.data.shards import Dataset, read_shard
-from raymc.errors import DataError
+from raymc.data.shards import Dataset
+from raymc.evaluation.scoring import embed_rows, score_split
 from raymc.report.classes import cosine_similarities
-from raymc.report.embeddings import embed_split, prototypes_of, to_plane
+from raymc.report.embeddings import prototypes_of, to_plane
 from raymc.training.bundle import Bundle, load_bundle
 
 
@@ -18,35 +18,15 @@ def bundle(tiny_bundle: Path) -> Bundle:
     return load_bundle(tiny_bundle)
 
 
-def test_a_split_as_the_bundle_scores_it(bundle: Bundle, tiny: Dataset) -> None:
-    tables = [read_shard(tiny, shard) for shard in tiny.split("val")]
-    found = embed_split(bundle, tiny, "val", most=1000)
-    scored = found.scored
-    assert len(scored.ids) == SPLIT_ROWS["val"]
-    assert list(scored.ids) == [i for table in tables for i in table["id"].to_pylist()]
-    expected = np.concatenate([bundle.score(table) for table in tables])
-    np.testing.assert_allclose(scored.scores, expected, atol=1e-6)
-    labels = [names for table in tables for names in table["labels"].to_pylist()]
-    assert np.array_equal(scored.labels, bundle.vocabulary.encode(labels))
-    groups = [names for table in tables for names in table["observed"].to_pylist()]
-    assert np.array_equal(scored.observed, bundle.vocabulary.encode_observed(groups))
-    vectors = np.concatenate([found.embeddings, prototypes_of(bundle)])
-    rows = len(scored.ids)
-    similar = cosine_similarities(vectors)[:rows, rows:]
-    np.testing.assert_allclose(similar, scored.scores, atol=1e-5)
-
-
-@pytest.mark.parametrize("most", [1, 8, 13])
-def test_some_rows_are_the_first(most: int, bundle: Bundle, tiny: Dataset) -> None:
-    every, some = (embed_split(bundle, tiny, "val", most=count) for count in (1000, most))
-    assert some.scored.ids == every.scored.ids[:most]
-    np.testing.assert_allclose(some.embeddings, every.embeddings[:most], atol=1e-6)
-    np.testing.assert_allclose(some.scored.scores, every.scored.scores[:most], atol=1e-6)
-
-
-def test_a_split_that_is_not_there(bundle: Bundle, tiny: Dataset) -> None:
-    with pytest.raises(DataError, match="split 'demo' does not exist"):
-        embed_split(bundle, tiny, "demo", most=10)
+@pytest.mark.parametrize("most", [8, 13, 1000])
+def test_embeddings_are_those_that_scores_are_made_of(
+    most: int, bundle: Bundle, tiny: Dataset
+) -> None:
+    found, scored = embed_rows(bundle, tiny, "val", most=most), score_split(bundle, tiny, "val")
+    rows = min(most, SPLIT_ROWS["val"])
+    assert len(found) == rows
+    similar = cosine_similarities(np.concatenate([found, prototypes_of(bundle)]))[:rows, rows:]
+    np.testing.assert_allclose(similar, scored.scores[:rows], atol=1e-5)
 
 
 def test_the_map_keeps_groups_together() -> None:

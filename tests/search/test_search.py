@@ -24,7 +24,6 @@ from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import SweepError
 from raymc.events import EpochEnded
-from raymc.report import build_report
 from raymc.search.audit import audit_trials
 from raymc.search.trials import Trial, trials_of
 from raymc.tracking import tracking_uri
@@ -215,20 +214,6 @@ def test_the_report_is_made_again_when_asked(finished: Sweep, tmp_path: Path) ->
     assert parent.data.tags["raymc.state"] == "complete"
     stored = finished.client().download_artifacts(parent.info.run_id, "report.html", str(tmp_path))
     assert Path(stored).read_text("utf-8") == out.read_text("utf-8")
-
-
-def test_large_splits_are_scored_on_ray(finished: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = (finished.folder / "report.html").read_text("utf-8")
-    monkeypatch.setattr("raymc.report.build.ROWS_HERE", 9)
-    page = build_report(read_run(finished.folder))
-    assert "9 clips and all prototypes" in page
-    for section in ("default", "classes", "errors"):
-        assert section_of(page, section) == section_of(here, section)
-
-
-def section_of(page: str, anchor: str) -> str:
-    """A section of a report."""
-    return page.split(f'<section id="{anchor}">')[1].split("</section>")[0]
 
 
 def test_a_report_that_fails_costs_no_sweep(

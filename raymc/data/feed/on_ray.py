@@ -5,24 +5,22 @@ the same batches. Workers stream splits that are too large for the object store 
 Data's read tasks take seconds to start an epoch and move each row through memory twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import ray.data
 from pyarrow import fs
-from ray.exceptions import RayError
 
 from raymc.config import Config, DataConfig
 from raymc.data.feed.feed import Feed, Feeds, mapped_ahead
-from raymc.data.shards import Dataset, Manifest, read_shard
+from raymc.data.shards import Dataset, Manifest, Shard, read_shard
 from raymc.data.shards.ragged import label_entries
 from raymc.errors import DataError
-from raymc.runtime.connect import keep_order
+from raymc.runtime.connect import explained
 
 # Up to this size the driver reads a split itself: Ray's read tasks take seconds to start, longer
 # than the read itself, and each node fetches each block only once.
@@ -133,9 +131,19 @@ def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit
     if size <= DIRECT_BYTES:
         tables = shared.read(range(len(paths)))
         return replace(shared, blocks=tuple(ray.put(table) for table in tables))
-    with naming_torn_shards(paths, filesystem):
-        materialised = stream_rows(paths, filesystem, names).materialize()
-    return replace(shared, blocks=tuple(materialised.to_arrow_refs()))
+    # Not by Ray Data: its reader packs row groups into tasks by size, so that blocks come in
+    # another order than the shards.
+    read: Any = ray.remote(num_cpus=1, num_returns=2)(_read_shard)
+    blocks, rows = zip(*(read.remote(dataset, shard, columns) for shard in dataset.split(split)))
+    with explained():
+        ray.get(list(rows))
+    return replace(shared, blocks=blocks)
+
+
+def _read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str]) -> tuple[pa.Table, int]:
+    """Return the rows, and their number, whose arrival says that the rows could be read."""
+    table = read_shard(dataset, shard, columns)
+    return table, len(table)
 
 
 def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
@@ -147,35 +155,6 @@ def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
     if not names:
         return manifest
     return replace(manifest, modalities=tuple(manifest.modality(name) for name in names))
-
-
-def stream_rows(
-    paths: Sequence[str], filesystem: fs.FileSystem, modalities: Sequence[str]
-) -> ray.data.Dataset:
-    """Return the rows of shards in order, with the columns that models need.
-
-    Raises:
-        DataError: A shard that Ray Data opens before the first row can't be read.
-    """
-    keep_order()
-    columns = row_columns(paths[0], filesystem, modalities)
-    with naming_torn_shards(paths, filesystem):  # read_parquet already opens some of them
-        return ray.data.read_parquet(list(paths), filesystem=filesystem).select_columns(columns)
-
-
-@contextmanager
-def naming_torn_shards(paths: Sequence[str], filesystem: fs.FileSystem) -> Iterator[None]:
-    """If Ray Data fails to read shards in the block, say which one.
-
-    Raises:
-        DataError: The first shard that can't be read.
-    """
-    try:
-        yield
-    except (RayError, OSError, pa.ArrowException):
-        for path in paths:
-            row_columns(path, filesystem, ())
-        raise
 
 
 def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str]) -> list[str]:

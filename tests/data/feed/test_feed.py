@@ -20,7 +20,7 @@ from raymc.errors import DataError
 pytestmark = pytest.mark.usefixtures("ray_logs")
 WAYS = {
     "read by the driver": {"data.cache": "object_store"},
-    "read by Ray Data": {"data.cache": "object_store"},
+    "read by tasks": {"data.cache": "object_store"},
     "streamed": {"data.cache": "off"},
 }
 
@@ -28,7 +28,7 @@ WAYS = {
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Settings that make a split come by each of the ways it can."""
-    if request.param == "read by Ray Data":
+    if request.param == "read by tasks":
         monkeypatch.setattr(feeds, "DIRECT_BYTES", 0)
     return {**WAYS[request.param], "batch.window_rows": 16}
 
