@@ -57,7 +57,7 @@ def wait_until(
     return time.monotonic() - began
 
 
-def spawn(command: Sequence[str | Path], log: Path, **given: Any) -> "subprocess.Popen[bytes]":
+def spawn(command: Sequence[str | Path], log: Path, **given: Any) -> "subprocess.Popen[Any]":
     """Start a command in a session of its own; its output is appended to `log`."""
     with log.open("ab") as output:
         return subprocess.Popen(

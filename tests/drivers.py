@@ -26,7 +26,7 @@ def wait_until(
     true: Callable[[], bool],
     process: "subprocess.Popen[bytes] | None" = None,
     *,
-    seconds: float = 180.0,
+    seconds: float = 600.0,
 ) -> None:
     """Wait for something that other processes bring about; `process` must not end before."""
     end = time.monotonic() + seconds

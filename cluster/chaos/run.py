@@ -20,10 +20,10 @@ from rich.console import Console
 from cluster.chaos.faults import FAULTS, Fault
 from cluster.chaos.scene import Scene, small_config
 from cluster.chaos.services import (
-    MlflowServer,
     PostgresServer,
-    RedisServer,
     Service,
+    mlflow_server,
+    redis_server,
     refuse_without_root,
     running,
     small_disk,
@@ -90,7 +90,7 @@ def run_chaos(
     times: int | None = None,
     seed: int = 0,
     out: Path | None = None,
-) -> list[Outcome]:
+) -> None:
     """Inject faults into runs on clusters on this machine; print a table.
 
     Args:
@@ -122,7 +122,6 @@ def run_chaos(
         lines = (out / "outcomes.jsonl").read_text().splitlines()
         outcomes = [Outcome(**json.loads(line)) for line in lines]
     show(console, fault_table(outcomes))
-    return outcomes
 
 
 def show(console: Console, text: str) -> None:
@@ -180,7 +179,7 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
         shutil.copytree(_dataset().name, folder, dirs_exist_ok=True)
         folder.chmod(0o711)  # Postgres runs as another user
-        services, addresses = _start_services(fault, folder, stack)
+        services, addresses, of_head = _start_services(fault, folder, stack)
         if "disk" in fault.needs:
             stack.enter_context(small_disk(folder / "runs"))
         if "storage" in fault.needs:
@@ -188,11 +187,10 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
             stack.enter_context(small_disk(folder / "storage"))
         config = override(small_config(folder, **fault.settings), addresses)
         rays = {**fault.rays, "PATH": f"{_SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
-        redis = services.get("redis")
-        state = redis.environment if isinstance(redis, RedisServer) else {}
-        cluster = stack.enter_context(LocalCluster(_HEAD_APART if redis else _SHAPE, rays, state))
+        shape = _HEAD_APART if of_head else _SHAPE
+        cluster = stack.enter_context(LocalCluster(shape, rays, of_head))
         scene = Scene(
-            cluster, config, fault.command, folder, moments, services, is_job=redis is not None
+            cluster, config, fault.command, folder, moments, services, is_job=bool(of_head)
         )
         try:
             yield scene
@@ -203,23 +201,32 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
 
 def _start_services(
     fault: Fault, folder: Path, stack: ExitStack
-) -> tuple[dict[str, Service], dict[str, str]]:
-    """Start the servers that a fault needs; return them, and the settings that use them."""
+) -> tuple[dict[str, Service], dict[str, str], dict[str, str]]:
+    """Start the servers that a fault needs; return them, and what makes raymc and Ray use them.
+
+    Returns:
+        The servers by name, the settings with their addresses, and the head's environment.
+    """
     services: dict[str, Service] = {}
     addresses: dict[str, str] = {}
+    of_head: dict[str, str] = {}
     database = ""
     if "postgres" in fault.needs:
         services["postgres"] = postgres = PostgresServer(folder / "postgres", ("mlflow", "optuna"))
         database = postgres.address("mlflow")
         addresses["search.storage"] = postgres.address("optuna")
     if "mlflow" in fault.needs:
-        services["mlflow"] = mlflow = MlflowServer(folder, database)
+        services["mlflow"] = mlflow = mlflow_server(folder, database)
         addresses["tracking.uri"] = mlflow.address
     if "redis" in fault.needs:
-        services["redis"] = RedisServer(folder)
+        services["redis"] = redis = redis_server(folder)
+        of_head = {
+            "RAY_REDIS_ADDRESS": redis.address,
+            "RAY_external_storage_namespace": folder.name,
+        }
     for service in services.values():
         stack.enter_context(running(service))
-    return services, addresses
+    return services, addresses, of_head
 
 
 @cache

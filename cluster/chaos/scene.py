@@ -109,7 +109,7 @@ class Scene:
         tree.mkdir()
         (tree / "config.yaml").write_text(yaml.safe_dump(to_dict(self.config)))
         subprocess.run(["git", "init", "-q", str(tree)], check=True)
-        self._driver: subprocess.Popen[bytes] | None = None
+        self._driver: subprocess.Popen[Any] | None = None
         self._counted = 0
         study = self.config.search.storage or f"sqlite:///{self.run_folder / STUDY_FILE}"
         self._study = create_engine(study, pool_pre_ping=True)

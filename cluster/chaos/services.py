@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,68 +21,20 @@ _POSTGRES_COMMANDS = "usr/lib/postgresql/*/bin"  # where Debian installs them, o
 
 
 @dataclass
-class MlflowServer:
-    """MLflow's server.
+class Server:
+    """A server process with a log, which can be killed and started again with its data.
 
     Attributes:
-        folder: An existing folder for its files.
-        database: Address of its database; empty for a file in the folder.
+        address: Where it answers.
+        command: Returns the command that starts it.
+        answers: Whether it answers.
+        log: File for its output, beside its data.
     """
 
-    folder: Path
-    database: str = ""
-    port: str = field(default_factory=lambda: free_ports(1)[0])
-
-    @property
-    def address(self) -> str:
-        """Address of the server."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            ResourceError: it does not answer.
-        """
-        file = self.folder / "mlflow.db"
-        file.touch()
-        command = ui_command(self.database or f"sqlite:///{file}", int(self.port))
-        given = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        log = self.folder / "mlflow.log"
-        self._process = spawn(command, log, cwd=self.folder, env={**os.environ, **given})
-        wait_until(self._answers, self._process, log=log)
-
-    def kill(self) -> None:
-        """Kill it and its workers."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            check_reachable(self.address, create=False)
-        except ResourceError:
-            return False
-        return True
-
-
-@dataclass
-class RedisServer:
-    """Redis, which writes every change to a file.
-
-    Attributes:
-        folder: An existing folder for its files.
-    """
-
-    folder: Path
-    port: str = field(default_factory=lambda: free_ports(1)[0])
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """What makes a head keep its cluster's state in this server."""
-        return {
-            "RAY_REDIS_ADDRESS": f"127.0.0.1:{self.port}",
-            "RAY_external_storage_namespace": self.folder.name,
-        }
+    address: str
+    command: Callable[[], Sequence[str]]
+    answers: Callable[[], bool]
+    log: Path
 
     def start(self) -> None:
         """Start it and wait until it answers.
@@ -90,22 +42,46 @@ class RedisServer:
         Raises:
             ResourceError: it is not installed or does not answer.
         """
-        command = _installed("redis-server", "Redis")
-        where = ["--port", self.port, "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        kept = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-        log = self.folder / "redis.log"
-        self._process = spawn([command, *where, *kept], log)
-        ping = ["redis-cli", "-p", self.port, "ping"]
-        wait_until(
-            lambda: subprocess.run(ping, capture_output=True).stdout == b"PONG\n",
-            self._process,
-            log=log,
-        )
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self._process = spawn(self.command(), self.log, cwd=self.log.parent, env=environment)
+        wait_until(self.answers, self._process, log=self.log)
 
     def kill(self) -> None:
-        """Kill it."""
-        self._process.kill()
+        """Kill it and its children."""
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def mlflow_server(folder: Path, database: str = "") -> Server:
+    """Return MLflow's server, with its records in a database; by default a file in the folder."""
+    (port,) = free_ports(1)
+    address, file = f"http://127.0.0.1:{port}", folder / "mlflow.db"
+
+    def answers() -> bool:
+        with suppress(ResourceError):
+            check_reachable(address, create=False)
+            return True
+        return False
+
+    def command() -> Sequence[str]:
+        file.touch()
+        return ui_command(database or f"sqlite:///{file}", int(port))
+
+    return Server(address, command, answers, folder / "mlflow.log")
+
+
+def redis_server(folder: Path) -> Server:
+    """Return Redis, which writes every change to a file in the folder."""
+    (port,) = free_ports(1)
+    where = ["--port", port, "--bind", "127.0.0.1", "--dir", str(folder)]
+    kept = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+    ping = ["redis-cli", "-p", port, "ping"]
+    return Server(
+        f"127.0.0.1:{port}",
+        lambda: [_installed("redis-server", "Redis"), *where, *kept],
+        lambda: subprocess.run(ping, capture_output=True).stdout == b"PONG\n",
+        folder / "redis.log",
+    )
 
 
 @dataclass
@@ -166,8 +142,7 @@ class PostgresServer:
             raise ResourceError(f"{command} failed: {' '.join(done.stderr.split())}")
 
 
-# Each can be killed and started again with the data that it had stored.
-Service = MlflowServer | RedisServer | PostgresServer
+Service = Server | PostgresServer
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Watch:
     head: list[int] = field(default_factory=list)
 
 
-def run_soak(console: Console, *, minutes: float, seed: int = 0) -> Outcome:
+def run_soak(console: Console, *, minutes: float, seed: int = 0) -> None:
     """Run a sweep of at least this many minutes with a fault every 20 s; print a table."""
     trials = max(4, round(minutes * _TRIALS_PER_MINUTE))
     settings = {
@@ -50,7 +50,6 @@ def run_soak(console: Console, *, minutes: float, seed: int = 0) -> Outcome:
         ended = scene.finish(attempts=1, patience_seconds=1.0)
         outcome = outcome_of(scene, fault, ended=ended, began=began, audit=False)
     show(console, soak_table(outcome, seen, trials))
-    return outcome
 
 
 def _watch(scene: Scene, *, limit_seconds: float) -> Watch:

@@ -1,6 +1,7 @@
-"""Ray as raymc uses it: joining or starting it, events from workers, and jobs on a cluster.
+"""Where raymc's code runs: on Ray, as a job on a cluster, or in a child process.
 
-connect.py joins or starts Ray and says what resources there are; channel.py carries events from
-workers to the driver. For `raymc submit`: submit.py works out what to send, packing.py packs the
-working tree, jobs.py talks to the cluster's job server. Start with connect.py.
+Start with connect.py, which joins or starts Ray and says what resources it has. channel.py carries
+events from workers to the driver. For `raymc submit`, submit.py works out what to send, packing.py
+packs the working tree, and jobs.py talks to the cluster's job server. child_process.py runs native
+code that may crash.
 """

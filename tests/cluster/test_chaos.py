@@ -1,4 +1,4 @@
-"""The fault table: what is counted, and one fault really done."""
+"""The fault table: what is counted, and faults in real runs."""
 
 import math
 import os
@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from cluster.chaos.faults import FAULTS, kill_driver
+from cluster.chaos.faults import FAULTS, Fault
 from cluster.chaos.run import Outcome, do_fault, fault_table
-from cluster.chaos.scene import small_config
+from cluster.chaos.scene import Scene, small_config
 from cluster.chaos.soak import Watch, soak_table
 from cluster.processes import kill_marked, marked, resident_bytes
 
@@ -66,12 +67,12 @@ def test_memory_is_told_by_quarters() -> None:
     assert ", 40 trials lost" in soak_table(outcome("soak", is_right=False), Watch(), 40)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_every_fault_has_settings_and_a_name_of_its_own(fault: object, tmp_path: Path) -> None:
-    assert (
-        len({each.name for each in FAULTS}) == len({each.title for each in FAULTS}) == len(FAULTS)
-    )
-    assert small_config(tmp_path, **fault.settings).train.worker_resources == {"fake_gpu": 1}  # pyright: ignore[reportAttributeAccessIssue]
+def test_every_fault_has_settings_and_a_name_of_its_own(tmp_path: Path) -> None:
+    assert len({each.name for each in FAULTS}) == len({each.title for each in FAULTS})
+    assert len({each.name for each in FAULTS}) == len(FAULTS)
+    for fault in FAULTS:
+        config = small_config(tmp_path, **fault.settings)
+        assert config.train.worker_resources == {"fake_gpu": 1}
 
 
 def test_processes_are_known_by_their_mark() -> None:
@@ -94,33 +95,53 @@ def test_processes_are_known_by_their_mark() -> None:
     process.wait()
 
 
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_a_sweep_whose_driver_dies_goes_on() -> None:
-    (fault,) = [each for each in FAULTS if each.happen is kill_driver]
-    done = do_fault(fault, random.Random(0))
-    assert (done.is_right, done.problems, done.lost_trials) == (True, [], 0), done
-    assert done.submissions == 2
-    assert 0 < done.recoveries[0] < math.inf
-
-
-NAMES = ("node", "drain", "full", "readonly", "truncated", "head", "postgres")
 STEPS_OF_AN_EPOCH = 480 // 16  # of `small_config`, and so between checkpoints
+SERVERS = {"redis": "redis-server", "postgres": "createdb"}
 APART = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
 
 
+def one_after_the_other(command: Literal["train", "tune"], *names: str, epochs: int) -> Fault:
+    """Several faults in one run, which saves a cluster for each."""
+    faults = [fault for name in names for fault in FAULTS if fault.name == name]
+    settings = {section: dict(x) for fault in faults for section, x in fault.settings.items()}
+    settings["train"] = {**settings.get("train", {}), "epochs": epochs}
+
+    def happen(scene: Scene) -> None:
+        for fault in faults:
+            fault.happen(scene)
+
+    return Fault(
+        name="+".join(names),
+        title="several",
+        command=command,
+        happen=happen,
+        settings=settings,
+        needs=tuple({need for fault in faults for need in fault.needs}),
+        rays={name: value for fault in faults for name, value in fault.rays.items()},
+    )
+
+
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_what_ends_right_by_itself(name: str) -> None:
-    (fault,) = [each for each in FAULTS if each.name == name]
+@pytest.mark.parametrize(
+    ("fault", "submissions"),
+    [
+        (one_after_the_other("train", "full", "drain", "truncated", epochs=24), 1),
+        (one_after_the_other("train", "readonly", "head", epochs=48), 1),
+        (one_after_the_other("tune", "node", "postgres", "driver", epochs=16), 2),
+    ],
+    ids=lambda given: given.name if isinstance(given, Fault) else "",
+)
+def test_what_ends_right_by_itself(fault: Fault, submissions: int) -> None:
     if fault.wants_root and (os.geteuid() or subprocess.run(APART, check=False).returncode):
         pytest.skip("needs a root that may mount")
-    for server, command in {"redis": "redis-server", "postgres": "createdb"}.items():
-        if server in fault.needs and not shutil.which(command):
-            pytest.skip(f"there is no {command}")
-    done = do_fault(fault, random.Random(0))
-    assert (done.is_right, done.problems, done.submissions) == (True, [], 1), done
+    for server in set(fault.needs) & set(SERVERS):
+        if not shutil.which(SERVERS[server]):
+            pytest.skip(f"there is no {SERVERS[server]}")
+    done = do_fault(fault, random.Random(3))
+    assert (done.is_right, done.problems, done.submissions) == (True, [], submissions), done
     assert (done.lost, done.doubled, done.lost_trials) == (0, 0, 0)
-    assert (done.repeated_steps or 0) <= STEPS_OF_AN_EPOCH
+    number = len(fault.name.split("+"))
+    assert (done.repeated_steps or 0) <= STEPS_OF_AN_EPOCH * number
+    assert len(done.recoveries) == number
     assert all(seconds < math.inf for seconds in done.recoveries)

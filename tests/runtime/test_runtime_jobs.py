@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,14 +17,18 @@ from raymc.runtime.jobs import (
     Client,
     GrowingLog,
     Job,
+    _free_id,
     client_errors,
     connect,
     exit_code,
     find_job,
     follow,
     list_jobs,
+    send,
     stop,
 )
+from raymc.runtime.packing import Tree
+from raymc.runtime.submit import Plan
 
 
 def details(id: str, state: str = "RUNNING", **given: Any) -> JobDetails:
@@ -108,6 +113,20 @@ def test_jobs_are_found_by_name_newest_first() -> None:
         find_job(Server(), "xyz")
 
 
+def test_a_name_is_taken_while_its_job_runs(tmp_path: Path) -> None:
+    plan = Plan(
+        name="sweep", command="raymc tune", entry_point="exec raymc tune", env={},
+        tree=Tree(tmp_path, {}), cpus=1.0, labels={},
+    )  # fmt: skip
+    message = r"^a job 'sweep' is RUNNING already: follow it with `raymc logs sweep --follow`, end"
+    for running in (details("sweep"), details("sweep-2", metadata={"job_name": "sweep"})):
+        with pytest.raises(ResourceError, match=message):
+            send(plan, Server(running), print)
+    over = Server(details("sweep", "FAILED"), details("sweep-2", "STOPPED"))
+    assert _free_id(over, "sweep") == "sweep-3"
+    assert _free_id(over, "other") == "other"
+
+
 def test_stopping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_POLL_SECONDS", 0.0)
     server = Server(details("a"), looks=3)
@@ -152,6 +171,10 @@ def test_no_address() -> None:
         match=r"'head:8265' is not the address of a job server; expected http://HEAD:8265$",
     ):
         connect("head:8265")
+    with pytest.raises(
+        ResourceError, match=r"^no Ray job server answers at http://127\.0\.0\.1:1 "
+    ):
+        connect("http://127.0.0.1:1")
 
 
 @pytest.mark.parametrize(

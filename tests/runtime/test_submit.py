@@ -284,7 +284,7 @@ def raymc(head: Head, tree: Path) -> Run:
             [RAYMC, *arguments],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             env={**inherited, **known, **environment},
         )
 
@@ -318,7 +318,7 @@ def test_the_same_name_goes_on_where_it_stopped(
     with running(RAYMC, *submit, "--follow", log=log, environment=head.environment) as process:
         wait_until(lambda: "\nresuming at epoch" in log.read_text(), process)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(600) == 130
     assert f"with `raymc logs lesson --follow --address {head.address}`" in log.read_text()
     assert head.ask("jobs/lesson-2")["status"] == "RUNNING"
     head.ask("jobs/lesson-2/stop", {})
@@ -364,8 +364,6 @@ def test_jobs_are_listed_and_stopped(head: Head, raymc: Run) -> None:
     assert table[0] == ["name", "state", "started", "duration", "command"]
     (row,) = [row for row in table if row[0] == "plain"]
     assert (row[1], row[-1]) == ("RUNNING", "echo began; exec sleep 600")
-    again = raymc("submit", "lesson plan.yaml", "--name", "plain")
-    assert "a job 'plain' is RUNNING already: follow it with `raymc logs plain" in complaint(again)
     assert raymc("stop", "plain").stderr == "plain has ended: STOPPED\n"
     assert raymc("stop", "plain").stderr == "plain had already ended: STOPPED\n"
     assert "\nbegan\n" in raymc("logs", "plain").stdout
@@ -374,22 +372,11 @@ def test_jobs_are_listed_and_stopped(head: Head, raymc: Run) -> None:
     assert followed.returncode == 7
     assert followed.stdout.endswith("\nno data\n")
     assert followed.stderr.startswith("bad: FAILED after ")
-    known = complaint(raymc("logs", "plane"))
-    assert known == f"the job server at {head.address} has no job 'plane': did you mean 'plain'?"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"RAY_AUTH_TOKEN": "another-token"}, "refuses the token: set RAY_AUTH_MODE=token, and"),
-        ({"RAY_AUTH_MODE": "disabled"}, "wants a token: set RAY_AUTH_MODE=token, and"),
-        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:1"}, "no Ray job server answers at http:"),
-        (
-            {"RAY_API_SERVER_ADDRESS": "127.0.0.1:8265"},
-            "'127.0.0.1:8265' is not the address",
-        ),
-    ],
-)
-def test_who_is_not_let_in(raymc: Run, environment: dict[str, str], message: str) -> None:
-    assert message in complaint(raymc("jobs", **environment))
+def test_who_is_not_let_in(raymc: Run) -> None:
+    refused = {"RAY_AUTH_TOKEN": "another-token"}
+    assert "refuses the token: set RAY_AUTH_MODE=token, and" in complaint(raymc("jobs", **refused))
+    without = {"RAY_AUTH_MODE": "disabled"}
+    assert "wants a token: set RAY_AUTH_MODE=token, and" in complaint(raymc("jobs", **without))
