@@ -1,7 +1,7 @@
-"""Transformer layers over several modalities: alone, all together, or through a bottleneck.
+"""Transformer layers over several modalities: separate, joint, or through a bottleneck.
 
 Every modality has its own weights in every layer; a layer's reach only decides which tokens its
-attention sees. Pure torch: no Ray, no MLflow.
+attention sees. Positions are times in seconds, so that modalities of different rates line up.
 
 Axes: B batch, T tokens, D width, H heads, d dimensions of a head, N bottleneck tokens,
 M modalities.
@@ -17,23 +17,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Positions in time, in seconds, so that modalities of different rates line up. Two forms side by
-# side: sines and cosines added to the tokens say when a token is; rotary positions on half of the
-# attention heads say how far apart two tokens are. Pure torch. Axes: T tokens, D width, H heads,
-# d dimensions of a head.
-
-
+# Positions take two forms: sines and cosines added to the tokens say when a token occurs; rotary
+# positions on half of the attention heads say how far apart in time two tokens are.
 SHORTEST_PERIOD_SECONDS = 0.2
 LONGEST_PERIOD_SECONDS = 200.0
-# Cosines and sines [H, T, d/2] that queries and keys are turned by.
+# Cosines and sines [H, T, d/2] of the angles by which queries and keys are rotated.
 Rotation = tuple[Tensor, Tensor]
 
 
 def added_positions(length: int, rate_hz: float, *, like: Tensor) -> Float[Tensor, "T D"]:
-    """Sines and cosines of the tokens' mid-times.
+    """Return sin(ω_i t) and cos(ω_i t) for the middle t of each token, in seconds.
 
-    The form of Vaswani et al. 2017, section 3.5, https://arxiv.org/abs/1706.03762, over seconds
-    rather than indices.
+    The form of Vaswani et al. 2017, section 3.5, https://arxiv.org/abs/1706.03762, with times in
+    place of indices.
     """
     seconds = (torch.arange(length, device=like.device) + 0.5) / rate_hz
     angle = seconds[:, None] * _frequencies(like.shape[-1] // 2, like.device)
@@ -41,11 +37,12 @@ def added_positions(length: int, rate_hz: float, *, like: Tensor) -> Float[Tenso
 
 
 def time_rotation(length: int, rate_hz: float, *, heads: int, size: int, like: Tensor) -> Rotation:
-    """The turns of a readout token, at time 0, and of `length` tokens after it.
+    """Return the rotations of a readout token, at time 0, and of `length` tokens after it.
 
-    The form of Su et al. 2021, section 3.4, https://arxiv.org/abs/2104.09864, over seconds: what
-    attention sees of two tokens' times is their difference, whatever the rates of their
-    modalities. The first half of the heads is turned, the other half knows nothing of time.
+    Rotary positions, Su et al. 2021, section 3.4, https://arxiv.org/abs/2104.09864, with times t
+    in seconds in place of indices. With R(t) the rotation of each pair of dimensions i by the
+    angle ω_i t, R(t)q · R(t')k = q · R(t' − t)k: attention depends on the difference of two times
+    only, at any rates. The first half of the heads is rotated; the others ignore time.
     """
     seconds = (torch.arange(length + 1, device=like.device) - 0.5).clamp(min=0) / rate_hz
     angle = seconds[:, None] * _frequencies(size // 2, like.device)
@@ -55,52 +52,52 @@ def time_rotation(length: int, rate_hz: float, *, heads: int, size: int, like: T
 
 
 def turned_heads(heads: int) -> int:
-    """The number of heads, from the first, that see differences in time."""
+    """Return the number of heads, from the first, that see differences in time."""
     return (heads + 1) // 2
 
 
 def without_time(turns: Rotation, count: int) -> Rotation:
-    """Append `count` tokens that are not turned."""
+    """Append `count` tokens that are not rotated."""
     cos, sin = turns
     shape = (cos.shape[0], count, cos.shape[2])
     return torch.cat([cos, cos.new_ones(shape)], dim=1), torch.cat([sin, sin.new_zeros(shape)], 1)
 
 
 def at_start(turns: Rotation, count: int) -> Rotation:
-    """The turns of `count` tokens that stand at time 0, as the first does."""
+    """Return the rotations of `count` tokens at time 0, where the first token is."""
     cos, sin = turns
     return cos[:, :1].expand(-1, count, -1), sin[:, :1].expand(-1, count, -1)
 
 
 def rotate(x: Float[Tensor, "B H T d"], turns: Rotation) -> Float[Tensor, "B H T d"]:
-    """Turn the first half of each head's dimensions against the second."""
+    """Rotate pairs of dimensions: i of a head's first half with i of its second half."""
     cos, sin = turns
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def _frequencies(count: int, device: torch.device) -> Float[Tensor, " count"]:
-    """Angular frequencies whose periods run geometrically from the shortest to the longest."""
+    """Return angular frequencies ω_i = 2π / period, with periods in a geometric sequence."""
     ratio = LONGEST_PERIOD_SECONDS / SHORTEST_PERIOD_SECONDS
     steps = torch.linspace(0, 1, count, device=device)
     return 2 * math.pi / (SHORTEST_PERIOD_SECONDS * ratio**steps)
 
 
-# Where the first heads' queries and keys start: at this value their attention is strongest
-# between tokens of the same time, so that modalities meet there from the first step on. Without
-# it a model needs several times the data to find out that time matters.
+# Initial bias of the rotated heads' queries and keys. It makes their attention strongest between
+# tokens of the same time, so that modalities meet there from the first step on. Without it a
+# model needs several times the data to learn that time matters.
 SAME_TIME_BIAS = 2.0
 Reach = Literal["self", "joint", "bottleneck"]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every layer needs to know of a batch.
+    """What every layer needs to know about a batch.
 
     Attributes:
-        masks: per modality [B, T], true where a token is real.
+        masks: per modality [B, T], true for real tokens, false for padding.
         turns: per modality, the rotary positions of its tokens.
-        presence: [B, M], the weight of each modality in what is averaged over them.
+        presence: [B, M], the weight of each modality in averages over modalities.
     """
 
     masks: dict[str, Tensor]
@@ -109,7 +106,7 @@ class Context:
 
 
 class Block(nn.Module):
-    """The weights of one modality in one layer (pre-norm; Xiong et al. 2020)."""
+    """One modality's weights in one layer: pre-norm (Xiong et al. 2020, arXiv 2002.04745)."""
 
     def __init__(self, width: int, *, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -123,7 +120,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def _prefer_same_time(self, width: int) -> None:
-        """Give the turned heads' queries and keys a common part, which peaks where times agree."""
+        """Give queries and keys of rotated heads a common bias: q · R(Δt)q peaks at Δt = 0."""
         size = width // self.heads
         bias = torch.zeros(3, self.heads, size)
         bias[:2, : turned_heads(self.heads), : size // 2] = SAME_TIME_BIAS
@@ -131,7 +128,7 @@ class Block(nn.Module):
             self.qkv.bias.copy_(bias.flatten())
 
     def project(self, x: Float[Tensor, "B T D"], turns: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries and keys, turned by their times, and values; each [B, H, T, D/H]."""
+        """Return queries and keys, rotated by their times, and values; each [B, H, T, d]."""
         batch, length, _ = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -140,20 +137,20 @@ class Block(nn.Module):
     def update(
         self, x: Float[Tensor, "B T D"], attended: Float[Tensor, "B H T d"]
     ) -> Float[Tensor, "B T D"]:
-        """Add what attention found, then the MLP."""
+        """Add the output of attention, then that of the MLP."""
         x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """Scaled dot-product attention in which only keys under a true mask are seen."""
+    """Scaled dot-product attention over the keys whose mask is true."""
     return functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask[:, None, None, :]
     )
 
 
 class Layer(nn.Module):
-    """One transformer layer over all modalities; `reach` says who attends to whom."""
+    """One transformer layer over all modalities; `reach` says which tokens attend to which."""
 
     def __init__(self, blocks: Mapping[str, Block], reach: Reach) -> None:
         super().__init__()
@@ -198,11 +195,11 @@ class Layer(nn.Module):
         context: Context,
         bottleneck: Float[Tensor, "B N D"],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Each modality attends to itself and the bottleneck, whose updates are averaged.
+        """Let each modality attend to itself and the bottleneck; average the bottleneck's updates.
 
         Source: Nagrani et al., Attention Bottlenecks for Multimodal Fusion, NeurIPS 2021,
-        eq. 8 and 9, https://arxiv.org/abs/2107.00135. As there, what the bottleneck learned in
-        a layer is first seen in the next.
+        eq. 8 and 9, https://arxiv.org/abs/2107.00135. As there, modalities see what the
+        bottleneck learned in a layer only in the next one.
         """
         seen = torch.ones(bottleneck.shape[:2], dtype=torch.bool, device=bottleneck.device)
         updated, views = {}, []
@@ -214,6 +211,6 @@ class Layer(nn.Module):
             joined = block.update(joined, attend(*block.project(joined, turns), mask))
             updated[name] = joined[:, :length]
             views.append(joined[:, length:])
-        # no einsum, which autocast would round
+        # Not an einsum, which autocast would run in bfloat16.
         weighted = torch.stack(views) * context.presence.T[:, :, None, None]
         return updated, weighted.sum(dim=0)

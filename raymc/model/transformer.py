@@ -1,9 +1,9 @@
-"""The multimodal transformer: tokens of several modalities in, one embedding a clip out.
+"""The multimodal transformer: tokens of several modalities in, one embedding per clip out.
 
-Below the fusion point each modality attends to itself; above it they see each other, all
-tokens at once or through a few bottleneck tokens. Every modality keeps its own weights at
-every layer, so that `fusion_depth` changes who attends to whom and nothing else: not the
-number of parameters, and none of their shapes. Pure torch: no Ray, no MLflow.
+In the lower layers each modality attends to itself; in the top `fusion_depth` layers modalities
+attend to each other, jointly or through a few bottleneck tokens. Every modality has its own
+weights in every layer, so `fusion_depth` changes only which tokens attend to which, and neither
+the number nor the shapes of the parameters.
 
 Axes: B batch, T tokens, d values of a token, D width, E embedding dim, C classes, M modalities.
 """
@@ -32,17 +32,16 @@ from raymc.model.layers import (
     time_rotation,
 )
 
-# What added positions are scaled by at first; at 1 they drown the tokens.
+# Initial scale of the added positions; at 1 they would drown the tokens.
 POSITION_SCALE = 0.3
 
 
 @plain_dataclass(frozen=True)
 class Embeddings:
-    """What the transformer says about a batch of clips, before normalisation.
+    """Embeddings of a batch of clips, before normalisation.
 
-    `fused` is [B, E]; `by_modality` has one [B, E] a modality, of which `fused` is the mean
-    over the modalities that the clip has. `present` says, [B] a modality, which have it; those
-    that dropout took have not.
+    `by_modality` holds [B, E] per modality; `fused`, [B, E], is their mean over the modalities
+    that a clip has. `present` says per modality, [B], which clips have it after modality dropout.
     """
 
     fused: Tensor
@@ -51,14 +50,14 @@ class Embeddings:
 
 
 class TokenEmbedding(nn.Module):
-    """Tokens of one modality to the model's width, with positions in time and a readout token."""
+    """Projects tokens of one modality to width D; adds positions in time and a readout token."""
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
         self.scale, self.offset = modality.scale, modality.offset
         self.rate_hz = modality.rate_hz
-        # Of one or two numbers the norm would leave nothing but their order.
+        # Normalising one or two numbers would leave only their order.
         is_normed = config.token_norm == "layer" and modality.dim > 2
         self.norm = nn.LayerNorm(modality.dim) if is_normed else nn.Identity()
         self.dropout = nn.Dropout(config.token_dropout)
@@ -77,17 +76,17 @@ class TokenEmbedding(nn.Module):
 
 
 class MultimodalTransformer(nn.Module):
-    """Clips as bags of modality tokens to embeddings, and embeddings to class scores.
+    """Embeds clips, and scores embeddings against the classes.
 
     Args:
         config: the shape.
-        modalities: what each modality's tokens are; their order fixes the initialisation.
-        classes: the number C of prototypes.
-        head: `cosine` scores by similarity to unit prototypes, `linear` by a plain linear layer
-            (the head of binary cross-entropy).
+        modalities: kind of each modality's tokens; their order fixes the initialisation.
+        classes: number C of prototypes.
+        head: `cosine` scores by similarity to unit prototypes, `linear` by a linear layer, which
+            is the head of binary cross-entropy.
 
     Raises:
-        DataError: A modality has a name that torch's modules can't have.
+        DataError: a modality has a name that PyTorch does not allow for a module.
     """
 
     def __init__(
@@ -134,8 +133,8 @@ class MultimodalTransformer(nn.Module):
         """Embed a batch.
 
         Args:
-            tokens: per modality [B, T, dim] as stored, padded; T may differ between modalities.
-            lengths: per modality [B], the real tokens of each row; 0 where it is missing.
+            tokens: per modality [B, T, d] as stored, padded; T may differ between modalities.
+            lengths: per modality [B], the number of real tokens of each row; 0 if missing.
         """
         counts = torch.stack([lengths[name] for name in self.names], dim=1)
         if self.training and self.modality_dropout:
@@ -157,19 +156,19 @@ class MultimodalTransformer(nn.Module):
             name: self.to_embedding[name](self._read(name, x, context))
             for name, x in streams.items()
         }
-        # no einsum, which autocast would round
+        # Not an einsum, which autocast would run in bfloat16.
         weighted = torch.stack(list(by_modality.values()), dim=1) * presence[:, :, None]
         present = {name: counts[:, index] > 0 for index, name in enumerate(self.names)}
         return Embeddings(weighted.sum(dim=1), by_modality, present)
 
     def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Tensor:
-        """Return the readout token, after it has looked at its modality once more, [B, D].
+        """Return the readout token after it has attended to its modality once more, [B, D].
 
-        What tokens find in each other in the last layer can't reach it within that layer;
-        without this look a single fused layer would be worth nothing. Learned queries, if there
-        are any, look beside it, and what all of them found is put end to end (pooling by
-        attention, as in Lee et al., Set Transformer, ICML 2019, eq. 11,
-        https://arxiv.org/abs/1810.00825): [B, (1 + queries) D].
+        What tokens learn from each other in the last layer can't reach the readout token within
+        that layer; without this step a single fused layer would be useless. Learned queries, if
+        any, attend beside it, and all results are concatenated to [B, (1 + queries) D] (pooling
+        by attention: Lee et al., Set Transformer, ICML 2019, eq. 11,
+        https://arxiv.org/abs/1810.00825).
         """
         block, norm, turns = self.readouts[name], self.norms[name], context.turns[name]
         assert isinstance(block, Block)
@@ -196,7 +195,7 @@ class MultimodalTransformer(nn.Module):
 
     def scores(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
         """Return cosine similarities in [-1, 1], or logits if the head is linear; in float32."""
-        with torch.autocast(embedding.device.type, enabled=False):  # it would round the products
+        with torch.autocast(embedding.device.type, enabled=False):  # would round the products
             embedding, prototypes = embedding.float(), self.prototypes.float()
             if self.head == "linear":
                 return functional.linear(embedding, prototypes, self.bias.float())
@@ -207,8 +206,8 @@ class MultimodalTransformer(nn.Module):
 def _checked(name: str) -> str:
     if "." in name or hasattr(nn.ModuleDict(), name):
         raise DataError(
-            f"modality '{name}': a part of a model can't have this name; give the column one "
-            "without dots that is no word of PyTorch's, or choose others in data.modalities"
+            f"modality '{name}': PyTorch allows no module of this name; rename the column (no "
+            "dots, no name of a torch.nn.ModuleDict method), or leave it out of data.modalities"
         )
     return name
 
@@ -219,26 +218,26 @@ def _block(config: ModelConfig) -> Block:
 
 
 def _readout_block(config: ModelConfig) -> Block:
-    """Return a block that starts out looking at all times alike."""
+    """Return a block whose initial attention ignores time."""
     block = _block(config)
     nn.init.zeros_(block.qkv.bias)
     return block
 
 
 def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:
-    """True where a token is real; the readout token at position 0 always is."""
+    """Return true for real tokens, false for padding; the readout token, at 0, is always real."""
     return torch.arange(size, device=lengths.device) <= lengths[:, None]
 
 
 def presence_weights(lengths: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:
-    """Equal weights over the modalities a row has; over all where it has none."""
+    """Return equal weights for the modalities that a row has; for all if it has none."""
     present = (lengths > 0).float()
     present = torch.where(present.any(dim=1, keepdim=True), present, torch.ones_like(present))
     return present / present.sum(dim=1, keepdim=True)
 
 
 def drop_modalities(lengths: Int[Tensor, "B M"], probability: float) -> Int[Tensor, "B M"]:
-    """Set one present modality's length to 0 in a share of the rows that have more than one."""
+    """Set one modality's length to 0 in a share of the rows that have more than one."""
     present = lengths > 0
     draw = torch.rand(lengths.shape, device=lengths.device).masked_fill(~present, -1.0)
     chosen = functional.one_hot(draw.argmax(dim=1), lengths.shape[1]).bool()

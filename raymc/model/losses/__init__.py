@@ -1,8 +1,22 @@
-"""The losses under one configuration key: what to train with, and on which head.
+"""The losses, chosen by `loss.name`. Start with `compute_loss`, then `prototype.py`.
 
-Pure torch. Every loss is a function of (scores, labels, observed); the scores are cosine
-similarities of clips and prototypes, or logits, as `head_of` says. `supcon` alone is one of the
-embeddings, and its scores are a probe's.
+Every loss but `supcon` is a function of the same arguments:
+
+    scores [B, C]: cosine similarities in [-1, 1] of clips and prototypes, or logits; `head_of`
+        says which.
+    labels [B, C]: the labels of each clip; ignored where unobserved.
+    observed [B, C]: which entries are known. A clip or a class without any does not count.
+    class_weights [C]: weight of each class among labels; None weighs all equally.
+
+It returns a scalar ≥ 0 in float32 or float64, which is 0 with zero gradients if nothing is
+observed. `supcon` takes embeddings; its scores are those of a linear probe. `chunked.py` computes
+the same losses for very many classes.
+
+To add a loss: write the function in a file of this folder and a slow reference in
+tests/model/losses; add its name and constants to raymc/config/model.py and a case to
+`compute_loss`; if its scores are logits, add the name to `head_of`. A loss that is not a mean over
+all entries also needs a case in `chunked.py`.
+
 Axes: B batch (global), C classes.
 """
 
@@ -20,8 +34,6 @@ from raymc.model.losses.proxy_anchor import proxy_anchor
 from raymc.model.losses.supcon import supcon
 
 __all__ = [
-    "LossConfig",
-    "LossName",
     "asl",
     "bce",
     "class_weights",
@@ -37,7 +49,7 @@ __all__ = [
 
 
 def head_of(name: LossName) -> Literal["cosine", "linear"]:
-    """Return the head whose scores the loss takes: similarities (cosine) or logits (linear)."""
+    """Return the head that the loss needs: cosine (similarities) or linear (logits)."""
     return "linear" if name in ("bce", "focal", "asl", "supcon") else "cosine"
 
 
@@ -48,18 +60,7 @@ def compute_loss(
     observed: Bool[Tensor, "B C"],
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the configured loss of one global batch's scores; of `supcon`, its probe's.
-
-    Args:
-        config: Which loss, and its constants.
-        scores: What the head of `head_of(config.name)` gives.
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known.
-        class_weights: From `class_weights(counts, config.balance)`; None weighs all alike.
-
-    Returns:
-        The loss, in float32 at least; 0 with zero gradients when nothing is observed.
-    """
+    """Return the configured loss of the scores of one global batch; for `supcon`, its probe's."""
     batch = (scores, labels, observed)
     margin, temperature = config.margin, config.temperature
     match config.name:

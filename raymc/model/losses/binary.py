@@ -1,7 +1,8 @@
-"""Binary cross entropy: each class decided by itself, the baseline of multi-label learning.
+"""Binary cross entropy: decides each class independently; the baseline of multi-label learning.
 
-Pure torch. On logits (`bce`), or on the similarities of the same normalised head that the
-prototype losses use (`cosine_bce`), so that the loss alone differs.
+`bce` takes logits. `cosine_bce` takes the similarities that the prototype losses use, so that a
+comparison with them differs in the loss only. For the arguments see `__init__.py`.
+
 Axes: B batch (global), C classes.
 """
 
@@ -21,15 +22,10 @@ def bce(
 ) -> Float[Tensor, ""]:
     """Binary cross entropy of logits, averaged over the observed entries.
 
-    Args:
-        scores: Logits.
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known.
-        class_weights: Factor of each class's positive entries (`pos_weight` of PyTorch); the
-            mean still divides by the number of observed entries.
+        mean_{ik observed} −[ w_k y_ik log σ(s_ik) + (1 − y_ik) log(1 − σ(s_ik)) ]
 
-    Returns:
-        The loss ≥ 0; 0 when nothing is observed.
+    `class_weights` w are PyTorch's `pos_weight`: they multiply the terms of labels, while the mean
+    still divides by the number of observed entries.
     """
     scores = observed_scores(scores, observed)
     losses = binary_cross_entropy_with_logits(
@@ -49,17 +45,6 @@ def cosine_bce(
     temperature: float,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Binary cross entropy with similarities divided by the temperature as logits.
-
-    Args:
-        scores: Cosine similarities, in [-1, 1].
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known.
-        temperature: τ > 0, in units of similarity.
-        class_weights: Factor of each class's positive entries, as in `bce`.
-
-    Returns:
-        The loss ≥ 0; 0 when nothing is observed.
-    """
+    """`bce` with the logits s / τ, where s are similarities and τ > 0 the temperature."""
     logits = observed_scores(scores, observed) / temperature
     return bce(logits, labels, observed, class_weights=class_weights)

@@ -1,7 +1,10 @@
-"""The losses over many classes: scores made a chunk of classes at a time, never all at once.
+"""The losses over very many classes: scores are computed a chunk of classes at a time.
 
-Pure torch. A chunk's scores are reduced to a few sums and dropped, and made again when its
-gradients are due, so that memory does not grow with B × C. Numbers are those of `compute_loss`.
+A chunk's scores are reduced to a few sums and dropped, and computed again for the gradients, so
+that memory does not grow with B × C. The results are those of `compute_loss`. The idea is from
+E. Wijmans et al. 2024, *Cut Your Losses in Large-Vocabulary Language Models*, arXiv 2411.09009,
+where each token has one label.
+
 Axes: B batch (global), C classes, K classes of a chunk, E embedding dim, A anchors (clips or
 classes), P pairs of a clip and a label of it.
 """
@@ -24,21 +27,21 @@ from raymc.model.losses.masked import largest, log_zero, sum_of_means, weighted_
 from raymc.model.losses.prototype import margin_of, margin_sums
 from raymc.model.losses.proxy_anchor import anchor_sums
 
-# Scores of a chunk: on a CPU what its caches hold, elsewhere what is worth starting kernels for.
+# Scores per chunk: on a CPU as many as fit its caches, elsewhere enough to occupy the device.
 CPU_SCORES, OTHER_SCORES = 2**20, 2**24
-# A number a clip is kept of every chunk, so chunks of many clips must not become narrow.
+# One number per clip is kept of every chunk, so chunks of large batches must not become narrow.
 LEAST_CLASSES = 256
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """What a batch says of some classes; matrices are views of those of all classes.
+    """The part of a batch that concerns some classes; matrices are views of the whole ones.
 
     Attributes:
-        classes: Which they are, of all.
+        classes: Which of all classes.
         marked: Their labels, dense or sparse.
         observed: Which entries are known.
-        weights: Of the classes.
+        weights: Weights of the classes.
     """
 
     classes: slice
@@ -48,12 +51,12 @@ class _Chunk:
 
     @property
     def labels(self) -> Bool[Tensor, "B K"]:
-        """The labels of each clip, for as long as they are looked at."""
+        """The labels of each clip, dense; not cached, to save memory."""
         return self.marked.to_dense() if self.marked.is_sparse else self.marked
 
     @cached_property
     def pairs(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-        """Each label's clip, and its class as counted from the chunk's first."""
+        """The clip of each label, and its class, counted from the first of the chunk."""
         clips, classes = (self.labels & self.observed).nonzero(as_tuple=True)
         return clips, classes
 
@@ -63,7 +66,7 @@ Sizes = Sequence[tuple[int, ...]]
 
 
 def chunk_classes(rows: int, device: torch.device) -> int:
-    """Return how many classes' scores are made at a time for a batch of so many rows."""
+    """Return the number of classes per chunk for a batch of this many rows."""
     scores = CPU_SCORES if device.type == "cpu" else OTHER_SCORES
     return max(LEAST_CLASSES, scores // max(rows, 1))
 
@@ -78,28 +81,27 @@ def chunked_loss(
     bias: Float[Tensor, " C"] | None = None,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return what `compute_loss` does of these embeddings' scores, in less memory.
+    """Return `compute_loss` of the scores of these embeddings, in less memory.
 
-    Beside what it is given and the gradients of that, it needs room for a few matrices of
-    `chunk_classes` scores a clip, a number a clip for every chunk, and a few for every label of a
-    clip. Scores are computed twice. The idea is that of E. Wijmans et al. 2024, *Cut Your Losses
-    in Large-Vocabulary Language Models*, arXiv 2411.09009, for one label a token.
+    Besides its arguments and their gradients it needs memory for a few matrices of
+    `chunk_classes` scores per clip, one number per clip and chunk, and a few per label. Scores are
+    computed twice.
 
-    A matrix of bools is a quarter of one of scores, so with very many classes `labels` and
-    `observed` are better not made: give labels as a sparse tensor, and what is observed of whole
-    clips as an expanded column, `known[:, None].expand(B, C)`.
+    Boolean matrices take a quarter of the memory of scores, so with very many classes avoid them:
+    pass labels as a sparse tensor and, if clips are observed as a whole, an expanded column,
+    `known[:, None].expand(B, C)`.
 
     Args:
-        config: Which loss, and its constants.
-        embedding: Of the clips; normalised here where the head of the loss is cosine.
-        prototypes: Of the classes, likewise.
+        config: The loss and its constants.
+        embedding: Embeddings of the clips; normalised here for losses with a cosine head.
+        prototypes: Prototypes of the classes, likewise.
         labels: The labels of each clip, dense or sparse; ignored where unobserved.
         observed: Which entries are known.
-        bias: Of the classes, where the head of the loss is linear; None is 0.
-        class_weights: As of `compute_loss`.
+        bias: Biases of the classes, for losses with a linear head; None is 0.
+        class_weights: As for `compute_loss`.
 
     Returns:
-        The loss, in float32 at least; 0 with zero gradients when nothing is observed.
+        The loss, in float32 or float64; 0 with zero gradients when nothing is observed.
     """
     embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
     head = (prototypes,)
@@ -130,13 +132,12 @@ def _chunks(
 
 
 class _Reduced(torch.autograd.Function):
-    """A few parts of every chunk's scores, which are made again when gradients are due.
+    """Reduces every chunk's scores to a few parts; recomputes the scores for the gradients.
 
-    Takes `parts_of`, which makes flat parts of a chunk and its scores; the chunks; the parts'
-    sizes for every chunk; embeddings, prototypes and, for a linear head, biases. Returns each part
-    of all chunks, concatenated. All chunks are one function and all they leave behind has its
-    place from the start: what is made between one chunk and the next would leave holes of a
-    chunk's size in memory.
+    Takes `parts_of`, which reduces a chunk and its scores to flat parts; the chunks; the sizes of
+    the parts of every chunk; embeddings, prototypes and, for a linear head, biases. Returns each
+    part of all chunks, concatenated. One function handles all chunks and allocates all results
+    first: allocations between chunks would leave holes of a chunk's size in memory.
     """
 
     @staticmethod
@@ -169,12 +170,12 @@ class _Reduced(torch.autograd.Function):
 
 
 def _by_chunk(columns: Sequence[Tensor], sizes: Sizes) -> Iterator[tuple[Tensor, ...]]:
-    """Cut concatenated parts into those of each chunk, which are views."""
+    """Split concatenated parts into views of those of each chunk."""
     return zip(*(column.split(cuts) for column, cuts in zip(columns, zip(*sizes))))
 
 
 def _rows_of(chunk: _Chunk, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the embeddings, and views of what belongs to the chunk's classes."""
+    """Return the embeddings, and the rows of prototypes and biases that belong to the chunk."""
     embedding, *head = tensors
     return [embedding, *(x[chunk.classes] for x in head)]
 
@@ -184,11 +185,11 @@ def _scores(
     prototypes: Float[Tensor, "K E"],
     bias: Float[Tensor, " K"] | None = None,
 ) -> Float[Tensor, "B K"]:
-    """Score as the model does, with a linear head if there is a bias.
+    """Score as the model does: with a linear head if there is a bias.
 
-    For a cosine head the embeddings are normalised already.
+    For a cosine head the embeddings are already normalised.
     """
-    with torch.autocast(embedding.device.type, enabled=False):  # it would round the products
+    with torch.autocast(embedding.device.type, enabled=False):  # which would round the products
         prototypes = prototypes.to(embedding)
         if bias is None:
             return linear(embedding, normalize(prototypes, dim=-1))
@@ -198,14 +199,14 @@ def _scores(
 def _total(
     shape: tuple[int, ...], config: LossConfig, chunks: Sequence[_Chunk], *tensors: Tensor
 ) -> Tensor:
-    """Add up the `_sums` over the classes of each chunk, which have this shape."""
+    """Add the `_sums` of all chunks, which have this shape."""
     sizes = [(math.prod(shape),)] * len(chunks)
     (sums,) = _Reduced.apply(partial(_sums, config), chunks, sizes, *tensors)
     return sums.reshape(len(chunks), *shape).sum(dim=0)
 
 
 def _sums(config: LossConfig, chunk: _Chunk, scores: Float[Tensor, "B K"]) -> tuple[Tensor]:
-    """Return sums over classes from which the loss is made: of clips, or of weighted means."""
+    """Return sums over the chunk's classes from which the loss is made."""
     batch = (scores, chunk.labels, chunk.observed, chunk.weights)
     constants = {"margin": config.margin, "temperature": config.temperature}
     match config.name:
@@ -225,9 +226,10 @@ def _contrast(
     embedding: Float[Tensor, "B E"],
     prototypes: Float[Tensor, "C E"],
 ) -> Float[Tensor, ""]:
-    """Return `prototype_contrast`: the rivals of an anchor come down to one number of theirs.
+    """Return `prototype_contrast`, for which one number describes all rivals of an anchor.
 
-    The embeddings' length is 1 / temperature, so that scores are logits.
+    That number is log Σ_j e^{s_j/τ}; those of several chunks combine by log-sum-exp. The
+    embeddings have length 1/τ, so that scores are logits.
     """
     sizes = [(len(chunk.pairs[0]), *chunk.marked.shape)[: 2 + config.two_way] for chunk in chunks]
     parts_of = partial(_contrast_parts, config)
@@ -250,7 +252,7 @@ def _contrast(
 def _contrast_parts(
     config: LossConfig, chunk: _Chunk, logits: Float[Tensor, "B K"]
 ) -> tuple[Tensor, ...]:
-    """Return the labels' logits, and the log-sum-exp of each clip's rivals, of each class's."""
+    """Return the logits of labels, and the log-sum-exp of each clip's and each class's rivals."""
     negative = ~chunk.labels & chunk.observed
     rivals = torch.where(negative, logits, log_zero(logits.dtype))
     parts = (logits[chunk.pairs], rivals.logsumexp(dim=1))
@@ -267,14 +269,14 @@ def _contrast_terms(
     *,
     virtual: float,
 ) -> tuple[Float[Tensor, " A"], Bool[Tensor, " A"], Bool[Tensor, " A"]]:
-    """Return each anchor's term, whether it has a label, and whether anything of it is known.
+    """Return each anchor's term, whether it has a label, and whether it has any known entry.
 
     Args:
         rivals: Log-sum-exp of the logits of the anchor's negatives.
         anchors: The anchor of each label.
-        pulls: The label's logit, less the margin's.
-        weights: The label's weight among those of its anchor.
-        virtual: What stands for a label's where the anchor has none.
+        pulls: The logit of each label, minus the margin in logits.
+        weights: The weight of each label among those of its anchor.
+        virtual: Stands for `pulls` if the anchor has no label.
     """
     nothing = torch.zeros_like(rivals)
     labelled = nothing.bool().index_fill(0, anchors, True)

@@ -1,6 +1,7 @@
-"""Focal losses: binary cross entropy that looks away from what is already decided.
+"""Focal losses: binary cross entropy with less weight on entries that are easy already.
 
-Pure torch. `focal` treats positives and negatives alike, `asl` does not.
+`focal` treats positives and negatives alike, `asl` does not. For the arguments see `__init__.py`.
+
 Axes: B batch (global), C classes.
 """
 
@@ -24,24 +25,17 @@ def focal(
 ) -> Float[Tensor, ""]:
     """Focal loss −(1 − p_t)^γ log p_t, averaged over the observed entries.
 
-    p_t is the probability given to the truth, p = σ(score) of a label and 1 − p else. T. Lin
-    et al. 2017, *Focal Loss for Dense Object Detection*, Eq. 4, arXiv 1708.02002; γ = 2 is
-    their choice. Their sum is divided by the number of matched boxes; ours by the number of
-    observed entries, so that it equals `bce` at γ = 0.
+    p_t is the probability of the truth: p = σ(score) for a label, otherwise 1 − p. T. Lin et al.
+    2017, *Focal Loss for Dense Object Detection*, Eq. 4, arXiv 1708.02002; they use γ = 2. They
+    divide the sum by the number of matched boxes; here it is divided by the number of observed
+    entries, so that γ = 0 gives `bce`.
 
     Args:
-        scores: Logits.
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known.
         gamma: γ ≥ 0, the focusing exponent.
-        class_weights: Factor of each class's positive entries, as in `bce`.
-
-    Returns:
-        The loss ≥ 0; 0 when nothing is observed.
     """
     scores = observed_scores(scores, observed)
     signed = torch.where(labels, scores, -scores)
-    # (1 − p_t)^γ by its logarithm: a power of a probability that underflows has no gradient.
+    # (1 − p_t)^γ from its logarithm: if the probability underflows, its power has no gradient.
     focus = torch.exp(gamma * logsigmoid(-signed))
     losses = -focus * logsigmoid(signed)
     factors = torch.where(labels, weights_like(scores, class_weights), 1.0)
@@ -58,26 +52,21 @@ def asl(
     clip: float = 0.05,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Asymmetric loss: negatives are focused harder, and dropped once they are easy.
+    """Asymmetric loss: negatives are focused harder, and ignored once they are easy.
 
-    With p = σ(score) and p_m = max(p − clip, 0), −(1 − p)^γ₊ log p of a label and
-    −p_m^γ₋ log(1 − p_m) else, averaged over the observed entries. T. Ridnik et al. 2021,
-    *Asymmetric Loss For Multi-Label Classification*, Sec. 2 (Eq. 4 is p_m), arXiv 2009.14119.
-    The defaults are those the authors' script trains MS-COCO with; their class itself defaults
-    to γ₊ = 1. They sum where we average (a factor for the learning rate), and that script
-    holds the focusing factors constant, where we differentiate the formula as it stands.
+        −(1 − p)^γ₊ log p           for a label, p = σ(score)
+        −p_m^γ₋ log(1 − p_m)        otherwise, p_m = max(p − clip, 0)
+
+    averaged over the observed entries. T. Ridnik et al. 2021, *Asymmetric Loss For Multi-Label
+    Classification*, Sec. 2 (Eq. 4 is p_m), arXiv 2009.14119. The defaults are those of the
+    authors' MS-COCO script; their class defaults to γ₊ = 1. They sum where we average, which only
+    rescales the learning rate, and their script treats the focusing factors as constants, while
+    we differentiate the whole formula.
 
     Args:
-        scores: Logits.
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known.
         gamma_negative: γ₋ ≥ 0, focusing exponent of the negatives.
         gamma_positive: γ₊ ≥ 0, focusing exponent of the labels.
-        clip: Probability in [0, 1) below which a negative no longer counts.
-        class_weights: Factor of each class's positive entries, as in `bce`.
-
-    Returns:
-        The loss ≥ 0; 0 when nothing is observed.
+        clip: Probability in [0, 1) below which a negative does not count.
     """
     scores = observed_scores(scores, observed)
     positive = -torch.exp(gamma_positive * logsigmoid(-scores)) * logsigmoid(scores)
@@ -89,7 +78,7 @@ def asl(
 def _clipped_negative(
     scores: Float[Tensor, "B C"], *, gamma: float, clip: float
 ) -> Float[Tensor, "B C"]:
-    """Return −p_m^γ log(1 − p_m) of each logit, finite with its gradient at any of them."""
+    """Return −p_m^γ log(1 − p_m) of each logit, with finite value and gradient for any logit."""
     probability = torch.sigmoid(scores)
     counts = probability > clip
     shifted = torch.where(counts, probability - clip, 1.0)

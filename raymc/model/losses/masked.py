@@ -1,7 +1,8 @@
-"""Reductions over the observed part of a batch: the arithmetic that every loss shares.
+"""Reductions over the observed part of a batch, shared by all losses.
 
-Pure torch. It exists so that no loss meets a NaN of its own making: what is masked out is
-replaced before it is computed with, and an empty mean is 0 with a graph and zero gradients.
+They keep NaN out of losses and gradients: masked values are replaced before any arithmetic, and
+an empty mean is 0 with zero gradients.
+
 Axes: B batch (global), C classes, A anchors, K candidates of an anchor, M means.
 """
 
@@ -22,7 +23,7 @@ def observed_scores(
 def weights_like(
     scores: Float[Tensor, "B C"], class_weights: Float[Tensor, " C"] | None
 ) -> Float[Tensor, " C"]:
-    """Return the class weights in the scores' precision and place; ones where there are none."""
+    """Return the class weights with the scores' dtype and device; ones if there are none."""
     if class_weights is None:
         return scores.new_ones(scores.shape[1])
     return class_weights.to(scores)
@@ -31,7 +32,7 @@ def weights_like(
 def weighted_mean(
     values: Float[Tensor, "A K"], weights: Float[Tensor, "A K"] | Bool[Tensor, "A K"]
 ) -> Float[Tensor, " A"]:
-    """Mean of each anchor's finite `values` by `weights` ≥ 0; 0 where all weights are 0."""
+    """Return each anchor's mean of finite `values`, weighted by `weights` ≥ 0; 0 if all are 0."""
     weights = weights.to(values)
     total = weights.sum(dim=1)
     return (values * weights).sum(dim=1) / torch.where(total > 0, total, 1.0)
@@ -40,12 +41,12 @@ def weighted_mean(
 def weighted_mean_of_all(
     values: Float[Tensor, "..."], weights: Float[Tensor, "..."] | Bool[Tensor, "..."]
 ) -> Float[Tensor, ""]:
-    """Mean of all finite `values` by `weights` ≥ 0; 0 where all weights are 0."""
+    """Return the mean of all finite `values`, weighted by `weights` ≥ 0; 0 if all are 0."""
     return weighted_mean(values.reshape(1, -1), weights.reshape(1, -1))[0]
 
 
 def sum_of_means(sums: Float[Tensor, "2 M"]) -> Float[Tensor, ""]:
-    """Add up weighted means, each from its Σ weight · value and Σ weight ≥ 0; 0 where that is 0."""
+    """Add weighted means, each given as Σ weight · value and Σ weight ≥ 0; 0 if the latter is 0."""
     totals, weights = sums
     return (totals / torch.where(weights > 0, weights, 1.0)).sum()
 
@@ -53,42 +54,37 @@ def sum_of_means(sums: Float[Tensor, "2 M"]) -> Float[Tensor, ""]:
 def masked_logsumexp(
     values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"], *, share: float = 1.0
 ) -> Float[Tensor, " A"]:
-    """Log of the sum of e^value over each anchor's masked-in candidates, or the largest of them.
+    """Return log Σ e^value over each anchor's candidates with a true mask; `log_zero` if none.
 
-    Where nothing is masked in it is `log_zero`. With a `share` below 1 at most that share of all
-    candidates counts.
+    With a `share` below 1 only the largest values count, at most that share of all candidates.
     """
     masked = torch.where(mask, values, log_zero(values.dtype))
     return largest(masked, share, dim=1).logsumexp(dim=1)
 
 
 def largest(values: Float[Tensor, "_ _"], share: float, *, dim: int) -> Float[Tensor, "_ _"]:
-    """Return the largest values along `dim`, that share of them and at least one."""
+    """Return the largest values along `dim`: this share of them, at least one."""
     size = values.shape[dim]
     count = min(size, max(1, round(share * size)))
     return values if count == size else values.topk(count, dim=dim, sorted=False).values
 
 
 def log_zero(dtype: torch.dtype) -> float:
-    """Return what stands for the logarithm of 0: huge and finite, as −∞ has NaN for a gradient."""
+    """Return the stand-in for log 0: very negative but finite, as −∞ would give NaN gradients."""
     return torch.finfo(dtype).min / 2
-
-
-# Weights for the long tail: how much more a rare class counts. Pure torch; computed once from the
-# training labels, then handed to every loss. Axes: C classes.
 
 
 def class_weights(
     counts: Int[Tensor, " C"] | Int[np.ndarray, " C"], balance: float
 ) -> Float[Tensor, " C"]:
-    """Return w_k ∝ (count of k)^−balance with mean 1.
+    """Return weights for long-tailed labels, w_k ∝ (count of k)^−balance, with mean 1.
 
     Args:
         counts: Number of clips with each label in the training data.
-        balance: In [0, 1]: 0 weighs all classes alike, 1 by inverse frequency.
+        balance: In [0, 1]: 0 weighs all classes equally, 1 by inverse frequency.
 
     Returns:
-        float32 weights > 0. A class without clips weighs 1 and leaves the others as they are.
+        float32 weights > 0. A class without clips weighs 1 and is left out of the mean.
     """
     counted = torch.as_tensor(counts).to(torch.float64)
     present = counted > 0

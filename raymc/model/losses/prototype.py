@@ -1,12 +1,13 @@
-"""The prototype losses: a clip near the prototypes of its labels, far from those of the others.
+"""The prototype losses: clips move towards the prototypes of their labels, away from all others.
 
-Pure torch. `prototype_contrast` is what raymc trains with; `prototype_margin` is the margin
-formula it grew from. After R. Gupta et al., *Class Prototypes based Contrastive Learning for
-Classifying Multi-Label and Fine-Grained Educational Videos*, CVPR 2023, arXiv 2510.11204.
+`prototype_contrast` is the default loss; `prototype_margin` is the margin formula it is based on.
+After R. Gupta et al., *Class Prototypes based Contrastive Learning for Classifying Multi-Label and
+Fine-Grained Educational Videos*, CVPR 2023, arXiv 2510.11204. For the arguments see `__init__.py`.
+
+s_ik is the cosine similarity of clip i and prototype k, P_i the observed labels of clip i, N_i its
+other observed classes, m the margin and τ the temperature.
+
 Axes: B batch (global), C classes, A anchors, K candidates of an anchor.
-
-Throughout, s_ik is the cosine similarity of clip i and prototype k, P_i the observed labels
-of clip i, N_i its other observed classes.
 """
 
 import torch
@@ -35,46 +36,38 @@ def prototype_contrast(
     hard_clips: float = 1.0,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Contrast each label with the classes a clip does not have, and the other way round.
+    """Contrast each label with the classes that a clip does not have, and vice versa.
 
-    One way, over clips:
+    One way, the anchors are clips:
 
         mean_i 1/|P_i| Σ_{p∈P_i} −log( e_ip / ( e_ip + Σ_{j∈N_i} e^{s_ij/τ} ) ),
         e_ip = e^{(s_ip − m)/τ}
 
-    The other labels of a clip stay out of the denominator, which is what makes it multi-label;
-    P. Khosla et al. 2020, *Supervised Contrastive Learning*, Eq. 2 (arXiv 2004.11362), also
-    has the mean over positives outside the logarithm. A clip without labels keeps its negative
-    part alone: the term of one virtual label at similarity 0. Without negatives the term is 0.
+    A clip's other labels are not in the denominator; this is what makes the loss multi-label. As
+    in P. Khosla et al. 2020, *Supervised Contrastive Learning*, Eq. 2 (arXiv 2004.11362), the
+    mean over positives is outside the logarithm. A clip without labels keeps its negative part:
+    the term of one virtual label at similarity 0. Without negatives the term is 0.
 
-    Two ways, the same term of the transposed matrices is added: a prototype is the anchor, its
-    clips are the positives and the other clips of the batch the negatives, so that scores can
-    be compared between clips and not only within one. That is what average precision asks for;
-    a small `clip_weight` leaves most to it. Over a clip's classes each of its labels has the
-    same rivals, so that labels learned long ago go on pushing away those that are rare and
-    easily confused.
+    Two ways, the same term of the transposed matrices is added: the anchors are prototypes, with
+    the batch's clips of that class as positives and all other clips as negatives. It makes scores
+    comparable between clips, which average precision needs: it ranks the clips of a class. A
+    small `clip_weight` gives this term most of the weight. In the first term all labels of a clip
+    have the same rivals, so that frequent labels keep pushing away rare, easily confused classes.
 
-    Average precision also leaves aside the clips that are ranked far below a class's own.
-    `hard_clips` below 1 does likewise: of the batch's clips only those most similar to a
-    prototype are its negatives (online hard examples: A. Shrivastava et al. 2016,
-    arXiv 1604.03540; the hardest of the batch alone: A. Hermans et al. 2017, arXiv 1703.07737).
+    Clips ranked far below a class's own do not matter to average precision either. `hard_clips`
+    below 1 keeps only the clips most similar to a prototype as its negatives (online hard example
+    mining: A. Shrivastava et al. 2016, arXiv 1604.03540; the hardest of the batch: A. Hermans
+    et al. 2017, arXiv 1703.07737).
 
     Args:
-        scores: Cosine similarities, in [-1, 1].
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known; a clip or class without any does not count.
         margin: m ≥ 0, in units of similarity.
         temperature: τ > 0, in units of similarity.
         two_way: Whether to add the transposed term.
-        clip_weight: Weight ≥ 0 of the term over clips where the transposed one is added.
-        hard_clips: Share of the batch's clips, in (0, 1], at least one, that a prototype has as
-            negatives at most; those with the highest scores.
-        class_weights: Weight of each class among the labels of a clip (the mean over P_i
-            becomes a weighted one), and in the transposed term of each class that has a clip
-            in the batch (a class without any weighs 1).
-
-    Returns:
-        The loss ≥ 0; 0 when nothing is observed.
+        clip_weight: Weight ≥ 0 of the first term if the transposed one is added.
+        hard_clips: Largest share of the batch's clips, in (0, 1], that are negatives of a
+            prototype; at least one clip, highest scores first.
+        class_weights: Weight of each class in the mean over P_i, and in the transposed term of
+            each class that has a clip in the batch (the others weigh 1).
     """
     scores = observed_scores(scores, observed)
     weights = weights_like(scores, class_weights)
@@ -110,8 +103,9 @@ def _contrast(
 ) -> Float[Tensor, " A"]:
     """Return the contrast term of each anchor.
 
-    `weights` are those of its positives; its negatives are at most a `share` of the candidates.
+    `weights` apply to its positives; at most a `share` of the candidates are its negatives.
     """
+    # −log( e^a / (e^a + Σ_j e^b_j) ) = softplus( log Σ_j e^b_j − a ), which cannot overflow.
     against = masked_logsumexp(scores / temperature, negative, share=share)
     terms = softplus(against[:, None] - (scores - margin) / temperature)
     matched = weighted_mean(terms, positive * weights)
@@ -129,23 +123,17 @@ def prototype_margin(
     temperature: float,
     class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Pull a clip to the prototypes of its labels, push the others out of a margin.
+    """Pull a clip to the prototypes of its labels, and push all others out of a margin.
 
         mean_i [ mean_{p∈P_i} d_ip + Σ_{j∈N_i} τ·softplus((m − d_ij)/τ) ],   d = 1 − s in [0, 2]
 
-    As τ → 0 the second part becomes the hinge max(0, m − d_ij), which `temperature=0` is
+    As τ → 0 the second part becomes the hinge max(0, m − d_ij), which `temperature=0` computes
     exactly. After Gupta et al. 2023 (see the top of this file).
 
     Args:
-        scores: Cosine similarities, in [-1, 1].
-        labels: The labels of each clip; ignored where unobserved.
-        observed: Which entries are known; a clip without any does not count.
         margin: m ≥ 0, in units of cosine distance.
         temperature: τ ≥ 0, in units of cosine distance.
         class_weights: Weight of each class in the mean over the labels of a clip.
-
-    Returns:
-        The loss ≥ 0; 0 when nothing is observed.
     """
     sums = margin_sums(
         scores, labels, observed, class_weights, margin=margin, temperature=temperature
@@ -162,10 +150,10 @@ def margin_sums(
     margin: float,
     temperature: float,
 ) -> Float[Tensor, "4 B"]:
-    """Return what `margin_of` needs of each clip, four sums over classes.
+    """Return four sums over classes for each clip, from which `margin_of` makes the loss.
 
-    They are the weighted distances to its labels, the weights of these, the intrusions of other
-    classes, and the number of observed entries.
+    They are the weighted distances to its labels, their weights, the intrusions of other classes
+    into the margin, and the number of observed entries.
     """
     scores = observed_scores(scores, observed)
     weights = weights_like(scores, class_weights)
@@ -179,7 +167,7 @@ def margin_sums(
 
 
 def margin_of(sums: Float[Tensor, "4 B"]) -> Float[Tensor, ""]:
-    """Return `prototype_margin` from the `margin_sums` over all classes."""
+    """Return `prototype_margin` from its `margin_sums`."""
     distance, weight, push, known = sums
     pull = distance / torch.where(weight > 0, weight, 1.0)
     return weighted_mean_of_all(pull + push, known > 0)

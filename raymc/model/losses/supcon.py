@@ -1,7 +1,8 @@
 """Supervised contrast of clips with clips, the baseline without prototypes.
 
-Pure torch. What it learns is an embedding; scores come from a linear probe beside it, which is
-trained by `bce` and sends no gradient back.
+It trains an embedding; scores come from a linear probe, which `bce` trains beside it without
+sending gradients back.
+
 Axes: B batch (global), C classes, E embedding dim.
 """
 
@@ -12,7 +13,7 @@ from torch.nn.functional import normalize
 
 from raymc.model.losses.masked import masked_logsumexp, weighted_mean, weighted_mean_of_all
 
-# Marks become numbers a chunk of classes at a time: of a million classes all would take gigabytes.
+# Classes converted to float32 at a time: a million classes at once would take gigabytes.
 CLASSES_AT_ONCE = 2**14
 
 
@@ -23,27 +24,27 @@ def supcon(
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Pull clips that share a label together, and push them from the others.
+    """Pull clips that share a label together, and push them away from the others.
 
         mean_i 1/|S_i| Σ_{p∈S_i} −log( e^{z_i·z_p/τ} / Σ_{a∈A_i} e^{z_i·z_a/τ} )
 
-    z are unit embeddings, S_i the other clips that share a label with clip i, A_i those and the
-    ones that can't share any; where it isn't known, two clips stay out of each other's terms.
-    P. Khosla et al. 2020, *Supervised Contrastive Learning*, Eq. 2 (arXiv 2004.11362), where
-    each clip has one label.
+    z are unit embeddings, S_i the other clips that share a label with clip i, and A_i those plus
+    the clips that certainly share none. If unobserved labels leave this open, two clips stay out
+    of each other's terms. P. Khosla et al. 2020, *Supervised Contrastive Learning*, Eq. 2 (arXiv
+    2004.11362), where each clip has one label.
 
     Args:
-        embedding: Of the clips; normalised here.
+        embedding: Embeddings of the clips; normalised here.
         labels: The labels of each clip; ignored where unobserved.
         observed: Which entries are known.
         temperature: τ > 0, in units of similarity.
 
     Returns:
-        The mean over the clips that share a label with another, ≥ 0, in float32 at least; 0 where
+        The mean over the clips that share a label with another, ≥ 0, in float32 or float64; 0 if
         there is none.
     """
     embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
-    with torch.autocast(embedding.device.type, enabled=False):  # it would round the products
+    with torch.autocast(embedding.device.type, enabled=False):  # which would round the products
         unit = normalize(embedding, dim=-1)
         logits = unit @ unit.T / temperature
     others = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
@@ -54,7 +55,7 @@ def supcon(
 
 
 def _overlaps(marks: Bool[Tensor, "B C"]) -> Bool[Tensor, "B B"]:
-    """Say of each two clips whether some class is marked in both."""
+    """Return for each pair of clips whether some class is marked in both."""
     found = marks.new_zeros(len(marks), len(marks))
     with torch.autocast(marks.device.type, enabled=False):
         for chunk in marks.split(CLASSES_AT_ONCE, dim=1):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from loss_cases import SEEDS, Case, random_case
+from loss_cases import Case, every_weighting, random_case
 
 from raymc.model.losses import bce, cosine_bce
 
@@ -19,17 +19,15 @@ def slow_bce(case: Case, scale: float, weights: np.ndarray) -> float:
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@every_weighting
 def test_bce_equals_the_slow_loop(seed: int, weighted: bool) -> None:
     case = random_case(seed)
     loss = bce(*case.batch(), class_weights=case.class_weights(weighted))
     assert loss.item() == pytest.approx(slow_bce(case, 1.0, case.factors(weighted)), rel=1e-9)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@every_weighting
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
-@pytest.mark.parametrize("seed", SEEDS)
 def test_cosine_bce_equals_the_slow_loop(seed: int, temperature: float, weighted: bool) -> None:
     case = random_case(seed)
     loss = cosine_bce(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from loss_cases import SEEDS, Case, random_case
+from loss_cases import Case, every_weighting, random_case
 from meter import Meter
 from test_prototype import slow_contrast, slow_margin
 from test_proxy_anchor import slow_proxy_anchor
@@ -44,6 +44,19 @@ CONFIGS = [
 ]
 every_loss = pytest.mark.parametrize(
     "config", CONFIGS, ids=lambda config: f"{config.name}-{CONFIGS.index(config)}"
+)
+# Losses that take different ways through the code.
+every_way = pytest.mark.parametrize(
+    "config",
+    [
+        LossConfig(name="prototype_contrast", hard_clips=0.3),
+        LossConfig(name="prototype_contrast", two_way=False),
+        LossConfig(name="prototype_margin"),
+        LossConfig(name="proxy_anchor"),
+        LossConfig(name="cosine_bce"),
+        LossConfig(name="bce"),
+    ],
+    ids=lambda config: f"{config.name}-{config.two_way}",
 )
 # one of each head
 TRAINED: tuple[LossName, ...] = ("prototype_contrast", "bce")
@@ -114,8 +127,9 @@ def assert_equal(found: list[Tensor], expected: list[Tensor], tolerance: float) 
 
 
 @every_loss
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("rows", "classes"), [(9, 6), (9, 8), (9, 11), (5, 4), (7, 3)])
+@pytest.mark.parametrize(
+    ("rows", "classes", "weighted"), [(9, 8, False), (9, 11, True), (7, 3, True)]
+)
 def test_equals_the_plain_loss(config: LossConfig, rows: int, classes: int, weighted: bool) -> None:
     case = random_case(rows + classes, rows=rows, classes=classes)
     weights = case.class_weights(weighted)
@@ -128,7 +142,7 @@ def test_equals_the_plain_loss(config: LossConfig, rows: int, classes: int, weig
         assert_equal(found, expected, tolerance)
 
 
-@every_loss
+@every_way
 @pytest.mark.parametrize("rows", [9, 0])
 def test_sparse_labels_and_expanded_entries_are_the_same(config: LossConfig, rows: int) -> None:
     case = random_case(4, rows=9, classes=11)
@@ -146,8 +160,8 @@ def test_sparse_labels_and_expanded_entries_are_the_same(config: LossConfig, row
     assert_equal(value_and_gradients(sparse_loss, config, case, inputs, weights), expected, 1e-12)
 
 
-@every_loss
-@pytest.mark.parametrize("classes", [1, 2, 10, 11, 100])
+@every_way
+@pytest.mark.parametrize("classes", [1, 10, 11])
 def test_the_size_of_a_chunk_does_not_matter(
     config: LossConfig, classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,8 +172,7 @@ def test_the_size_of_a_chunk_does_not_matter(
     assert_equal(found, expected, 1e-9)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("seed", SEEDS)
+@every_weighting
 def test_equals_the_slow_loops(seed: int, weighted: bool) -> None:
     case = random_case(seed, rows=9, classes=7)
     embedding, prototypes, _ = inputs_of(case, seed=seed)
@@ -181,7 +194,7 @@ def test_equals_the_slow_loops(seed: int, weighted: bool) -> None:
         assert loss.item() == pytest.approx(value, rel=1e-8)
 
 
-@every_loss
+@every_way
 def test_gradients_are_those_of_finite_differences(config: LossConfig) -> None:
     case = random_case(1, rows=5, classes=5)
     _, labels, observed = case.batch()
@@ -206,9 +219,9 @@ EMPTY_CASES = {
 }
 
 
-@every_loss
+@every_way
 @pytest.mark.parametrize("name", EMPTY_CASES)
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+@pytest.mark.parametrize("scale", [0.0, 1e4])
 def test_batches_that_lack_something_have_finite_losses(
     config: LossConfig, name: str, scale: float
 ) -> None:
@@ -232,7 +245,7 @@ def test_what_is_not_a_number_stays_none() -> None:
         assert chunked_loss(config, embedding, prototypes, *case.batch()[1:], bias=bias).isnan()
 
 
-@every_loss
+@every_way
 def test_half_precision_is_summed_in_float32(config: LossConfig) -> None:
     case = random_case(2, rows=32, classes=10)
     inputs = inputs_of(case, torch.bfloat16)
@@ -244,7 +257,7 @@ def test_half_precision_is_summed_in_float32(config: LossConfig) -> None:
     assert_equal([x.double() for x in found], expected, 2e-2)
 
 
-@every_loss
+@every_way
 def test_autocast_does_not_change_the_loss(config: LossConfig) -> None:
     case = random_case(2)
     inputs = inputs_of(case, torch.float32)
@@ -258,7 +271,7 @@ def test_autocast_does_not_change_the_loss(config: LossConfig) -> None:
     assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
-@every_loss
+@every_way
 def test_gradients_may_be_taken_twice_and_for_two_batches(config: LossConfig) -> None:
     first, second = random_case(0), random_case(1)
     inputs = inputs_of(first)
@@ -296,7 +309,7 @@ def test_without_gradients_nothing_is_kept() -> None:
         assert torch.equal(found, expected)
 
 
-@every_loss
+@every_way
 def test_no_tensor_is_larger_than_a_chunk(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +334,7 @@ def test_no_tensor_is_larger_than_a_chunk(
     assert metered[chunked_loss].peak_bytes < matrix
 
 
-@every_loss
+@every_way
 def test_with_sparse_labels_not_even_bools_are_a_matrix(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from loss_cases import SEEDS, Case, random_case
+from loss_cases import Case, every_weighting, random_case
 
 from raymc.model.losses import prototype_contrast, prototype_margin
 
@@ -84,7 +84,7 @@ def slow_margin(case: Case, margin: float, temperature: float, weights: np.ndarr
     return sum(terms) / len(terms)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@every_weighting
 @pytest.mark.parametrize(
     "ways",
     [
@@ -97,7 +97,6 @@ def slow_margin(case: Case, margin: float, temperature: float, weights: np.ndarr
     ],
 )
 @pytest.mark.parametrize(("margin", "temperature"), [(0.0, 1.0), (0.1, 0.1), (0.7, 0.03)])
-@pytest.mark.parametrize("seed", SEEDS)
 def test_contrast_equals_the_slow_loop(
     seed: int, margin: float, temperature: float, ways: dict[str, Any], weighted: bool
 ) -> None:
@@ -113,9 +112,8 @@ def test_contrast_equals_the_slow_loop(
     assert loss.item() == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@every_weighting
 @pytest.mark.parametrize(("margin", "temperature"), [(0.0, 1.0), (0.6, 0.1), (1.3, 0.0)])
-@pytest.mark.parametrize("seed", SEEDS)
 def test_margin_equals_the_slow_loop(
     seed: int, margin: float, temperature: float, weighted: bool
 ) -> None:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from loss_cases import SEEDS, Case, random_case
+from loss_cases import Case, every_weighting, random_case
 
 from raymc.model.losses import proxy_anchor
 
@@ -29,9 +29,8 @@ def slow_proxy_anchor(case: Case, margin: float, alpha: float, weights: np.ndarr
     return float(np.average(pulls, weights=pull_weights)) + sum(pushes) / len(pushes)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@every_weighting
 @pytest.mark.parametrize(("margin", "alpha"), [(0.0, 1.0), (0.1, 32.0), (0.5, 10.0)])
-@pytest.mark.parametrize("seed", SEEDS)
 def test_equals_the_slow_loop(seed: int, margin: float, alpha: float, weighted: bool) -> None:
     case = random_case(seed)
     loss = proxy_anchor(
