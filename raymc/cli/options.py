@@ -22,7 +22,7 @@ class Commands(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; print raymc's own errors without a traceback."""
+        """Run a command; prints raymc's own errors without a traceback."""
         try:
             return super().invoke(ctx)
         except RaymcError as error:

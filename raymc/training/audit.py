@@ -1,4 +1,8 @@
-"""The audit of a run: its last checkpoint's record of rows against the dataset. Pure."""
+"""The audit of a run: which rows its last checkpoint was trained on, and what restarts cost.
+
+Checkpoints record the rows that were used (`row_log.py`); steps lost in a crash are in none, so
+the driver notes each attempt in the run's folder.
+"""
 
 import itertools
 import json
@@ -21,27 +25,22 @@ from raymc.training.checkpoint import Found
 from raymc.training.row_log import EpochAudit, RowLog, audit
 from raymc.training.runs import Run, write_whole
 
-# A run's starts, as its driver heard of them: from where, how far, and what was done twice. The
-# checkpoints know nothing of steps that were lost with a crash; the driver heard of them. Pure:
-# no Ray, no MLflow.
-
-
 ATTEMPTS_FILE = "attempts.json"
 SECONDS_BETWEEN_WRITES = 1.0
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a run.
+    """One start of a run. Steps count from the start of the run, times are seconds since 1970.
 
     Attributes:
-        workers: that shared the batches.
-        steps_per_epoch: optimizer steps of an epoch.
-        first_step: steps of the whole run that were done before.
-        last_step: of the whole run that the driver heard of; a few may have been done after it.
-        started: when the workers were ready, in seconds since 1970.
-        went_on: when the first news of a step came; 0: none did.
-        heard: when the last news came.
+        workers: Number that shared the batches.
+        steps_per_epoch: Optimizer steps of an epoch.
+        first_step: Steps done before this attempt.
+        last_step: Last step that the driver heard of; a few more may have been done.
+        started: When the workers were ready.
+        went_on: When the driver heard of the first new step; 0: never.
+        heard: When the driver last heard of the workers.
     """
 
     workers: int
@@ -55,11 +54,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Restart:
-    """What a start after the first one cost.
+    """The cost of a start after the first one.
 
     Attributes:
-        repeated_steps: done again, because no checkpoint held them; at least so many.
-        seconds: from the last news of the attempt before to the first of a new step.
+        repeated_steps: Steps, at least, done again because no checkpoint held them.
+        seconds: From the last event of the attempt before to the first new step.
     """
 
     repeated_steps: int
@@ -67,7 +66,7 @@ class Restart:
 
 
 def restarts(attempts: Sequence[Attempt]) -> list[Restart]:
-    """Return what each start but the first cost."""
+    """Return the cost of each start but the first."""
     return [
         Restart(
             repeated_steps=max(0, before.last_step - after.first_step),
@@ -78,7 +77,7 @@ def restarts(attempts: Sequence[Attempt]) -> list[Restart]:
 
 
 def load_attempts(folder: Path) -> list[Attempt]:
-    """Return the attempts noted in a run's folder; none if there is no such note."""
+    """Return the attempts noted in a run's folder; none if there are no readable notes."""
     try:
         return [Attempt(**values) for values in json.loads((folder / ATTEMPTS_FILE).read_text())]
     except (OSError, ValueError, TypeError):
@@ -86,11 +85,11 @@ def load_attempts(folder: Path) -> list[Attempt]:
 
 
 class AttemptRecorder:
-    """Notes a run's attempts in its folder as the events come in.
+    """Notes a run's attempts in its folder, from the run's events.
 
     Args:
-        folder: the run's.
-        clock: seconds since 1970.
+        folder: The run's.
+        clock: Returns seconds since 1970.
     """
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
@@ -98,7 +97,7 @@ class AttemptRecorder:
         self._attempts, self._written = load_attempts(folder), 0.0
 
     def __call__(self, event: Event) -> None:
-        """Note an event, if it tells how far the run is."""
+        """Note an event if it shows progress."""
         now = self._clock()
         if isinstance(event, Started):
             first = (event.first_epoch - 1) * event.steps_per_epoch + event.first_step
@@ -121,22 +120,22 @@ class AttemptRecorder:
             self._write(now)
 
     def _write(self, now: float) -> None:
-        told = json.dumps([asdict(attempt) for attempt in self._attempts], indent=1)
-        with suppress(OSError):  # a full disk must not end the training; the next event tries again
-            write_whole(self._folder / ATTEMPTS_FILE, told)
+        notes = json.dumps([asdict(attempt) for attempt in self._attempts], indent=1)
+        with suppress(OSError):  # a full disk must not end the training; the next event retries
+            write_whole(self._folder / ATTEMPTS_FILE, notes)
             self._written = now
 
 
 @dataclass(frozen=True)
 class RunAudit:
-    """What became of the rows of a run.
+    """How the rows of a run were used.
 
     Attributes:
-        name: of the run, or the trial's number.
-        checkpoint: the one whose record was read.
-        rows: of the training split.
-        epochs: in order, the one under way last.
-        restarts: what every start but the first cost.
+        name: The run's, or the trial's number.
+        checkpoint: The checkpoint whose record was read.
+        rows: Rows of the training split.
+        epochs: In order; the last one may be unfinished.
+        restarts: The cost of each start but the first.
     """
 
     name: str
@@ -156,7 +155,7 @@ def audit_run(run: Run) -> RunAudit:
 
     Raises:
         CheckpointError: It has no intact checkpoint.
-        DataError: Its dataset or its checkpoints are out of reach.
+        DataError: Its dataset or its checkpoints can't be reached.
     """
     data = run.config.data
     rows = open_dataset(data.path).manifest.rows(data.train)
@@ -180,15 +179,15 @@ def _last_record(address: str) -> tuple[Found, RowLog]:
             return one, record_of(filesystem, one.path)
         except CheckpointError:
             continue
-    raise CheckpointError(f"no intact checkpoint in {address}: there is nothing to audit")
+    raise CheckpointError(f"nothing to audit: {address} has no intact checkpoint")
 
 
 def record_of(filesystem: fs.FileSystem, path: str) -> RowLog:
-    """Read which rows a checkpoint was trained on, once all its files are found intact.
+    """Return which rows a checkpoint was trained on; checks all its files first.
 
     Raises:
-        CheckpointError: one is not.
-        DataError: the checkpoint is out of reach.
+        CheckpointError: One of its files is damaged.
+        DataError: The checkpoint can't be reached.
     """
     with TemporaryDirectory(prefix="raymc-") as folder:
         local = Path(path)
@@ -201,13 +200,13 @@ def record_of(filesystem: fs.FileSystem, path: str) -> RowLog:
 
 
 def audit_table(found: RunAudit) -> Table:
-    """Return a row for each epoch."""
+    """Return a table with a row for each epoch."""
     table = Table(title=f"run {found.name}: {found.rows:,} rows an epoch", title_justify="left")
     for column in ("epoch", "steps", "seen once", "lost", "repeated", "workers", "attempts", ""):
         table.add_column(column, justify="left" if column == "workers" else "right")
     for epoch in found.epochs:
         numbers = (epoch.epoch, epoch.steps, epoch.once, epoch.lost, epoch.repeated)
-        note = "" if epoch.is_over else "under way"
+        note = "" if epoch.is_over else "unfinished"
         workers = "→".join(str(number) for number in epoch.workers)
         cells = [f"{number:,}" for number in numbers]
         style = "" if epoch.is_right else "red"
@@ -216,13 +215,13 @@ def audit_table(found: RunAudit) -> Table:
 
 
 def restarts_line(found: RunAudit) -> str:
-    """Say what restarts cost; empty if there was none."""
+    """Return what restarts cost as a sentence; empty if there was none."""
     if not found.restarts:
         return ""
     steps = sum(restart.repeated_steps for restart in found.restarts)
     longest = max(restart.seconds for restart in found.restarts)
     times = "once" if len(found.restarts) == 1 else f"{len(found.restarts)} times"
     return (
-        f"went on {times} from a checkpoint: about {steps:,} steps of work done again, "
-        f"{longest:,.0f} s at most from the last step to the next"
+        f"resumed {times} from a checkpoint: about {steps:,} steps were repeated, and the longest "
+        f"pause took {longest:,.0f} s"
     )

@@ -1,8 +1,7 @@
 """Training on Ray Train: one worker or many, on this machine or a cluster.
 
-Ray layer. The workers run `train_worker`; this file starts them, carries their events to those
-who listen, and leaves a finished run's checkpoints behind. Running the same command again goes
-on from the last one.
+Starts the workers, each of which runs `train_worker`, passes their events to listeners, and
+returns the best checkpoint. A run that was interrupted resumes from its last checkpoint.
 """
 
 import os
@@ -31,18 +30,18 @@ from raymc.training.worker import KEEP, KEPT, PATIENCE_SECONDS, train_worker
 
 # Ray Train's list of a run's checkpoints, in the run's folder.
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-# How often a group looks whether the cluster has grown.
+# How often an elastic group checks whether the cluster has grown.
 RESIZE_SECONDS = 10.0
-# How long an elastic group waits for workers it counted on before it counts again: after a crash
-# Ray believes in a lost node for some seconds more.
+# How long an elastic group waits for its workers before it counts nodes again: for some seconds
+# after a crash, Ray still counts a lost node.
 START_SECONDS = "10"
 
 
 def equip(run: Run) -> Run:
-    """Return the run with what each of its workers takes of the cluster, decided once a command.
+    """Return the run with the resources of its workers; to be called once, after `connect`.
 
     Raises:
-        ResourceError: The cluster can't start so many workers, or has no such GPUs.
+        ResourceError: The cluster can't start so many workers, or has too few GPUs.
     """
     return replace(run, resources=worker_resources(run.config))
 
@@ -51,9 +50,9 @@ def train(run: Run, dataset: Dataset, *, listeners: Sequence[Listener] = ()) -> 
     """Train a run; resumes from the last checkpoint if it was interrupted.
 
     Args:
-        run: The run, equipped.
+        run: The run, with its resources (`equip`).
         dataset: The dataset to train on.
-        listeners: Called with every event, in order, on a thread of their own.
+        listeners: Called with each event in order, on a thread of their own.
 
     Returns:
         The folder of the best epoch's checkpoint.
@@ -87,20 +86,20 @@ def _fit_patiently(
     max_failures: int,
     tell: Callable[[Event], None],
 ) -> Result:
-    """Run Ray Train; where its controller met storage that takes nothing, wait for it and go on.
+    """Run Ray Train, and again after its controller could not write to storage.
 
-    A worker's failures are the controller's to see to. Its own, when it can't write its list of
-    checkpoints, it takes for the run's end.
+    Ray's controller handles failures of workers. But if it can't write its own list of
+    checkpoints, it ends the run; then wait for storage and resume.
 
     Args:
-        make: returns a trainer of the run.
-        address: of the run's folder in storage.
-        max_failures: times it goes on.
-        tell: passes warnings on.
+        make: Returns a trainer of the run.
+        address: The run's folder in storage.
+        max_failures: How often to resume.
+        tell: Called with warnings.
 
     Raises:
-        DataError: storage stays as it is.
-        TrainingFailedError: training failed for another reason, or too often.
+        DataError: Storage can't be written to for too long.
+        TrainingFailedError: Training failed for another reason, or too often.
     """
     failures = 0
     while True:
@@ -112,16 +111,16 @@ def _fit_patiently(
             failures, reason = failures + 1, error.controller_failure
             if failures > max_failures or not isinstance(reason, OSError):
                 raise
-            waits = f"going on once it can, within {PATIENCE_SECONDS:g} s"
-            tell(Warned(f"Ray can't write to {address} ({first_line(reason)}): {waits}"))
+            retries = f"retrying for up to {PATIENCE_SECONDS:g} s"
+            tell(Warned(f"Ray can't write to {address} ({first_line(reason)}): {retries}"))
             patience(DataError, seconds=PATIENCE_SECONDS)(check_writable, address)
 
 
 def check_writable(address: str) -> None:
-    """Refuse a place for checkpoints that can't be written to, before workers start.
+    """Check that checkpoints can be written to an address, before workers start.
 
     Raises:
-        DataError: it is full, read-only, out of reach or no address.
+        DataError: It is full, read-only, unreachable or not an address.
     """
     filesystem, path = open_address(address)
     with reaching(address):
@@ -132,13 +131,13 @@ def check_writable(address: str) -> None:
 
 
 def forget_torn_list(address: str) -> list[str]:
-    """Delete Ray Train's list of a run's checkpoints where Ray couldn't use it.
+    """Delete Ray Train's list of a run's checkpoints if Ray can't read it.
 
-    A driver that is killed while it writes the list leaves a torn one, with which Ray starts no
-    run; the checkpoints themselves say all that is needed.
+    A driver that is killed while it writes the list leaves it incomplete, and Ray then refuses to
+    start the run. The list is not needed: the checkpoints themselves hold the same.
 
     Returns:
-        What was wrong, for people.
+        What was wrong, as messages.
     """
     filesystem, path = open_address(address)
     snapshot = f"{path}/{SNAPSHOT}"
@@ -147,10 +146,10 @@ def forget_torn_list(address: str) -> list[str]:
             return []
         try:
             Result.from_path(path, storage_filesystem=filesystem)
-        except Exception as error:  # Ray's own are internal to it
+        except Exception as error:  # Ray's errors here are not public
             filesystem.delete_file(snapshot)
             line = str(error).strip().partition("\n")[0]
-            return [f"Ray's list of checkpoints, {snapshot}, is made anew: {line}"]
+            return [f"Ray's list of checkpoints, {snapshot}, can't be read and is rebuilt: {line}"]
     return []
 
 
@@ -158,15 +157,15 @@ def best_checkpoint(address: str, folder: Path) -> Path:
     """Return the checkpoint of a finished run's best epoch, as a local folder.
 
     Args:
-        address: of the run's folder in storage.
-        folder: takes the checkpoint if storage isn't local.
+        address: The run's folder in storage.
+        folder: Where to copy the checkpoint if storage is not local.
 
     Raises:
-        CheckpointError: it is torn or gone.
+        CheckpointError: It is incomplete or missing.
     """
     filesystem, path = open_address(address)
     found, _ = checkpoint.find(filesystem, path)
-    problem = f"there is none in {address}"
+    problem = f"{address} has none"
     for one in checkpoint.best_of(found):
         local = Path(one.path)
         try:
@@ -218,6 +217,6 @@ def make_trainer(
 
 
 def _last_line(error: TrainingFailedError) -> str:
-    """Return what the first worker that failed ended with."""
+    """Return the last line of the first worker's error."""
     failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
     return str(failures[0] if failures else error).strip().splitlines()[-1]

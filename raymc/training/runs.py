@@ -77,7 +77,7 @@ def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
         if changed:
             raise ConfigError(
                 f"run {name!r} exists with other settings ({'; '.join(changed[:3])}): "
-                f"choose another run.name, or delete {folder}"
+                "choose another run.name"
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,23 +149,23 @@ def _identify(folder: Path, name: str, dataset: str) -> dict[str, str]:
 
 
 def read_config(folder: Path) -> Config:
-    """Return the configuration a run's folder is marked with.
+    """Return the settings in a run's folder.
 
     Raises:
-        ConfigError: there is none, or it can't be read.
+        ConfigError: They are missing or can't be read.
     """
     path = folder / CONFIG_FILE
     try:
         values = json.loads(path.read_text())
         if not isinstance(values, dict):
-            raise ValueError(f"{values!r} is no configuration")
+            raise ValueError(f"{values!r} is not a configuration")
         return from_dict(values, source=str(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder} holds no run of raymc: {path} can't be read") from error
+        raise ConfigError(f"{folder} is not a run of raymc: {path} can't be read") from error
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all, in place of one that may be there."""
+    """Write a file atomically; replaces an existing one."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -174,18 +174,18 @@ def find_run(run: str, runs_folder: str) -> Path:
     """Return the folder of a run or sweep.
 
     Args:
-        run: its name, or its folder.
-        runs_folder: where runs of a name lie, the setting `run.folder`.
+        run: Its name or its folder.
+        runs_folder: Folder of runs, the setting `run.folder`.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: There is no such run.
     """
     for folder in (Path(runs_folder, run), Path(run)):
         if (folder / CONFIG_FILE).exists():
             return folder.absolute()
     raise ConfigError(
-        f"no run {run!r} in {runs_folder}, and no folder of a run or bundle at {run}: "
-        "correct the name, or name the folder of runs with run.folder=FOLDER"
+        f"no run {run!r} in {runs_folder}, and {run} is not the folder of a run or bundle: "
+        "check the name, or name the folder of runs with run.folder=FOLDER"
     )
 
 
@@ -193,24 +193,22 @@ def find_bundle(run: str, runs_folder: str) -> Path:
     """Return the bundle of a run or sweep.
 
     Args:
-        run: its name, its folder, or the bundle's own folder.
-        runs_folder: where runs of a name lie, the setting `run.folder`.
+        run: Its name, its folder, or the bundle's own folder.
+        runs_folder: Folder of runs, the setting `run.folder`.
 
     Raises:
-        ConfigError: there is no such run, or it has no bundle yet.
+        ConfigError: There is no such run, or it has no bundle yet.
     """
     for folder in (Path(runs_folder, run), Path(run)):
         for place in (folder / BUNDLE, folder):
             if (place / DESCRIPTION).exists():
                 return place
     find_run(run, runs_folder)
-    raise ConfigError(
-        f"run {run!r} has no bundle: it has not ended; the command that began it goes on"
-    )
+    raise ConfigError(f"run {run!r} has no bundle yet: run its command again to finish it")
 
 
 def run_of(bundle: Path) -> Path | None:
-    """Return the folder of the run that a bundle belongs to; None where it lies elsewhere."""
+    """Return the folder of the run that a bundle belongs to; None if it is in no run's folder."""
     folder = bundle.absolute().parent
     is_of_run = bundle.name == BUNDLE and (folder / CONFIG_FILE).exists()
     return folder if is_of_run else None

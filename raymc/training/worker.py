@@ -1,7 +1,7 @@
-"""On Ray: one worker of a run, between Ray Train's checkpoints and reports.
+"""On Ray: one worker of a run, which trains between Ray Train's checkpoints and reports.
 
-Ray layer. Which checkpoint a run goes on from is read off the checkpoints themselves rather
-than off Ray's list of them, so a torn one, or a torn list, costs no more than an interval.
+A run resumes from the newest intact checkpoint in storage, not from Ray's list of checkpoints: an
+incomplete checkpoint, or an incomplete list, then costs only the steps since the one before.
 """
 
 import threading
@@ -29,19 +29,25 @@ from raymc.runtime.channel import sender
 from raymc.training import checkpoint, loop
 from raymc.training.loop import Store, Write
 
-# Ray's notice that a node is about to go, heard by all workers at the same step. Ray layer.
-
-
+# Keys of an epoch's report besides its metrics.
+EPOCH, IS_LAST = "epoch", "is_last"
+# The score by which Ray Train keeps checkpoints, and how many it keeps.
+KEEP, KEPT = "keep", 3
+# How long a checkpoint is retried while storage can't be written to. Training waits for it once
+# the next checkpoint is due: giving up at once would lose the steps since the last one.
+PATIENCE_SECONDS = 120.0
+# Errors of a full or unreachable storage; torch raises RuntimeError if it can't write a file.
+_NOT_STORED = (OSError, RuntimeError, SafetensorError)
 SECONDS_BETWEEN_QUESTIONS = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 
 class PreemptionWatch:
-    """Says after which steps a checkpoint is due because a node is about to go.
+    """Says after which steps a checkpoint is due because a node is about to be taken away.
 
-    From the notice to the node's end training goes on, and a checkpoint every few seconds keeps
-    what it does. Asking Ray is a barrier, so workers ask after the same number of steps, about
-    once a second by worker 0's clock.
+    Training continues until the node ends, with a checkpoint every few seconds. Asking Ray is a
+    barrier for all workers, so they ask after the same number of steps: about once a second by
+    worker 0's clock.
     """
 
     def __init__(self) -> None:
@@ -50,7 +56,7 @@ class PreemptionWatch:
         self._saved = float("-inf")
 
     def is_due(self) -> bool:
-        """Say whether a checkpoint is due; to be called by all workers after every step."""
+        """Return whether a checkpoint is due; all workers must call this after every step."""
         self._steps += 1
         if self._steps < self._steps_to_go:
             return False
@@ -66,22 +72,11 @@ class PreemptionWatch:
         return is_due
 
 
-# Keys of an epoch's report besides its metrics.
-EPOCH, IS_LAST = "epoch", "is_last"
-# The score by which Ray Train keeps checkpoints, and how many it keeps.
-KEEP, KEPT = "keep", 3
-# A checkpoint waits for storage that takes nothing, and training for it once the next is due: a
-# worker that gave up at once would lose what no checkpoint holds.
-PATIENCE_SECONDS = 120.0
-# Of a full disk, or storage out of reach; torch reports a file that it can't write as the second.
-_NOT_STORED = (OSError, RuntimeError, SafetensorError)
-
-
 def train_worker(settings: dict[str, Any]) -> DivergedError | None:
     """Run the loop on one Ray Train worker.
 
-    A loss that diverges is returned rather than raised: every worker sees the same loss, and
-    Ray's next attempt would only see it again.
+    If the loss diverges, its error is returned, not raised: Ray would retry, and the loss would
+    diverge again.
     """
     config, data = from_dict(settings["config"]), settings["data"]
     context = ray.train.get_context()
@@ -107,12 +102,12 @@ def train_worker(settings: dict[str, Any]) -> DivergedError | None:
 
 @contextmanager
 def last_checkpoint(tell: Callable[[Event], None]) -> Iterator[Path | None]:
-    """Have the run's last intact checkpoint as a local folder; None if there is none.
+    """Yield the run's last intact checkpoint as a local folder; None if there is none.
 
-    Worker 0 looks for it, and the others take the same.
+    Worker 0 looks for it, and the other workers use the same.
 
     Raises:
-        CheckpointError: there are checkpoints, and none of them can be used.
+        CheckpointError: There are checkpoints, but none is intact.
     """
     storage = ray.train.get_context().get_storage()
     with ExitStack() as stack:
@@ -126,27 +121,28 @@ def last_checkpoint(tell: Callable[[Event], None]) -> Iterator[Path | None]:
 def _last_intact(storage: Any, tell: Callable[[Event], None], stack: ExitStack) -> str | None:
     found, unreadable = checkpoint.find(storage.storage_filesystem, storage.experiment_fs_path)
     for path in unreadable:
-        tell(Warned(f"checkpoint {path} is torn, and left out"))
+        tell(Warned(f"skipping checkpoint {path}: it is incomplete"))
     for at, one in enumerate(found):
         local = _local(one.path, storage, stack)
         try:
             checkpoint.verify(local)
         except CheckpointError as error:
             reason = str(error).replace(str(local), one.path)
-            tell(Warned(f"{reason}; going on from the one before"))
+            tell(Warned(f"{reason}; using the one before"))
         else:
             needed = {one.path, *(best.path for best in checkpoint.best_of(found[at:]))}
             _delete_leftovers(storage, {*unreadable, *(each.path for each in found)} - needed)
             return one.path
     if found:
         raise CheckpointError(
-            f"no checkpoint in {storage.experiment_fs_path} is intact: delete them to begin anew"
+            f"no checkpoint in {storage.experiment_fs_path} is intact: choose another run.name "
+            "to start a new run"
         )
     return None
 
 
 def _delete_leftovers(storage: Any, paths: Collection[str]) -> None:
-    """Delete what crashes left of checkpoints; those that Ray Train lists, it deletes itself."""
+    """Delete checkpoints that crashes left behind; Ray Train deletes those in its list itself."""
     listed = ray.train.get_all_reported_checkpoints(
         consistency_mode=CheckpointConsistencyMode.COMMITTED
     )
@@ -155,16 +151,16 @@ def _delete_leftovers(storage: Any, paths: Collection[str]) -> None:
 
 
 def _local(path: str, storage: Any, stack: ExitStack) -> Path:
-    """Return a checkpoint's folder on this node, fetched if it lies elsewhere."""
+    """Return a checkpoint's folder on this node; it is downloaded if needed."""
     there = Checkpoint(path, storage.storage_filesystem)
     return Path(stack.enter_context(there.as_directory()))
 
 
 class Reporter:
-    """Brings a worker's reports to Ray Train, and their checkpoints to storage while it trains.
+    """Reports to Ray Train, and stores checkpoints in the background while training continues.
 
     Args:
-        tell: passes events on; hears of an epoch once its checkpoint is stored.
+        tell: Called with events; with that of an epoch once its checkpoint is stored.
     """
 
     def __init__(self, tell: Callable[[Event], None]) -> None:
@@ -174,8 +170,8 @@ class Reporter:
         self._patient = patience(*_NOT_STORED, seconds=PATIENCE_SECONDS, before_sleep=self._warn)
 
     def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
-        """Report a checkpoint; returns once it is stored if it is the run's last, else at once."""
-        self._is_idle.wait()  # one at a time: storage slower than training must not pile them up
+        """Report a checkpoint; returns at once, or after storing it if it is the run's last."""
+        self._is_idle.wait()  # one at a time, or slow storage would pile them up
         empty = write = None
         if take is not None:
             self._is_idle.clear()
@@ -202,12 +198,12 @@ class Reporter:
     def _warn(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if error is not None and state.attempt_number == 1:
-            waits = f"trying again for up to {PATIENCE_SECONDS:g} s"
-            self._tell(Warned(f"a checkpoint can't be stored ({first_line(error)}): {waits}"))
+            retries = f"retrying for up to {PATIENCE_SECONDS:g} s"
+            self._tell(Warned(f"a checkpoint can't be stored ({first_line(error)}): {retries}"))
 
 
 def _stored(local: Checkpoint, name: str, write: Write | None) -> Checkpoint:
-    """Write a checkpoint to its local folder and bring it from there to storage."""
+    """Write a checkpoint to its local folder, and copy that to storage."""
     assert write is not None
     made = Path(local.path) / "checkpoint"
     write(made)
@@ -223,20 +219,20 @@ def _metrics_of(event: EpochEnded | Saved) -> dict[str, Any]:
 
 
 def keep_score(epoch: int, step: int, best_epoch: int) -> float:
-    """Return the score by which the best three checkpoints are the best epoch and the last two.
+    """Return a score whose three highest are the best epoch and the last two checkpoints.
 
-    The best epoch's own score is its number. What comes after it lies between it and the number
-    before, the later the higher: above every epoch that was the best earlier.
+    The best epoch scores its own number b. Checkpoints after it score between b - 1 and b, later
+    ones higher, and so above every epoch that was best before.
 
     Args:
-        epoch: epochs that have ended.
-        step: steps of the next one.
-        best_epoch: the best of them; 0: none has ended.
+        epoch: Epochs that have ended.
+        step: Steps of the next epoch.
+        best_epoch: Number of the best epoch so far; 0: none has ended.
     """
     since_best = epoch - best_epoch + step / (1 + step)
     return float(best_epoch) if not since_best else best_epoch - 1 / (1 + since_best)
 
 
 def limit_threads(config: Config) -> None:
-    """Compute on as many threads as the worker has CPUs, so that neighbours don't collide."""
+    """Compute on as many threads as the worker has CPUs, and leave the rest to its neighbours."""
     torch.set_num_threads(max(1, int(config.search.cpus_per_trial)))

@@ -132,8 +132,11 @@ def test_what_cannot_be_compared(runs: Path, tiny_bundle: Path, tmp_path: Path) 
     for names, message in (
         ([good], "a comparison is of at least two runs"),
         ([good, str(runs / "good" / BUNDLE)], "a run is named twice: "),
-        ([good, "none"], rf"no run 'none' in {tmp_path}, and no folder of a run or bundle"),
-        ([good, "begun"], r"run 'begun' has no bundle: it has not ended"),
+        (
+            [good, "none"],
+            rf"no run 'none' in {tmp_path}, and none is not the folder of a run or bundle",
+        ),
+        ([good, "begun"], r"run 'begun' has no bundle yet: run its command again"),
     ):
         with pytest.raises(ConfigError, match=message):
             run_compare(names, quiet(), overrides=[f"run.folder={tmp_path}"])

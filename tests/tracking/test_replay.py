@@ -94,7 +94,7 @@ def test_the_next_run_of_the_name_writes_what_is_left_first(
     [
         (
             ("nothing",),
-            "no run 'nothing' in runs, and no folder of a run or bundle at nothing: correct",
+            "no run 'nothing' in runs, and nothing is not the folder of a run or bundle: check",
         ),
         (("FOLDER", "tracking.uri=http://127.0.0.1:1"), "can't be used ("),
     ],

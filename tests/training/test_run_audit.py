@@ -90,7 +90,7 @@ def test_a_torn_checkpoint_is_left_out(config: Config) -> None:
     (torn / ROWS).write_text(json.dumps(log.to_json())[:-1])
     assert Path(audit_run(read_run(folder)).checkpoint) == intact
     (intact / checkpoint.WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match=r"no intact checkpoint in .*nothing to audit"):
+    with pytest.raises(CheckpointError, match=r"nothing to audit: .* has no intact checkpoint"):
         audit_run(read_run(folder))
 
 
@@ -102,11 +102,14 @@ def test_what_restarts_cost_is_told(config: Config) -> None:
     for event in (plan, Stepped(1, 5, 1.0, 1.0), plan, Stepped(1, 2, 1.0, 1.0)):
         recorder(event)
     _, output = run_cli("mine", f"run.folder={config.run.folder}")
-    assert "went on once from a checkpoint: about 5 steps of work done again, 34 s" in output
+    told = "resumed once from a checkpoint: about 5 steps were repeated, and the longest pause took"
+    assert f"{told} 34 s" in output
 
 
 def test_there_is_no_such_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no run 'mine' in .*, and no folder of a run"):
+    with pytest.raises(
+        ConfigError, match=r"no run 'mine' in .*, and mine is not the folder of a run or bundle"
+    ):
         find_run("mine", str(tmp_path))
     code, _ = run_cli("mine", f"run.folder={tmp_path}")
     assert code == 2

@@ -78,7 +78,7 @@ def test_a_run_of_that_name_with_other_settings(config: Config, sweep: bool) -> 
     settings = {"loss.margin": 0.3, "model.depth": 5, "train.seed": 1, "train.epochs": 7}
     message = (
         r"run 'mine' exists with other settings \(loss.margin: 0.1 → 0.3; model.depth: 4 → 5; "
-        rf"train.epochs: 20 → 7\): choose another run.name, or delete {folder}"
+        r"train.epochs: 20 → 7\): choose another run.name"
     )
     with pytest.raises(ConfigError, match=message):
         open_run(override(config, settings), sweep=sweep)
@@ -106,7 +106,7 @@ def test_a_folder_that_holds_no_run(config: Config, text: str) -> None:
 
 
 def test_there_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no run of raymc: .*config.json can't be read"):
+    with pytest.raises(ConfigError, match=r"is not a run of raymc: .*config.json can't be read"):
         read_config(tmp_path / "nowhere")
 
 

@@ -1,23 +1,32 @@
-"""A run whose checkpoints are in a bucket: killed, gone on with, taken home and audited."""
+"""A run whose checkpoints are in a bucket: killed, resumed, fetched and audited."""
 
-import subprocess
-import sys
+import re
+import shutil
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import torch
-from drivers import kill, running, wait_until
-from tiny import SPLIT_ROWS
+from drivers import RAYMC, kill, running, wait_until, write_config
+from example_dataset import contents
+from pyarrow import fs
+from rich.console import Console
+from tiny import SPLIT_ROWS, fit_here
 
+from raymc.cli.runs import run_train
+from raymc.config import Config, override
+from raymc.data.shards import Dataset
 from raymc.errors import CheckpointError, DataError
+from raymc.events import EpochEnded
 from raymc.training import checkpoint
-from raymc.training.bundle import load_bundle
+from raymc.training.audit import audit_run
+from raymc.training.bundle import WEIGHTS, load_bundle
 from raymc.training.checkpoint import Progress
 from raymc.training.on_ray import SNAPSHOT, best_checkpoint, check_writable, forget_torn_list
+from raymc.training.runs import read_run
 
-BUCKET = "runs"
 KINDS = ("access_key_id", "secret_access_key")
 SECRETS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -52,9 +61,7 @@ def test_the_best_checkpoint_is_taken_home(s3: str, bucket: str, tmp_path: Path)
     best = best_checkpoint(f"{bucket}/runs/mine", tmp_path / "deep" / "mine")
     assert best == tmp_path / "deep" / "mine" / "checkpoint"
     assert checkpoint.load(best).weights["x"].tolist() == [2.0, 2.0]
-    with pytest.raises(
-        CheckpointError, match=r"the best epoch's .*: there is none in s3://empty/n"
-    ):
+    with pytest.raises(CheckpointError, match=r"the best epoch's .*: s3://empty/n.* has none"):
         best_checkpoint(f"{bucket}/nowhere", tmp_path)
 
 
@@ -64,7 +71,7 @@ def test_a_torn_list_in_a_bucket_is_forgotten(s3: str, bucket: str) -> None:
     assert forget_torn_list(address) == []
     client_of(s3).put_object(Bucket="empty", Key=f"torn/{SNAPSHOT}", Body=b'{"ray_ver')
     [problem] = forget_torn_list(address)
-    assert "is made anew" in problem
+    assert "is rebuilt" in problem
     assert "\n" not in problem
     assert forget_torn_list(address) == []
     with pytest.raises(DataError, match="can't read or write s3://nobucket/runs"):
@@ -72,48 +79,53 @@ def test_a_torn_list_in_a_bucket_is_forgotten(s3: str, bucket: str) -> None:
 
 
 @pytest.mark.slow
-def test_checkpoints_in_a_bucket(s3: str, tiny_path: Path, tmp_path: Path) -> None:
-    environment, client = environment_for(s3), client_of(s3)
-    client.create_bucket(Bucket=BUCKET)
+def test_a_killed_run_resumes_from_a_bucket(
+    s3: str, bucket: str, tiny: Dataset, tiny_config: Config, tmp_path: Path
+) -> None:
+    settings = {
+        "model.dropout": 0.1,
+        "train.epochs": 8,
+        "train.checkpoint_steps": 2,
+        "run.folder": str(tmp_path),
+        "run.name": "mine",
+        "run.storage": f"{bucket}/deep",
+    }
+    config = override(tiny_config, settings)
+    file = write_config(config, tmp_path / "run.yaml")
 
     def stored() -> set[str]:
-        listed = client.list_objects_v2(Bucket=BUCKET, Prefix="deep/mine/checkpoint_")
-        return {one["Key"] for one in listed.get("Contents", [])}
+        listed = client_of(s3).list_objects_v2(Bucket="empty", Prefix="deep/mine/")
+        return {one["Key"].removeprefix("deep/mine/") for one in listed.get("Contents", [])}
 
-    settings = {
-        "data.path": tiny_path,
-        "data.make": "null",
-        "batch.size": 8,
-        "model.width": 16,
-        "model.heads": 2,
-        "train.epochs": 8,
-        "train.device": "cpu",
-        "train.threshold_confidence": 0,
-        "train.checkpoint_steps": 2,
-        "run.folder": tmp_path,
-        "run.name": "mine",
-        "run.storage": f"s3://{BUCKET}/deep",
-    }
-    given = [f"{name}={value}" for name, value in settings.items()]
-    command = (sys.executable, "-m", "raymc", "train", *given)
-    log = tmp_path / "log"
-    with running(*command, log=log, environment=environment) as process:
-        wait_until(lambda: "deep/mine/checkpoint_manager_snapshot.json" in stored(), process)
+    log, environment = tmp_path / "log", environment_for(s3)
+    with running(RAYMC, "train", file, log=log, environment=environment) as process:
+        wait_until(lambda: SNAPSHOT in stored(), process)
         kill(process)
-    with running(*command, log=log, environment=environment) as process:
+    assert not (tmp_path / "mine" / "bundle").exists()
+    with running(RAYMC, "train", file, log=log, environment=environment) as process:
         assert process.wait(timeout=180) == 0, log.read_text()
-    assert "resuming at epoch" in log.read_text()
-    bundle = load_bundle(str(tmp_path / "mine" / "bundle"))
+    resumed = r"^resuming at epoch \d+( after step \d+)? of 8 epochs"
+    assert re.search(resumed, log.read_text(), re.MULTILINE)
+
+    run = read_run(tmp_path / "mine")
+    found = audit_run(run)
+    assert found.is_right
+    assert [epoch.once for epoch in found.epochs] == [SPLIT_ROWS["train"]] * 8
+    assert len(found.restarts) == 1
+    fetched, whole = tmp_path / "fetched", tmp_path / "whole"
+    fs.copy_files(f"s3://empty/{found.checkpoint.partition('/')[2]}", str(fetched))
+
+    def keep(event: EpochEnded, made: Path | None) -> None:
+        if event.is_last and made is not None:
+            shutil.copytree(made, whole)
+
+    fit_here(tiny, config, keep)
+    assert (fetched / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    bundle = load_bundle(str(run.folder / "bundle"))
     assert bundle.metrics
-    assert not list((tmp_path / "mine").glob(f"{checkpoint.FOLDER_PREFIX}*"))
-    assert any(key.endswith(checkpoint.ROWS) for key in stored())
-    done = subprocess.run(
-        [sys.executable, "-m", "raymc", "data", "audit", str(tmp_path / "mine")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "no row lost, none used twice" in done.stdout
-    assert done.stdout.count(f" {SPLIT_ROWS['train']} ") >= 8
+    assert not list(run.folder.glob(f"{checkpoint.FOLDER_PREFIX}*"))
+
+    before, printed = contents(run.folder), StringIO()
+    assert run_train(config, Console(file=printed, width=200)) == run.folder / "bundle"
+    assert "run mine is finished: its bundle is " in printed.getvalue()
+    assert contents(run.folder) == before
