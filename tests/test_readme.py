@@ -6,6 +6,7 @@ import click
 import pytest
 from commands import ROOT, in_markdown, parse
 
+from jobs.bench.__main__ import bench
 from raymc.cli.main import main
 from raymc.config import config_reference
 
@@ -106,6 +107,8 @@ def test_commands_within_sentences_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_modules_that_are_run_exist(page: str) -> None:
+    for name in re.findall(r"python -m jobs\.bench ([a-z]\w*)", PAGES[page]):
+        assert name in bench.commands, name
     for name in re.findall(r"python -m (cluster\.\w+)", PAGES[page]):
         path = ROOT / name.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), name
