@@ -1,5 +1,6 @@
-"""Sweeps on Ray Tune and Optuna: pruned, failed, killed and gone on with, on one worker or two."""
+"""Sweeps on Ray Tune and Optuna: pruned, failed, killed and resumed, on one worker or two."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import StringIO
@@ -22,10 +23,9 @@ from raymc.cli.main import main
 from raymc.cli.runs import run_tune
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
-from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.search.audit import audit_trials
-from raymc.search.trials import Trial, trials_of
+from raymc.search.trials import Trial, trials_of, winner
 from raymc.tracking import tracking_uri
 from raymc.training.bundle import WEIGHTS
 from raymc.training.runs import read_run
@@ -37,7 +37,8 @@ SETTINGS: dict[str, Any] = {
     "search.reduction_factor": 2,
     "search.concurrent": 1,
 }
-BAD_LR = {"choices": [0.01, 1e-9]}  # of which the second learns nothing
+BAD_LR = {"choices": [0.01, 1e-9]}  # the second learns nothing
+DIVERGING = {"choices": [0.1, 1e-40]}  # the second makes the loss nan
 
 
 @dataclass
@@ -105,13 +106,17 @@ def make(ray_logs: Path, runs_folder: Path, tiny_config: Config) -> MakeSweep:
 
 @pytest.fixture(scope="module")
 def finished(make: MakeSweep) -> Sweep:
-    """A sweep of five trials, some of them pruned, done once for all tests."""
+    """The one sweep of all tests that only read one: trials that are complete, pruned and failed.
+
+    The sampler doesn't look at results, so the seed alone decides that all three occur.
+    """
     space = {
         "loss.margin": {"low": 0.0, "high": 0.5},
         "optimizer.lr": BAD_LR,
+        "loss.temperature": DIVERGING,
         "model.fusion_depth": {"low": 0, "high": 2},
     }
-    made = make("finished", space, search__trials=5, search__startup_trials=2)
+    made = make("finished", space, search__trials=5, search__sampler="random", train__seed=3)
     made.run()
     return made
 
@@ -119,7 +124,7 @@ def finished(make: MakeSweep) -> Sweep:
 def test_states_are_told_apart(finished: Sweep) -> None:
     trials = finished.trials()
     assert len(trials) == finished.config.search.trials
-    assert {trial.state for trial in trials} == {"complete", "pruned"}
+    assert {trial.state for trial in trials} == {"complete", "pruned", "failed"}
     for trial, frozen in zip(trials, finished.frozen()):
         values = values_of(trial)
         assert values == frozen.intermediate_values
@@ -127,8 +132,16 @@ def test_states_are_told_apart(finished: Sweep) -> None:
         assert (len(values) == 4) == (trial.state == "complete")
         if trial.state == "complete":
             assert frozen.value == max(values.values())
-        assert trial.value == trial.best["val/mAP"] == max(values.values())
+        if trial.state != "failed":
+            assert trial.value == trial.best["val/mAP"] == max(values.values())
         assert trial.seconds > 0
+
+
+def test_a_diverging_trial_has_failed_and_others_continue(finished: Sweep) -> None:
+    for trial in finished.trials():
+        failed = trial.params["loss.temperature"] == 1e-40
+        assert (trial.state == "failed") == failed
+        assert ("loss became nan in epoch 1" in trial.message) == failed
 
 
 def values_of(trial: Trial) -> dict[int, float]:
@@ -141,6 +154,7 @@ def test_the_study_is_asked_for_what_the_space_says(finished: Sweep) -> None:
     assert trials[0].params == {
         "loss.margin": finished.config.loss.margin,
         "optimizer.lr": finished.config.optimizer.lr,
+        "loss.temperature": finished.config.loss.temperature,
         "model.fusion_depth": finished.config.model.fusion_depth,
     }
     assert all(type(trial.params["model.fusion_depth"]) is int for trial in trials)
@@ -156,17 +170,17 @@ def test_every_trial_is_a_run_in_mlflow(finished: Sweep) -> None:
         assert run.data.tags["raymc.state"] == trial.state
         assert run.data.params == {path: str(value) for path, value in trial.params.items()}
         assert finished.history(run, "val/mAP") == list(values_of(trial).items())
-        assert run.data.metrics["best/mAP"] == trial.value
+        assert run.data.metrics.get("best/mAP") == trial.value
         assert run.data.metrics["cost/seconds"] > 0
 
 
 def test_the_winner_is_the_best_epoch_of_all(finished: Sweep) -> None:
     trials = finished.trials()
-    best = max(trials, key=lambda trial: trial.score)
+    best = winner(trials)
     checkpoint = Path(best.checkpoint)
     assert f"trial-{best.number:04d}" in checkpoint.parts
-    winner = (finished.folder / "bundle" / WEIGHTS).read_bytes()
-    assert winner == (checkpoint / WEIGHTS).read_bytes()
+    kept = (finished.folder / "bundle" / WEIGHTS).read_bytes()
+    assert kept == (checkpoint / WEIGHTS).read_bytes()
     parent, _ = finished.mlflow_runs()
     assert parent.data.metrics["best/mAP"] == best.value
     assert f"best: trial {best.number}, " in finished.printed.getvalue()
@@ -175,22 +189,22 @@ def test_the_winner_is_the_best_epoch_of_all(finished: Sweep) -> None:
 def test_a_trial_that_has_ended_keeps_its_best_checkpoint_alone(finished: Sweep) -> None:
     for trial in finished.trials():
         folder = finished.folder / "trials" / "session-000" / f"trial-{trial.number:04d}"
-        assert [str(path) for path in folder.iterdir()] == [trial.checkpoint]
+        kept = [str(path) for path in folder.iterdir()] if folder.exists() else []
+        assert kept == [trial.checkpoint][: trial.epoch]
 
 
 def test_the_rows_of_every_trial_are_audited(finished: Sweep) -> None:
     trials = finished.trials()
     found = audit_trials(read_run(finished.folder))
-    best = [int(trial.best["epoch"]) for trial in trials]
     assert [(each.name, len(each.epochs)) for each in found] == [
-        (str(number), epochs) for number, epochs in enumerate(best)
+        (str(trial.number), int(trial.best["epoch"])) for trial in trials if trial.best
     ]
     assert all(epoch.once == SPLIT_ROWS["train"] for each in found for epoch in each.epochs)
     assert all(each.is_right for each in found)
     done = CliRunner().invoke(main, ["data", "audit", str(finished.folder)])
     assert (done.exit_code, done.output.splitlines()[-1]) == (
         0,
-        "5 trials: no row lost, none used twice",
+        f"{len(found)} trials: no row lost, none used twice",
     )
 
 
@@ -216,20 +230,6 @@ def test_the_report_is_made_again_when_asked(finished: Sweep, tmp_path: Path) ->
     assert Path(stored).read_text("utf-8") == out.read_text("utf-8")
 
 
-def test_a_report_that_fails_costs_no_sweep(
-    make: MakeSweep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> str:
-        raise RuntimeError("no ink\nleft")
-
-    monkeypatch.setattr("raymc.cli.runs.build_report", fail)
-    made = make("inkless", {"loss.margin": {"low": 0, "high": 0.5}}, search__trials=1)
-    assert (made.run() / WEIGHTS).is_file()
-    assert "no report could be made: no ink\n" in made.printed.getvalue()
-    parent, _ = made.mlflow_runs()
-    assert parent.data.tags["raymc.state"] == "complete"
-
-
 def test_a_finished_sweep_does_nothing_again(finished: Sweep) -> None:
     before = finished.trials()
     sessions = list((finished.folder / "trials").iterdir())
@@ -240,55 +240,39 @@ def test_a_finished_sweep_does_nothing_again(finished: Sweep) -> None:
     assert "best: trial" in finished.printed.getvalue()
 
 
-def test_more_trials_go_on_with_the_same_study(finished: Sweep) -> None:
-    more = Sweep(override(finished.config, {"search.trials": 6}))
+def test_more_trials_continue_the_study_and_a_failing_report_costs_nothing(
+    finished: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> str:
+        raise RuntimeError("no ink\nleft")
+
+    monkeypatch.setattr("raymc.cli.runs.build_report", fail)
+    changes = {"search.trials": 6, "search.sampler": "tpe", "search.startup_trials": 2}
+    more = Sweep(override(finished.config, changes))
     before = more.trials()
     _, runs = more.mlflow_runs()
-    more.run()
+    assert (more.run() / WEIGHTS).is_file()
     assert more.trials()[:5] == before
     assert len(more.trials()) == 6
-    _, now = more.mlflow_runs()
+    assert "no report could be made: no ink\n" in more.printed.getvalue()
+    parent, now = more.mlflow_runs()
+    assert parent.data.tags["raymc.state"] == "complete"
     assert {number: now[number].info.run_id for number in runs} == {
         number: run.info.run_id for number, run in runs.items()
     }
 
 
-def test_a_diverging_trial_has_failed_and_others_go_on(make: MakeSweep) -> None:
-    space = {"loss.temperature": {"choices": [0.1, 1e-40]}}
-    made = make("diverging", space, search__trials=4, search__sampler="random", train__epochs=2)
-    made.run()
-    trials = made.trials()
-    _, runs = made.mlflow_runs()
-    assert {trial.params["loss.temperature"] for trial in trials} == {0.1, 1e-40}
-    for trial in trials:
-        failed = trial.params["loss.temperature"] == 1e-40
-        assert (trial.state == "failed") == failed
-        assert ("loss became nan in epoch 1" in trial.message) == failed
-        assert (runs[trial.number].data.tags["raymc.state"] == "failed") == failed
-
-
-def test_a_sweep_in_which_every_trial_fails(make: MakeSweep) -> None:
-    made = make("failing", {"loss.temperature": {"choices": [1e-40]}}, search__trials=2)
-    message = r"all 2 trials of the sweep failed; the first: the loss became nan in epoch 1: try "
-    with pytest.raises(SweepError, match=message) as caught:
-        made.run()
-    assert caught.value.exit_code == 1
-    assert "\n" not in str(caught.value)
-    assert made.states() == ["failed", "failed"]
-    parent, runs = made.mlflow_runs()
-    states = [run.data.tags["raymc.state"] for run in (parent, *runs.values())]
-    assert states == ["failed"] * 3
-
-
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) -> None:
+def test_a_killed_sweep_is_resumed(make: MakeSweep, tiny: Dataset, tmp_path: Path) -> None:
     space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
     made = make(
-        "killed", space, search__trials=5, search__concurrent=2, search__scheduler="none",
-        train__epochs=12,
+        "killed", space, search__trials=4, search__concurrent=2, search__scheduler="none",
+        train__epochs=10,
     )  # fmt: skip
     file = write_config(made.config, tmp_path / "sweep.yaml")
-    with running(RAYMC, "tune", file, log=tmp_path / "log.txt") as process:
+    ours = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    ours["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # so that it starts no other Ray
+    with running(RAYMC, "tune", file, log=tmp_path / "log.txt", environment=ours) as process:
         wait_until(lambda: _is_in_the_middle(made), process)
         kill(process)
     before = made.trials()
@@ -297,7 +281,7 @@ def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) 
 
     made.run()
     trials = made.trials()
-    assert len(trials) == 5
+    assert len(trials) == 4
     assert all(trial.is_over for trial in trials)
     for old, new in zip(before, trials):
         assert old.params.items() <= new.params.items()
@@ -307,7 +291,7 @@ def test_a_killed_sweep_goes_on(make: MakeSweep, tiny: Dataset, tmp_path: Path) 
         assert values_of(old).items() <= values_of(new).items()
         assert old == new or old.state == "running"
     _, runs = made.mlflow_runs()
-    assert sorted(runs) == list(range(5))
+    assert sorted(runs) == list(range(4))
     for number, run in runs_before.items():
         assert runs[number].info.run_id == run.info.run_id
     for trial in trials:

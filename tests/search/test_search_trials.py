@@ -10,7 +10,17 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
 from raymc.config import Config
-from raymc.search.trials import Epoch, Trial, failure, note_epoch, note_failure, trial_of, trials_of
+from raymc.errors import SweepError, TrainingError
+from raymc.search.trials import (
+    Epoch,
+    Trial,
+    failure,
+    note_epoch,
+    note_failure,
+    trial_of,
+    trials_of,
+    winner,
+)
 
 CONFIG = Config()
 
@@ -105,3 +115,20 @@ def test_a_searched_number_of_epochs_is_what_a_trial_plans(study: optuna.Study) 
     begun = Trial(0, {"train.epochs": 5}, planned=5)
     assert first == replace(begun.after(epoch(1, 0.4)), state="pruned")
     assert (second.state, second.epoch, second.planned) == ("failed", 0, CONFIG.train.epochs)
+
+
+def test_the_winner_has_the_best_epoch_stopped_early_or_not() -> None:
+    first, second, third = (Trial(n, {}).after(epoch(1, v)) for n, v in enumerate((0.5, 0.7, 0.9)))
+    trials = [first, replace(second, state="pruned"), replace(third, state="failed")]
+    assert winner(trials).number == 1
+    assert winner([first, replace(second, value=0.5)]).number == 0
+
+
+def test_a_sweep_without_a_winner_is_an_error_that_quotes_the_first_message() -> None:
+    failed = [Trial(n, {}, "failed", message=text) for n, text in enumerate(("", "no luck", "bad"))]
+    with pytest.raises(SweepError, match=r"^all 3 trials .* failed; the first: no luck$") as caught:
+        winner(failed)
+    assert caught.value.exit_code == 1
+    assert isinstance(caught.value, TrainingError)  # so MLflow has the sweep as failed
+    with pytest.raises(SweepError, match="the first: no trial was started"):
+        winner([])

@@ -124,7 +124,7 @@ class Page:
 
     def __init__(self, driver: webdriver.Chrome, address: str) -> None:
         self.driver = driver
-        self._wait = WebDriverWait(driver, 30, 0.1, ignored_exceptions=[WebDriverException])
+        self._wait = WebDriverWait(driver, 120, 0.1, ignored_exceptions=[WebDriverException])
         driver.get("about:blank")  # else another address of the same page loads nothing
         driver.get(address)
 
