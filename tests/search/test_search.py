@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -23,8 +24,10 @@ from raymc.cli.main import main
 from raymc.cli.runs import run_tune
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
+from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.search.audit import audit_trials
+from raymc.search.searcher import FAILURE, StudySearcher
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.tracking import tracking_uri
 from raymc.training.bundle import WEIGHTS
@@ -260,6 +263,28 @@ def test_more_trials_continue_the_study_and_a_failing_report_costs_nothing(
     assert {number: now[number].info.run_id for number in runs} == {
         number: run.info.run_id for number, run in runs.items()
     }
+
+
+def test_a_sweep_in_which_every_trial_fails(
+    make: MakeSweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuner(run: object, data: object, searcher: StudySearcher, *_: object, **__: object) -> Any:
+        """A tuner whose trials all fail, without starting processes for them."""
+
+        def fit() -> None:
+            while searcher.suggest("a") != "FINISHED":
+                searcher.on_trial_complete("a", {FAILURE: "no luck"})
+
+        return SimpleNamespace(fit=fit)
+
+    monkeypatch.setattr("raymc.search.sweep.make_tuner", tuner)
+    made = make("failing", {"loss.margin": {"low": 0.0, "high": 0.5}}, search__trials=2)
+    with pytest.raises(SweepError, match=r"^all 2 trials .* failed; the first: no luck$"):
+        made.run()
+    assert made.states() == ["failed", "failed"]
+    parent, runs = made.mlflow_runs()
+    states = [run.data.tags["raymc.state"] for run in (parent, *runs.values())]
+    assert states == ["failed"] * 3
 
 
 @pytest.mark.slow
