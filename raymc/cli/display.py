@@ -1,8 +1,7 @@
-"""What a person sees while raymc works: a live view on a terminal, plain lines elsewhere.
+"""What a person sees while raymc works: a live view in a terminal, plain lines elsewhere.
 
-May import raymc.events, raymc.cli.tables and rich; knows neither Ray nor MLflow. The run's own
-process draws, from the events and trial records that reach it, so that workers never write to a
-terminal.
+Only the process that was started draws, from the events and trials that reach it. Workers never
+write to a terminal.
 """
 
 import math
@@ -38,14 +37,15 @@ from raymc.search.trials import (
 )
 
 _LIVE_ROWS = 10
+_SECONDS_A_LINE = 10.0  # between lines about files, without a terminal
 _EPOCH_COLUMNS = ("train/loss", "val/loss", "val/mAP", "val/R80")
 
 
 class TrainDisplay:
-    """Shows one run from its events; safe to call from any thread.
+    """Shows a run from its events; safe to call from any thread.
 
-    On a terminal: a line per epoch, and below it live bars of epochs and steps with speed,
-    loss, best value and time left, gone when the run ends. Elsewhere the lines alone.
+    A terminal shows a line per epoch, and below it live bars of epochs and steps with speed, loss,
+    best value and time left, which disappear when the run ends. Elsewhere only lines are printed.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TrainDisplay:
             self._live.stop()
 
     def __rich__(self) -> Group:
-        """The live part: two bars and a line of what the run reached."""
+        """Return the live part: two bars and a line with loss and best value."""
         parts = [f"loss {self._loss:.4g}" if math.isfinite(self._loss) else "", self._best]
         status = Text("  ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis")
         return Group(self._progress, status)
@@ -136,7 +136,7 @@ class TrainDisplay:
         self._print(line, style="bold" if event.is_best else "")
 
     def _time_left(self, epochs_done: float) -> str:
-        """From the speed since this process took the run up, evaluation included."""
+        """Estimate from the speed since this process started or resumed the run."""
         first = self._plan.first_epoch - 1 + self._plan.first_step / self._plan.steps_per_epoch
         if epochs_done <= first:
             return ""
@@ -151,10 +151,10 @@ class TrainDisplay:
 
 
 class TrialsDisplay:
-    """Shows a sweep of `trials` trials as they go; safe to call from any thread.
+    """Shows a sweep of `trials` trials; safe to call from any thread.
 
-    On a terminal: a live table of the running trials and the ten best, gone when the sweep
-    ends (print `trials_table(display.trials)`). Elsewhere a line whenever a trial ends.
+    A terminal shows a live table of the running trials and the ten best, which disappears when the
+    sweep ends. Elsewhere a line is printed whenever a trial ends.
     """
 
     def __init__(self, console: Console, trials: int, *, metric: str = "val/mAP") -> None:
@@ -191,7 +191,7 @@ class TrialsDisplay:
             print_plain(self._console, self._line(trial))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
-        """The live part: counts, best so far and time left, above the trials (one line each)."""
+        """The live part: counts, best so far and time left, above the trials."""
         trials = self.trials
         running = [trial for trial in trials if trial.state == "running"]
         ended = ranked([trial for trial in trials if trial.is_over])
@@ -232,7 +232,7 @@ def _best_so_far(trials: Sequence[Trial]) -> str:
 
 
 def _outlook(trials: Sequence[Trial], planned: int) -> str:
-    """The best so far, and the time left at the mean trial's time, shared by those running."""
+    """Return the best value so far and the time left, if all trials take the mean time."""
     ended = [trial.seconds for trial in trials if trial.is_over]
     running = [trial.seconds for trial in trials if trial.state == "running"]
     if not ended or not running:
@@ -261,21 +261,13 @@ def _ended_line(event: Ended) -> str:
 
 
 def print_plain(console: Console, line: str) -> None:
-    """Print a line as it is, however long."""
+    """Print a line without wrapping or markup."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-# What a person sees while datasets are made: a bar on a terminal, a line now and then elsewhere.
-# May import raymc.events, raymc.cli.tables, raymc.cli.display and rich; knows neither Ray nor
-# MLflow.
-
-
-_SECONDS_A_LINE = 10.0  # where lines are all there is
 
 
 @contextmanager
 def rows_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar of rows, gone at the end; yields what to tell a row's number and the total."""
+    """Show a bar of rows until the end; yields a function of a row's number and the total."""
     progress = Progress(
         TextColumn("rows"),
         BarColumn(bar_width=None),
@@ -292,12 +284,12 @@ def rows_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 class ExtractDisplay:
-    """Shows how far an extraction is: a bar on a terminal, a line now and then elsewhere."""
+    """Shows the progress of an extraction: a bar in a terminal, a line every 10 s elsewhere."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
         self._began = self._said = clock()
-        self._first: tuple[int, float] | None = None  # files done when the first was told, and when
+        self._first: tuple[int, float] | None = None  # files done at the first event, and its time
         self._progress = Progress(
             TextColumn("files"),
             BarColumn(bar_width=None),
@@ -318,7 +310,7 @@ class ExtractDisplay:
         self._progress.stop()
 
     def handle(self, event: ExtractProgress) -> None:
-        """Show how far the job is."""
+        """Show the progress of the job."""
         now = self._clock()
         self._first = self._first or (event.done_files, now)
         note = self._note(event, now)
@@ -329,7 +321,7 @@ class ExtractDisplay:
             print_plain(self._console, f"{event.done_files:,}/{event.files:,} files  {note}")
 
     def _note(self, event: ExtractProgress, now: float) -> str:
-        """Return the speed since this process began, what failed, and the time left."""
+        """Return the speed of this process, the failures, and the time left."""
         seconds = max(now - self._began, 1e-9)
         parts = [f"{event.clips / seconds:,.1f} clips/s"]
         parts += [f"{event.seconds / seconds:,.1f} h of video/h"]
@@ -337,7 +329,7 @@ class ExtractDisplay:
         return "  ".join([*parts, *self._time_left(event, now)])
 
     def _time_left(self, event: ExtractProgress, now: float) -> list[str]:
-        """From the speed since the first file was done: before that, processes were started."""
+        """Estimate from the speed since the first file; before it, processes were starting."""
         assert self._first is not None
         done, then = self._first
         if event.done_files == done or event.done_files == event.files:

@@ -1,4 +1,4 @@
-"""The displays, driven as a run drives them, judged by what is on the screen."""
+"""The displays, driven as a run drives them, and what the screen shows."""
 
 import re
 import threading
@@ -64,7 +64,7 @@ def test_a_dumb_terminal_gets_plain_lines() -> None:
     assert written(console) == line
 
 
-def test_a_run_that_goes_on_within_an_epoch_with_several_workers() -> None:
+def test_a_run_resumed_within_an_epoch_with_several_workers() -> None:
     console = pipe()
     display = TrainDisplay(console)
     display.handle(Warned("checkpoint a is torn"))
@@ -101,7 +101,7 @@ def test_the_live_part_shows_progress_speed_best_and_time_left(width: int) -> No
     assert max(len(epochs), len(steps)) <= width
 
 
-def test_time_left_counts_from_where_the_run_went_on() -> None:
+def test_time_left_counts_from_where_the_run_was_resumed() -> None:
     now = [0.0]
     display = TrainDisplay(terminal(), clock=lambda: now[0])
     display.handle(replace(STARTED, first_epoch=11))

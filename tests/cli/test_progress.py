@@ -1,4 +1,4 @@
-"""What is shown while datasets are made, by a clock of the test's own."""
+"""What is shown while datasets are made."""
 
 from io import StringIO
 

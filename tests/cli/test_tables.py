@@ -1,4 +1,4 @@
-"""Tables of trials, judged by what is on the screen."""
+"""Tables of trials, and what the screen shows."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The searcher, told by hand what Tune tells it: what the study and the disk hold afterwards."""
+"""The searcher, called as Tune calls it: what the study and the disk hold afterwards."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -146,7 +146,8 @@ def test_a_trial_whose_process_is_lost_too_often_has_failed(config: Config, tmp_
     assert "lost more often than train.max_failures allows" in trial.message
 
 
-def test_a_database_that_is_started_again_loses_nothing(config: Config, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_database_that_is_restarted_loses_nothing(config: Config, tmp_path: Path) -> None:
     pytest.importorskip("psycopg2")
     with TemporaryDirectory(prefix="raymc-") as folder:  # others than we get no further in pytest's
         Path(folder).chmod(0o711)
