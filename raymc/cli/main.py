@@ -100,10 +100,9 @@ def report(
     """
     settings = load_config(None, overrides, {})
     from raymc.cli.runs import run_report
-    from raymc.report import find_sweep
-    from raymc.training.runs import read_run
+    from raymc.training.runs import find_run, read_run
 
-    run = read_run(find_sweep(sweep, settings.run.folder), overrides)
+    run = read_run(find_run(sweep, settings.run.folder), overrides)
     run_report(run, make_console(), out=Path(out) if out else None, split=split, price=price)
 
 

@@ -5,6 +5,6 @@ and `classes.py` compute numbers, `embeddings.py` runs the model, `*_sections.py
 figures and words together, `*_figures.py` draw, `drawing.py` and `page.py` make SVG and HTML.
 """
 
-from raymc.report.build import build_report, find_sweep, save_report
+from raymc.report.build import build_report, save_report
 
-__all__ = ["build_report", "find_sweep", "save_report"]
+__all__ = ["build_report", "save_report"]

@@ -24,10 +24,10 @@ from raymc.report.comparison import Compared, compare, comparison_table
 from raymc.report.page import Note, Page, Section, percent, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, costs_of
-from raymc.search.study import GPUS_ATTRIBUTE, STUDY_FILE, read_study
+from raymc.search.study import GPUS_ATTRIBUTE, read_study
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
-from raymc.training.runs import BUNDLE, CONFIG_FILE, Run, write_whole
+from raymc.training.runs import BUNDLE, Run, write_whole
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,6 @@ class _Judged:
     embeddings: np.ndarray
     default: ScoredSplit | None
     without_default: str
-
-
-def find_sweep(sweep: str, runs_folder: str) -> Path:
-    """Return the folder of a sweep, given by its path or by its name under `runs_folder`.
-
-    Raises:
-        ConfigError: There is no such sweep; the message lists those that exist.
-    """
-    for folder in (Path(runs_folder) / sweep, Path(sweep)):
-        if (folder / CONFIG_FILE).is_file():
-            return folder.absolute()
-    there = sorted(path.parent.name for path in Path(runs_folder).glob(f"*/{STUDY_FILE}"))
-    raise ConfigError(
-        f"no sweep {sweep!r} in {runs_folder}; there are: {', '.join(there) or 'none'}"
-    )
 
 
 def build_report(run: Run, *, split: str | None = None, price: float | None = None) -> str:

@@ -183,9 +183,11 @@ def find_run(run: str, runs_folder: str) -> Path:
     for folder in (Path(runs_folder, run), Path(run)):
         if (folder / CONFIG_FILE).exists():
             return folder.absolute()
+    known = sorted(path.parent.name for path in Path(runs_folder).glob(f"*/{CONFIG_FILE}"))
     raise ConfigError(
         f"no run {run!r} in {runs_folder}, and {run} is not the folder of a run or bundle: "
-        "check the name, or name the folder of runs with run.folder=FOLDER"
+        f"check the name (there are: {', '.join(known) or 'none'}), or name the folder of runs "
+        "with run.folder=FOLDER"
     )
 
 

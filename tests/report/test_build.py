@@ -12,7 +12,7 @@ from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
-from raymc.report import build_report, find_sweep, save_report
+from raymc.report import build_report, save_report
 from raymc.training.runs import read_run
 
 SPACE = {
@@ -193,16 +193,6 @@ def test_a_sweep_in_which_all_failed(config: Config, dataset: Dataset) -> None:
     folder = make_sweep(settings, dataset, [failed])
     with pytest.raises(SweepError, match="all 1 trials of the sweep failed; the first: the loss"):
         build_report(read_run(folder))
-
-
-def test_sweeps_are_found_by_name_or_folder(sweep: Path, config: Config, tmp_path: Path) -> None:
-    runs = config.run.folder
-    assert find_sweep("some", runs) == sweep
-    assert find_sweep(str(sweep), str(tmp_path)) == sweep
-    with pytest.raises(ConfigError, match=r"no sweep 'other' in .*; there are: .*some"):
-        find_sweep("other", runs)
-    with pytest.raises(ConfigError, match=r"no sweep 'some' in .*; there are: none"):
-        find_sweep("some", str(tmp_path))
 
 
 def test_a_run_is_no_sweep(sweep: Path, config: Config, tmp_path: Path) -> None:
