@@ -1,25 +1,24 @@
-"""The errors a user can meet; every one is a single clear line.
+"""The errors that raymc reports to its user, each in a single line.
 
 RaymcError                 anything raymc itself reports
 ├── ConfigError            a key, value or file of the configuration
 ├── DataError              a dataset, shard, row or column
-├── BundleError            a trained model that can't be used (here, or with this dataset)
+├── BundleError            a trained model that can't be used, or not with this dataset
 ├── CheckpointError        a checkpoint that is torn, foreign or of another run
-├── ResourceError          hardware or a server that was asked for and isn't there
-├── ExtractionError        media of which too little could be read
-├── PromotionError         a model that is worse than the one it was to replace
+├── ResourceError          hardware or a server that is needed and not available
+├── ExtractionError        too many media files could not be read
+├── PromotionError         a model that is worse than the one it would replace
 └── TrainingError          training itself went wrong
     ├── DivergedError      the loss became NaN or infinite
     └── SweepError         no trial of a sweep succeeded
 
-A message says what was found, where (file, row, column, key), what was expected and what
-to do. The command line prints it without a traceback and exits with `exit_code`.
-Imports nothing.
+A message says what was found, where (file, row, column, key), what was expected and what to do.
+The command line prints it without a traceback and exits with `exit_code`.
 """
 
 
 class RaymcError(Exception):
-    """Base of every error that raymc reports to its user."""
+    """Base of all errors that raymc reports to its user."""
 
     exit_code = 2
 
@@ -33,7 +32,7 @@ class DataError(RaymcError):
 
 
 class BundleError(RaymcError):
-    """A bundle that can't be loaded or doesn't match the dataset."""
+    """A bundle that can't be loaded or does not match the dataset."""
 
 
 class CheckpointError(RaymcError):
@@ -41,23 +40,23 @@ class CheckpointError(RaymcError):
 
 
 class ResourceError(RaymcError):
-    """Hardware or a service that was asked for and isn't available."""
+    """Hardware or a service that is needed and not available."""
 
 
 class ExtractionError(RaymcError):
-    """Too many of the media could not be read."""
+    """Too many media files could not be read."""
 
     exit_code = 1
 
 
 class PromotionError(RaymcError):
-    """A model that is worse than the one whose place it was to take."""
+    """A model that is worse than the one it would replace."""
 
     exit_code = 1
 
 
 class TrainingError(RaymcError):
-    """Training went wrong for a reason other than its input."""
+    """Training failed for a reason other than its input."""
 
     exit_code = 1
 
@@ -71,5 +70,5 @@ class SweepError(TrainingError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says; its type where it says nothing."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     return str(error).partition("\n")[0].rstrip("\r") or type(error).__name__

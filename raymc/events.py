@@ -1,7 +1,7 @@
-"""What a run tells the world while it works: small, plain records, each sent once.
+"""Events of a run, a sweep or an extraction: small plain records, each sent once.
 
-The loop emits them, Ray carries them, displays and MLflow read them. Pure: imports nothing
-of raymc, so that every layer may speak it.
+The loop emits them, Ray carries them to the driver, the display and MLflow read them. This file
+imports nothing of raymc, so that every room can use it.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Started:
-    """A run begins, or goes on from a checkpoint: `first_step` steps of `first_epoch` are done."""
+    """A run starts, or resumes with `first_step` steps of `first_epoch` done."""
 
     epochs: int
     steps_per_epoch: int
@@ -23,7 +23,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Some optimizer steps were taken; sent a few times a second at most."""
+    """Optimizer steps were taken; sent at most a few times per second."""
 
     epoch: int
     step: int
@@ -33,12 +33,11 @@ class Stepped:
 
 @dataclass(frozen=True)
 class EpochEnded:
-    """One epoch is trained and evaluated.
+    """An epoch was trained and validated.
 
-    `metrics` holds finished numbers by their MLflow names: `train/loss`, `train/lr`,
-    `train/samples_per_second`, `train/waiting` (the share of an epoch's training in which the
-    next batch wasn't there yet), `val/loss`, `val/mAP`, `val/R80`, …; `best_epoch` is the best
-    epoch so far.
+    `metrics` holds numbers by their MLflow names: `train/loss`, `train/lr`,
+    `train/samples_per_second`, `train/waiting` (the share of training time spent waiting for the
+    next batch), `val/loss`, `val/mAP`, `val/R80`, …; `best_epoch` is the best epoch so far.
     """
 
     epoch: int
@@ -51,9 +50,9 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint is taken within an epoch.
+    """A checkpoint was taken within an epoch.
 
-    `epoch` epochs had ended, the best of them `best_epoch`, and `step` steps of the next one.
+    `epoch` epochs were finished, the best of them `best_epoch`, and `step` steps of the next.
     """
 
     epoch: int
@@ -63,14 +62,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something went wrong that the run could help itself with."""
+    """Something went wrong, and the run continues."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run is over: `reason` is `finished` or `early stop`."""
+    """A run has ended: `reason` is `finished` or `early stop`."""
 
     reason: str
     best_epoch: int
@@ -79,10 +78,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class ExtractProgress:
-    """How far an extraction is: files of all there are, and what this process got out of them.
+    """Progress of an extraction: files done of all files, and what this process has extracted.
 
-    `done_files` and `failed_files` count those of an interrupted job too; `clips` and `seconds`,
-    the length of their video, are what this process went through.
+    `done_files` and `failed_files` include those of an interrupted job; `clips` and `seconds`, the
+    length of their video, count only this process.
     """
 
     done_files: int

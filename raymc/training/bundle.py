@@ -1,7 +1,7 @@
-"""A trained model as users take it away: weights, configuration, labels, thresholds.
+"""The bundle, a trained model ready for use: weights, settings, labels, thresholds, calibration.
 
-A folder of safetensors and JSON, verified by digest when it is read; nothing in it runs code.
-Pure: no Ray, no MLflow.
+It is a folder of safetensors and JSON, verified by digest when it is read. Loading it runs no
+code from the folder.
 
 Axes: N rows, C classes.
 """
@@ -38,18 +38,18 @@ ROWS_AT_A_TIME = 256
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained model with all that is needed to use it.
+    """A trained model with everything needed to use it.
 
     Attributes:
         folder: where it was read from.
         model: in evaluation mode.
         config: the settings it was trained with.
         vocabulary: its classes, in the order of the scores.
-        modalities: what it reads.
-        thresholds: [C], the score from which a label is given; infinite where validation data
-            held no threshold of the target precision, or too few rows to be sure of one.
-        calibration: what makes probabilities of scores; None where the bundle has none.
-        metrics: of the epoch it was taken from.
+        modalities: the modalities that it reads.
+        thresholds: [C], the lowest score at which a label is predicted; infinite if no threshold
+            reached the target precision on val, or val had too few rows to be sure.
+        calibration: turns scores into probabilities; None if the bundle has no calibration.
+        metrics: of the epoch from which it was made.
         dataset_digest: of the dataset it was trained on.
         weights_digest: SHA-256 of its weights, in hex.
     """
@@ -75,7 +75,7 @@ class Bundle:
         return self.score_tokens(decode_tokens(table, self.modalities))
 
     def score_tokens(self, tokens: Mapping[str, Ragged]) -> np.ndarray:
-        """Return the scores of rows given as token arrays by modality, [N, C] float32.
+        """Return the scores of rows given as token arrays per modality, [N, C] float32.
 
         Scores are similarities to the prototypes, in [-1, 1], or logits for a linear head.
         """
@@ -103,7 +103,7 @@ class Bundle:
         return [names[row].tolist() for row in scores >= self.thresholds]
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Return how likely each label is, for scores of [N, C]; [N, C] float32.
+        """Return the probability of each label for scores [N, C], as [N, C] float32.
 
         Raises:
             BundleError: the bundle has no calibration.
@@ -111,12 +111,12 @@ class Bundle:
         if self.calibration is None:
             raise BundleError(
                 "the bundle has no probabilities: train.calibration was none, its validation "
-                "split had no labels, or an earlier raymc made it; use its scores, or train anew"
+                "split had no labels, or an older raymc made it; use its scores, or train again"
             )
         return self.calibration.probabilities(scores).astype(np.float32)
 
     def check_dataset(self, manifest: Manifest) -> None:
-        """Check that a dataset's tokens are what the model reads.
+        """Check that the dataset's tokens are of the kind that the model reads.
 
         Raises:
             BundleError: a modality is missing, or has another dim, type or rate.
@@ -127,18 +127,19 @@ class Bundle:
             if found is None:
                 raise BundleError(
                     f"the bundle reads modality {expected.name!r}, but the dataset has only "
-                    f"{', '.join(there)}: use a dataset made the same way"
+                    f"{', '.join(there)}: use a dataset made in the same way as the training data"
                 )
             for key in ("dim", "dtype", "rate_hz", "scale", "offset"):
                 here, data = getattr(expected, key), getattr(found, key)
                 if here != data:
                     raise BundleError(
                         f"the bundle reads modality {expected.name!r} with {key} {here}, but the "
-                        f"dataset has {key} {data}: use a dataset made the same way"
+                        f"dataset has {key} {data}: use a dataset made in the same way as the "
+                        "training data"
                     )
 
     def check_labels(self, manifest: Manifest) -> None:
-        """Check that a dataset's labels are the model's classes.
+        """Check that the dataset's labels are the model's classes.
 
         Raises:
             BundleError: the vocabularies differ.
@@ -153,18 +154,18 @@ class Bundle:
 
 
 def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
-    """Turn a checkpoint into a bundle; `folder` appears whole or not at all.
+    """Make a bundle from a checkpoint; `folder` appears complete or not at all.
 
     Raises:
-        CheckpointError: the checkpoint is torn or foreign, or of an epoch that an earlier one
-            beats, which has no thresholds.
+        CheckpointError: the checkpoint is torn or foreign, or has no thresholds because an earlier
+            epoch is better.
     """
     checkpoint.verify(checkpoint_folder)
     progress = checkpoint.load_progress(checkpoint_folder)
     if not progress.thresholds:
         raise CheckpointError(
-            f"checkpoint {checkpoint_folder} is of epoch {progress.epoch} and has no thresholds, "
-            f"as epoch {progress.best_epoch} is better: make the bundle of that one"
+            f"checkpoint {checkpoint_folder} of epoch {progress.epoch} has no thresholds, because "
+            f"epoch {progress.best_epoch} is better: make the bundle from that one"
         )
     weights = checkpoint.load_weights(checkpoint_folder)
     with whole_folder(folder, replace=True) as partial:
@@ -189,7 +190,7 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     """Read a bundle and verify it.
 
     Raises:
-        BundleError: there is none, or it is torn, altered or of a newer raymc.
+        BundleError: there is none, or it is torn, altered or made by a newer raymc.
     """
     folder = Path(path)
     description = _read_description(folder)
@@ -202,7 +203,7 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
         reason = f"{type(error).__name__}: {error}"
         raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION}: {reason}") from error
     except (RuntimeError, SafetensorError) as error:
-        raise BundleError(f"bundle {folder}: {WEIGHTS} doesn't fit its configuration") from error
+        raise BundleError(f"bundle {folder}: {WEIGHTS} does not match its configuration") from error
     bundle.model.to(device)
     return bundle
 
@@ -244,7 +245,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION} can't be read") from error
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"bundle {folder} has format {version}, this raymc reads up to {FORMAT_VERSION}: "
+            f"bundle {folder} has format {version}; this raymc reads up to {FORMAT_VERSION}: "
             "upgrade raymc"
         )
     return description
@@ -255,21 +256,20 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{path.parent} is no bundle of raymc: {path.name} can't be read ({error.strerror}); "
-            "`raymc train` and `raymc tune` leave one in the run's folder"
+            f"{path.parent} is not a raymc bundle: {path.name} can't be read ({error.strerror}); "
+            "`raymc train` and `raymc tune` write one to the folder of the run"
         ) from error
 
 
 def tokens_of_frames(
     columns: Mapping[str, Sequence[Any]], modalities: Sequence[Modality]
 ) -> dict[str, Ragged]:
-    """Return token arrays of rows given as nested lists, [tokens][dim], None where missing.
+    """Return token arrays of rows given as nested lists, [tokens][dim], or None if missing.
 
-    Values are as stored, before a modality's scale and offset.
+    Values are those stored, before a modality's scale and offset.
 
     Raises:
-        BundleError: a column is missing, or a row's tokens don't have the modality's dim, or
-            its dtype can't hold them.
+        BundleError: a column is missing, or a row's tokens do not fit the modality's dim or dtype.
     """
     result = {}
     for modality in modalities:
@@ -283,7 +283,7 @@ def tokens_of_frames(
 
 
 def _is_missing(value: Any) -> bool:
-    """Say whether a cell is None or, as pandas writes it, NaN."""
+    """Whether a cell is None or NaN, which pandas uses for None."""
     return value is None or bool(np.isscalar(value) and value != value)
 
 
@@ -293,7 +293,9 @@ def _tokens(value: Any, modality: Modality, row: int) -> np.ndarray:
     try:
         tokens = np.asarray([np.asarray(token, dtype=np.float64) for token in value])
     except (ValueError, TypeError) as error:
-        raise BundleError(f"row {row}: {modality.name!r} is no [tokens][dim] list") from error
+        raise BundleError(
+            f"row {row}: {modality.name!r} is not a nested list [tokens][dim]"
+        ) from error
     if not len(tokens):
         return np.zeros((0, modality.dim), dtype=modality.dtype)
     if tokens.ndim != 2 or tokens.shape[1] != modality.dim:
@@ -304,5 +306,7 @@ def _tokens(value: Any, modality: Modality, row: int) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         stored = tokens.astype(modality.dtype)
     if not np.isfinite(stored).all() or (modality.dtype == "uint8" and (stored != tokens).any()):
-        raise BundleError(f"row {row}: {modality.name!r} holds values that no {modality.dtype} is")
+        raise BundleError(
+            f"row {row}: {modality.name!r} holds values that {modality.dtype} can't represent"
+        )
     return stored

@@ -1,8 +1,8 @@
-"""A run as it stands, on disk: weights, what training needs besides, progress, rows used.
+"""A run in progress on disk: weights, the rest of the training state, progress, rows used.
 
-Nothing on disk is a pickle that runs code: weights are safetensors, progress is JSON, and the
-state of training is read with `weights_only=True`. A folder appears whole or not at all, and
-its digests are checked when it is read. Pure: no Ray, no MLflow.
+No file runs code when it is read: weights are safetensors, progress is JSON, and the training
+state is read with `weights_only=True`. A folder appears complete or not at all, and its digests
+are checked when it is read.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ WEIGHTS, TRAINING, PROGRESS, ROWS, DIGESTS = (
     "rows.json",
     "digests.json",
 )
-# As Ray Train and Ray Tune name the folders of a run's checkpoints.
+# How Ray Train and Ray Tune name the folders of a run's checkpoints.
 FOLDER_PREFIX = "checkpoint_"
 _VERIFIED = (WEIGHTS, TRAINING, PROGRESS, ROWS)
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is done of an epoch that hasn't ended.
+    """What is done of an unfinished epoch.
 
     Attributes:
         steps: optimizer steps taken.
-        loss: sum of the steps' losses.
+        loss: sum of the losses of these steps.
         rows: rows used.
-        seconds: time it took, of all attempts that led here.
+        seconds: time they took, over all attempts that led here.
     """
 
     steps: int = 0
@@ -53,19 +53,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """How far a run has got.
 
     Attributes:
         epoch: the last finished epoch, from 1; 0 if there is none.
-        best_epoch: the epoch whose monitored metric was best so far; 0 if there is none.
+        best_epoch: the epoch with the best monitored metric so far; 0 if there is none.
         metrics: of `epoch`, by their MLflow names.
-        best: of `best_epoch`.
-        thresholds: per class, chosen on validation data at `epoch`; None where none reaches the
-            target precision. Empty where an earlier epoch is better, as no one uses this one.
-        calibration: of the same data and epochs, as plain values; None if there is none.
-        is_over: whether no further epoch is due.
+        best: the metrics of `best_epoch`.
+        thresholds: per class, chosen on validation data at `epoch`; None if none reaches the
+            target precision. Empty if an earlier epoch is better.
+        calibration: fitted to the same scores, as plain values; None if there is none.
+        is_over: whether training has ended.
+        reason: why it has ended: `finished` or `early stop`.
         config: the whole configuration, as plain values.
-        dataset: vocabulary, modalities and digest of the dataset trained on.
+        dataset: vocabulary, modalities and digest of the training dataset.
         part: what is done of the next epoch.
     """
 
@@ -84,10 +85,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `save` wrote, read back and verified.
+    """A checkpoint, read and verified.
 
-    `weights` are the model's, as it is used; `training_state` is what going on needs besides;
-    `rows` says which rows made the weights, as `audit.RowLog` writes it.
+    `weights` are those of the model to use; `training_state` is what resuming needs besides;
+    `rows` is the record of the rows behind the weights (`RowLog.to_json`).
     """
 
     weights: dict[str, Tensor]
@@ -118,7 +119,7 @@ def load(folder: Path, *, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint and verify it.
 
     Raises:
-        CheckpointError: a file is missing, torn or not what was written.
+        CheckpointError: a file is missing, torn or altered.
     """
     verify(folder)
     try:
@@ -134,7 +135,7 @@ def load(folder: Path, *, device: str = "cpu") -> Checkpoint:
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's weights, and nothing else of it.
+    """Read only the weights of a checkpoint.
 
     Raises:
         CheckpointError: they can't be read.
@@ -146,7 +147,7 @@ def load_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def load_progress(folder: Path) -> Progress:
-    """Read how far a checkpoint has come, and nothing else of it.
+    """Read only the progress of a checkpoint.
 
     Raises:
         CheckpointError: there is no readable progress in `folder`.
@@ -155,22 +156,22 @@ def load_progress(folder: Path) -> Progress:
         return parse_progress((folder / PROGRESS).read_text())
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{folder} is no checkpoint of raymc: {PROGRESS} can't be read ({error})"
+            f"{folder} is not a raymc checkpoint: {PROGRESS} can't be read ({error})"
         ) from error
 
 
 def parse_progress(text: str) -> Progress:
-    """Return the progress that a file of the name `PROGRESS` holds.
+    """Return the progress in the text of a `PROGRESS` file.
 
     Raises:
-        ValueError, TypeError: it holds something else.
+        ValueError, TypeError: the text is something else.
     """
     values = json.loads(text)
     return Progress(**{**values, "part": Part(**values.get("part", {}))})
 
 
 def load_rows(folder: Path) -> dict[str, Any]:
-    """Read which rows a checkpoint was trained on, as `audit.RowLog` wrote it.
+    """Read the record of the rows a checkpoint was trained on, for `RowLog.from_json`.
 
     Raises:
         CheckpointError: there is no readable record in `folder`.
@@ -183,29 +184,25 @@ def load_rows(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint among those of a run: where it lies, and how far it has come."""
+    """A checkpoint of a run: where it is, and its progress."""
 
     path: str
     progress: Progress
 
     @property
     def position(self) -> tuple[int, int]:
-        """Epochs that have ended, and steps of the next one."""
+        """Finished epochs, and steps of the next one."""
         return self.progress.epoch, self.progress.part.steps
 
 
 def find(filesystem: fs.FileSystem, folder: str) -> tuple[list[Found], list[str]]:
-    """Look for a run's checkpoints.
-
-    Args:
-        filesystem: where the folder is.
-        folder: the run's own.
+    """Find the checkpoints in a run's folder.
 
     Returns:
-        Those whose progress can be read, furthest first, and the paths of the others.
+        Those whose progress can be read, the latest first, and the paths of the others.
 
     Raises:
-        DataError: the folder is out of reach.
+        DataError: the folder can't be reached.
     """
     found, unreadable = [], []
     with reaching(folder):
@@ -221,22 +218,22 @@ def find(filesystem: fs.FileSystem, folder: str) -> tuple[list[Found], list[str]
 
 
 def best_of(found: Sequence[Found]) -> list[Found]:
-    """Return the checkpoints of the best epoch so far, of those that `find` found."""
+    """Return those checkpoints from `find` that are of the best epoch so far."""
     best_epoch = found[0].progress.best_epoch if found else 0
     return [one for one in found if one.position == (best_epoch, 0)]
 
 
 def verify(folder: Path) -> None:
-    """Compare every file with the digest that was written beside it.
+    """Compare every file with its recorded digest.
 
     Raises:
-        CheckpointError: naming the first file that is missing or differs.
+        CheckpointError: names the first file that is missing or differs.
     """
     try:
         digests = dict(json.loads((folder / DIGESTS).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{folder} is no complete checkpoint: {DIGESTS} can't be read ({error})"
+            f"{folder} is not a complete checkpoint: {DIGESTS} can't be read ({error})"
         ) from error
     for name in _VERIFIED:
         path = folder / name

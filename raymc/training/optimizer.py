@@ -1,7 +1,6 @@
-"""AdamW with warm-up and cosine decay. Pure torch.
+"""AdamW with warm-up and cosine decay, and the running average of the weights.
 
-The learning rate is a function of the step alone, so that a resumed run needs no scheduler
-state.
+The learning rate is a function of the step, so that a resumed run needs no scheduler state.
 """
 
 import copy
@@ -16,7 +15,7 @@ from raymc.config import OptimizerConfig
 def make_optimizer(
     model: nn.Module, config: OptimizerConfig, device: torch.device
 ) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, fused where the device has it."""
+    """Return AdamW over the trainable parameters, fused if the device supports it."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trainable if p.ndim > 1 and "prototypes" not in name]
     others = [p for name, p in trainable if p.ndim <= 1 or "prototypes" in name]
@@ -28,14 +27,15 @@ def make_optimizer(
 
 
 class WeightAverage:
-    """An exponential moving average of a model's weights, in a model of its own.
+    """An exponential moving average of a model's weights, in a second model.
 
-    It is a model's weights after the first `update`, and moves from there. Unlike torch's
-    `AveragedModel` it asks no device whether it has begun, which would wait for every step.
+    The first `update` copies the weights w; each later one sets a ← β a + (1 − β) w with the decay
+    β. PyTorch's `AveragedModel` keeps its count of updates on the device, and reading that would
+    wait for the device in every step.
 
     Attributes:
-        model: Of the averaged weights.
-        has_begun: Whether the next update adds to it rather than starting it.
+        model: The model with the averaged weights.
+        has_begun: Whether there was an update.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -56,11 +56,11 @@ class WeightAverage:
 def make_average(
     model: nn.Module, config: OptimizerConfig, *, steps_per_epoch: int
 ) -> WeightAverage | None:
-    """Return a running average of the weights, or None if none is asked for.
+    """Return a running average of the weights, or None if none is configured.
 
     B. Polyak and A. Juditsky 1992, *Acceleration of Stochastic Approximation by Averaging*. The
-    decay is e^{−1 / steps of the time constant}, so that a setting means the same for any number
-    of rows and any batch size.
+    decay is β = e^{−1/n} with n the steps of the time constant, so that a setting means the same
+    for any dataset and batch size.
     """
     if not config.average_epochs:
         return None
@@ -69,7 +69,11 @@ def make_average(
 
 
 def lr_at(step: int, config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, then half a cosine."""
+    """Return the learning rate of a step, from 0: linear warm-up, then half a cosine.
+
+    After the warm-up it is lr/2 · (1 + cos(π · share of the remaining steps done)): I. Loshchilov
+    and F. Hutter 2017, *SGDR*, Eq. 5, arXiv 1608.03983, without restarts.
+    """
     total = steps_per_epoch * epochs
     warmup = min(total, round(config.warmup_epochs * steps_per_epoch))
     if step < warmup:

@@ -1,9 +1,8 @@
-"""Which rows trained a model: a record that every checkpoint carries, and the proof it gives.
+"""Which rows trained a model: a record in every checkpoint, and what it proves.
 
-What the steps' batches really held is noted on all workers and becomes part of the checkpoint
-that holds the steps' weights. So the record can't know less or more than the weights do,
-whatever crashed on the way: steps after the last checkpoint leave nothing in either, and are
-done again. Pure: no Ray, no MLflow.
+All workers note the rows of their batches, and the record is saved in the same checkpoint as the
+weights. So both always agree, whatever crashed: steps after the last checkpoint are in neither,
+and are repeated.
 
 Axes: N rows of the training split.
 """
@@ -19,7 +18,7 @@ import numpy as np
 
 from raymc.errors import CheckpointError
 
-_MOST = 255  # rows are counted in bytes, which stop here
+_MOST = 255  # counts are stored in one byte
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Segment:
     """Consecutive steps of an epoch, from one checkpoint to the next.
 
     Attributes:
-        epoch: which, from 1.
-        first_step: steps of the epoch that were done before.
-        steps: steps that end the segment, `first_step` included.
-        attempt: how many times the run had been started, from 1.
-        workers: that shared the batches.
-        rows: rows in the batches.
+        epoch: its number, from 1.
+        first_step: steps of the epoch done before the segment.
+        steps: steps of the epoch done after it.
+        attempt: the start of the run that it belongs to, from 1.
+        workers: number of workers that shared the batches.
+        rows: number of rows in the batches.
     """
 
     epoch: int
@@ -45,11 +44,11 @@ class Segment:
 
 @dataclass
 class RowLog:
-    """How often each row was used, by epoch, and by whom.
+    """How often each row was used in each epoch, and in which attempt by how many workers.
 
     Attributes:
-        rows: N, of the training split.
-        attempt: of this process; every start from a checkpoint is one more.
+        rows: number N of rows of the training split.
+        attempt: number of this start of the run; 1 more than that of the checkpoint.
         segments: in order.
         counts: per epoch [N] uint8, how often each row was used.
     """
@@ -63,7 +62,7 @@ class RowLog:
     def add(
         self, epoch: int, rows: np.ndarray, *, first_step: int, steps: int, workers: int
     ) -> None:
-        """Note what steps `first_step` to `steps` of an epoch used, `rows` with repeats if any."""
+        """Add the rows, repeats included, of the steps from `first_step` to `steps` of an epoch."""
         before = self.counts.get(epoch, np.zeros(self.rows, dtype=np.uint8))
         more = np.bincount(rows, minlength=self.rows)
         self.counts[epoch] = np.minimum(before + more, _MOST).astype(np.uint8)
@@ -72,7 +71,7 @@ class RowLog:
         self.segments.append(segment)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; an epoch that used every row once takes N / 1000 bytes."""
+        """Return plain values; a complete epoch takes about N / 1000 bytes."""
         for epoch in self.counts.keys() - self._packed.keys():
             packed = zlib.compress(self.counts[epoch].tobytes(), 6)
             self._packed[epoch] = base64.b64encode(packed).decode()
@@ -87,10 +86,10 @@ class RowLog:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RowLog":
-        """Return what `to_json` was called on.
+        """Return the record that `to_json` was called on.
 
         Raises:
-            CheckpointError: it wasn't.
+            CheckpointError: the values are something else.
         """
         try:
             return cls(
@@ -108,16 +107,16 @@ class RowLog:
 
 @dataclass(frozen=True)
 class EpochAudit:
-    """What became of an epoch's rows.
+    """How the rows of an epoch were used.
 
     Attributes:
-        epoch: which, from 1.
-        steps: that the record has.
+        epoch: its number, from 1.
+        steps: number of recorded steps.
         once: rows used exactly once.
-        lost: rows not used; 0 while the epoch goes on.
+        lost: rows not used; 0 until the epoch has ended.
         repeated: rows used more than once.
         workers: numbers of workers, in order.
-        attempts: starts of the run that took part.
+        attempts: number of starts of the run that took part.
         is_over: whether the epoch has ended.
     """
 
@@ -137,13 +136,13 @@ class EpochAudit:
 
 
 def audit(log: RowLog, *, rows: int, epochs: int, is_part: bool) -> list[EpochAudit]:
-    """Compare what was used with what there is.
+    """Compare the rows used with the rows of the dataset.
 
     Args:
         log: the record of a checkpoint.
-        rows: N, as the dataset's manifest says.
-        epochs: that have ended.
-        is_part: whether a further one is under way.
+        rows: number N of rows in the dataset's manifest.
+        epochs: number of finished epochs.
+        is_part: whether another epoch has begun.
     """
     return [
         _audit_epoch(log, epoch, rows, is_over=epoch <= epochs)

@@ -169,7 +169,7 @@ def test_bundles_and_datasets_that_are_none(
 ) -> None:
     rest = ["--out", tmp_path / "out"] if command == "predict" else []
     line = complaint(command, tmp_path, tiny_path, *rest)
-    assert line.startswith(f"{tmp_path} is no bundle of raymc: ")
+    assert line.startswith(f"{tmp_path} is not a raymc bundle: ")
     line = complaint(command, tiny_bundle, tmp_path / "none", *rest)
     assert line.startswith(f"no dataset at {tmp_path / 'none'}: ")
     write_dataset(

@@ -282,7 +282,7 @@ def test_an_absent_server_is_one_quick_line(store: Store) -> None:
 def test_no_bundle_nothing_logged(store: Store, tmp_path: Path) -> None:
     store.log(store.bundles[0])
     before = store.models()
-    with pytest.raises(BundleError, match="is no bundle of raymc"):
+    with pytest.raises(BundleError, match="is not a raymc bundle"):
         store.log(tmp_path)
     assert store.models() == before
 

@@ -180,7 +180,7 @@ def test_a_beaten_epoch_makes_no_bundle(made: Path, tmp_path: Path) -> None:
     loaded = checkpoint.load(made / "checkpoint")
     beaten = replace(loaded.progress, epoch=7, best_epoch=4, thresholds=[], calibration=None)
     checkpoint.save(tmp_path / "beaten", loaded.weights, loaded.training_state, beaten)
-    with pytest.raises(CheckpointError, match=r"is of epoch 7 and has no .* epoch 4 is better"):
+    with pytest.raises(CheckpointError, match=r"of epoch 7 has no .* epoch 4 is better"):
         save_bundle(tmp_path / "beaten", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -214,7 +214,7 @@ def test_a_torn_checkpoint_makes_no_bundle(made: Path, tmp_path: Path) -> None:
     (torn / checkpoint.WEIGHTS).write_bytes(b"")
     with pytest.raises(CheckpointError, match="differs from what was written"):
         save_bundle(torn, tmp_path / "bundle")
-    with pytest.raises(CheckpointError, match="is no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a complete checkpoint"):
         save_bundle(tmp_path / "nowhere", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -247,14 +247,14 @@ def drop_weight(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no folder": (shutil.rmtree, r"is no bundle of raymc: bundle.json can't be read .*`raymc tr"),
+    "no folder": (shutil.rmtree, r"is not a raymc bundle: bundle.json can't be read .*`raymc tr"),
     "no description": (
         lambda folder: (folder / DESCRIPTION).unlink(),
-        r"is no bundle of raymc: bundle.json can't be read \(No such file",
+        r"is not a raymc bundle: bundle.json can't be read \(No such file",
     ),
     "no weights": (
         lambda folder: (folder / WEIGHTS).unlink(),
-        r"is no bundle of raymc: model.safetensors can't be read \(No such file",
+        r"is not a raymc bundle: model.safetensors can't be read \(No such file",
     ),
     "torn description": (
         lambda folder: (folder / DESCRIPTION).write_text('{"format_version": 1'),
@@ -275,7 +275,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a newer version": (
         lambda folder: edit(folder, lambda values: values.update(format_version=2)),
-        r"has format 2, this raymc reads up to 1: upgrade raymc",
+        r"has format 2; this raymc reads up to 1: upgrade raymc",
     ),
     "torn weights": (
         lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1]),
@@ -284,16 +284,19 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "altered weights": (flip_weights, r"is corrupt: model.safetensors differs from what was saved"),
     "foreign weights": (
         lambda folder: exchange_weights(folder, b"nonsense"),
-        r"model.safetensors doesn't fit its configuration",
+        r"model.safetensors does not match its configuration",
     ),
-    "a weight that is missing": (drop_weight, r"model.safetensors doesn't fit its configuration"),
+    "a weight that is missing": (
+        drop_weight,
+        r"model.safetensors does not match its configuration",
+    ),
     "another model": (
         lambda folder: edit(folder, lambda values: values["config"]["model"].update(depth=3)),
-        r"model.safetensors doesn't fit its configuration",
+        r"model.safetensors does not match its configuration",
     ),
     "other classes": (
         lambda folder: edit(folder, lambda values: values["vocabulary"]["names"].append("new")),
-        r"model.safetensors doesn't fit its configuration",
+        r"model.safetensors does not match its configuration",
     ),
     "a setting of another raymc": (
         lambda folder: edit(folder, lambda values: values["config"]["model"].update(rope=True)),
@@ -305,7 +308,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "labels twice": (
         lambda folder: edit(folder, lambda values: values["vocabulary"]["names"].append("add")),
-        r"is corrupt: bundle.json: DataError: the vocabulary repeats",
+        r"is corrupt: bundle.json: DataError: the vocabulary lists the label .add. twice",
     ),
     "a threshold too few": (
         lambda folder: edit(folder, lambda values: values["thresholds"].pop()),
@@ -384,7 +387,7 @@ def test_a_dataset_that_fits(bundle: Bundle, tiny: Dataset) -> None:
 def test_a_dataset_with_other_tokens(
     bundle: Bundle, tiny: Dataset, modalities: tuple[Modality, ...], message: str
 ) -> None:
-    with pytest.raises(BundleError, match=f"{message}.*: use a dataset made the same way"):
+    with pytest.raises(BundleError, match=f"{message}.*: use a dataset made in the same way"):
         bundle.check_dataset(replace(tiny.manifest, modalities=modalities))
 
 
@@ -440,19 +443,19 @@ def test_tokens_of_any_kind_of_list(dtype: Any) -> None:
         ("float32", [[1.0], [2.0]], r"has shape \(2, 1\), expected \[tokens, 2\]"),
         ("float32", [[]], r"has shape \(1, 0\), expected \[tokens, 2\]"),
         ("float32", [[[1.0, 2.0]]], r"has shape \(1, 1, 2\), expected \[tokens, 2\]"),
-        ("float32", [[1.0, 2.0], [3.0]], r"is no \[tokens\]\[dim\] list"),
-        ("float32", [["a", "b"]], r"is no \[tokens\]\[dim\] list"),
-        ("float32", [[1.0, None]], r"holds values that no float32 is"),
-        ("float32", "text", r"is no \[tokens\]\[dim\] list"),
-        ("float32", 5, r"is no \[tokens\]\[dim\] list"),
-        ("float32", [[1.0, float("inf")]], r"holds values that no float32 is"),
-        ("float32", [[1.0, 1e39]], r"holds values that no float32 is"),
-        ("float16", [[1.0, 70000.0]], r"holds values that no float16 is"),
-        ("float16", [[1.0, float("nan")]], r"holds values that no float16 is"),
-        ("uint8", [[1, 256]], r"holds values that no uint8 is"),
-        ("uint8", [[1, -1]], r"holds values that no uint8 is"),
-        ("uint8", [[1, 0.5]], r"holds values that no uint8 is"),
-        ("uint8", [[1, float("nan")]], r"holds values that no uint8 is"),
+        ("float32", [[1.0, 2.0], [3.0]], r"is not a nested list \[tokens\]\[dim\]"),
+        ("float32", [["a", "b"]], r"is not a nested list \[tokens\]\[dim\]"),
+        ("float32", [[1.0, None]], r"holds values that float32 can't represent"),
+        ("float32", "text", r"is not a nested list \[tokens\]\[dim\]"),
+        ("float32", 5, r"is not a nested list \[tokens\]\[dim\]"),
+        ("float32", [[1.0, float("inf")]], r"holds values that float32 can't represent"),
+        ("float32", [[1.0, 1e39]], r"holds values that float32 can't represent"),
+        ("float16", [[1.0, 70000.0]], r"holds values that float16 can't represent"),
+        ("float16", [[1.0, float("nan")]], r"holds values that float16 can't represent"),
+        ("uint8", [[1, 256]], r"holds values that uint8 can't represent"),
+        ("uint8", [[1, -1]], r"holds values that uint8 can't represent"),
+        ("uint8", [[1, 0.5]], r"holds values that uint8 can't represent"),
+        ("uint8", [[1, float("nan")]], r"holds values that uint8 can't represent"),
     ],
 )
 def test_frames_that_hold_no_tokens(dtype: Any, value: Any, message: str) -> None:

@@ -171,8 +171,8 @@ def test_digests_that_say_nothing(folder: Path, digests: str) -> None:
 
 
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
-    refuses(tmp_path / "nowhere", "no complete checkpoint: digests.json can't be read")
-    with pytest.raises(CheckpointError, match=r"no checkpoint of raymc: progress.json"):
+    refuses(tmp_path / "nowhere", "not a complete checkpoint: digests.json can't be read")
+    with pytest.raises(CheckpointError, match=r"not a raymc checkpoint: progress.json"):
         checkpoint.load_progress(tmp_path)
     with pytest.raises(CheckpointError, match="can't be read"):
         checkpoint.load_weights(tmp_path)
