@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,14 +155,20 @@ def test_all_leaves_extract_out_without_media(
 def test_a_benchmark_runs_in_a_process_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brief = tmp_path / "sitecustomize.py"  # makes the child's own benchmark a quick one
-    brief.write_text(
-        "import jobs.bench.loss as loss\n"
-        "loss.BRIEF = {'classes': (7,), 'batches': (2,), 'rounds': 1}\n"
-        "loss.WAYS = ('in chunks', loss.PLAIN)\n"
-        "loss.SCORES_OF_A_ROUND = 100\n"
+    program = tmp_path / "sitecustomize.py"  # replaces a benchmark of the child by a quick one
+    program.write_text(
+        "import os, sys\n"
+        "from pydantic.dataclasses import dataclass\n"
+        "@dataclass(kw_only=True)\n"
+        "class Settings:\n"
+        "    rounds: int = 5\n"
+        "def bench_loss(console, settings, *, out):\n"
+        "    (out / 'loss.md').write_text(f'{os.getpid()} {settings.rounds}')\n"
+        "BRIEF = {'rounds': 1}\n"
+        "sys.modules['jobs.bench.loss'] = sys.modules[__name__]\n"
     )
     root = str(Path(__file__).parents[2])
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
-    assert run_all({"loss": ()}, tmp_path / "out", Console(file=io.StringIO())) == []
-    assert "| 2 | 7 | in chunks |" in (tmp_path / "out" / "README.md").read_text()
+    assert run_all({"loss": ()}, tmp_path, Console(file=io.StringIO())) == []
+    pid, rounds = (tmp_path / "README.md").read_text().split()[-2:]
+    assert (pid != str(os.getpid()), rounds) == (True, "1")

@@ -36,12 +36,23 @@ from raymc.errors import ConfigError, DataError
 ROWS, BATCH, SHARD_ROWS = 11, 4, 4
 
 
-@pytest.fixture(scope="module", params=["float16", "uint8"])
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """A set of 11 rows in three shards."""
-    folder = tmp_path_factory.mktemp(request.param)
-    make_set(folder, ROWS, request.param, shard_rows=SHARD_ROWS)
-    return Source(str(folder), request.param, BATCH)
+INSTALLED = [name for name, way in WAYS.items() if find_spec(way.package)]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+    """Sets of 11 rows in three shards, by type."""
+    made = {}
+    for dtype in ("float16", "uint8"):
+        folder = tmp_path_factory.mktemp(dtype)
+        make_set(folder, ROWS, dtype, shard_rows=SHARD_ROWS)
+        made[dtype] = Source(str(folder), dtype, BATCH)
+    return made
+
+
+@pytest.fixture(params=["float16", "uint8"])
+def source(request: pytest.FixtureRequest, sources: dict[str, Source]) -> Source:
+    return sources[request.param]
 
 
 def expected_sum(source: Source) -> int:
@@ -104,12 +115,14 @@ def test_the_checksum_notices_any_change_but_order_and_padding(source: Source) -
         assert sum_of(Padded(tokens, lengths, labels)) != right, change
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, "uint8") for name in INSTALLED), *((w, "float16") for w in (CACHED, RAY_DATA))],
+)
 def test_every_way_gives_the_same_values(
-    source: Source, name: str, request: pytest.FixtureRequest
+    name: str, dtype: str, sources: dict[str, Source], request: pytest.FixtureRequest
 ) -> None:
-    if find_spec(WAYS[name].package) is None:
-        pytest.skip(f"{WAYS[name].package} is not installed")
+    source = sources[dtype]
     if WAYS[name].on_ray:
         request.getfixturevalue("ray_logs")
     reader = Reader(WAYS[name], source)
@@ -121,11 +134,11 @@ def test_every_way_gives_the_same_values(
     assert reader.check()["sum"] == reader.check()["sum"] == expected_sum(source)
 
 
-@pytest.mark.parametrize("name", [name for name, way in WAYS.items() if not way.on_ray])
-def test_shares_make_up_the_whole(source: Source, name: str) -> None:
-    if not WAYS[name].shares or find_spec(WAYS[name].package) is None:
-        pytest.skip("reads all or is not installed")
-    sums = []
+@pytest.mark.parametrize(
+    "name", [name for name in INSTALLED if WAYS[name].shares and not WAYS[name].on_ray]
+)
+def test_shares_make_up_the_whole(sources: dict[str, Source], name: str) -> None:
+    source, sums = sources["uint8"], []
     for rank in (0, 1):
         share = Source(source.folder, source.dtype, source.batch, rank, 2)
         reader = Reader(WAYS[name], share)

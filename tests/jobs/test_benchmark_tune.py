@@ -22,12 +22,12 @@ from jobs.bench.tune import (
     stopping_text,
     ways_text,
 )
-from jobs.bench.tune_ways import Span, feeds_in_memory, run_documented, run_optuna, train_bare
+from jobs.bench.tune_ways import WAYS, Span, Task, feeds_in_memory, run_optuna, train_bare
 from raymc.config import override
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
 
-TINY: dict[str, Any] = {"trials": 3, "epochs": 2, "clips": 16, "rounds": 1, "at_a_time": (1,)}
+TINY: dict[str, Any] = {"trials": 2, "epochs": 2, "clips": 16, "rounds": 1, "at_a_time": (1,)}
 
 
 @pytest.fixture
@@ -49,10 +49,6 @@ def here(small: None, ray_logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "apart", call)
 
 
-def values(spans: list[Span]) -> dict[float, float]:
-    return {span.params["optimizer.lr"]: span.best for span in spans}
-
-
 def run(at_a_time: int, *times: tuple[float, float], best: float = 1.0) -> dict[str, Any]:
     """The figures of a command from second 100 to 200."""
     spans = [Span({"n": n}, float(x), float(y), best) for n, (x, y) in enumerate(times)]
@@ -66,28 +62,34 @@ def measured(way: str, at_a_time: int, *runs: dict[str, Any]) -> Measurement:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_raymc_and_optuna_reach_the_same_values(tmp_path: Path) -> None:
+def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
     page = io.StringIO()
-    settings = Settings(**TINY, ways=("raymc", "optuna"), parts=("ways",))
-    bench_tune(Console(file=page), settings, out=tmp_path)
+    settings = Settings(**TINY, parts=("ways", "stopping", "growth"))
+    bench_tune(Console(file=page, width=200), settings, out=tmp_path)
     rows = [line.split(" | ") for line in page.getvalue().splitlines() if line[:3] == "| 1"]
-    assert [row[1:3] for row in rows] == [["optuna", "3"], ["raymc", "3"]]
-    assert rows[0][5] == "1.00"
+    assert [row[1:3] for row in rows] == [[way, "2"] for way in ("documented", "optuna", "raymc")]
+    assert rows[1][5] == "1.00"
     assert "All ways reached the same value in every trial." in page.getvalue()
     assert (tmp_path / "tune.md").read_text().strip() in page.getvalue()
-    raymc, optuna = json.loads((tmp_path / "tune.json").read_text())["measurements"]
-    assert [raymc["name"], optuna["name"]] == ["raymc", "optuna"]
-    [of_raymc], [of_optuna] = raymc["figures"]["spans"], optuna["figures"]["spans"]
-    for one, other in zip(of_raymc, of_optuna, strict=True):
-        assert one["params"] == other["params"]
-        assert one["best"] == pytest.approx(other["best"], rel=1e-6)
-        assert one["ended"] - one["began"] > 0
+    found = json.loads((tmp_path / "tune.json").read_text())["measurements"]
+    assert [m["name"] for m in found] == [*WAYS, "none", "asha", "driver"]
+    raymc, optuna, documented, none, asha, driver = (m["figures"] for m in found)
+    for one, *others in zip(*(way["spans"][0] for way in (raymc, optuna, documented)), strict=True):
+        for other in others:
+            assert one["params"] == other["params"]
+            assert one["best"] == pytest.approx(other["best"], rel=1e-6)
+            assert other["ended"] - other["began"] > 0
+    assert len(none["values"][0]) == 2 * 2
+    assert set(asha["values"][0]) <= set(none["values"][0])
+    assert len(driver["cpu_seconds"]) == len(driver["resident_bytes"]) == 8
+    assert driver["cpu_seconds"] == sorted(driver["cpu_seconds"])
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small", "ray_logs")
-def test_processes_and_trainers_reach_what_a_bare_loop_does(tmp_path: Path) -> None:
+def test_processes_with_a_journal_reach_what_a_bare_loop_does(tmp_path: Path) -> None:
     task = Bench(Settings(**TINY), tmp_path, Console()).task("one", 2)
     dataset = open_dataset(task.config.data.path)
     feeds, told = feeds_in_memory(task.config, dataset), list[tuple[int, float]]()
@@ -96,29 +98,31 @@ def test_processes_and_trainers_reach_what_a_bare_loop_does(tmp_path: Path) -> N
         config = override(task.config, params)
         tell = lambda epoch, value: told.append((epoch, value))  # noqa: E731
         expected[params["optimizer.lr"]] = train_bare(config, dataset, feeds, tell=tell)
-    assert [epoch for epoch, _ in told] == [1, 2] * 3
+    assert [epoch for epoch, _ in told] == [1, 2] * 2
     assert len(set(expected.values())) > 1
-    assert values(run_optuna(task)) == pytest.approx(expected, rel=1e-6)
-    assert values(run_documented(task)) == pytest.approx(expected, rel=1e-6)
+    found = {span.params["optimizer.lr"]: span.best for span in run_optuna(task)}
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("here")
-def test_stopping_and_growth_and_packing_are_run(tmp_path: Path) -> None:
-    page, parts = io.StringIO(), ("stopping", "growth", "packed")
-    settings = Settings(**{**TINY, "trials": 2, "packed": 2}, parts=parts)
-    bench_tune(Console(file=page, width=200), settings, out=tmp_path)
-    found = json.loads((tmp_path / "tune.json").read_text())["measurements"]
-    assert [one["name"] for one in found] == ["none", "asha", "driver", "packed", "packed"]
-    none, asha, driver, packed, alone = (one["figures"] for one in found)
-    assert len(none["values"][0]) == 2 * 2
-    assert set(asha["values"][0]) <= set(none["values"][0])
-    assert len(driver["cpu_seconds"]) == len(driver["resident_bytes"]) == 8
-    assert driver["cpu_seconds"] == sorted(driver["cpu_seconds"])
-    assert [one["case"] for one in found[3:]] == [{"at_a_time": 2}, {"at_a_time": 1}]
-    assert [s["best"] for s in packed["spans"][0]] == [s["best"] for s in alone["spans"][0]]
-    for title in ("### Early stopping", "### Growth", "### Packed trials\n\n**Not run on a GPU"):
-        assert title in page.getvalue()
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_packed_trials_share_the_device(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[Task] = []
+
+    def run_nothing(found: Measurement, task: Task) -> None:
+        tasks.append(task)
+        found.add(**run(task.at_a_time, (0, 10), (0, 10), (10, 20), (10, 20)))
+
+    monkeypatch.setattr(bench, "run_task", run_nothing)
+    settings = Settings(**TINY, packed=2, device=device)
+    text, found = Bench(settings, tmp_path, Console()).packed()
+    assert [one.case for one in found] == [{"at_a_time": 2}, {"at_a_time": 1}]
+    for task, share in zip(tasks, (0.5, 1.0), strict=True):
+        search = task.config.search
+        assert (search.cpus_per_trial if device == "cpu" else search.gpus_per_trial) == share
+        assert task.config.train.device == ("cpu" if device == "cpu" else "gpu")
+    assert ("**Not run on a GPU here**" in text) == (device == "cpu")
 
 
 def test_the_first_trial_of_each_process_is_kept_apart() -> None:
