@@ -151,7 +151,7 @@ def make_grid_table(clips: Path, table: Path) -> None:
 
 
 def run_all(given: Mapping[str, Sequence[str]], out: Path, console: Any) -> list[str]:
-    """Run benchmarks briefly, each in a process of its own, and join their pages.
+    """Run benchmarks briefly, each in its own process, and join their pages.
 
     The page is written again after each, so that a run that is stopped leaves what it has.
 

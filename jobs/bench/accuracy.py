@@ -1,8 +1,8 @@
 """Accuracy of the losses and of what people would try first, each tuned with the same budget.
 
 Every method of a dataset is a Ray task: it searches with Optuna on the validation split, trains the
-best settings once a seed, and scores the test split once each. What a method found is kept in a
-folder of its own, so that an interrupted benchmark resumes. `baselines.py` has the classifiers.
+best settings once a seed, and scores the test split once each. Each method's results are kept in a
+folder, so that an interrupted benchmark resumes. `baselines.py` has the classifiers.
 """
 
 import json
@@ -70,8 +70,6 @@ LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
     "supcon": {"loss.temperature": Range(low=0.03, high=0.5, log=True)},
 }
 METHODS: tuple[str, ...] = (*LOSS_SPACES, *BASELINES)
-
-
 COMPARED: tuple[MetricName, ...] = ("mAP", "R80")
 SHOWN: Mapping[MetricName, str] = {
     "mAP": "mAP",
@@ -86,15 +84,13 @@ RESAMPLES = 1000
 class Settings:
     """What is compared, on which datasets."""
 
-    configs: tuple[str, ...] = Field(description="Configurations, such as jobs/configs/accuracy.")
-    methods: tuple[str, ...] = Field(
-        default=METHODS, description="A method to compare; all by default."
-    )
+    configs: tuple[str, ...] = Field(description="Configurations, one for each dataset.")
+    methods: tuple[str, ...] = Field(default=METHODS, description="A method to compare.")
     seeds: int = Field(
         default=5, ge=1, description="How often each method's best settings are trained and tested."
     )
     sets: tuple[str, ...] = Field(
-        default=(), description="A setting of all configurations, KEY=VALUE."
+        default=(), description="Override a setting in all configurations: KEY=VALUE."
     )
 
 
@@ -124,11 +120,11 @@ def bench_accuracy(console: Console, settings: Settings, *, out: Path | None = N
         raise ConfigError(f"unknown method {unknown[0]!r}; choose from: {', '.join(METHODS)}")
     configs = {Path(file).stem: load(file, settings.sets) for file in settings.configs}
     tune_and_test(configs, settings, console, out)
-    for_each = (
-        [read_found(folder_of(out, name, m), m, settings.seeds) for m in settings.methods]
+    found = {
+        name: [read_found(folder_of(out, name, m), m, settings.seeds) for m in settings.methods]
         for name in configs
-    )
-    publish_accuracy(dict(zip(configs, for_each)), configs, console, out)
+    }
+    publish_accuracy(found, configs, console, out)
 
 
 def tune_and_test(
@@ -185,13 +181,13 @@ def run_method(
         if not file.exists():
             started = time.perf_counter()
             scored = test_method(method, config, study.best_trial, data, seed)
-            told = {
+            about = {
                 "params": study.best_params,
                 "val": study.best_value,
                 "seconds": time.perf_counter() - started,
                 "tested": f"{date.today()} {commit}",
             }
-            file.with_suffix(".json").write_text(json.dumps(told, indent=1))
+            file.with_suffix(".json").write_text(json.dumps(about, indent=1))
             save_scored(scored, file)  # last, because it marks the seed as done
     return time.perf_counter() - began
 
@@ -239,7 +235,9 @@ def _training(config: Config, data: Data) -> Callable[[optuna.Trial], float]:
             if config.search.scheduler == "asha" and trial.should_prune():
                 raise optuna.TrialPruned
 
-        fit_here(with_params(config, suggest(trial, config)), data, report)
+        space = distributions(config)
+        params = {path: trial._suggest(path, values) for path, values in space.items()}
+        fit_here(override(config, {"train.seed": 0, **params}), data, report)
         return best
 
     return objective
@@ -250,16 +248,6 @@ def searched_by(method: str, config: Config) -> Config:
     space = {**config.search.space, **LOSS_SPACES[method]}
     values = {path: asdict(values) for path, values in space.items()}
     return override(config, {"loss.name": method, "search.space": values})
-
-
-def suggest(trial: optuna.Trial, config: Config) -> dict[str, Any]:
-    """Return a trial's settings by dotted path."""
-    return {path: trial._suggest(path, values) for path, values in distributions(config).items()}
-
-
-def with_params(config: Config, params: Mapping[str, Any], seed: int = 0) -> Config:
-    """Return the configuration of one training."""
-    return override(config, {"train.seed": seed, **params})
 
 
 def fit_here(config: Config, data: Data, report: loop.Report) -> None:
@@ -277,7 +265,7 @@ def fit_here(config: Config, data: Data, report: loop.Report) -> None:
 def test_method(
     method: str, config: Config, best: optuna.trial.FrozenTrial, data: Data, seed: int
 ) -> ScoredSplit:
-    """Train the best settings anew and score the test split once."""
+    """Train with the best settings and score the test split once."""
     if method in BASELINES:
         scores, truth = score_baseline(method, best.params, data, seed, "test")
         return _scored(scores, truth.labels, truth.observed, data)
@@ -287,7 +275,7 @@ def test_method(
         if event.is_best and folder is not None:
             weights.update(checkpoint.load_weights(folder))
 
-    trained = with_params(searched_by(method, config), best.params, seed)
+    trained = override(searched_by(method, config), {"train.seed": seed, **best.params})
     fit_here(trained, data, report)
     model = make_model(trained, data.shared.manifest)
     model.load_state_dict(weights)
@@ -315,7 +303,6 @@ class Found:
 
     method: str
     params: Mapping[str, Any]
-    val_metric: float
     seconds: tuple[float, ...]
     tested: tuple[str, ...]
     scored: tuple[ScoredSplit, ...]
@@ -323,13 +310,12 @@ class Found:
 
 def read_found(folder: Path, method: str, seeds: int) -> Found:
     """Read what `run_method` left."""
-    told = [json.loads((folder / f"seed-{seed}.json").read_text()) for seed in range(seeds)]
+    about = [json.loads((folder / f"seed-{seed}.json").read_text()) for seed in range(seeds)]
     return Found(
         method=method,
-        params=told[0]["params"],
-        val_metric=told[0]["val"],
-        seconds=tuple(one["seconds"] for one in told),
-        tested=tuple(one["tested"] for one in told),
+        params=about[0]["params"],
+        seconds=tuple(one["seconds"] for one in about),
+        tested=tuple(one["tested"] for one in about),
         scored=tuple(load_scored(folder / f"seed-{seed}.parquet") for seed in range(seeds)),
     )
 

@@ -1,4 +1,4 @@
-"""What people would try first: classifiers of scikit-learn, one per label, and ML-kNN. Pure.
+"""What people would try first: classifiers of scikit-learn, one per label, and ML-kNN.
 
 They read a clip as one vector: the mean of each modality's tokens over equal parts of its time,
 end to end.
@@ -23,7 +23,7 @@ from raymc.data.feed.feed import Feed
 
 PARTS = (1, 4, 12)  # of a clip's time
 TREES = 300
-SEARCH_TREES = 100  # while tuning: more trees only lessen the luck of a draw
+SEARCH_TREES = 100  # while tuning: more trees only reduce the noise of a score
 Params = Mapping[str, Any]
 
 
@@ -38,9 +38,9 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A way to score clips: a trial's settings, and what it says of clips after a fit.
+    """A way to score clips: how a trial's settings are drawn, and how it fits and scores.
 
-    Settings that a trial doesn't draw, as fewer trees, hold while tuning alone.
+    What `suggest` returns without drawing it, such as fewer trees, applies only while tuning.
     """
 
     suggest: Callable[[BaseTrial], Params]
@@ -56,7 +56,7 @@ def parts_worth_trying(feed: Feed) -> tuple[int, ...]:
 
 
 def read_matrix(feed: Feed, parts: int) -> Matrix:
-    """Read a split, the time of a clip cut into so many parts where it has several tokens."""
+    """Read a split, each clip as the means of this many equal parts of its time."""
     rows, features, labels, observed = [], [], [], []
     for batch in feed.evaluation():
         pooled = [

@@ -115,7 +115,7 @@ def decode_bare(path: str) -> float:
 
 
 def decode_alone(path: str) -> int:
-    """Decode a file as an extraction does, which skips pictures that nobody waits for."""
+    """Decode a file as an extraction does, which skips pictures that it doesn't need."""
     request = ClipRequest(
         picture=Picture(height=SIDE, width=SIDE, interpolation="area"),
         sample_rate_hz=SAMPLE_RATE_HZ,

@@ -51,7 +51,7 @@ class Settings:
 def bench_growth(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Time `raymc data check`, `raymc data info` and the counting of labels, on N and N / 10 rows.
 
-    Each also runs once in a process of its own, to measure its memory.
+    Each also runs once in its own process, to measure its memory.
     """
     sizes = (settings.rows // GROWTH, settings.rows)
     if settings.folder:
@@ -68,8 +68,8 @@ def bench_growth(console: Console, settings: Settings, *, out: Path | None = Non
     text = (
         f"Clips of {TOKENS[0]} to {TOKENS[1]} tokens (512 float16 and 128 uint8 numbers each) with "
         f"{LABELS_OF_A_CLIP} of {len(CLASSES):,} labels; {nbytes[settings.rows] / 1e9:.2f} GB; "
-        f"{settings.rounds} rounds in turns, medians. Memory is what one call adds in a process of "
-        f"its own. Growth is the time for {GROWTH} times the rows.\n\n"
+        f"{settings.rounds} rounds in turns, medians. Memory is what one call adds in its "
+        f"own process. Growth is the time for {GROWTH} times the rows.\n\n"
     )
     page = text + table_of(names, nbytes, found)
     publish("Growth", page, list(found.values()), console, out)

@@ -1,6 +1,6 @@
 """Padded batches arriving in the training process: raymc beside what people would use instead.
 
-Every way reads the same rows, in a process of its own, in turns with the others, and proves with a
+Every way reads the same rows in its own process, in turns with the others, and proves with a
 checksum that its values are those that were written. `ingest_peers.py` has the ways.
 """
 
@@ -245,7 +245,7 @@ class _Processes:
         if self._reason:
             return {"reason": self._reason}
         for process in self._processes:
-            with suppress(BrokenPipeError):  # it has told why, and ended
+            with suppress(BrokenPipeError):  # it ended, and its last answer says why
                 print(command, file=process.stdin, flush=True)
         found = self._answers()
         self._reason = found.get("reason", "")
@@ -266,7 +266,7 @@ class _Processes:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, and in it the address of the Ray that is up here."""
+    """This process's environment, with the address of the Ray that runs here."""
     there = ray.is_initialized()
     return os.environ | ({"RAY_ADDRESS": ray.get_runtime_context().gcs_address} if there else {})
 
@@ -277,7 +277,7 @@ def _folder_of(name: str) -> str:
 
 
 def table_of(measured: Sequence[Measurement]) -> str:
-    """Return a line a way; ratios of speed are those to the loop by hand."""
+    """Return a row for each way; ratios of speed are those to the loop by hand."""
     by_hand = next((one for one in measured if one.name == BY_HAND), Measurement(BY_HAND))
     columns: dict[str, Callable[[Measurement], str]] = {**NAME}
     for epoch in EPOCHS:
@@ -325,7 +325,7 @@ def _about(settings: Settings) -> str:
     return (
         "Clips of 24 to 300 tokens, 1024-d and 128-d, in padded torch batches of "
         f"{settings.batch}; shards of {settings.shard_rows} rows, uncompressed. Every way runs in "
-        f"a process of its own, in turns: {settings.first_rounds} first epochs in fresh processes, "
+        f"its own process, in turns: {settings.first_rounds} first epochs in fresh processes, "
         f"timed from opening on, the page cache {cold} before each; then {settings.rounds} later "
         "ones, the page cache left alone; medians. Four times the set's size of memory was used "
         "once before, because hosts of virtual machines provide memory when it is first touched. "

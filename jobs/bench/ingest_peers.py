@@ -1,7 +1,7 @@
 """Readers of the ingest benchmark: bare pyarrow, a loop by hand, and the loaders of others.
 
 A way of reading has three parts here: how its format is written, as its documentation says, how
-it is opened, and its line in `WAYS`. `main` runs one way in a process of its own, which takes
+it is opened, and its line in `WAYS`. `main` runs one way in its own process, which takes
 commands as lines and answers in JSON. All of this also runs in the peers' interpreter, so only
 NumPy, pyarrow and torch are imported at the top, and nothing of raymc.
 """
@@ -327,8 +327,9 @@ class Reader:
 
     def read(self) -> dict[str, int]:
         """Read an epoch; returns its rows and bytes."""
-        rows, sizes = zip(*map(size_of, self._batches()))
-        return {"rows": sum(rows), "bytes": sum(sizes), "peak_bytes": peak_bytes()}
+        sizes = [size_of(batch) for batch in self._batches()]
+        rows, nbytes = (sum(size[k] for size in sizes) for k in range(2))
+        return {"rows": rows, "bytes": nbytes, "peak_bytes": peak_bytes()}
 
     def check(self) -> dict[str, int]:
         """Read an epoch and return the checksum of what came."""

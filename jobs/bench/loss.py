@@ -1,6 +1,6 @@
 """The loss in chunks beside its plain formula: time and memory, forward and backward.
 
-Every point is measured in processes of its own. Memory is what a call adds to its inputs: the
+Every point is measured in its own processes. Memory is what a call adds to its inputs: the
 embeddings, the prototypes, and labels and observed entries, which are matrices for all but the loss
 in chunks. It includes the gradients of embeddings and prototypes.
 """

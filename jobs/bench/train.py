@@ -1,7 +1,7 @@
 """`raymc train` beside a bare loop, Lightning and Hugging Face's Trainer, all training the same.
 
 Steps are timed where they are taken, the first epoch apart: raymc's on a worker of Ray Train, with
-its feed and its reports, every other way in a process of its own. What comes before and after the
+its feed and its reports, every other way in its own process. What comes before and after the
 epochs is timed on whole commands. `train_ways.py` has the other ways, `train_device.py` measures
 how much of the device they use.
 """
@@ -222,7 +222,10 @@ def measure_case(config: Config, settings: Settings) -> list[Measurement]:
 
         def apart(way: str) -> Callable[[], Figures]:
             pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
-            run = lambda: pool.submit(train_way, way, file, settings.device).result()  # noqa: E731
+
+            def run() -> Figures:
+                return pool.submit(train_way, way, file, settings.device).result()
+
             run()
             return run
 

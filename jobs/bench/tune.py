@@ -1,6 +1,6 @@
 """Trials an hour of `raymc tune` beside Optuna alone and Ray's documented pattern.
 
-Every way runs the same trials, each way in a process of its own, in turns. Other parts compare
+Every way runs the same trials, each way in its own process, in turns. Other parts compare
 sweeps with and without early stopping, measure how the driver's cost grows with the number of
 trials, and compare trials that share a GPU. `tune_ways.py` has the ways of running trials.
 """
@@ -196,6 +196,11 @@ class Bench:
             self._prepared.add(config.data.path)
         return Task(config, trials_of(config, settings.trials), at_a_time)
 
+    def _share(self, at_a_time: int) -> dict[str, Any]:
+        if self.settings.device == "cpu":
+            return {"search.cpus_per_trial": 1 / at_a_time}
+        return {"train.device": "gpu", "search.gpus_per_trial": 1 / at_a_time}
+
 
 def trials_of(config: Config, count: int) -> tuple[Mapping[str, Any], ...]:
     """Return the settings of as many trials, drawn from the space; the same for all ways."""
@@ -205,7 +210,7 @@ def trials_of(config: Config, count: int) -> tuple[Mapping[str, Any], ...]:
 
 
 def with_own_ray(run: Callable[[Task], Result], task: Task) -> Result:
-    """Run trials and end the Ray that they started; for a process of its own."""
+    """Run trials and end the Ray that they started; to be run apart."""
     try:
         return run(task)
     finally:
@@ -213,7 +218,7 @@ def with_own_ray(run: Callable[[Task], Result], task: Task) -> Result:
 
 
 def run_task(found: Measurement, task: Task) -> None:
-    """Run trials in a process of its own and add a round of figures; `packed` are raymc's, too."""
+    """Run trials in their own process and add a round of figures; `packed` are raymc's, too."""
     began = time.time()
     spans = apart(with_own_ray, WAYS.get(found.name, run_raymc), task)
     found.add(**figures_of(spans, task.at_a_time, began=began, ended=time.time()))
@@ -288,9 +293,9 @@ def ways_text(settings: Settings, found: Sequence[Measurement]) -> str:
     return (
         f"Trials of {settings.epochs} epochs of {settings.clips:,} clips of `digits`, one thread "
         f"each; {settings.rounds} rounds in turns, medians. Trials an hour are those after the "
-        "first of each process. The start of that first trial stands apart, as do the start and "
-        "end of the whole command (for raymc with Ray's start, MLflow, the bundle and the report; "
-        "the others import more here than they would need). Optuna alone trains in a bare loop "
+        "first of each process, which is shown separately, as are the start and end of the whole "
+        "command (for raymc with Ray's start, MLflow, the bundle and the report; the others import "
+        "more here than they would need). Optuna alone trains in a bare loop "
         "over rows in memory: in its own process one at a time, else in several processes that "
         "share a journal. Ray's documented pattern is a `TorchTrainer` in every trial, with the "
         "same loop.\n\n"

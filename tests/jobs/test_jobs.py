@@ -52,8 +52,8 @@ def test_entry_points_do_what_the_command_line_does(
 def head(tmp_path: Path) -> Iterator[str]:
     """The head of a cluster that takes jobs; all its ports are free ones.
 
-    The Ray of the other tests can't be told on which port its agent is to take jobs, and takes
-    none where another Ray on the machine has the usual one.
+    The Ray of the other tests can't be given a port for its agent, and takes no jobs if another
+    Ray on the machine has the usual one.
     """
     port, dashboard, agent = free_ports(3)
     address = f"http://127.0.0.1:{dashboard}"
