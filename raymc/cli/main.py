@@ -172,7 +172,9 @@ def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> Non
 @click.option("--name", default="", help="Registered model; by default tracking.register_as.")
 @click.option("--dataset", default="", help="Dataset to compare on; by default the recorded one.")
 @click.option("--split", default="", help="Split to compare on; by default the recorded one.")
-@click.option("--metric", type=METRICS, default="mAP", show_default=True, help="What decides.")
+@click.option(
+    "--metric", type=METRICS, default="mAP", show_default=True, help="Metric that decides."
+)
 @click.option("--force", is_flag=True, help="Promote the bundle even if it scores worse.")
 def promote(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
     """Register a run's bundle as a model, unless it scores worse.
@@ -193,8 +195,7 @@ def show_config(config: str | None, overrides: tuple[str, ...], reference: bool)
     """Print all settings as YAML, or explain them."""
     import yaml
 
-    from raymc.config import to_dict
-    from raymc.config.reference import config_reference
+    from raymc.config import config_reference, to_dict
 
     loaded = load_config(config, overrides, {})
     click.echo(

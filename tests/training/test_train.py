@@ -1,4 +1,4 @@
-"""Runs on Ray Train: alike on one worker and two, killed and gone on with, and what goes wrong."""
+"""Runs on Ray Train: the same on one worker and two, resumed after crashes, and what goes wrong."""
 
 import json
 import os
@@ -116,6 +116,7 @@ def test_the_best_and_the_last_two_checkpoints_are_kept(alone: Run) -> None:
     assert {epoch for epoch, _ in checkpoints(alone.folder)} >= {best.epoch, 2, 3}
 
 
+@pytest.mark.slow
 def test_a_worker_killed_within_an_epoch(
     configure: Configure, tiny: Dataset, tmp_path: Path
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_worker_killed_within_an_epoch(
     assert restart.repeated_steps <= 10  # one checkpoint may be under way
 
 
+@pytest.mark.slow
 def test_a_torn_last_checkpoint_and_a_torn_list_are_left_out(
     configure: Configure, tiny: Dataset
 ) -> None:
@@ -185,6 +187,7 @@ def test_storage_that_cannot_be_written(configure: Configure, tmp_path: Path) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_storage_that_ray_s_own_list_cannot_be_written_to_for_a_while(
     configure: Configure, tiny: Dataset, tmp_path: Path
 ) -> None:
