@@ -266,21 +266,31 @@ def test_method(
     method: str, config: Config, best: optuna.trial.FrozenTrial, data: Data, seed: int
 ) -> ScoredSplit:
     """Train with the best settings and score the test split once."""
+    truth: Matrix | Predictions
     if method in BASELINES:
         scores, truth = score_baseline(method, best.params, data, seed, "test")
-        return _scored(scores, truth.labels, truth.observed, data)
-    weights: dict[str, torch.Tensor] = {}
+    else:
+        weights: dict[str, torch.Tensor] = {}
 
-    def report(event: EpochEnded, folder: Path | None) -> None:
-        if event.is_best and folder is not None:
-            weights.update(checkpoint.load_weights(folder))
+        def report(event: EpochEnded, folder: Path | None) -> None:
+            if event.is_best and folder is not None:
+                weights.update(checkpoint.load_weights(folder))
 
-    trained = override(searched_by(method, config), {"train.seed": seed, **best.params})
-    fit_here(trained, data, report)
-    model = make_model(trained, data.shared.manifest)
-    model.load_state_dict(weights)
-    found: Predictions = predict(model, data.test.feed(trained), device=CPU)
-    return _scored(found.scores, found.labels, found.observed, data)
+        trained = override(searched_by(method, config), {"train.seed": seed, **best.params})
+        fit_here(trained, data, report)
+        model = make_model(trained, data.shared.manifest)
+        model.load_state_dict(weights)
+        truth = predict(model, data.test.feed(trained), device=CPU)
+        scores = truth.scores
+    return ScoredSplit(
+        ids=tuple(str(row) for row in range(len(scores))),
+        scores=scores.astype(np.float32),
+        labels=truth.labels,
+        observed=truth.observed,
+        vocabulary=data.shared.manifest.vocabulary,
+        split=data.test.split,
+        dataset_digest=data.digest,
+    )
 
 
 def score_baseline(
@@ -317,20 +327,6 @@ def read_found(folder: Path, method: str, seeds: int) -> Found:
         seconds=tuple(one["seconds"] for one in about),
         tested=tuple(one["tested"] for one in about),
         scored=tuple(load_scored(folder / f"seed-{seed}.parquet") for seed in range(seeds)),
-    )
-
-
-def _scored(
-    scores: np.ndarray, labels: np.ndarray, observed: np.ndarray, data: Data
-) -> ScoredSplit:
-    return ScoredSplit(
-        ids=tuple(str(row) for row in range(len(scores))),
-        scores=scores.astype(np.float32),
-        labels=labels,
-        observed=observed,
-        vocabulary=data.shared.manifest.vocabulary,
-        split=data.test.split,
-        dataset_digest=data.digest,
     )
 
 

@@ -7,8 +7,7 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,7 +50,8 @@ def bench_extract(console: Console, settings: Settings, *, out: Path | None = No
     clips, rounds = settings.clips, settings.rounds
     files = [source.path for source in list_sources(settings.media)]
     paths = [files[i % len(files)] for i in range(clips)]
-    with TemporaryDirectory() as folder, _workers() as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with TemporaryDirectory() as folder, spawn.Pool(os.cpu_count()) as pool:
         many, few = (_table(paths[:n], Path(folder) / f"{n}.csv") for n in (clips, clips // 10))
         seconds = sum(pool.map(decode_bare, paths, chunksize=16))
         ways = {
@@ -132,9 +132,3 @@ def _table(paths: Sequence[str], file: Path) -> str:
     lines = ["id,path", *(f"clip-{i:06d},{Path(path).absolute()}" for i, path in enumerate(paths))]
     file.write_text("\n".join(lines) + "\n")
     return str(file)
-
-
-@contextmanager
-def _workers() -> Iterator[multiprocessing.pool.Pool]:
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        yield pool

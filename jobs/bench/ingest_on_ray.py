@@ -15,7 +15,6 @@ import torch
 from jobs.bench.batches import DIMS, Padded, Source
 from jobs.bench.ingest_peers import Epoch, Reader, Way, joined
 from raymc.config import Config, from_dict
-from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed
 from raymc.data.feed.on_ray import SharedSplit, share_split
 from raymc.data.shards import open_dataset
@@ -50,20 +49,14 @@ def config_of(source: Source, cache: Cache) -> Config:
 
 
 def batches_of(feed: Feed, epoch: int) -> Iterator[Padded]:
-    """Yield the epoch's batches of a feed."""
+    """Yield a feed's batches as the benchmark counts them, without the rows that pad a share."""
     for batch in feed.training(epoch):
-        yield padded(batch)
-
-
-def padded(batch: Batch) -> Padded:
-    """Return a batch of raymc's as the benchmark counts it, rows that pad a share left out."""
-    real = batch.rows >= 0
-    kept = slice(None) if real.all() else real  # a slice copies nothing
-    return Padded(
-        tuple(batch.tokens[name][kept] for name in DIMS),
-        tuple(batch.lengths[name][kept] for name in DIMS),
-        batch.labels[kept],
-    )
+        real = batch.rows >= 0
+        kept = slice(None) if real.all() else real  # a slice copies nothing
+        tokens, lengths = (
+            tuple(by_name[name][kept] for name in DIMS) for by_name in (batch.tokens, batch.lengths)
+        )
+        yield Padded(tokens, lengths, batch.labels[kept])
 
 
 class Worker(Reader):

@@ -159,7 +159,7 @@ def found_of(method: str, *, signal: float) -> Found:
         for run in runs
     ]
     days = ("2026-11-28 abc", "2026-11-27 def")
-    return Found(method, {}, 0.0, (1.0, 2.0), days, tuple(scored))
+    return Found(method, {}, (1.0, 2.0), days, tuple(scored))
 
 
 def test_every_method_is_compared_with_the_best_other(monkeypatch: pytest.MonkeyPatch) -> None:
