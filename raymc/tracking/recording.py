@@ -133,6 +133,7 @@ class SweepRecorder:
                 self._tracker.log_epoch(self._key(trial), epoch.number, metrics, is_best=is_best)
 
     def _end(self, trial: Trial) -> None:
+        assert trial.state in ("complete", "pruned", "failed")
         key = self._key(trial)
         self._tracker.set_note(key, trial_note(trial, self._config.train.monitor))
         worker_seconds = trial.seconds * self._config.train.most_workers

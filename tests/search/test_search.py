@@ -298,7 +298,7 @@ def test_a_killed_sweep_is_resumed(make: MakeSweep, tiny: Dataset, tmp_path: Pat
     ours = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
     ours["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # so that it starts no other Ray
     with running(RAYMC, "tune", file, log=tmp_path / "log.txt", environment=ours) as process:
-        wait_until(lambda: _is_in_the_middle(made), process)
+        wait_until(lambda: _is_in_the_middle(made), process, seconds=600.0)
         kill(process)
     before = made.trials()
     _, runs_before = made.mlflow_runs()
