@@ -1,11 +1,11 @@
-"""What the tests of tracking share: runs read back, an MLflow that is away, ports and servers."""
+"""What the tests of tracking share: runs read back, MLflow unreachable, ports and servers."""
 
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,15 +70,20 @@ def silent_server() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def run_server(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start MLflow's server and wait until it answers."""
-    log = (folder / "server.log").open("ab")
-    process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+def run_server(
+    command: list[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start one of MLflow's servers and wait until it answers."""
+    environment = {**os.environ, **(environment or {})}
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     port = int(command[command.index("--port") + 1])
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while True:
-        assert process.poll() is None
-        assert time.monotonic() < end
+        assert process.poll() is None, (folder / "server.log").read_text()
+        assert time.monotonic() < end, "waited in vain"
         try:
             check_reachable(f"http://127.0.0.1:{port}", create=False)
         except ResourceError:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -22,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from sockets import free_port
+from tracking_cases import kill, run_server
 
 from raymc.config import TrackingConfig, load, to_dict
 from raymc.data.feed.batches import decode_tokens
@@ -290,31 +289,12 @@ def test_no_bundle_nothing_logged(store: Store, tmp_path: Path) -> None:
 @contextmanager
 def server(command: list[str], folder: Path, uri: str) -> Iterator[str]:
     """Run one of MLflow's servers until it answers, and while the test needs it."""
-    port = int(command[command.index("--port") + 1])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri}
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+    process = run_server(command, folder, {"PATH": path, "MLFLOW_TRACKING_URI": uri})
     try:
-        end = time.monotonic() + 90
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, (folder / "server.log").read_text()
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{command[command.index('--port') + 1]}"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(address, timeout=5).close()
-    except OSError:
-        return False
-    return True
+        kill(process)
 
 
 def post(address: str, content: object) -> tuple[int, str]:
