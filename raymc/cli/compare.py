@@ -1,7 +1,4 @@
-"""What `raymc compare` does: finds runs, scores the same rows with each, shows what differs.
-
-Top layer: joins the Ray layer with what people see.
-"""
+"""`raymc compare`: finds runs, scores the same rows with each, and shows how they differ."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +8,7 @@ from rich.console import Console
 from raymc.config import Config, overridden
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
-from raymc.evaluation.compare import Comparison, Run, check_classes, compare
+from raymc.evaluation.compare import Comparison, ScoredRun, check_classes, compare
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.metrics import MetricName
 from raymc.report import save_report
@@ -30,7 +27,7 @@ def run_compare(
     metric: MetricName = "mAP",
     html: Path | None = None,
 ) -> Comparison:
-    """Compare runs with the first one on a split; prints it and, if asked, writes a page.
+    """Compare runs with the first one on a split; print the result and, if asked, write a page.
 
     Args:
         runs: Each a name below `run.folder`, a run's folder or a bundle; at least two.
@@ -38,11 +35,11 @@ def run_compare(
         overrides: Settings such as run.folder=FOLDER.
         split: Empty for the first run's `data.test`.
         dataset: Empty for the first run's `data.path`.
-        metric: What the verdict is about.
-        html: File for the same as a page.
+        metric: The one that the verdict is about.
+        html: File to write the comparison to, as a page.
     """
     if len(runs) < 2:
-        raise ConfigError("a comparison is of at least two runs: raymc compare RUN RUN")
+        raise ConfigError("a comparison needs at least two runs: raymc compare RUN RUN")
     folder = overridden(Config(), overrides).run.folder
     bundles = [load_bundle(find_bundle(run, folder)) for run in runs]
     names = _names(runs, [bundle.folder for bundle in bundles])
@@ -52,7 +49,9 @@ def run_compare(
     opened, split = open_dataset(dataset or data.path), split or data.test
     found = compare(
         [
-            Run(name, bundle.config, bundle.dataset_digest, stored_scores(bundle, opened, split))
+            ScoredRun(
+                name, bundle.config, bundle.dataset_digest, stored_scores(bundle, opened, split)
+            )
             for name, bundle in zip(names, bundles)
         ]
     )
@@ -65,18 +64,18 @@ def run_compare(
 
 
 def name_of(bundle: Path) -> str:
-    """Return what a bundle's run is called, or the bundle itself where it is of none."""
+    """Return the name of a bundle's run, or of the bundle if it belongs to none."""
     run = run_of(bundle)
     return (run or bundle.absolute()).name
 
 
 def _names(runs: Sequence[str], bundles: Sequence[Path]) -> list[str]:
-    """Return what to call each run: its name, or where names repeat what was typed.
+    """Return each run's name, or what was typed if two runs have the same name.
 
     Raises:
-        ConfigError: a run is named twice.
+        ConfigError: A run is given twice.
     """
     if len({bundle.resolve() for bundle in bundles}) < len(bundles):
-        raise ConfigError(f"a run is named twice: {', '.join(runs)}")
+        raise ConfigError(f"a run is given twice: {', '.join(runs)}")
     names = [name_of(bundle) for bundle in bundles]
     return names if len(set(names)) == len(names) else list(runs)

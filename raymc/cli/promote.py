@@ -1,7 +1,4 @@
-"""What `raymc promote` does: lets a run take an alias unless it is worse than its holder.
-
-Top layer: joins the Ray layer with MLflow's registry.
-"""
+"""`raymc promote`: gives an alias to a run unless it scores worse than the holder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +11,11 @@ from raymc.cli.compare import name_of
 from raymc.config import Config, flatten, overridden, override
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, DataError, PromotionError
-from raymc.evaluation.compare import METRICS, check_classes
-from raymc.evaluation.scored import ScoredSplit
+from raymc.evaluation.compare import Comparison, ScoredRun, check_classes, compare
 from raymc.evaluation.scoring import stored_scores
-from raymc.metrics.bootstrap import Difference, bootstrap_interval, paired_difference
-from raymc.metrics.metrics import MetricName, evaluate_scores
-from raymc.report.comparison import difference_text, estimate_text
+from raymc.metrics.bootstrap import Difference
+from raymc.metrics.metrics import MetricName
+from raymc.metrics.text import difference_text, estimate_text
 from raymc.tracking import Tracker, open_tracker
 from raymc.tracking.models import RecordedTest, Registry, Version, register_bundle
 from raymc.training.bundle import Bundle, load_bundle
@@ -31,13 +27,13 @@ class Promotion:
     """What is asked for.
 
     Attributes:
-        alias: what shall point at the bundle.
-        name: of the registered model; empty for the run's `tracking.register_as`.
-        dataset: to compare on; empty for what the alias's holder was tested on, or where that
-            is not recorded the run's `data.path`.
-        split: likewise; the run's is `data.test`.
-        metric: what decides.
-        force: promote a worse one, too.
+        alias: The alias that is to point at the bundle.
+        name: Of the registered model; empty for the run's `tracking.register_as`.
+        dataset: To compare on; empty for the one that the alias's holder was tested on, or if
+            that is not recorded, the run's `data.path`.
+        split: Likewise; the run's is `data.test`.
+        metric: The one that decides.
+        force: Promote the bundle even if it is worse.
     """
 
     alias: str = "champion"
@@ -78,23 +74,26 @@ def run_promote(
     config = _config_of(bundle, overrides)
     model = asked.name or config.tracking.register_as
     if not model:
-        raise ConfigError(f"run {run!r} names no tracking.register_as: name the model with --name")
+        raise ConfigError(
+            f"run {run!r} has no tracking.register_as: give the model's name with --name"
+        )
     name = name_of(bundle.folder)
     with open_tracker(config.tracking, config.run.folder) as tracker:
         registry = Registry(tracker.uri)
         holder = registry.holder(model, asked.alias)
         if holder is not None and holder.weights == bundle.weights_digest:
-            console.print(f"{name} is {asked.alias} of {model} already", soft_wrap=True)
+            console.print(f"{name} is already {asked.alias} of {model}", soft_wrap=True)
             return
         field = _field(config, holder, asked)
+        compared = _compare(bundle, holder, registry, field)
         if holder is None:
             console.print(f"{model} has no {asked.alias} yet", soft_wrap=True)
         else:
-            difference = _difference(bundle, holder, registry, field, asked.metric)
             rival = f"version {holder.number} ({asked.alias} of {model})"
+            (difference,) = compared.differences[asked.metric]
             found = f"{name} against {rival} on {field}: {asked.metric} "
             _judge(found + difference_text(difference), difference, asked.force, console)
-        tested = _tested(stored_scores(bundle, field.dataset, field.split), field)
+        tested = _tested(compared, field)
         version = registry.version_of(model, bundle.weights_digest)
         if version is None:
             run_id = _mlflow_run(tracker, bundle)
@@ -138,44 +137,46 @@ def _field(config: Config, holder: Version | None, asked: Promotion) -> _Field:
     return _Field(dataset, tested.dataset, asked.split or tested.split)
 
 
-def _difference(
-    bundle: Bundle, holder: Version, registry: Registry, field: _Field, metric: MetricName
-) -> Difference:
-    """Return by how much the challenger's metric exceeds the holder's."""
+def _compare(
+    bundle: Bundle, holder: Version | None, registry: Registry, field: _Field
+) -> Comparison:
+    """Compare the challenger with the holder of the alias, if there is one."""
     run = run_of(bundle.folder)
-    # Beside the runs, which all nodes of a cluster see.
+
+    def scored(name: str, one: Bundle) -> ScoredRun:
+        scores = stored_scores(one, field.dataset, field.split, run=run)
+        return ScoredRun(name, one.config, one.dataset_digest, scores)
+
+    name = name_of(bundle.folder)
+    if holder is None:
+        return compare([scored(name, bundle)])
+    # The holder's files go beside the runs, which all nodes of a cluster can read.
     with TemporaryDirectory(prefix=".raymc-", dir=run.parent if run else None) as temporary:
         rival = load_bundle(registry.fetch_bundle(holder, Path(temporary)))
-        name = f"version {holder.number} of {holder.name}"
-        check_classes(name_of(bundle.folder), bundle.vocabulary, name, rival.vocabulary)
-        ours, theirs = (
-            stored_scores(each, field.dataset, field.split, run=run) for each in (bundle, rival)
-        )
-    return paired_difference(
-        [ours.scores], [theirs.scores], ours.labels, ours.observed, metric=metric
-    )
+        rival_name = f"version {holder.number} of {holder.name}"
+        check_classes(name, bundle.vocabulary, rival_name, rival.vocabulary)
+        return compare([scored(rival_name, rival), scored(name, bundle)])
 
 
 def _judge(found: str, difference: Difference, force: bool, console: Console) -> None:
-    """Say how the challenger did.
+    """Print the result of the comparison.
 
     Raises:
-        PromotionError: it is worse beyond the interval, and nobody insists.
+        PromotionError: The challenger is worse, its whole interval below 0, and `force` is off.
     """
     if difference.high < 0 and not force:
-        raise PromotionError(f"not promoted: {found}; --force promotes it all the same")
+        raise PromotionError(f"not promoted: {found}; --force promotes it anyway")
     console.print(found, soft_wrap=True, markup=False, highlight=False)
     if difference.high < 0:
-        console.print("promoted all the same: --force", style="yellow")
+        console.print("promoted anyway because of --force", style="yellow")
 
 
-def _tested(scored: ScoredSplit, field: _Field) -> RecordedTest:
-    """Return what is recorded with a promoted version."""
-    table = (scored.scores, scored.labels, scored.observed)
-    values = evaluate_scores(*table).to_dict()
-    metrics = {name: (values[name], *bootstrap_interval(*table, metric=name)) for name in METRICS}
+def _tested(compared: Comparison, field: _Field) -> RecordedTest:
+    """Return what is recorded with a promoted version, which is the last model."""
+    found = {name: each[-1] for name, each in compared.metrics.items()}
+    metrics = {name: (one.value, one.low, one.high) for name, one in found.items()}
     path = field.path if "://" in field.path else str(Path(field.path).absolute())
-    return RecordedTest(path, scored.dataset_digest, field.split, metrics)
+    return RecordedTest(path, compared.split.dataset_digest, field.split, metrics)
 
 
 def _mlflow_run(tracker: Tracker, bundle: Bundle) -> str:

@@ -1,7 +1,7 @@
-"""Runs beside each other on the same rows: how good, what differs, which classes win or lose.
+"""The one comparison of scored runs: metrics, paired differences, settings and classes.
 
-NumPy only: no Ray, no MLflow, nothing that prints. The first model is the baseline.
-Axes: N rows, C classes, M models.
+`raymc compare`, `raymc promote` and a sweep's report all use `compare`. The first model is the
+baseline. Axes: N rows, C classes, M models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,12 @@ from raymc.metrics.metrics import MetricName, weighted_class_precision, weighted
 
 METRICS: tuple[MetricName, ...] = ("mAP", "R80", "micro_AP", "LRAP")
 SEED = "train.seed"
+RESAMPLES, FEWEST_RESAMPLES = 1000, 200
+_MOST_ENTRIES = 100_000_000  # looked at by all resamples of a page's interval: some seconds
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """A trained run: its name, settings, the digest of its training data, and its scores."""
 
     name: str
@@ -62,40 +64,55 @@ class ClassDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found; sequences run over the models, the baseline first.
+    """The result of `compare`; sequences run over the models, the baseline first.
 
     Attributes:
-        models: the runs of each: one, or several that differ in their seed alone.
-        metrics: by name, one a model.
-        differences: by name, each model's minus the baseline's; M − 1 of them.
+        models: the runs of each model: one, or several that differ only in their seed.
+        metrics: by name, one per model.
+        differences: by name, each other model's minus the baseline's; M − 1 of them.
         settings: by dotted path those that differ, the values of each model's runs.
-        classes: of each model but the baseline all classes with a positive, the largest gain
-            first.
+        classes: of each other model all classes with a positive, the largest gain first.
         confidence: share of resamples inside the intervals.
+        resamples: how many there were; without any, the ends of the intervals are nan.
     """
 
-    models: tuple[tuple[Run, ...], ...]
+    models: tuple[tuple[ScoredRun, ...], ...]
     metrics: Mapping[MetricName, tuple[Estimate, ...]]
     differences: Mapping[MetricName, tuple[Difference, ...]]
     settings: Mapping[str, tuple[tuple[Any, ...], ...]]
     classes: tuple[tuple[ClassDifference, ...], ...]
     confidence: float
+    resamples: int
 
     @property
     def split(self) -> ScoredSplit:
         """The split and its truth, with the baseline's scores."""
         return self.models[0][0].scored
 
+    @property
+    def names(self) -> list[str]:
+        """The models' names: that of the run, or of the first of several seeds."""
+        return [
+            runs[0].name if len(runs) == 1 else f"{runs[0].name} ({len(runs)} seeds)"
+            for runs in self.models
+        ]
+
 
 def compare(
-    runs: Sequence[Run], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+    runs: Sequence[ScoredRun],
+    *,
+    metrics: Sequence[MetricName] = METRICS,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Comparison:
     """Compare runs on the rows that all of them scored.
 
     Args:
-        runs: At least two; the first one's model is the baseline.
+        runs: The first one's model is the baseline; a single run has metrics only.
+        metrics: What is compared.
         confidence: Share of resamples inside the intervals.
-        resamples: How often rows, and runs of a model, are drawn.
+        resamples: How often rows, and runs of a model, are drawn; 0 for no intervals.
         seed: Of the draws.
 
     Raises:
@@ -103,30 +120,37 @@ def compare(
     """
     check_comparable(runs)
     models = group_seeds(runs)
-    metrics, differing = {}, {}
+    estimates, differing = {}, {}
     by_class = _resampled(models, weighted_class_precision, resamples, seed)
-    for name in METRICS:
+    for name in metrics:
         if name == "mAP":
             means = _class_mean(by_class)
         else:
             means = _resampled(models, _measure_of(name), resamples, seed)
         found = [difference_of(column, confidence=confidence) for column in means.T]
-        metrics[name] = tuple(Estimate(one.value, one.low, one.high) for one in found)
+        estimates[name] = tuple(Estimate(one.value, one.low, one.high) for one in found)
         ahead = (means[:, 1:] - means[:, :1]).T
         differing[name] = tuple(difference_of(column, confidence=confidence) for column in ahead)
     return Comparison(
         models=models,
-        metrics=metrics,
+        metrics=estimates,
         differences=differing,
         settings=_settings(models),
         classes=tuple(
             _classes(by_class, model, runs[0].scored, confidence) for model in range(1, len(models))
         ),
         confidence=confidence,
+        resamples=resamples,
     )
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
+def quick_resamples(scored: ScoredSplit) -> int:
+    """Return how many resamples of a split take some seconds; 0 if too few for an interval."""
+    most = min(RESAMPLES, _MOST_ENTRIES // max(1, scored.scores.size))
+    return most if most >= FEWEST_RESAMPLES else 0
+
+
+def check_comparable(runs: Sequence[ScoredRun]) -> None:
     """Check that runs have scored the same rows for the same classes.
 
     Raises:
@@ -162,13 +186,13 @@ def check_classes(name: str, ours: Vocabulary, other: str, theirs: Vocabulary) -
         )
 
 
-def group_seeds(runs: Sequence[Run]) -> tuple[tuple[Run, ...], ...]:
+def group_seeds(runs: Sequence[ScoredRun]) -> tuple[tuple[ScoredRun, ...], ...]:
     """Put runs together that differ in their seed alone, in the order of their first.
 
     Where that would leave a single model there is nothing else to compare, and each run stays
     on its own.
     """
-    groups: list[list[Run]] = []
+    groups: list[list[ScoredRun]] = []
     for run in runs:
         group = next((group for group in groups if _is_sibling(run, group)), None)
         if group is None:
@@ -180,7 +204,7 @@ def group_seeds(runs: Sequence[Run]) -> tuple[tuple[Run, ...], ...]:
     return tuple(tuple(group) for group in groups)
 
 
-def _is_sibling(run: Run, group: Sequence[Run]) -> bool:
+def _is_sibling(run: ScoredRun, group: Sequence[ScoredRun]) -> bool:
     seed, others = run.config.train.seed, {one.config.train.seed for one in group}
     same_seed = override(run.config, {SEED: group[0].config.train.seed})
     return (
@@ -195,7 +219,7 @@ def _measure_of(metric: MetricName) -> Any:
 
 
 def _resampled(
-    models: Sequence[Sequence[Run]], measure: Any, resamples: int, seed: int
+    models: Sequence[Sequence[ScoredRun]], measure: Any, resamples: int, seed: int
 ) -> Float[np.ndarray, "draws M *classes"]:
     """Return a metric of each model, on the split itself and on each resample of its rows.
 
@@ -238,7 +262,7 @@ def _classes(
     return tuple(sorted(found, key=lambda one: -one.difference.value))
 
 
-def _settings(models: Sequence[Sequence[Run]]) -> dict[str, tuple[tuple[Any, ...], ...]]:
+def _settings(models: Sequence[Sequence[ScoredRun]]) -> dict[str, tuple[tuple[Any, ...], ...]]:
     """Return what differs between the runs, and of which data they were made."""
     runs = [run for model in models for run in model]
     values = differing_settings([run.config for run in runs])

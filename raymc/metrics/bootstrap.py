@@ -37,6 +37,13 @@ class Difference:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `no clear difference`."""
+        if not self.is_clear:
+            return "no clear difference"
+        return "better" if self.low > 0 else "worse"
+
 
 def bootstrap_interval(
     scores: Float[np.ndarray, "N C"],

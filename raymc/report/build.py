@@ -17,11 +17,13 @@ from optuna.distributions import BaseDistribution
 from raymc.config import Config, flatten
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError, RaymcError
+from raymc.evaluation.compare import Comparison, ScoredRun, compare, quick_resamples
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import embed_rows, stored_scores
+from raymc.metrics.text import percent
 from raymc.report.class_sections import MAPPED_ROWS, class_sections
-from raymc.report.comparison import Compared, compare, comparison_table
-from raymc.report.page import Note, Page, Section, percent, render
+from raymc.report.comparison import metric_tables
+from raymc.report.page import Note, Page, Part, Section, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, costs_of
 from raymc.search.study import GPUS_ATTRIBUTE, read_study
@@ -37,8 +39,17 @@ class _Judged:
     bundle: Bundle
     scored: ScoredSplit
     embeddings: np.ndarray
-    default: ScoredSplit | None
+    default: ScoredRun | None
     without_default: str
+
+    def compared(self) -> Comparison:
+        """Compare the winner with the default settings, if their model could be scored."""
+        best = ScoredRun("best trial", self.bundle.config, self.bundle.dataset_digest, self.scored)
+        return compare(
+            [best] if self.default is None else [self.default, best],
+            metrics=("mAP", "R80"),
+            resamples=quick_resamples(self.scored),
+        )
 
 
 def build_report(run: Run, *, split: str | None = None, price: float | None = None) -> str:
@@ -66,12 +77,15 @@ def build_report(run: Run, *, split: str | None = None, price: float | None = No
     except RaymcError as error:
         note = Note(f"The model could not be examined: {error}")
         sections.append(Section("model", "The model", [note]))
-        compared = []
+        compared = None
     else:
-        compared = compare(judged.scored, judged.default)
-        sections.insert(0, _comparison(compared, judged, split))
+        compared = judged.compared()
+        sections.insert(0, _comparison(compared, judged.without_default))
         sections += class_sections(
-            judged.bundle, judged.scored, judged.embeddings, default=judged.default
+            judged.bundle,
+            judged.scored,
+            judged.embeddings,
+            default=judged.default.scored if judged.default else None,
         )
     page = Page(
         title=f"Sweep {run.name}",
@@ -118,7 +132,7 @@ def summary(
     best: Trial,
     default: Trial | None,
     costs: Costs,
-    compared: Sequence[Compared],
+    compared: Comparison | None,
     *,
     metric: str,
     split: str,
@@ -140,22 +154,23 @@ def settings_text(params: Mapping[str, object]) -> str:
     return ", ".join(f"{path} = {value}" for path, value in shown) or "no setting was searched"
 
 
-def _gain(best: Trial, default: Trial | None, compared: Sequence[Compared], split: str) -> str:
+def _gain(best: Trial, default: Trial | None, compared: Comparison | None, split: str) -> str:
     """Say by how much the best trial beats the default, and whether that is significant."""
     if default is not None and default.number == best.number:
         return (
             "This trial is the default settings: the search found nothing better. More trials or "
             "another search space may."
         )
-    if not compared or compared[0].default is None:
+    if compared is None or len(compared.models) < 2:
         return "There is no comparison with the default settings; the reason is given below."
-    points, difference = 100 * (compared[0].best - compared[0].default), compared[0].difference
+    (difference,) = compared.differences["mAP"]
+    points = 100 * difference.value
     gain = f"That is {points:+.1f} points of mAP against the default settings on {split}"
     chosen = (
         "The trial was chosen for its score on these clips, so the score is too optimistic: "
         "evaluate the bundle once on the test split."
     )
-    if difference is None:
+    if not compared.resamples:
         return f"{gain}; the split is too large for an interval here. {chosen}"
     between = f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
     if difference.is_clear and points > 0:
@@ -167,12 +182,20 @@ def _gain(best: Trial, default: Trial | None, compared: Sequence[Compared], spli
     return f"{gain} (95 % interval {between}), {verdict}. {chosen}"
 
 
-def _comparison(compared: list[Compared], judged: _Judged, split: str) -> Section:
-    parts: list = [comparison_table(compared, split)]
-    if judged.without_default:
-        parts.append(Note(judged.without_default))
-    if compared[0].best_interval is None:
+def _comparison(compared: Comparison, without_default: str) -> Section:
+    parts: list[Part] = [*metric_tables(compared)]
+    if without_default:
+        parts.append(Note(without_default))
+    if not compared.resamples:
         parts.append(Note("The split is too large for bootstrap intervals here."))
+    elif len(compared.models) > 1:
+        parts.append(
+            Note(
+                f"On the split {compared.split.split}; in brackets the 95 % bootstrap interval "
+                "over its clips. The difference is resampled in pairs, so it may be clear although "
+                "the two intervals overlap."
+            )
+        )
     return Section("default", "Best trial against default", parts)
 
 
@@ -193,11 +216,13 @@ def _judge(
         return _Judged(bundle, scored, embeddings, None, missing)
     try:
         with _bundle_of(default, folder) as path:
-            before = stored_scores(load_bundle(path), dataset, split, device=device, run=folder)
+            other = load_bundle(path)
+            before = stored_scores(other, dataset, split, device=device, run=folder)
     except RaymcError as error:
         missing = f"The default's model can't be compared: {error}"
         return _Judged(bundle, scored, embeddings, None, missing)
-    return _Judged(bundle, scored, embeddings, before, "")
+    rival = ScoredRun("default", other.config, other.dataset_digest, before)
+    return _Judged(bundle, scored, embeddings, rival, "")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.metrics import Scores, evaluate_scores
+from raymc.metrics.text import percent
 from raymc.report import class_figures as draw
 from raymc.report.classes import (
     ClassErrors,
@@ -22,7 +23,7 @@ from raymc.report.classes import (
     worst_errors,
 )
 from raymc.report.embeddings import prototypes_of, to_plane
-from raymc.report.page import Figure, Note, Part, Section, Table, number, percent, text
+from raymc.report.page import Figure, Note, Part, Section, Table, number, text
 from raymc.training.bundle import Bundle
 
 MOST_ROWS = 200  # of a table of classes

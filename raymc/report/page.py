@@ -1,7 +1,7 @@
-"""What a page is made of, and the page as HTML: sections of tables, figures and notes.
+"""The one page template: sections of tables, figures and notes as self-contained HTML.
 
-Imports jinja2 only. Whatever comes from users passes the template's escaping; figures alone
-are markup already.
+All texts pass the template's escaping; only figures are markup already. Tables and notes can be
+printed in the terminal too.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,10 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from rich.table import Table as RichTable
+from rich.text import Text
+
+STYLES = {"better": "green", "worse": "red"}  # of cells in the terminal; page.html has its own
 
 
 @dataclass(frozen=True)
@@ -20,16 +24,18 @@ class Cell:
         text: What it shows.
         key: What its column is sorted by; None sorts last.
         bar: Length in [0, 1] of a bar behind the text, if it has one.
+        style: `better` or `worse` colours it; empty for neither.
     """
 
     text: str
     key: float | int | str | None = None
     bar: float | None = None
+    style: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a click on a column's head sorts it.
+    """A table for a page, where a click on a column's head sorts it, or for the terminal.
 
     Attributes:
         caption: What it holds; read out by screen readers, and shown above it.
@@ -45,6 +51,19 @@ class Table:
     numeric: frozenset[int] = frozenset()
     marked: int | None = None
     kind: str = "table"
+
+    def in_terminal(self) -> RichTable:
+        """Return the table for rich to print."""
+        table = RichTable(
+            title=Text(self.caption), title_justify="left", title_style="bold", box=None,
+            pad_edge=False, padding=(0, 2, 0, 0), header_style="italic",
+        )  # fmt: skip
+        for at, head in enumerate(self.heads):
+            justify = "right" if at in self.numeric else "left"
+            table.add_column(Text(head), justify=justify, overflow="fold", min_width=6)
+        for row in self.rows:
+            table.add_row(*(Text(cell.text, style=STYLES.get(cell.style, "")) for cell in row))
+        return table
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,10 @@ class Note:
 
     text: str
     kind: str = "note"
+
+    def in_terminal(self) -> Text:
+        """Return the paragraph for rich to print."""
+        return Text(self.text)
 
 
 Part = Table | Figure | Note
@@ -86,19 +109,14 @@ class Page:
     about: str
 
 
-def number(value: float | int, text: str, *, bar: float | None = None) -> Cell:
+def number(value: float | int, text: str, *, bar: float | None = None, style: str = "") -> Cell:
     """Return a cell that is sorted as a number; NaN sorts last."""
-    return Cell(text, key=None if value != value else value, bar=bar)
+    return Cell(text, key=None if value != value else value, bar=bar, style=style)
 
 
 def text(shown: str) -> Cell:
     """Return a cell that is sorted as text."""
     return Cell(shown, key=shown)
-
-
-def percent(share: float) -> str:
-    """Return a share as a percentage; a dash where there is none."""
-    return "–" if share != share else f"{100 * share:.1f}\u00a0%"
 
 
 def render(page: Page) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from optuna.distributions import BaseDistribution
 
+from raymc.metrics.text import percent
 from raymc.report import trial_figures as draw
 from raymc.report.page import Cell, Figure, Note, Part, Section, Table, number, text
 from raymc.report.trials import FEWEST_FOR_IMPORTANCES, Costs, importances
@@ -66,8 +67,8 @@ def _row(trial: Trial, space: Mapping[str, BaseDistribution]) -> list[Cell]:
     return [
         number(trial.number, str(trial.number)),
         text(trial.state),
-        number(trial.score, _exactly(trial.score)),
-        number(recall, _exactly(recall)),
+        number(trial.score, percent(trial.score, 2)),
+        number(recall, percent(recall, 2)),
         number(trial.epoch, f"{trial.epoch}/{trial.planned}"),
         number(trial.seconds, duration(trial.seconds)),
         *(
@@ -77,10 +78,6 @@ def _row(trial: Trial, space: Mapping[str, BaseDistribution]) -> list[Cell]:
             for value in params
         ),
     ]
-
-
-def _exactly(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.2f} %"
 
 
 def _short(path: str, space: Mapping[str, BaseDistribution]) -> str:

@@ -22,7 +22,7 @@ from raymc.errors import ConfigError, DataError
 from raymc.evaluation.scored import load_scored
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import paired_difference
-from raymc.report.comparison import difference_text
+from raymc.metrics.text import difference_text
 from raymc.training.bundle import load_bundle
 from raymc.training.runs import BUNDLE, find_bundle
 from raymc.training.validation import predict
@@ -130,8 +130,8 @@ def test_what_cannot_be_compared(runs: Path, tiny_bundle: Path, tmp_path: Path) 
     (tmp_path / "begun" / "config.json").write_text("{}")
     good = str(runs / "good")
     for names, message in (
-        ([good], "a comparison is of at least two runs"),
-        ([good, str(runs / "good" / BUNDLE)], "a run is named twice: "),
+        ([good], "a comparison needs at least two runs"),
+        ([good, str(runs / "good" / BUNDLE)], "a run is given twice: "),
         (
             [good, "none"],
             rf"no run 'none' in {tmp_path}, and none is not the folder of a run or bundle",

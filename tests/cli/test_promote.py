@@ -21,7 +21,7 @@ from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import bootstrap_interval, paired_difference
 from raymc.metrics.metrics import evaluate_scores
-from raymc.report.comparison import difference_text
+from raymc.metrics.text import difference_text
 from raymc.tracking import open_tracker
 from raymc.tracking.models import RecordedTest, Registry, log_bundle
 from raymc.training.bundle import load_bundle
@@ -128,7 +128,7 @@ def test_a_better_one_takes_the_alias(runs: Path, model: str, tiny: Dataset) -> 
 
 def test_one_that_cannot_be_told_apart_takes_it_too(runs: Path, model: str) -> None:
     promote(runs / "good", model)
-    assert "not told apart" in promote(runs / "like", model)
+    assert "no clear difference" in promote(runs / "like", model)
     assert holder(runs, model) == weights(runs / "like")
 
 
@@ -141,13 +141,13 @@ def test_a_worse_one_is_refused_unless_forced(runs: Path, model: str, tiny: Data
     assert result.exit_code == 1
     assert result.stderr == (
         f"raymc: not promoted: bad against version 1 (champion of {model}) on train of "
-        f"{tiny.path}: mAP {said}; --force promotes it all the same\n"
+        f"{tiny.path}: mAP {said}; --force promotes it anyway\n"
     )
     assert holder(runs, model) == weights(runs / "good")
     assert versions(runs, model) == [1]
     result = CliRunner().invoke(main, [*words, "--force"])
     assert result.exit_code == 0, result.output
-    assert "promoted all the same: --force\n" in result.output
+    assert "promoted anyway because of --force\n" in result.output
     assert holder(runs, model) == weights(runs / "bad")
 
 
@@ -165,7 +165,7 @@ def test_each_alias_has_its_own_holder(runs: Path, model: str) -> None:
 
 def test_the_holder_is_left_alone(runs: Path, model: str) -> None:
     promote(runs / "good", model)
-    assert promote(runs / "good", model) == f"good is champion of {model} already\n"
+    assert promote(runs / "good", model) == f"good is already champion of {model}\n"
     assert versions(runs, model) == [1]
 
 
@@ -209,7 +209,7 @@ def test_other_classes_are_an_error(
 
 
 def test_a_model_needs_a_name(runs: Path, model: str, tiny_bundle: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run '.*/good' names no tracking.register_as"):
+    with pytest.raises(ConfigError, match=r"run '.*/good' has no tracking.register_as"):
         promote(runs / "good", "")
     named = finished_run(runs, "named", tiny_bundle, tracking__register_as=model)
     promote(named, "")

@@ -161,7 +161,7 @@ def test_what_is_missing_is_said_in_its_place(
 def test_a_split_too_large_for_intervals_is_still_compared(
     sweep: Path, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raymc.report.comparison._MOST_ENTRIES", 1)
+    monkeypatch.setattr("raymc.evaluation.compare._MOST_ENTRIES", 1)
     shown = Seen(build_report(read_run(sweep))).all_text()
     assert re.search(r"That is [+-]\d+\.\d points .* too large for an interval here", shown)
     assert "There is no comparison" not in shown
