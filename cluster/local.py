@@ -37,6 +37,7 @@ from cluster.processes import (
     wait_until,
     without_ray,
 )
+from raymc.errors import ResourceError
 from raymc.runtime.connect import GROWS_TO
 
 FAKE_GPU = "fake_gpu"
@@ -174,7 +175,7 @@ class LocalCluster:
         command += ["--temp-dir", str(self.folder), "--num-cpus", str(self.shape.head_cpus)]
         command += ["--object-store-memory", str(_STORE_BYTES)]
         more, given = self._autoscaling() if self.shape.grows else ([], {})
-        self._start(self.head, [*command, *more], {**self.of_head, **given})
+        self.head = self._start(self.head, [*command, *more], {**self.of_head, **given})
 
     def add_node(self, *, gpus: int = 0, labels: Mapping[str, str] | None = None) -> Node:
         """Start one more node and wait until it has joined.
@@ -201,7 +202,7 @@ class LocalCluster:
         }
         starter = [sys.executable, "-m", "cluster.local_node", json.dumps(given)]
         apart = ["unshare", "--pid", "--fork", "--mount-proc"] if self.shape.apart else []
-        self._start(node, [*apart, *starter])
+        node = self._start(node, [*apart, *starter])
         self.nodes.append(node)
         return node
 
@@ -259,18 +260,27 @@ class LocalCluster:
 
     def _start(
         self, node: Node, command: Sequence[str | Path], given: Mapping[str, str] | None = None
-    ) -> None:
-        """Run a command that starts a node and leaves it running."""
-        own = {_NODE_MARK: node.mark, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node.id}
-        environment = {**without_ray(), **self.environment, **own, **(given or {})}
-        del environment["RAY_ADDRESS"]
+    ) -> Node:
+        """Run a command that starts a node and leaves it running; return the node."""
         log = self.folder / f"{node.mark}.log"
-        process = spawn(command, log, env=environment)
-        wait_until(lambda: self._has_joined(node), process, log=log)
+        for is_last in (False, False, True):
+            own = {_NODE_MARK: node.mark, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node.id}
+            environment = {**without_ray(), **self.environment, **own, **(given or {})}
+            del environment["RAY_ADDRESS"]
+            process = spawn(command, log, env=environment)
+            try:
+                wait_until(lambda id=node.id: self._has_joined(id), process, log=log)
+                return node
+            except ResourceError:  # a busy machine may need more than the 30 s that Ray allows
+                if is_last:
+                    raise
+                kill_marked(_NODE_MARK, node.mark)
+                node = node if self.shape.grows else replace(node, id=self._new_node().id)
+        raise AssertionError
 
-    def _has_joined(self, node: Node) -> bool:
+    def _has_joined(self, id: str) -> bool:
         try:
-            return node.id in {each["node_id"] for each in self.alive()}
+            return id in {each["node_id"] for each in self.alive()}
         except (OSError, KeyError, TypeError, ValueError):
             return False
 

@@ -149,7 +149,8 @@ class Scene:
             ResourceError: the driver ends before that.
         """
         due = self.random.uniform(*share) * self.epochs_due()
-        wait_until(lambda: self.epochs() >= due, self._driver, log=self.log)
+        while (before := self.epochs()) < due:
+            wait_until(lambda before=before: self.epochs() > before, self._driver, log=self.log)
         time.sleep(self.random.uniform(0, 0.5))
 
     def watch_recovery(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
@@ -166,7 +167,7 @@ class Scene:
             time.sleep(0.05)
         self.recoveries.append(time.monotonic() - began)
 
-    def finish(self, *, attempts: int = 4, patience_seconds: float = 2 * PATIENCE_SECONDS) -> bool:
+    def finish(self, *, attempts: int = 4, patience_seconds: float = 3 * PATIENCE_SECONDS) -> bool:
         """Wait for the end, submitting again after a failure; return whether it succeeded."""
         while True:
             assert self._driver is not None
