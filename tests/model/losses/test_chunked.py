@@ -7,22 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from loss_cases import Case, every_weighting, random_case
 from meter import Meter
 from test_prototype import slow_contrast, slow_margin
 from test_proxy_anchor import slow_proxy_anchor
 from tiny import feeds_of
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import linear, normalize
 
-from raymc.config import Config, LossConfig, LossName, from_dict, override, to_dict
-from raymc.data.shards import Dataset, open_dataset
+from raymc.config import Config, LossConfig, LossName, override
+from raymc.data.shards import Dataset
 from raymc.model.losses import chunked, compute_loss, head_of
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
 from raymc.training import learner
-from raymc.training.learner import Workers
 
 CPU = torch.device("cpu")
 CONFIGS = [
@@ -364,8 +361,7 @@ def test_a_chunk_has_room_for_many_scores_but_not_too_few_classes(
 
 def steps_of(config: Config, dataset: Dataset) -> list[dict[str, Tensor]]:
     """The loss and the gradients of every step of an epoch, all from the same weights."""
-    workers = Workers.current()
-    feeds = feeds_of(dataset, config, share=(workers.rank, workers.count))
+    feeds = feeds_of(dataset, config)
     found = learner.make_learner(config, dataset.manifest, feeds, device=CPU)
     steps = []
     for batch in feeds.train.training(epoch=1):
@@ -395,38 +391,9 @@ def configure(base: Config, name: LossName) -> Config:
     return override(base, {**quiet, "loss.name": name, "loss.balance": 0.5})
 
 
-def two_classes_a_chunk() -> None:
-    """As a worker's process has it, where no fixture can reach."""
-    chunked.CPU_SCORES, chunked.LEAST_CLASSES = 1, 2
-
-
-def work(rank: int, folder: str, values: dict[str, Any]) -> None:
-    """What each of two processes does."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    two_classes_a_chunk()
-    base = from_dict(values)
-    dataset = open_dataset(base.data.path)
-    steps = {name: steps_of(configure(base, name), dataset) for name in TRAINED}
-    torch.save(steps, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def of_two(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The steps of each of two workers; they start once for all tests."""
-    folder = tmp_path_factory.mktemp("workers")
-    spawn(work, (str(folder), to_dict(tiny_config)), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-
 @pytest.mark.parametrize("name", TRAINED)
-def test_training_takes_the_same_steps_on_one_and_two_workers(
-    tiny: Dataset,
-    tiny_config: Config,
-    of_two: list[dict[str, Any]],
-    name: LossName,
-    monkeypatch: pytest.MonkeyPatch,
+def test_training_takes_the_same_steps(
+    tiny: Dataset, tiny_config: Config, name: LossName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configure(tiny_config, name)
     with monkeypatch.context() as patch:
@@ -435,9 +402,8 @@ def test_training_takes_the_same_steps_on_one_and_two_workers(
     chunks_of(2, monkeypatch)
     monkeypatch.setattr(learner, "compute_loss", None)
     assert len(plain) == 7
-    for found in (steps_of(config, tiny), *(steps[name] for steps in of_two)):
-        for step, expected in zip(found, plain, strict=True):
-            assert step.keys() == expected.keys()
-            size = max(float(x.abs().max()) for x in expected.values())
-            for key, x in step.items():
-                torch.testing.assert_close(x, expected[key], rtol=1e-5, atol=1e-5 * size)
+    for step, expected in zip(steps_of(config, tiny), plain, strict=True):
+        assert step.keys() == expected.keys()
+        size = max(float(x.abs().max()) for x in expected.values())
+        for key, x in step.items():
+            torch.testing.assert_close(x, expected[key], rtol=1e-5, atol=1e-5 * size)
