@@ -103,7 +103,7 @@ def test_a_killed_run_resumes_from_a_bucket(
         kill(process)
     assert not (tmp_path / "mine" / "bundle").exists()
     with running(RAYMC, "train", file, log=log, environment=environment) as process:
-        assert process.wait(timeout=180) == 0, log.read_text()
+        assert process.wait(timeout=600) == 0, log.read_text()
     resumed = r"^resuming at epoch \d+( after step \d+)? of 8 epochs"
     assert re.search(resumed, log.read_text(), re.MULTILINE)
 
