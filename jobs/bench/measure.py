@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -142,7 +143,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: found for name in PACKAGES if (found := _version(name))},
         "commit": git_commit() or "unknown",
-        "command": command_line(),
+        "command": re.sub(r"^bench ", "python -m jobs.bench ", command_line()),
         "date": datetime.now().astimezone().isoformat(" ", "minutes"),
     }
 
