@@ -33,6 +33,8 @@ from raymc.tracking import tracking_uri
 from raymc.training.bundle import WEIGHTS
 from raymc.training.runs import read_run
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {
     "train.epochs": 4,
     "optimizer.lr": 0.01,
@@ -287,7 +289,6 @@ def test_a_sweep_in_which_every_trial_fails(
     assert states == ["failed"] * 3
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_is_resumed(make: MakeSweep, tiny: Dataset, tmp_path: Path) -> None:
     space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
     made = make(
@@ -341,7 +342,6 @@ def _uninterrupted(made: Sweep, trial: Trial, dataset: Dataset) -> dict[int, flo
     return {event.epoch: event.metrics[config.train.monitor] for event in epochs}
 
 
-@pytest.mark.slow
 def test_trials_of_several_workers_that_are_stopped_leave_nothing_behind(make: MakeSweep) -> None:
     made = make(
         "group", {"optimizer.lr": BAD_LR}, search__trials=2, train__workers=2, train__epochs=2
