@@ -1,4 +1,4 @@
-"""How good a bundle is on a split it was not trained on. Ray layer."""
+"""Measures a bundle on a split: all metrics by name, and the tables of `raymc evaluate`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +12,7 @@ from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.calibration import expected_calibration_error
 from raymc.metrics.families import FamilyScores, family_means, family_scores
 from raymc.metrics.metrics import Scores, evaluate_scores
+from raymc.metrics.text import percent
 from raymc.training.bundle import Bundle, load_bundle
 
 CLASSES_SHOWN, GROUPS_SHOWN = 12, 32
@@ -24,9 +25,9 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a bundle said of a split's rows, each once, and how good that is.
+    """A bundle's scores of a split and their metrics.
 
-    `families` are the metrics of each label group and parent, by its name.
+    `families` holds the metrics of each label group and parent by name.
     """
 
     bundle: Bundle
@@ -52,9 +53,9 @@ def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto")
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:
     """Return all of the split's metrics by name: those of all classes, and `METRIC/GROUP`.
 
-    `precision` and `recall` are of the labels given at the bundle's thresholds, all classes as
-    one, and `thresholds` is the share of classes with one. `ECE` is there if the bundle has
-    probabilities.
+    `precision` and `recall` are those of the labels given at the bundle's thresholds, over all
+    classes together; `thresholds` is the share of classes that have one. `ECE` is included if
+    the bundle is calibrated.
     """
     numbers = _overall_numbers(evaluation)
     for family, found in evaluation.families.items():
@@ -94,7 +95,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("value", justify="right")
     table.add_column("rows with it", justify="right")
     for name, value in _overall_numbers(evaluation).items():
-        text = f"{value:.3f}" if name == "coverage" else f"{100 * value:.1f} %"
+        text = f"{value:.3f}" if name == "coverage" else percent(value)
         table.add_row(_TITLES.get(name, name), text, "")
     table.add_section()
     names, per_class = evaluation.bundle.vocabulary.names, evaluation.scores.per_class_AP
@@ -105,14 +106,13 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     for place, c in enumerate(shown):
         if place == half and len(order) > CLASSES_SHOWN:
             table.add_row(f"… {len(order) - CLASSES_SHOWN} more", "", "")
-        table.add_row(
-            f"AP {names[c]}", f"{100 * per_class[c]:.1f} %", str(evaluation.scores.support[c])
-        )
+        support = str(evaluation.scores.support[c])
+        table.add_row(f"AP {names[c]}", percent(per_class[c]), support)
     return table
 
 
 def group_table(evaluation: Evaluation) -> Table | None:
-    """Return the metrics by label group and parent as a table; None where there is neither."""
+    """Return the metrics by label group and parent as a table; None if there are none."""
     found, families = evaluation.families, evaluation.bundle.vocabulary.families()
     if not found:
         return None

@@ -1,7 +1,6 @@
-"""What a model said of a split's rows beside the truth: the file that comparisons are made from.
+"""A split's scores beside its labels, and the Parquet file that keeps them.
 
-One Parquet file, so that a split is scored once however often it is compared or reported.
-Pure: no Ray, no MLflow.
+A split is scored once, however often it is evaluated, compared or reported.
 
 Axes: N rows, C classes.
 """
@@ -69,7 +68,7 @@ def load_scored(path: Path) -> ScoredSplit:
     """Read what `save_scored` wrote.
 
     Raises:
-        DataError: there is no such file, or it is something else.
+        DataError: There is no such file, or it holds something else.
     """
     try:
         table = pq.read_table(path)
@@ -89,4 +88,4 @@ def load_scored(path: Path) -> ScoredSplit:
         )
     except (OSError, KeyError, ValueError, TypeError, DataError, pa.ArrowException) as error:
         line = first_line(error)
-        raise DataError(f"{path} holds no scores of raymc ({line}): delete it") from error
+        raise DataError(f"{path} does not hold scores of raymc ({line}): delete it") from error

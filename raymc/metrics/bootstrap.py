@@ -1,4 +1,4 @@
-"""How far a metric could be off by the luck of which rows were in the split. NumPy only.
+"""Intervals of metrics and differences: how much they depend on which rows are in the split.
 
 Rows are drawn with replacement (B. Efron and R. Tibshirani 1993, *An Introduction to the
 Bootstrap*, Sec. 13.3). Sorting happens once: a resample only changes how often each row counts.
@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     @property
@@ -87,15 +87,15 @@ def paired_difference(
 ) -> Difference:
     """Compare two models on the same rows, each by the mean over its runs.
 
-    A resample draws rows, the same for both, and runs of each model, so that the interval
-    covers the luck of the split and that of the seeds.
+    A resample draws rows, the same for both, and runs of each model, so the interval covers
+    chance differences between splits and between seeds.
 
     Args:
         ours: Scores of one model's runs, such as one a seed; at least one.
         theirs: Scores of the other's.
         labels: The truth; ignored where unobserved.
         observed: Which entries are known; None means all.
-        metric: What is compared.
+        metric: The metric to compare.
         confidence: Share of resamples inside the interval.
         resamples: How many.
         seed: Of the draws.
@@ -171,7 +171,7 @@ def _draws(
 
 
 def _interval(values: Float[np.ndarray, " R"], confidence: float) -> tuple[float, float]:
-    """Return the ends between which that share of the values lies; nan where there is none."""
+    """Return the ends between which that share of the values lies; nan if there are none."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return np.nan, np.nan

@@ -1,6 +1,6 @@
-"""Metrics by group: how well the labels of one family, such as math, are told and told apart.
+"""Metrics by family of labels, such as math: its classes, and the family as a whole.
 
-Pure. A family is an annotation group, or what is under a parent (`Vocabulary.families`).
+A family is an annotation group, or what is under a parent (`Vocabulary.families`).
 Axes: N rows, C classes.
 """
 
@@ -17,14 +17,14 @@ _MOST_LOGGED = 32  # families: each is a metric of every epoch
 
 @dataclass(frozen=True)
 class FamilyScores:
-    """What `family_scores` found of one family; shares in [0, 1], nan without a positive.
+    """The metrics of one family; shares in [0, 1], nan without a positive.
 
     Attributes:
         mAP: Mean of its classes' average precision.
         R80: Mean of their recall at a precision of 0.8.
         micro_AP: Average precision of all its entries as one list.
-        any_AP: Average precision of "the clip has any of its labels"; a clip scores as its best
-            class does, and counts where one of the labels is known to be there, or all are known.
+        any_AP: Average precision of "the clip has any of its labels". A clip's score is that of
+            its best class; it counts if it is known to have one of the labels, or all are known.
     """
 
     mAP: float  # noqa: N815
@@ -53,7 +53,7 @@ def family_scores(
 
 
 def family_means(per_class: Float[np.ndarray, " C"], vocabulary: Vocabulary) -> dict[str, float]:
-    """Return the mean of a metric over each family's classes that have one, else nan."""
+    """Return the mean of a metric over each family's classes; nan if no class has a value."""
     result = {}
     for family, names in vocabulary.families().items():
         values = np.array([per_class[vocabulary.index(name)] for name in names])
@@ -63,7 +63,7 @@ def family_means(per_class: Float[np.ndarray, " C"], vocabulary: Vocabulary) -> 
 
 
 def family_metrics(per_class: Float[np.ndarray, " C"], vocabulary: Vocabulary) -> dict[str, float]:
-    """Return `val/mAP_FAMILY` of each family, to be logged; nothing where there are very many."""
+    """Return `val/mAP_FAMILY` of each family for the log; nothing if there are very many."""
     if len(vocabulary.families()) > _MOST_LOGGED:
         return {}
     means = family_means(per_class, vocabulary)

@@ -1,8 +1,9 @@
-"""How good the scores of a multi-label classifier are: exact, over all rows at once.
+"""Ranking metrics of a multi-label classifier's scores: exact, over all rows at once.
 
-NumPy only. Every number agrees with scikit-learn's, ties included; unobserved entries enter
-none of them. Each metric is read from lists of entries that `ranking.py` sorts once.
-Axes: N rows, C classes, K lists of L entries each (classes × rows, rows × classes, 1 × all).
+Every number agrees with scikit-learn's, ties included; unobserved entries are left out. Entries
+are sorted once into a `Ranking`, by falling score; counts along a list are exact only at the end
+of a run of equal scores. Axes: N rows, C classes, K lists of L entries each (classes × rows,
+rows × classes, 1 × all).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,18 +15,12 @@ from jaxtyping import Bool, Float, Int
 
 from raymc.errors import ConfigError, DataError
 
-# Scored entries sorted once: what every metric and threshold is read from. NumPy only. A list of
-# entries is sorted by falling score; counts along it are exact at the ends of runs of equal
-# scores, and nowhere else. Axes: N rows, C classes, K lists of L entries each (classes × rows,
-# rows × classes, 1 × all).
-
-
 _BLOCK_ENTRIES = 2_000_000  # sorted at a time: keeps the temporaries near 150 MB
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """What is measured; where nothing was observed the score is −inf and there is no label."""
+    """Scores and labels; an unobserved entry has the score −inf and no label."""
 
     scores: Float[np.ndarray, "N C"]
     labels: Bool[np.ndarray, "N C"]
@@ -57,7 +52,7 @@ def checked_table(
     labels: Bool[np.ndarray, "N C"],
     observed: Bool[np.ndarray, "N C"] | None,
 ) -> ScoreTable:
-    """Return the table, or refuse what can't be ranked.
+    """Return the table if it can be ranked.
 
     Raises:
         DataError: There are no rows or classes, or an observed score is NaN or infinite.
@@ -117,7 +112,7 @@ def rank_all(table: ScoreTable) -> Ranking:
 
 
 def _blocks(lists: int, entries: int) -> Iterator[slice]:
-    """Cut lists of so many entries into blocks of bounded size."""
+    """Split lists of this many entries into blocks of bounded size."""
     step = max(1, _BLOCK_ENTRIES // entries)
     return (slice(start, start + step) for start in range(0, lists, step))
 
@@ -135,18 +130,18 @@ MetricName = Literal["mAP", "micro_AP", "R80", "LRAP", "coverage"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What `evaluate_scores` found; rates are shares in [0, 1], not percentages.
+    """The result of `evaluate_scores`; rates are shares in [0, 1], not percentages.
 
     Attributes:
         mAP: Mean of `per_class_AP` over the classes with a positive; nan if there is none.
         micro_AP: Average precision of all entries as one list; nan without positives.
         R80: Mean of `per_class_R80` over the classes with a positive; nan if there is none.
         LRAP: Label ranking average precision; nan if no row has an observed class.
-        coverage: How many classes of a row, from the top, hold all its labels, on average;
-            nan if no row has an observed class.
-        per_class_AP: Average precision of each class; nan where it has no positive.
+        coverage: How many top-scored classes of a row contain all its labels, on average; nan if
+            no row has an observed class.
+        per_class_AP: Average precision of each class; nan if it has no positive.
         per_class_R80: Largest recall of each class at a precision of at least 0.8, 0 if that
-            is never reached; nan where it has no positive.
+            precision is never reached; nan if the class has no positive.
         support: Number of observed positives of each class.
     """
 
@@ -160,7 +155,7 @@ class Scores:
     support: Int[np.ndarray, " C"]
 
     def to_dict(self) -> dict[str, float]:
-        """Return the numbers that stand for the whole split, by metric name."""
+        """Return the metrics of the whole split by name."""
         return {name: getattr(self, name) for name in get_args(MetricName)}
 
 
@@ -172,10 +167,10 @@ def evaluate_scores(
     """Measure scores against labels.
 
     Average precision is Σ (R_n − R_{n−1}) P_n over the distinct thresholds, not interpolated,
-    as `average_precision_score` of scikit-learn has it. LRAP and coverage are those of G.
-    Tsoumakas et al. 2010, *Mining Multi-label Data*, as `label_ranking_average_precision_score`
-    (a row without labels counts 1) and `coverage_error` (such a row counts 0) have them, over
-    the observed classes of each row that has one.
+    as in scikit-learn's `average_precision_score`. LRAP and coverage are those of G. Tsoumakas et
+    al. 2010, *Mining Multi-label Data*, as in `label_ranking_average_precision_score` (a row
+    without labels counts 1) and `coverage_error` (such a row counts 0), over the observed
+    classes of each row that has one.
 
     Args:
         scores: Higher means more likely; any scale, since only their order matters.

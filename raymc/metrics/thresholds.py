@@ -1,7 +1,7 @@
-"""From which score on a class's label is given: high enough for a target precision.
+"""The score from which a class's label is given, chosen for a target precision.
 
-NumPy only. The guard is a bootstrap over rows, so that a class of few positives gets no threshold
-by luck. Axes: N rows, C classes, R resamples, E thresholds tried of one class.
+A bootstrap over rows guards the choice, so that a class with few positives doesn't get a
+threshold by chance. Axes: N rows, C classes, R resamples, E thresholds tried of one class.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def thresholds_at_precision(
     resamples: int = 400,
     seed: int = 0,
 ) -> Float[np.ndarray, " C"]:
-    """Return each class's lowest threshold that is precise enough, on these rows and by chance.
+    """Return each class's lowest threshold that is precise enough, on these rows and resampled.
 
     A row gets the label when score >= threshold; the lowest threshold has the largest recall.
     It is precise enough when the precision is at least `precision` on the rows themselves, and
@@ -33,27 +33,26 @@ def thresholds_at_precision(
 
     A resample draws each row a Poisson(1) number of times, which for many rows is the bootstrap
     (N. Oza and S. Russell 2001, *Online Bagging and Boosting*; N. Chamandy et al. 2012,
-    *Estimating Uncertainty for Massive Data Streams*). Resampling alone can't doubt three
-    positives that rank first, whose precision is 1 however they are drawn. So each resample
-    also draws from one imagined row without the label that scores above all, as conformal
-    risk control adds one worst row (A. Angelopoulos et al. 2024, *Conformal Risk Control*,
-    Eq. 4). The share then is within 0.02 of the confidence of the exact binomial bound
-    (C. Clopper and E. Pearson 1934): 8 faultless rows give 0.8 of confidence in a precision
-    of 0.8. No number of rows gives any in a precision of 1. The share is of each threshold
-    alone; that the lowest of many is taken, and classes that fail are left out, is not in it,
-    so of classes with little data fewer hold on other rows.
+    *Estimating Uncertainty for Massive Data Streams*). Resampling alone trusts three positives
+    that rank first, because their precision is 1 in every resample. So each resample also draws
+    from one imagined row that scores above all and lacks the label, as conformal risk control
+    adds one worst row (A. Angelopoulos et al. 2024, *Conformal Risk Control*, Eq. 4). The share
+    is then within 0.02 of the confidence of the exact binomial bound (C. Clopper and E. Pearson
+    1934): 8 correct rows of 8 give a confidence of 0.8 in a precision of 0.8. No number of rows
+    gives confidence in a precision of 1. The share holds for each threshold by itself, not for
+    the choice of the lowest, so classes with little data keep their precision less often.
 
     Args:
         scores: Higher means more likely; any scale, since only their order matters.
         labels: The truth; ignored where unobserved.
         observed: Which entries are known; None means all.
-        precision: What is aimed at.
-        confidence: 0 asks nothing of the resamples.
+        precision: The target.
+        confidence: The share of resamples that must reach it; 0 skips them.
         resamples: How many.
         seed: Of the draws; a class's draws don't depend on the other classes.
 
     Returns:
-        float64 thresholds, each one of the class's scores; +inf where none is precise enough.
+        float64 thresholds, each one of the class's scores; +inf if none is precise enough.
 
     Raises:
         ConfigError: `precision` is outside (0, 1], `confidence` outside [0, 1), or `resamples`

@@ -1,6 +1,5 @@
-"""Draws a model's classes: curves, prototypes beside labels, clips and prototypes in a plane.
+"""Figures of a model's classes: curves, prototypes beside labels, clips and prototypes in a plane.
 
-Imports matplotlib inside functions only.
 Axes: N rows, C classes.
 """
 

@@ -1,6 +1,5 @@
-"""What the page says of the winner's classes: how good, where wrong, how close to each other.
+"""The report's sections about the winner's classes: metrics, curves, similarities and errors.
 
-Words and order only; the numbers are those of `classes.py` and `metrics.py`.
 Axes: N rows, C classes, E embedding dim.
 """
 

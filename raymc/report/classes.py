@@ -1,6 +1,5 @@
-"""The numbers of a model's classes: curves, errors, which go together, and how close they are.
+"""Numbers about a model's classes: curves, worst errors, correlations and similarities.
 
-Scored rows in, plain arrays out; no Ray, nothing drawn.
 Axes: N rows, C classes, E embedding dim.
 """
 

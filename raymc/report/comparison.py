@@ -58,7 +58,7 @@ def split_line(comparison: Comparison) -> str:
     split = comparison.split
     return (
         f"{split.split}: {len(split.ids):,} rows, {len(split.vocabulary):,} classes; "
-        f"in brackets {100 * comparison.confidence:g} % intervals"
+        f"in brackets {100 * comparison.confidence:g}\u00a0% intervals"
     )
 
 
@@ -115,7 +115,7 @@ def _classes(
         f"{counts}. Each interval is of its class alone: of many classes, a few intervals exclude "
         "0 by chance."
     )
-    return [Table(caption, heads, rows, frozenset(range(1, 5))), Note(note)]
+    return [Table(caption, heads, rows, frozenset(range(1, 6))), Note(note)]
 
 
 def _class_row(one: ClassDifference) -> list[Cell]:

@@ -223,7 +223,7 @@ def test_the_terminal_shows_all_parts(found: Comparison) -> None:
     estimate = found.metrics["LRAP"][0]
     row = next(line for line in lines if line[:1] == ["base"])
     assert " ".join(row).endswith(estimate_text(estimate.value, estimate.low, estimate.high))
-    assert "40 rows, 7 classes; in brackets 90 % intervals" in text
+    assert "40 rows, 7 classes; in brackets 90\u00a0% intervals" in text
     assert max(len(line) for line in text.splitlines()) <= 100
 
 

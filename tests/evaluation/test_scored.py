@@ -51,5 +51,5 @@ def test_what_is_no_scores_is_named(tmp_path: Path) -> None:
     save_scored(some_scores(), torn)
     torn.write_bytes(torn.read_bytes()[:-100])
     for path in (foreign, torn, tmp_path / "missing.parquet"):
-        with pytest.raises(DataError, match=rf"{path.name} holds no scores of raymc"):
+        with pytest.raises(DataError, match=rf"{path.name} does not hold scores of raymc"):
             load_scored(path)
