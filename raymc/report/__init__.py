@@ -1,8 +1,8 @@
-"""The report of a sweep: one self-contained page that says which setting won, and why.
+"""Self-contained pages: the report of a sweep, and the comparison of runs.
 
-Top layer: reads studies, bundles and datasets, knows no MLflow. `build.py` gathers, `trials.py`
-and `classes.py` compute numbers, `embeddings.py` runs the model, `*_sections.py` put numbers,
-figures and words together, `*_figures.py` draw, `drawing.py` and `page.py` make SVG and HTML.
+Start with `build.py`, which collects what a sweep's report needs, and `comparison.py`.
+`page.py` and `page.html` are the one page template; `trials.py` and `classes.py` compute numbers,
+`*_figures.py` draw them, and `*_sections.py` add the words.
 """
 
 from raymc.report.build import build_report, save_report
