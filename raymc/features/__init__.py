@@ -1,4 +1,6 @@
-"""Media to features: wave forms and frames to the token matrices that shards hold.
+"""Media to features: videos, sound and transcripts to the token matrices that shards hold.
 
-Pure except for `extract` (Ray Data): the other files import neither Ray nor MLflow.
+`sources.py` lists media files, `clips.py` and `decoding/` cut them into clips, `encoders/` turn
+clips into tokens, `extraction.py` does this for one file and `on_ray.py` for many, on a cluster.
+Start with `extract_source` in `extraction.py`. `encoders/__init__.py` says how to add an encoder.
 """

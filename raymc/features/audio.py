@@ -1,7 +1,6 @@
 """Sound to tokens: wave files to samples, samples to stacked log-mel frames.
 
-Imports numpy, torch and torchaudio (by `torchaudio_compat`). Pure, so that an embedded
-dataset, a Ray Data pipeline and a served model compute the very same features.
+The embedded dataset, extraction and a served model share it, so that their features are the same.
 
 Axes: S samples, T tokens, D dim.
 """
@@ -144,9 +143,9 @@ def _tokens(waveform: Float[Tensor, " S"], config: LogMelConfig) -> Float[Tensor
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: a clip is too small to share.
+    """Limit torch to one thread: a clip is too short for several.
 
-    On a busy machine, threads waiting for each other made clips of 5 s 10 times slower.
+    On a busy machine, threads that waited for each other made clips of 5 s 10 times slower.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

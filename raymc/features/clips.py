@@ -1,26 +1,28 @@
-"""Media files to clips: the pictures and the sound an encoder wants, window by window.
+"""Media files to clips: the pictures and the sound that encoders want, window by window.
 
-Pure; PyAV is imported when the first file is read. What is asked for and what comes back stands
-here, the reading itself in `decoding/`.
+What can be asked for and what comes back; `decoding/` reads the files. It imports PyAV, so
+`read_clips` imports it only when the first file is read.
 
 Axes: T frames, H height, W width, S samples.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from raymc.errors import ConfigError
+from raymc.errors import ConfigError, ResourceError
+from raymc.features.sources import Source
 
 MAX_PICTURE_SIDE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What an encoder wants of every frame: RGB of one size, upright as a player shows it.
+    """How an encoder wants each frame: RGB of one size, upright as a player shows it.
 
     Attributes:
         height: Rows of pixels.
@@ -58,13 +60,13 @@ class ClipRequest:
 
     Attributes:
         fps: Frames a second.
-        picture: Their size; None: no video is wanted.
-        sample_rate_hz: Rate of the mono sound; None: no sound is wanted.
+        picture: Their size; None: no video.
+        sample_rate_hz: Rate of the mono sound; None: no sound.
         window_seconds: Length of a clip; None: the whole source is one clip.
         stride_seconds: From the start of a window to the next; None: as `window_seconds`.
 
     Raises:
-        ConfigError: A value is out of its range, nothing is wanted, or a stride has no window.
+        ConfigError: A value is out of its range, nothing is requested, or a stride has no window.
     """
 
     fps: float = 1.0
@@ -90,7 +92,7 @@ class ClipRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Something that was expected of a file and isn't there, or isn't whole.
+    """A part of a file that is missing or damaged.
 
     Attributes:
         path: The file.
@@ -126,3 +128,47 @@ class Clip:
     frames: UInt8[np.ndarray, "T H W 3"] | None
     waveform: Float32[np.ndarray, " S"] | None
     failures: tuple[Failure, ...] = ()
+
+
+def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]:
+    """Decode a source window by window; one window and the packets read ahead are in memory.
+
+    Windows start every `stride_seconds` from the source's start, until one reaches its end. A
+    last window shorter than a tenth of `window_seconds`, or than half the time between two
+    frames, is left out. A clip has a frame for every middle of [t, t + 1) / fps that lies before
+    its end, or its last frame if there is no such middle; before the first frame of the file the
+    first is shown, after the last the last. Sound that starts late or has gaps is silent there.
+    Time 0 is where the earliest stream of the file starts.
+
+    A damaged file never raises an error. A file that can't be opened yields only a failure, and
+    so does a window of which nothing can be used, and the rest of a file that ends too early.
+    Where FFmpeg conceals damage, reports an error, or data is missing, the clip has a failure; a
+    modality without any data is None. Damage that no codec or container checks for goes
+    unnoticed: flipped bits that leave a valid stream (likely in VP8, VP9, HEVC, MP2, MP3, PCM;
+    FFV1 and FLAC have checksums), a truncated file of a format without a length (MPEG-PS and
+    -TS, raw streams), bytes lost in AVI, which numbers its frames instead of timing them, and
+    headers with other plausible values. A digest (`sources.Digests`) finds all of it.
+
+    The same file and request give the same bytes. Frames are also the same wherever the source
+    starts; sound is up to the decoder's dither and noise, and to a millisecond where a format
+    times no finer (Matroska, FLV).
+
+    Args:
+        source: The file and the part of it; end_seconds beyond the file's end is cut there.
+        request: What to decode.
+
+    Yields:
+        Clips in the order of time; failures in place of a clip that can't be made.
+
+    Raises:
+        ResourceError: PyAV isn't installed.
+    """
+    try:
+        from raymc.features.decoding import clip_reader
+    except ModuleNotFoundError as error:
+        if error.name != "av":
+            raise
+        raise ResourceError(
+            "reading media needs PyAV, which is not installed: pip install 'raymc[media]'"
+        ) from error
+    yield from clip_reader.read_clips(source, request)

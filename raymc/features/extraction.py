@@ -1,13 +1,15 @@
-"""One media file to the rows of a dataset: decode, encode, and say what went wrong. Pure.
+"""Media files to encoded clips: decode, encode, and record failures.
 
-May import the other rooms of features and the shards; no Ray, so that the same functions run in
-a test, in one process and in the stages of `on_ray.py`. Encoders without weights work
-where the file is decoded; those with weights may live elsewhere, on a GPU.
+`on_ray.py` runs these functions on a cluster. Encoders without weights work in the process that
+decodes the file; those with weights may be in another process, with a GPU. FFmpeg may crash on a
+damaged file, so files can be decoded in a child process (`extract_files_apart`).
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -17,20 +19,20 @@ from jaxtyping import Float32
 from raymc.config import NONE, ExtractConfig
 from raymc.data.shards import Modality
 from raymc.data.shards.tokens import encode_tokens
-from raymc.errors import ConfigError, DataError
-from raymc.features.clips import Clip, ClipRequest, Failure
+from raymc.errors import ConfigError, DataError, ResourceError
+from raymc.features.clips import Clip, ClipRequest, Failure, read_clips
 from raymc.features.encoders import audio_encoder, text_encoder, transcriber, visual_encoder
-from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
+from raymc.runtime.child_process import Child, ChildError
 
-_ANY_RATE_HZ = 16_000  # text alone: something has to be decoded, to know how long a clip is
+_ANY_RATE_HZ = 16_000  # for text alone: decoding sound gives a clip's length
 MODALITIES = ("visual", "audio", "text")
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The encoders of one stage by modality, and what writes the transcript if no file does."""
+    """The encoders of one stage by modality, and the transcriber if there is one."""
 
     by_modality: Mapping[str, Any]
     transcriber: Any = None
@@ -38,13 +40,13 @@ class Encoders:
 
 @dataclass(frozen=True)
 class ExtractPlan:
-    """What every stage of a job knows; small, so that it may travel.
+    """What every stage of a job needs to know; small, as it is sent to all processes.
 
     Attributes:
         config: The settings.
         modalities: The columns of the dataset.
         request: What is decoded of each clip.
-        heavy: The modalities whose encoders have weights, and so a stage of their own.
+        heavy: The modalities whose encoders have weights, and so run in a stage of their own.
     """
 
     config: ExtractConfig
@@ -54,25 +56,25 @@ class ExtractPlan:
 
     @property
     def light(self) -> frozenset[str]:
-        """The modalities that are encoded where their file is decoded."""
+        """The modalities that are encoded in the process that decodes their file."""
         return frozenset(modality.name for modality in self.modalities) - self.heavy
 
     @property
     def transcribes(self) -> bool:
-        """Whether the transcript comes from the sound rather than from a file."""
+        """Whether the transcript is made from the sound, not read from a file."""
         return _transcribes(self.config)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extract:
-    """A clip on its way to a row: what is encoded already, and what waits for an encoder.
+class EncodedClip:
+    """A clip on its way to a row: encoded modalities, and inputs of encoders still to run.
 
     Attributes:
         id: The clip's id.
         start_seconds: Where it begins in the file.
         end_seconds: Where it ends.
-        tokens: The stored bytes of the modalities that are encoded; None where one is missing.
-        waiting: What other encoders are still to see: frames, a wave form, or texts.
+        tokens: The stored bytes of the encoded modalities; None if a modality is missing.
+        waiting: Inputs of the other encoders: frames, a waveform, or texts.
         failures: What went wrong so far.
     """
 
@@ -84,14 +86,19 @@ class Extract:
     failures: tuple[Failure, ...] = ()
 
 
+END = None  # follows a file's last clip
+Item = EncodedClip | Failure | None
+Numbered = Sequence[tuple[int, Source]]
+
+
 def make_encoders(
     config: ExtractConfig, names: Collection[str] = MODALITIES, *, device: str = "cpu"
 ) -> Encoders:
-    """Load the encoders of some modalities, as far as the settings name one.
+    """Load the encoders that the settings name for some modalities.
 
     Raises:
-        ConfigError: no encoder has that name.
-        ResourceError: weights or a package are missing; with what to put where.
+        ConfigError: No encoder has that name.
+        ResourceError: Weights or a package are missing; with what to put where.
     """
     given: dict[str, Any] = {"weights": config.weights or None, "device": device}
     found: dict[str, Any] = {}
@@ -107,17 +114,17 @@ def make_encoders(
 
 
 def plan_extraction(config: ExtractConfig) -> ExtractPlan:
-    """Find out what the settings ask of each stage, and whether all of it is there.
+    """Plan the stages for the settings, and check that everything they need is available.
 
     Raises:
-        ConfigError: no modality is asked for, an encoder is unknown, or two of them want sound
-            at different rates.
-        ResourceError: weights or a package are missing; with what to put where.
+        ConfigError: No modality is named, an encoder is unknown, or two of them want sound at
+            different rates.
+        ResourceError: Weights or a package are missing; with what to put where.
     """
     encoders = make_encoders(config)
     if not encoders.by_modality:
         raise ConfigError(
-            "extract.visual, extract.audio and extract.text are all none: name an encoder"
+            "extract.visual, extract.audio and extract.text are all none; name an encoder"
         )
     heavy = {name for name, encoder in encoders.by_modality.items() if encoder.has_weights}
     return ExtractPlan(
@@ -130,15 +137,15 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
 
 def extract_source(
     source: Source, plan: ExtractPlan, encoders: Encoders, *, digests: Digests | None = None
-) -> Iterator[Extract | Failure]:
+) -> Iterator[EncodedClip | Failure]:
     """Decode a file clip by clip, and encode what needs no weights.
 
-    Never raises because of the file: what can't be read is a `Failure`, of a clip or alone. A
-    file that hasn't the digest its source says is not decoded at all.
+    The file never causes an error: what can't be read becomes a `Failure`, of a clip or alone. A
+    file whose digest differs from its source's is not decoded at all.
 
     Args:
         source: The file, or a part of it.
-        plan: What is wanted.
+        plan: What to extract.
         encoders: Those of `plan.light`.
         digests: Shared by the parts of a file, so that its digest is computed once.
     """
@@ -157,7 +164,7 @@ def extract_source(
             error = f"{transcript.path} has no times to cut it by; give a .vtt or .srt"
             failures.append(_text_failure(source, error))
             transcript = None
-        extract = Extract(
+        extract = EncodedClip(
             id=clip.id,
             start_seconds=clip.start_seconds,
             end_seconds=clip.end_seconds,
@@ -165,14 +172,14 @@ def extract_source(
             waiting=_inputs(clip, transcript, plan),
             failures=(*failures, *clip.failures),
         )
-        failures = []  # those of the text are told once
+        failures = []  # report those of the text only once
         yield encode(extract, source.path, plan, encoders)
 
 
-def encode(extract: Extract, path: str, plan: ExtractPlan, encoders: Encoders) -> Extract:
-    """Encode a clip with a stage's encoders, by itself, so that its neighbours don't matter.
+def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoders) -> EncodedClip:
+    """Encode a clip with a stage's encoders, alone, so that its tokens depend on nothing else.
 
-    A modality that can't be encoded is missing, and a failure says why.
+    A modality that can't be encoded becomes missing, and a failure says why.
     """
     tokens, failures = dict(extract.tokens), list(extract.failures)
     for modality in plan.modalities:
@@ -189,6 +196,66 @@ def encode(extract: Extract, path: str, plan: ExtractPlan, encoders: Encoders) -
             failures.append(Failure(path=path, id=extract.id, stage=f"encode {name}", error=reason))
     waiting = {name: x for name, x in extract.waiting.items() if name not in tokens}
     return replace(extract, tokens=tokens, waiting=waiting, failures=tuple(failures))
+
+
+def extract_files(
+    sources: Numbered, plan: ExtractPlan, encoders: Encoders
+) -> Iterator[tuple[int, Item]]:
+    """Yield the clips and failures of files, with the files' numbers; None ends each file."""
+    digests = Digests()
+    for number, source in sources:
+        for item in extract_source(source, plan, encoders, digests=digests):
+            yield number, item
+        yield number, END
+
+
+def extract_files_apart(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
+    """Yield the same as `extract_files`, from a child process.
+
+    A file that ends the child becomes a failure; another child continues with the next file.
+
+    Raises:
+        ResourceError: The child can't start.
+        Exception: Anything that `extract_files` raises.
+    """
+    waiting = list(sources)
+    while waiting:
+        with closing(Child(_send, waiting, plan)) as child:
+            _begin(child)
+            try:
+                while waiting:
+                    found = child.receive()
+                    if isinstance(found, Exception):
+                        raise found
+                    number = waiting[0][0]
+                    if found is END:
+                        waiting.pop(0)
+                    yield number, found
+            except ChildError as error:
+                number, source = waiting.pop(0)
+                text = f"its decoder {error}"
+                yield number, Failure(path=source.path, id=source.id, stage="open", error=text)
+                yield number, END
+
+
+def _begin(child: Child) -> None:
+    try:
+        child.receive()
+    except ChildError as error:
+        raise ResourceError(
+            f"the process that decodes files {error} before it started; see its output"
+        ) from error
+
+
+def _send(connection: Connection, sources: Numbered, plan: ExtractPlan) -> None:
+    """In the child: send that it has begun, then what `extract_files` yields."""
+    encoders = make_encoders(plan.config, plan.light)
+    connection.send("begun")
+    try:
+        for _, item in extract_files(sources, plan, encoders):
+            connection.send(item)
+    except Exception as error:
+        connection.send(error)
 
 
 def _transcribes(config: ExtractConfig) -> bool:
@@ -209,17 +276,19 @@ def _modalities(encoders: Encoders, config: ExtractConfig) -> tuple[Modality, ..
 
 
 def _clip_request(encoders: Encoders, config: ExtractConfig) -> ClipRequest:
-    """Return what is to be decoded so that the encoders see what they want.
+    """Return what to decode for the encoders.
 
     Raises:
-        ConfigError: the audio encoder and the transcriber want sound at different rates.
+        ConfigError: The audio encoder and the transcriber want sound at different rates.
     """
     listeners = {config.audio: encoders.by_modality.get("audio")}
     listeners[config.transcript] = encoders.transcriber
     rates = {name: one.sample_rate_hz for name, one in listeners.items() if one is not None}
     if len(set(rates.values())) > 1:
         found = " and ".join(f"{name} {rate} Hz" for name, rate in rates.items())
-        raise ConfigError(f"extract.audio and extract.transcript want other sample rates: {found}")
+        raise ConfigError(
+            f"extract.audio and extract.transcript want different sample rates: {found}"
+        )
     visual = encoders.by_modality.get("visual")
     return ClipRequest(
         fps=config.fps,
@@ -231,7 +300,7 @@ def _clip_request(encoders: Encoders, config: ExtractConfig) -> ClipRequest:
 
 
 def _inputs(clip: Clip, cues: Transcript | None, plan: ExtractPlan) -> dict[str, Any]:
-    """Return what each encoder is to see of a clip."""
+    """Return each encoder's input for a clip."""
     inputs: dict[str, Any] = {"visual": clip.frames, "audio": clip.waveform, "text": None}
     if plan.transcribes:
         inputs["text"] = clip.waveform
@@ -241,7 +310,9 @@ def _inputs(clip: Clip, cues: Transcript | None, plan: ExtractPlan) -> dict[str,
     return {modality.name: inputs[modality.name] for modality in plan.modalities}
 
 
-def _tokens(name: str, extract: Extract, encoders: Encoders) -> Float32[np.ndarray, "T D"] | None:
+def _tokens(
+    name: str, extract: EncodedClip, encoders: Encoders
+) -> Float32[np.ndarray, "T D"] | None:
     seen, encoder = extract.waiting[name], encoders.by_modality[name]
     if seen is None or len(seen) == 0:
         return None
@@ -253,7 +324,7 @@ def _tokens(name: str, extract: Extract, encoders: Encoders) -> Float32[np.ndarr
 
 
 def _transcript(source: Source, plan: ExtractPlan) -> tuple[Transcript | None, list[Failure]]:
-    """Return the text beside a file, if there is one, and what is wrong with it."""
+    """Return the text beside a file, if there is one, and its failures."""
     if plan.config.text == NONE or plan.transcribes:
         return None, []
     try:
@@ -261,13 +332,13 @@ def _transcript(source: Source, plan: ExtractPlan) -> tuple[Transcript | None, l
     except DataError as error:
         return None, [_text_failure(source, str(error))]
     if found is not None and found.broken:
-        error = f"{found.path}: {found.broken} cues have a timing that can't be understood"
+        error = f"{found.path}: {found.broken} cues have a timing that can't be parsed"
         return found, [_text_failure(source, error)]
     return found, []
 
 
 def _is_placed(transcript: Transcript, clip: Clip, source: Source) -> bool:
-    """Say whether it is known what of the text is spoken in a clip."""
+    """Return whether it is known which part of the text is spoken in a clip."""
     return clip.id == source.id or all(math.isfinite(cue.end_seconds) for cue in transcript)
 
 

@@ -1,9 +1,8 @@
-"""Extraction on Ray Data: videos to a dataset of shards.
+"""`raymc extract` on Ray Data: videos to a dataset of shards.
 
-Files are decoded in tasks and encoded in actors; features come out in the order of the files,
-and the driver writes them. It writes a shard as soon as its rows are there, and records beside
-it how far it has come: an interrupted job does only what is missing, and leaves the same files
-as one that was never interrupted.
+Tasks decode files and actors encode them. The driver receives the features in the order of the
+files and writes each shard as soon as its rows have arrived, with a journal of its progress: an
+interrupted job resumes there, and leaves the same files as an uninterrupted one.
 """
 
 import hashlib
@@ -29,14 +28,17 @@ from raymc.errors import ConfigError, ExtractionError
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
+    END,
+    EncodedClip,
     Encoders,
-    Extract,
     ExtractPlan,
+    Item,
     encode,
+    extract_files,
+    extract_files_apart,
     make_encoders,
     plan_extraction,
 )
-from raymc.features.isolated import END, Item, extract_files, extract_files_apart
 from raymc.features.sources import Source, list_sources
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
@@ -45,12 +47,12 @@ _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "sta
 
 @dataclass(frozen=True)
 class ExtractSummary:
-    """What became of a job's files.
+    """The result of a job.
 
     Attributes:
         manifest: The dataset.
-        files: All files that were asked for.
-        failures: Every line of `failures.parquet`.
+        files: The number of files in the source.
+        failures: The rows of `failures.parquet`.
     """
 
     manifest: Manifest
@@ -59,25 +61,25 @@ class ExtractSummary:
 
     @property
     def failed_files(self) -> int:
-        """Files of which something couldn't be read."""
+        """The number of files that could not be read, or only in part."""
         return len({failure.path for failure in self.failures})
 
 
 def extract(
     config: ExtractConfig, out: str, *, listener: Callable[[ExtractProgress], None]
 ) -> ExtractSummary:
-    """Make a dataset of the features of videos, or go on with one that was interrupted.
+    """Make a dataset of the features of videos, or resume an interrupted job.
 
     Args:
         config: Which media, and how they are encoded.
         out: Folder of the dataset: a local path, or any address pyarrow or fsspec knows.
-        listener: Is told how far the job is, after each file.
+        listener: Called with the job's progress after each file.
 
     Raises:
-        ConfigError: An encoder is unknown, or none is asked for.
+        ConfigError: An encoder is unknown, or none is named.
         DataError: The media can't be listed, or `out` holds another dataset.
-        ExtractionError: Nothing could be read at all.
-        ResourceError: Weights, a package or a GPU that was asked for isn't there.
+        ExtractionError: No file could be read.
+        ResourceError: Weights, a package or a requested GPU are missing.
     """
     if not config.source:
         raise ConfigError("no media are named; give a folder, a glob or a table of videos")
@@ -90,7 +92,7 @@ def extract(
         shard_rows=config.shard_rows,
     )
     if stream.finished is None:
-        connect()  # only now: what can be wrong with the request is found without Ray
+        connect()  # only now: errors in the request are reported without starting Ray
         gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
         _Job(sources, plan, stream, listener).run(gpus)
     assert stream.finished is not None
@@ -98,7 +100,7 @@ def extract(
 
 
 class _Job:
-    """Takes what comes out of the stages, in order, and writes it."""
+    """Takes the items of the stages, in order, and writes them."""
 
     def __init__(
         self,
@@ -109,15 +111,15 @@ class _Job:
     ) -> None:
         self._sources, self._plan, self._stream, self._listener = sources, plan, stream, listener
         self._failures = [Failure(**x) for entry in stream.journal for x in entry.note["failures"]]
-        self._noted = len(self._failures)  # failures that stand in the journal
-        self._clips, self._seconds = 0, 0.0  # what this process went through
+        self._noted = len(self._failures)  # failures already in the journal
+        self._clips, self._seconds = 0, 0.0  # of this process, without those of earlier ones
 
     def run(self, gpus: int) -> None:
-        """Do what is missing."""
+        """Extract the files that are not in the journal."""
         last = self._stream.journal[-1].note if self._stream.journal else {"file": 0, "clips": 0}
         first, clips = int(last["file"]), int(last["clips"])
         for file, item in _unwritten(extract_items(self._sources, self._plan, first, gpus), clips):
-            clips = clips + 1 if isinstance(item, Extract) else clips
+            clips = clips + 1 if isinstance(item, EncodedClip) else clips
             self._take(file, item, clips)
             clips = 0 if item is END else clips
         if not self._stream.journal:
@@ -130,7 +132,7 @@ class _Job:
 
     def _take(self, file: int, item: Item, clips: int) -> None:
         split = self._sources[file].split
-        if isinstance(item, Extract):
+        if isinstance(item, EncodedClip):
             self._failures += item.failures
             self._clips += 1
             self._seconds += item.end_seconds - item.start_seconds
@@ -161,28 +163,28 @@ class _Job:
     def _nothing(self) -> str:
         first = self._failures[0]
         return (
-            f"none of the {len(self._sources)} files gave a clip; the first, {first.path}: "
-            f"{first.error}"
+            f"none of the {len(self._sources)} files has a clip that can be read; the first, "
+            f"{first.path}: {first.error}"
         )
 
 
 def _unwritten(items: Iterator[tuple[int, Item]], clips: int) -> Iterator[tuple[int, Item]]:
-    """Leave out what the first file gave up to its clip number `clips`: an earlier job has it."""
+    """Skip the first file's items up to its clip number `clips`, written by an earlier job."""
     seen = 0
     for file, item in items:
         if seen >= clips:
             yield file, item
-        seen += isinstance(item, Extract)
+        seen += isinstance(item, EncodedClip)
 
 
 def _by_split(sources: Sequence[Source]) -> list[Source]:
-    """Put the files of a split next to each other, the usual splits first."""
+    """Sort the files by split, the usual splits first."""
     usual = {"train": 0, "val": 1, "test": 2}
     return sorted(sources, key=lambda source: (usual.get(source.split, 3), source.split))
 
 
 def _manifest(plan: ExtractPlan, sources: Sequence[Source]) -> Manifest:
-    """Return what the dataset will be; its provenance tells it from that of other settings."""
+    """Return the planned dataset; its provenance has the settings that change its rows."""
     names = sorted({label for source in sources for label in source.labels})
     told = json.dumps([asdict(source) for source in sources], sort_keys=True, default=str)
     settings = {k: v for k, v in asdict(plan.config).items() if k not in _NOT_IN_RESULTS}
@@ -211,7 +213,7 @@ def _extra_fields(sources: Sequence[Source]) -> list[pa.Field]:
     return [pa.field(name, kind) for name, kind in kinds.items()]
 
 
-def _row(source: Source, item: Extract, plan: ExtractPlan) -> Row:
+def _row(source: Source, item: EncodedClip, plan: ExtractPlan) -> Row:
     stored = {modality.name: modality for modality in plan.modalities}
     return Row(
         id=item.id,
@@ -236,15 +238,15 @@ def _read_failures(out: str) -> tuple[Failure, ...]:
     return tuple(Failure(**row) for row in pq.read_table(pa.BufferReader(data)).to_pylist())
 
 
-# Enough that a task's own cost doesn't show, and few enough that all workers end together.
+# Enough to hide the cost of a task, and few enough that all workers end at about the same time.
 FILES_PER_TASK = 16
-CLIPS_PER_BLOCK = 16  # so that a long video's frames never lie in memory all at once
+CLIPS_PER_BLOCK = 16  # so that the frames of a long video are never in memory all at once
 
 
 def extract_items(
     sources: Sequence[Source], plan: ExtractPlan, first: int, gpus: int
 ) -> Iterator[tuple[int, Item]]:
-    """Yield what the files from number `first` on hold, in order, each file ended by None."""
+    """Yield the items of the files from number `first`, in order; None ends each file."""
     files = len(sources) - first
     if files <= 0:
         return
@@ -268,7 +270,7 @@ def extract_items(
 
 
 def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
-    """Decode files, and encode what needs no weights; a few clips at a time."""
+    """Decode files and encode what needs no weights, a few clips at a time."""
     sources, plan = _fetch(shared)
     files = [(file, sources[file]) for file in (batch["id"] + first).tolist()]
     if _has_died():
@@ -280,7 +282,7 @@ def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
 
 
 def _has_died() -> bool:
-    """Whether this task is one that Ray repeats: a file may have crashed FFmpeg, and with it us."""
+    """Whether Ray retries this task: a file may have crashed FFmpeg and the task's process."""
     return ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number() > 0
 
 
@@ -297,7 +299,7 @@ class _Encoder:
         )
 
     def _encoded(self, file: int, item: Item) -> Item:
-        if not isinstance(item, Extract):
+        if not isinstance(item, EncodedClip):
             return item
         return encode(item, self._sources[file].path, self._plan, self._encoders)
 
@@ -310,7 +312,7 @@ def _block(items: Sequence[tuple[int, Item]]) -> dict[str, np.ndarray]:
 
 @cache
 def _fetch(shared: ray.ObjectRef) -> tuple[tuple[Source, ...], ExtractPlan]:
-    """Return what all tasks of a job know, fetched once a process."""
+    """Return the job's sources and plan, fetched once per process."""
     return ray.get(shared)
 
 

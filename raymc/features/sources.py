@@ -1,7 +1,7 @@
 """Where clips come from: a folder of media files, a glob, one file, or a table that names them.
 
-Pure: pyarrow only. Nothing is opened here but the table; a file that is missing or broken is
-found, and told, when its clips are read.
+Only the table is opened here; a missing or damaged media file is reported when its clips are
+read. `Digests` compares files with the digests in a table.
 """
 
 import csv
@@ -24,73 +24,8 @@ from pyarrow import fs
 from raymc.data.storage import digest, exists, open_address, reaching, read_bytes
 from raymc.errors import DataError, first_line
 
-# Tables that name sources: CSV, JSON lines or Parquet to plain rows. Pure: pyarrow for Parquet
-# only. What a CSV file holds stays text: an id of 007 isn't the number 7.
-
-
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PLAIN = (str, int, float, bytes, list, dict)
-
-
-def read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]:
-    """Read the rows of a table as plain values; an empty field of a CSV file is None.
-
-    Args:
-        data: The file.
-        suffix: One of `TABLE_SUFFIXES`.
-        address: Of the file, for messages.
-
-    Raises:
-        DataError: The file isn't such a table, or a line of it is damaged.
-    """
-    try:
-        if suffix == ".parquet":
-            return list(_parquet_rows(data))
-        text = data.decode("utf-8-sig")
-        if suffix in (".csv", ".tsv"):
-            return list(_csv_rows(text, "\t" if suffix == ".tsv" else ",", address))
-        return list(_json_rows(text, address))
-    except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
-        reason = first_line(error)
-        raise DataError(
-            f"{address}: it can't be read as {suffix[1:]}: {reason}; write it again, in UTF-8."
-        ) from error
-
-
-def _csv_rows(text: str, delimiter: str, address: str) -> Iterator[Mapping[str, Any]]:
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    names = next(lines, [])
-    if len(set(names)) < len(names):
-        raise DataError(f"{address}: a column stands there twice: {', '.join(names)}; rename one.")
-    for number, fields in enumerate((fields for fields in lines if fields), 1):
-        if len(fields) != len(names):
-            raise DataError(
-                f"{address}: row {number} has not as many fields as the first line: "
-                f"{len(fields)} and {len(names)}; put fields with a comma in quotes."
-            )
-        yield {name: field or None for name, field in zip(names, fields)}
-
-
-def _json_rows(text: str, address: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        row = json.loads(line) if line.strip() else {}
-        if not isinstance(row, dict):
-            raise DataError(f"{address}: line {number} is no object; expected one with a 'path'.")
-        if row:
-            yield row
-
-
-def _parquet_rows(data: bytes) -> Iterator[Mapping[str, Any]]:
-    for row in pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist():
-        yield {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    return value.isoformat() if isinstance(value, date | time) else str(value)
-
-
 _SUFFIXES = """
 .3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
 .ogv .rm .ts .vob .webm .wmv .asf .wtv
@@ -109,14 +44,14 @@ class Source:
     """One media file, or a stated part of it.
 
     Attributes:
-        path: Local path, or an address (s3://, gs://, or what fsspec knows).
+        path: A local path, or an address (s3://, gs://, or what fsspec knows).
         id: Unique in the list.
         labels: Of all its clips.
         split: Of all its clips.
         start_seconds: Where the part begins.
         end_seconds: Where it ends; None: with the file.
-        sha256: What the file's digest has to be, in small hex; None: nobody said.
-        extra: Further columns of the table, kept; `sha256` as well.
+        sha256: The expected digest of the file, in lower-case hex; None if unknown.
+        extra: Further columns of the table, and `sha256`.
     """
 
     path: str
@@ -132,23 +67,24 @@ class Source:
 def list_sources(address: str, *, split: str = "train") -> list[Source]:
     """List the sources of a folder, glob, media file or table.
 
-    - A folder: the media files below it by their suffixes, hidden ones left out, sorted by path.
-    - A glob (`*`, `?`, `[...]` within a name, `**` for any folders): what it matches, sorted; of
-      a pattern without a suffix of its own only media files. Addresses know no `?`.
+    - A folder: the media files below it, recognised by suffix, sorted by path; hidden ones are
+      left out.
+    - A glob (`*`, `?`, `[...]` within a name, `**` for any folders): what it matches, sorted; only
+      media files, unless the pattern has a suffix. Addresses have no `?`.
     - A table (.csv, .tsv, .jsonl, .ndjson, .parquet) in its own order: `path` (a relative one is
       relative to the table's folder), and if it has them `id`, `labels` (a list, or one text
       with `;` or `|` between them), `split`, `start_seconds`, `end_seconds`, `sha256` (of the
       whole file, in hex); other columns are kept as `extra`.
 
-    Without an id, it is the path (below the folder) without its suffix; files that differ by
-    their suffix only keep it, and a stated part adds `@START-END`.
+    The default id is the path (below the folder) without its suffix; files that differ only by
+    suffix keep it, and a part of a file adds `@START-END`.
 
     Args:
         address: A local path, or an address that pyarrow or fsspec knows.
-        split: Of sources whose table names none.
+        split: The split of sources for which a table names none.
 
     Raises:
-        DataError: Nothing is found, or the table or a row of it isn't as above.
+        DataError: Nothing is found, or the table or one of its rows is not as above.
     """
     base, pattern = _split_glob(address)
     filesystem, root = open_address(base)
@@ -157,7 +93,7 @@ def list_sources(address: str, *, split: str = "train") -> list[Source]:
         if kind == fs.FileType.Directory:
             return _of_files(address, base, _below(filesystem, root), pattern, split)
     if kind != fs.FileType.File or pattern:
-        raise DataError(f"{address}: no media there: no such file or folder; give {_EXPECTED}.")
+        raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
     suffix = _suffix(root)
     if suffix in TABLE_SUFFIXES:
         with reaching(address):
@@ -166,7 +102,7 @@ def list_sources(address: str, *, split: str = "train") -> list[Source]:
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
         return _of_files(address, folder, [name], "", split)
-    raise DataError(f"{address}: '{suffix}' is no suffix of media or of a table; give {_EXPECTED}.")
+    raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}.")
 
 
 def _split_glob(address: str) -> tuple[str, str]:
@@ -199,7 +135,7 @@ def _of_files(
     if not re.fullmatch(r"\.\w+", _suffix(parts[-1])):
         files = [file for file in files if _suffix(file) in MEDIA_SUFFIXES]
     if not files:
-        raise DataError(f"{address}: no media there; expected names that end in .mp4, .wav, ...")
+        raise DataError(f"{address}: no media files; expected names that end in .mp4, .wav, ...")
     return [
         Source(path=_joined(folder, file), id=name, split=split)
         for file, name in zip(files, _default_ids(files))
@@ -233,7 +169,7 @@ def _suffix(path: str) -> str:
 
 
 def _default_ids(files: Sequence[str]) -> list[str]:
-    """The names without suffix, where that makes a difference with it."""
+    """The names without suffixes, unless they are then no longer unique."""
     stems = [os.path.splitext(file)[0] for file in files]
     count = Counter(os.path.splitext(file)[0] for file in set(files))
     ids = [stem if count[stem] == 1 else file for stem, file in zip(stems, files)]
@@ -244,9 +180,7 @@ def _of_rows(rows: Sequence[Mapping[str, Any]], address: str, split: str) -> lis
     places = [f"{address}: row {number}" for number in range(1, len(rows) + 1)]
     paths = [_path(row, where) for row, where in zip(rows, places)]
     if not rows:
-        raise DataError(
-            f"{address}: there are no rows, so no media there; expected a row for each."
-        )
+        raise DataError(f"{address}: the table has no rows; expected one for each media file.")
     folder = _folder_of(address)
     sources = [
         _of_row(row, _joined(folder, path), default_id, split, where)
@@ -262,7 +196,7 @@ def _of_row(row: Mapping[str, Any], path: str, default_id: str, split: str, wher
     start = _seconds(row, "start_seconds", where)
     end = _seconds(row, "end_seconds", where)
     if end is not None and end <= (start or 0.0):
-        raise DataError(f"{where}: end_seconds {end:g} isn't after the start, {start or 0.0:g}.")
+        raise DataError(f"{where}: end_seconds {end:g} is not after the start, {start or 0.0:g}.")
     if start is not None or end is not None:
         default_id = f"{default_id}@{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
     return Source(
@@ -281,7 +215,7 @@ def _path(row: Mapping[str, Any], where: str) -> str:
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         names = ", ".join(row)
-        raise DataError(f"{where}: no path; expected a column 'path', it has {names}.")
+        raise DataError(f"{where}: no path; expected a column 'path', there are {names}.")
     return path
 
 
@@ -300,7 +234,9 @@ def _labels(value: Any, where: str) -> tuple[str, ...]:
         return ()
     names = re.split(r"[;|]", value) if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: labels are {value!r}; expected names, or a text of them with ;")
+        raise DataError(
+            f"{where}: labels are {value!r}; expected names, or one text of names with ;"
+        )
     return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
@@ -309,7 +245,9 @@ def _sha256(row: Mapping[str, Any], where: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value.strip()):
-        raise DataError(f"{where}: sha256 is {value!r}; expected 64 hex digits, as of sha256sum.")
+        raise DataError(
+            f"{where}: sha256 is {value!r}; expected 64 hex digits, as sha256sum prints."
+        )
     return value.strip().lower()
 
 
@@ -326,19 +264,80 @@ def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
     return seconds
 
 
-# Files compared with the digests that a table gives for them, before anything is decoded. Pure:
-# pyarrow only. Most codecs and containers have no checksum, so that flipped bits would give
-# plausible rows; a digest finds them all.
+def read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]:
+    """Read the rows of a table as plain values; an empty field of a CSV file is None.
+
+    All other fields of a CSV file are text: the id 007 is not the number 7.
+
+    Args:
+        data: The file.
+        suffix: One of `TABLE_SUFFIXES`.
+        address: Of the file, for messages.
+
+    Raises:
+        DataError: The file is not such a table, or a line of it is damaged.
+    """
+    try:
+        if suffix == ".parquet":
+            return list(_parquet_rows(data))
+        text = data.decode("utf-8-sig")
+        if suffix in (".csv", ".tsv"):
+            return list(_csv_rows(text, "\t" if suffix == ".tsv" else ",", address))
+        return list(_json_rows(text, address))
+    except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
+        reason = first_line(error)
+        raise DataError(
+            f"{address}: can't be read as {suffix[1:]}: {reason}; write it again, in UTF-8."
+        ) from error
+
+
+def _csv_rows(text: str, delimiter: str, address: str) -> Iterator[Mapping[str, Any]]:
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    names = next(lines, [])
+    if len(set(names)) < len(names):
+        raise DataError(f"{address}: a column occurs twice: {', '.join(names)}; rename one.")
+    for number, fields in enumerate((fields for fields in lines if fields), 1):
+        if len(fields) != len(names):
+            raise DataError(
+                f"{address}: row {number} has {len(fields)} fields, but the first line has "
+                f"{len(names)}; put fields with a comma in quotes."
+            )
+        yield {name: field or None for name, field in zip(names, fields)}
+
+
+def _json_rows(text: str, address: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        row = json.loads(line) if line.strip() else {}
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{address}: line {number} is not an object; expected one with a 'path'."
+            )
+        if row:
+            yield row
+
+
+def _parquet_rows(data: bytes) -> Iterator[Mapping[str, Any]]:
+    for row in pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist():
+        yield {name: _plain(value) for name, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 class Digests:
-    """Compares files with their digests; a file of many parts is read once for all of them."""
+    """Compares files with their digests; a file with many parts is read only once.
+
+    Most codecs and containers have no checksum, so flipped bits would give plausible rows.
+    """
 
     def __init__(self) -> None:
         self._found: dict[str, str] = {}
 
     def check(self, source: Source) -> None:
-        """Read a source's file from end to end, if there is a digest to compare it with.
+        """Read a source's whole file, if its digest is known.
 
         Raises:
             DataError: The file has another digest, or can't be read.
@@ -348,13 +347,13 @@ class Digests:
         if source.path not in self._found:
             self._found[source.path] = _digest_of(source.path)
         if (found := self._found[source.path]) != source.sha256:
-            raise DataError(f"the file's sha256 is {found}, expected {source.sha256}")
+            raise DataError(f"the file's sha256 is {found}; expected {source.sha256}")
 
 
 def _digest_of(path: str) -> str:
     filesystem, inner = open_address(path)
     with reaching(path):
         is_file = exists(filesystem, inner)
-    if not is_file:  # opening a pipe would wait for ever
+    if not is_file:  # opening a pipe would wait forever
         raise DataError("no such file")
     return digest(filesystem, inner)

@@ -1,8 +1,7 @@
-"""The one door to torchaudio: importable on a CPU-only torch too.
+"""The only way to import torchaudio, which also works with a CPU-only torch.
 
-torchaudio's only wheel links CUDA in its native extension, so beside a CPU-only torch a plain
-`import torchaudio` dies of a missing library. Imports torch and torchaudio, nothing of raymc
-but its errors.
+The native extension of torchaudio's only wheel links CUDA, so with a CPU-only torch a plain
+`import torchaudio` fails for a missing library.
 """
 
 import importlib
@@ -19,12 +18,12 @@ from raymc.errors import ResourceError
 
 
 def load_torchaudio() -> ModuleType:
-    """Import torchaudio, with an empty native extension where the real one can't load.
+    """Import torchaudio, with an empty native extension if the real one can't be loaded.
 
-    The stand-in is put in place only if the real extension fails and torch was built without
-    CUDA; all of torchaudio written in Python (transforms, resampling, models) then works, and
-    only forced alignment raises. Call this before importing a library that imports torchaudio
-    by itself, such as transformers.
+    The empty one is used only if the real extension fails and torch was built without CUDA. All
+    of torchaudio's Python code (transforms, resampling, models) then works, and only forced
+    alignment raises. Call this before importing a library that itself imports torchaudio, such
+    as transformers.
 
     Returns:
         The module `torchaudio`.
@@ -47,7 +46,7 @@ def load_torchaudio() -> ModuleType:
 
 
 def _forget_torchaudio() -> None:
-    """Drop what a failed import left behind, so that the next one starts afresh."""
+    """Remove the modules of a failed import, so that the next one starts from scratch."""
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
         del sys.modules[name]
 
@@ -66,7 +65,7 @@ def _stand_in() -> ModuleType:
 
 
 def _without_extension(function: Callable[..., object]) -> Callable[..., NoReturn]:
-    """Replace a function that needs native code by one that says so when it is called."""
+    """Replace a function that needs native code by one that raises."""
 
     def unavailable(*args: object, **kwargs: object) -> NoReturn:
         raise ResourceError(

@@ -1,7 +1,6 @@
-"""What is said in a video, and when: timed text from the files beside it, as words per interval.
+"""What is said in a video, and when: the timed text in files beside it, as words per interval.
 
-Pure: pyarrow's file systems and the standard library. Files by people and by machines are often a
-little broken, so a cue that can't be read is counted and left out.
+Such files often have small errors, so a cue that can't be read is counted and left out.
 """
 
 import codecs
@@ -20,7 +19,7 @@ SIDECARS = (".vtt", ".srt", ".en.vtt", ".en.srt", ".txt")
 _TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d+))?"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _INNER_TIME = re.compile(rf"<{_TIME}>")
-_TOUCHING_SECONDS = 0.1  # a scrolled line comes back at once
+_TOUCHING_SECONDS = 0.1  # a scrolled line is shown again within this time
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
 
 
@@ -30,8 +29,8 @@ class Cue:
 
     Attributes:
         start_seconds: From the start of the video.
-        end_seconds: Infinity where nobody said when.
-        text: The words, as they were written.
+        end_seconds: Infinity if unknown.
+        text: The words, as written.
     """
 
     start_seconds: float
@@ -44,8 +43,8 @@ class Transcript:
     """The cues of a file, by the order of their starts.
 
     Attributes:
-        cues: Those that could be read.
-        broken: How many could not.
+        cues: The cues that could be read.
+        broken: The number of those that could not.
         path: The file.
     """
 
@@ -73,7 +72,7 @@ def read_sidecar(media: str, *, duration_seconds: float | None = None) -> Transc
         The first that exists; None if there is none.
 
     Raises:
-        DataError: A file that is there can't be read, or is no text.
+        DataError: The file can't be read, or is not text.
     """
     filesystem, inner = open_address(media)
     folder, slash, name = inner.rpartition("/")
@@ -105,8 +104,8 @@ def parse_transcript(
 def parse_plain(text: str, duration_seconds: float | None = None) -> tuple[Cue, ...]:
     """One cue for an untimed text, from the start to the end of the video.
 
-    Without a duration it has no end, and `texts_by_interval` spreads it over whatever it is asked
-    for: right where that is the whole video.
+    Without a duration it has no end, and `texts_by_interval` spreads it over the interval that it
+    is given, which is correct for the whole video.
     """
     words = " ".join(text.split())
     end_seconds = math.inf if duration_seconds is None else duration_seconds

@@ -1,8 +1,9 @@
 """APPROVE, educational videos labelled for literacy and math, joined with features by video id.
 
-May import the files `approve_*.py`, `joined.py` and the shards. The release (Gupta et al., CVPR
-2023, arXiv 2510.11204) lists some videos in several splits or under several ids, and some as
-background too: the choices that this asks for are settings, and each says in a note what it did.
+One JSON file of the release (Gupta et al., CVPR 2023, arXiv 2510.11204) holds the labels by split
+and domain; three CSV files hold the addresses of the videos labelled for literacy, for math, and
+of background videos. Some videos are in several splits, under several ids, or also background:
+settings decide what to do, and notes in dataset.json say what was done.
 """
 
 import csv
@@ -19,12 +20,16 @@ from raymc.config import ApproveConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Row
 from raymc.errors import ConfigError, DataError
-from raymc.formats.joined import Features, digest, fraction, kind_of, parse_object, read_file, shown
+from raymc.formats.annotations import (
+    Features,
+    digest,
+    fraction,
+    kind_of,
+    parse_object,
+    read_file,
+    shown,
+)
 from raymc.formats.recipe import DatasetRecipe
-
-# The files of the APPROVE release as they are, checked. May import `joined.py`;
-# `approve_release.py` puts them together.
-
 
 SPLITS = ("train", "val", "test")  # from the least held out to the most
 DOMAINS = ("literacy", "math")
@@ -58,7 +63,7 @@ def read_lists(data: bytes, file: str) -> Lists:
 
 
 def read_addresses(data: bytes, file: str, notes: list[str]) -> dict[str, str]:
-    """Read the address of each id; of an id that stands there twice, the first, and a note.
+    """Read the address of each id; for a repeated id the first, with a note.
 
     Raises:
         DataError: The file is malformed.
@@ -81,7 +86,7 @@ def read_addresses(data: bytes, file: str, notes: list[str]) -> dict[str, str]:
                 )
             addresses.setdefault(name, address)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: no CSV in UTF-8 ({error}); fetch the file again") from error
+        raise DataError(f"{file}: not CSV in UTF-8 ({error}); fetch the file again") from error
     return addresses
 
 
@@ -95,14 +100,8 @@ def _items(values: Any, where: str) -> Iterator[tuple[str, Any]]:
 
 def _labels(values: Any, where: str) -> Sequence[str]:
     if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
-        raise DataError(f"{where} holds {values!r:.60}; expected a list of labels' names")
+        raise DataError(f"{where} holds {values!r:.60}; expected a list of label names")
     return sorted(set(values))
-
-
-# The files of the APPROVE release, checked, and what is odd in them. May import `joined.py`;
-# `approve.py` decides what becomes of it. One JSON file holds the labels by split and domain;
-# three CSV files hold the addresses of the videos labelled for literacy, for math, and of those
-# that are background.
 
 
 BACKGROUND = "background"
@@ -273,10 +272,6 @@ def _id_notes(entries: Mapping[str, Entry], addresses: Addresses) -> Iterator[st
             yield f"{len(names)} {note} ({shown(names)})"
 
 
-# What a user may not expect of APPROVE, for the choices that were made. May import
-# `approve_release.py` and `joined.py`.
-
-
 def notes(
     release: Release,
     features: Features,
@@ -342,20 +337,20 @@ def _gap_notes(
 
 
 def approve(config: ApproveConfig) -> DatasetRecipe:
-    """The recipe of APPROVE: literacy and math are groups, each observed where it was annotated.
+    """Return the recipe of APPROVE; literacy and math are groups, observed where annotated.
 
     Ids whose addresses lead to the same video get the same split. Background videos are observed
     in both groups: they show neither.
 
     Raises:
-        ConfigError: The shares of the background are more than the whole.
+        ConfigError: The shares of the background add up to more than 1.
         DataError: A file is missing or malformed, or no video of the release has features.
     """
     shares = config.background_val_share, config.background_test_share
     if sum(shares) > 1:
         raise ConfigError(
-            f"background_val_share {shares[0]} and background_test_share {shares[1]} are more "
-            "than 1 together; lower one of them"
+            f"background_val_share {shares[0]} and background_test_share {shares[1]} add up to "
+            "more than 1; lower one of them"
         )
     release = read_release(config.folder)
     features = Features(config.features)

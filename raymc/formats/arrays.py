@@ -1,6 +1,6 @@
-"""Arrays that describe clips, checked: labels, class names, ids and splits, whatever the file.
+"""Checks the arrays that describe clips: labels, class names, ids, splits and token types.
 
-Imports numpy. `npz.py` and `hdf5.py` read the arrays; what they must look like is said once, here.
+`npz.py` and `hdf5.py` read the arrays; what is valid is the same for both, and stated here.
 
 Axes: N clips, T tokens, D dim, C classes.
 """
@@ -14,11 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from raymc.data.labels import Vocabulary
-from raymc.data.shards import Row, Rows
+from raymc.data.shards import Modality, Row, Rows
 from raymc.errors import ConfigError, DataError
 from raymc.formats.recipe import LazyRows
-
-# An array of a file, of whatever format, and how messages name it. Imports numpy.
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class FileArray:
 
     @property
     def where(self) -> str:
-        """What messages begin with."""
+        """The beginning of messages about the array."""
         return f"{self.file}: '{self.name}'"
 
 
@@ -44,8 +42,8 @@ def check_length(labels: FileArray, name: str, found: int) -> None:
     clips = len(labels.values)
     if found != clips:
         raise DataError(
-            f"{labels.file}: '{name}' has {found} rows where '{labels.name}' has {clips}; "
-            "expected one row a clip in both."
+            f"{labels.file}: '{name}' has {found} rows, but '{labels.name}' has {clips}; "
+            "expected one row per clip in both."
         )
 
 
@@ -53,13 +51,13 @@ def texts(array: FileArray) -> tuple[str, ...]:
     """Return the values of an array as texts.
 
     Raises:
-        DataError: They are bytes that aren't ASCII.
+        DataError: They are bytes that are not ASCII.
     """
     try:
         return tuple(array.values.astype(str).tolist())
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{array.where} holds bytes that aren't ASCII; save them as text."
+            f"{array.where} holds bytes that are not ASCII; save them as text."
         ) from error
 
 
@@ -79,13 +77,13 @@ STORED_AS: Mapping[str, Literal["float16", "float32", "uint8"]] = {
 
 @dataclass(frozen=True)
 class Clips:
-    """All clips of a file but for their tokens.
+    """All clips of a file, without their tokens.
 
     Attributes:
         ids: The id of each clip.
         multi_hot: Its labels.
         vocabulary: What the columns of `multi_hot` mean.
-        split_numbers: Its split, as an index of `SPLITS`.
+        split_numbers: Its split, as an index into `SPLITS`.
     """
 
     ids: tuple[str, ...]
@@ -96,7 +94,7 @@ class Clips:
     def rows(
         self, tokens: Callable[[int], Mapping[str, Shaped[np.ndarray, "..."] | None]]
     ) -> dict[str, Rows]:
-        """The rows of each split that has any; `tokens(clip)` is asked for when a row is."""
+        """Return the rows of each split that has any; `tokens(clip)` is called for each row."""
         chosen = {
             split: np.flatnonzero(self.split_numbers == number)
             for number, split in enumerate(SPLITS)
@@ -137,10 +135,11 @@ def check_clips(
         classes: [classes] names.
         ids: [clips] strings or whole numbers, each once.
         split: [clips] of 0, 1, 2 for train, val, test, or of these names.
-        group_separator: Labels are grouped by what stands before it in their names; empty: not.
+        group_separator: Labels are grouped by the part of their names before it; empty: no
+            groups.
 
     Raises:
-        DataError: An array isn't what was expected, or doesn't fit the others.
+        DataError: An array is invalid, or doesn't fit the others.
     """
     multi_hot = _multi_hot(labels)
     return Clips(
@@ -155,16 +154,45 @@ def check_rates(rates_hz: Mapping[str, float], modalities: Mapping[str, str]) ->
     """Check that there is a rate for each modality, and no other.
 
     Raises:
-        ConfigError: The keys differ, or a rate isn't positive.
+        ConfigError: The keys differ, or a rate is not positive.
     """
     if set(rates_hz) != set(modalities):
         raise ConfigError(
-            f"rates_hz has the keys {listed(rates_hz)}; expected a rate for each of "
-            f"{listed(modalities)}, as in `modalities`."
+            f"rates_hz has the keys {listed(rates_hz)}; expected those of `modalities`: "
+            f"{listed(modalities)}."
         )
     for name, rate_hz in rates_hz.items():
         if not 0 < rate_hz < float("inf"):
-            raise ConfigError(f"rates_hz.{name} is {rate_hz}; expected tokens a second, above 0.")
+            raise ConfigError(f"rates_hz.{name} is {rate_hz}; expected tokens per second, above 0.")
+
+
+def modality_of(
+    where: str,
+    shape: Sequence[int],
+    dtype: np.dtype,
+    *,
+    name: str,
+    rate_hz: float,
+    encoder: str,
+) -> Modality:
+    """Return the modality of an array of tokens, whose last axis is the dim.
+
+    Args:
+        where: The beginning of messages about the array.
+        shape: Its shape.
+        dtype: Its type; float64 is stored as float32.
+        name: The modality's name.
+        rate_hz: Tokens per second.
+        encoder: What the dataset says made the tokens.
+
+    Raises:
+        DataError: Tokens have no values, or are of another type.
+    """
+    if shape[-1] == 0:
+        raise DataError(f"{where} has shape {tuple(shape)}; expected a dim of 1 or more.")
+    if dtype.name not in STORED_AS:
+        raise DataError(f"{where} holds {dtype}; expected float16, float32, float64 or uint8.")
+    return Modality(name, shape[-1], STORED_AS[dtype.name], rate_hz, encoder)
 
 
 def _multi_hot(labels: FileArray) -> Bool[np.ndarray, "N C"]:
@@ -194,45 +222,42 @@ def _class_names(classes: FileArray, labels: FileArray) -> tuple[str, ...]:
         )
     if len(array) != count:
         raise DataError(
-            f"{classes.where} names {len(array)} classes where '{labels.name}' has {count} "
-            "columns; expected one name a column."
+            f"{classes.where} names {len(array)} classes, but '{labels.name}' has {count} "
+            "columns; expected one name per column."
         )
     return texts(classes)
 
 
 def _ids(ids: FileArray, labels: FileArray) -> tuple[str, ...]:
-    array = ids.values
-    if array.ndim != 1 or array.dtype.kind not in "USiu":
-        raise DataError(
-            f"{ids.where} holds {array.dtype} of shape {array.shape}; expected a list of strings "
-            "or whole numbers."
-        )
-    check_length(labels, ids.name, len(array))
+    _check_list(ids, labels, "strings or whole numbers")
     names = texts(ids)
     first_row: dict[str, int] = {}
     for row, clip in enumerate(names):
         if not clip:
-            raise DataError(f"{ids.where} is empty in row {row}; expected an id for each clip.")
+            raise DataError(f"{ids.where} is empty in row {row}; expected an id for every clip.")
         if clip in first_row:
             raise DataError(
-                f"{ids.where} holds '{clip}' in rows {first_row[clip]} and {row}; expected every "
+                f"{ids.where} holds '{clip}' in rows {first_row[clip]} and {row}; expected each "
                 "id once: rename one, or remove the repeated clip."
             )
         first_row[clip] = row
     return names
 
 
-def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]:
-    array = split.values
-    if array.ndim != 1 or array.dtype.kind not in "USiu":
+def _check_list(array: FileArray, labels: FileArray, of: str) -> None:
+    values = array.values
+    if values.ndim != 1 or values.dtype.kind not in "USiu":
         raise DataError(
-            f"{split.where} holds {array.dtype} of shape {array.shape}; expected a list of 0, 1, "
-            "2 or of train, val, test."
+            f"{array.where} holds {values.dtype} of shape {values.shape}; expected a list of {of}."
         )
-    check_length(labels, split.name, len(array))
-    named = array.dtype.kind in "US"
+    check_length(labels, array.name, len(values))
+
+
+def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]:
+    _check_list(split, labels, "0, 1, 2 or of train, val, test")
+    named = split.values.dtype.kind in "US"
     known: list[object] = list(SPLITS if named else range(len(SPLITS)))
-    values: Sequence[object] = texts(split) if named else array.tolist()
+    values: Sequence[object] = texts(split) if named else split.values.tolist()
     for row, value in enumerate(values):
         if value not in known:
             raise DataError(
@@ -243,7 +268,7 @@ def _split_numbers(split: FileArray, labels: FileArray) -> Int[np.ndarray, " N"]
 
 
 def _vocabulary(classes: FileArray, names: tuple[str, ...], group_separator: str) -> Vocabulary:
-    """The labels, grouped by what stands before the separator; those without it in no group."""
+    """The labels, grouped by the part before the separator; those without it are in no group."""
     groups: dict[str, tuple[str, ...]] = {}
     for name in names:
         prefix, found, _ = name.partition(group_separator or "\0")

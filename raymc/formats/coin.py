@@ -1,8 +1,7 @@
 """COIN, instructional videos with their task and its steps, joined with features by video id.
 
-May import `coin_videos.py`, `joined.py` and the shards. One JSON file holds everything but the
-media (Tang et al., CVPR 2019, arXiv 1903.02874; format: github.com/coin-dataset/annotations). It
-has no validation split, so that one is held out here.
+One JSON file holds everything except the media (Tang et al., CVPR 2019, arXiv 1903.02874; format:
+github.com/coin-dataset/annotations). It has no validation split, so one is held out here.
 """
 
 import math
@@ -16,7 +15,7 @@ from raymc.config import CoinConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Row
 from raymc.errors import DataError
-from raymc.formats.joined import (
+from raymc.formats.annotations import (
     Features,
     digest,
     fraction,
@@ -27,10 +26,6 @@ from raymc.formats.joined import (
     span_of,
 )
 from raymc.formats.recipe import DatasetRecipe
-
-# COIN.json to videos, checked: their task, their split, and their steps in time. May import
-# `joined.py`; `coin.py` decides what becomes of it.
-
 
 _SUBSETS = {"training": "train", "testing": "test"}
 
@@ -108,11 +103,11 @@ def _step(values: Any, where: str) -> Step:
 
 
 def coin(config: CoinConfig) -> DatasetRecipe:
-    """The recipe of COIN.
+    """Return the recipe of COIN.
 
-    Every clip of a video has the video's task for a label, and of its steps those whose segments
-    overlap the clip: from start_seconds to end_seconds, if the features have these columns or say
-    it in their ids; else it is the whole video. A step's parent is its task.
+    A clip's labels are its video's task, and the steps whose segments overlap the clip. The clip
+    lasts from start_seconds to end_seconds, if the features have these columns or their ids say
+    so; else it is the whole video. A step's parent is its task.
 
     Raises:
         DataError: The file is missing or malformed, or none of its videos has features.
@@ -127,7 +122,7 @@ def coin(config: CoinConfig) -> DatasetRecipe:
     steps = _step_names(found.values(), tasks)
     if not tasks and not steps:
         raise DataError(
-            f"{config.annotations}: no video with features has a step; ask for labels class"
+            f"{config.annotations}: no video with features has a step; set labels to class"
         )
     rows = {
         split: features.rows(

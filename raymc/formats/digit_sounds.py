@@ -1,7 +1,7 @@
 """The sounds of the embedded dataset: keypad tones on synthetic lines, or recorded speech.
 
-Imports numpy and raymc's wave reader. Tones need no file, so that the default dataset can be
-made anywhere; a folder of recordings makes the same task one of real speech.
+Tones need no file, so the default dataset can be made anywhere; a folder of recordings turns the
+same task into one of real speech.
 
 Axes: S samples.
 """

@@ -1,8 +1,7 @@
 """The embedded dataset: clips in which digits are shown, heard, or named while on screen.
 
-Handwritten digits that scikit-learn carries, with keypad tones or recorded speech. It needs no
-download and is made in seconds, and yet `named_k` is told well only by putting picture and sound
-together in time. Imports numpy, torch and scikit-learn.
+It combines scikit-learn's handwritten digits with keypad tones or recorded speech. It needs no
+download and is made in seconds, yet `named_k` needs picture and sound together in time.
 
 Axes: T tokens, D dim, S samples.
 """
@@ -87,10 +86,10 @@ class Timeline:
 
 
 def digits(config: DigitsConfig) -> DatasetRecipe:
-    """The recipe of the embedded dataset.
+    """Return the recipe of the embedded dataset.
 
-    Rows are computed when asked for, each from (seed, split, its number) alone, in any order.
-    No picture and no speaker is in two splits.
+    Each row is computed from (seed, split, its number) alone. No picture and no speaker is in two
+    splits.
 
     Raises:
         DataError: `speech` names a folder that `load_recordings` can't use.

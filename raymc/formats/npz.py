@@ -1,14 +1,14 @@
-"""Arrays of a NumPy archive to rows: the quickest way in for features computed elsewhere.
+"""Arrays of a NumPy archive to rows: the quickest way to use features computed elsewhere.
 
-One .npz with an array [clips, tokens, dim] per modality, a multi-hot [clips, C], the class
-names, the ids and the split of each clip. Imports numpy; nothing in the file is executed.
+One .npz holds an array [clips, tokens, dim] per modality, a multi-hot [clips, C], the class
+names, and the id and split of each clip. Pickled objects are refused, so no code is run.
 
 Axes: N clips, T tokens, D dim, C classes.
 """
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +19,24 @@ from raymc.data.shards import Modality
 from raymc.data.storage import digest, open_address
 from raymc.errors import DataError
 from raymc.formats.arrays import (
-    STORED_AS,
     FileArray,
     check_clips,
     check_length,
     check_rates,
     listed,
+    modality_of,
 )
 from raymc.formats.recipe import DatasetRecipe
 
 
 def npz(config: NpzConfig) -> DatasetRecipe:
-    """The recipe of a dataset that stands in one NumPy archive; its arrays are held in memory.
+    """Return the recipe of a dataset in one NumPy archive; its arrays are held in memory.
 
-    float64 is stored as float32, float16, float32 and uint8 as they are.
+    float64 is stored as float32; float16, float32 and uint8 are stored unchanged.
 
     Raises:
-        ConfigError: `rates_hz` doesn't have the same keys as `modalities`, or isn't positive.
-        DataError: The file or an array is missing, isn't what was expected, or doesn't fit
-            the others.
+        ConfigError: `rates_hz` doesn't have the keys of `modalities`, or a rate is not positive.
+        DataError: The file or an array is missing or invalid, or doesn't fit the others.
     """
     check_rates(config.rates_hz, config.modalities)
     roles = (config.labels, config.classes, config.split, config.ids)
@@ -50,30 +49,17 @@ def npz(config: NpzConfig) -> DatasetRecipe:
         split=arrays[config.split],
         group_separator=config.group_separator,
     )
-    tokens = {
-        modality: _tokens(arrays[name], labels) for modality, name in config.modalities.items()
-    }
+    modalities = tuple(
+        _modality(config, modality, arrays[name], labels)
+        for modality, name in config.modalities.items()
+    )
+    tokens = {one.name: _tokens(arrays[config.modalities[one.name]], one) for one in modalities}
     return DatasetRecipe(
         vocabulary=clips.vocabulary,
-        modalities=_modalities(config, tokens),
+        modalities=modalities,
         splits=clips.rows(lambda clip: {name: array[clip] for name, array in tokens.items()}),
         provenance={"file": Path(config.file).name, "sha256": digest(*open_address(config.file))},
         license=config.license,
-    )
-
-
-def _modalities(
-    config: NpzConfig, tokens: Mapping[str, Shaped[np.ndarray, "N _ _"]]
-) -> tuple[Modality, ...]:
-    return tuple(
-        Modality(
-            name,
-            dim=array.shape[2],
-            dtype=STORED_AS[array.dtype.name],
-            rate_hz=config.rates_hz[name],
-            encoder=f"{Path(config.file).name}: {config.modalities[name]}",
-        )
-        for name, array in tokens.items()
     )
 
 
@@ -103,25 +89,32 @@ def _read_array(file: str, archive: np.lib.npyio.NpzFile, name: str) -> FileArra
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{file}: '{name}' is damaged ({error}); fetch the file again.") from error
     if not isinstance(array, np.ndarray):
-        raise DataError(f"{file}: '{name}' is no array; expected a file that `np.savez` wrote.")
+        raise DataError(f"{file}: '{name}' is not an array; expected a file of `np.savez`.")
     return FileArray(file, name, array)
 
 
-def _tokens(array: FileArray, labels: FileArray) -> Shaped[np.ndarray, "N T D"]:
+def _modality(config: NpzConfig, name: str, array: FileArray, labels: FileArray) -> Modality:
     values = array.values
-    if values.ndim != 3 or values.shape[2] == 0:
+    if values.ndim != 3:
         raise DataError(f"{array.where} has shape {values.shape}; expected [clips, tokens, dim].")
     check_length(labels, array.name, len(values))
-    if values.dtype.name not in STORED_AS:
-        raise DataError(
-            f"{array.where} holds {values.dtype}; expected float16, float32, float64 or uint8."
-        )
+    return modality_of(
+        array.where,
+        values.shape,
+        values.dtype,
+        name=name,
+        rate_hz=config.rates_hz[name],
+        encoder=f"{Path(config.file).name}: {array.name}",
+    )
+
+
+def _tokens(array: FileArray, modality: Modality) -> Shaped[np.ndarray, "N T D"]:
     with np.errstate(over="ignore"):
-        stored = values.astype(STORED_AS[values.dtype.name], copy=False)
+        stored = array.values.astype(modality.dtype, copy=False)
     for row, clip in enumerate(stored):
         if not np.isfinite(clip).all():
             raise DataError(
-                f"{array.where} holds NaN, infinity or a value beyond float32 in row {row}; "
+                f"{array.where} holds NaN, infinity or a value too large for float32 in row {row}; "
                 "remove that clip or repair it."
             )
     return stored

@@ -1,39 +1,151 @@
-"""Parquet files of others to rows: tokens in any layout that raymc reads, on to its own.
+"""Parquet files of other tools to rows: tokens in any layout that raymc reads become its own.
 
-Raw bytes, tensors and lists become bytes that tell what they mean. Imports pyarrow;
-`parquet_file.py` finds the files and reads them.
+The files are read twice: once for ids, labels and splits, then forward, a few rows at a time, when
+the rows are written. Their row groups may have a million rows, more than fits into memory, so only
+a page of each column is held.
 """
 
 from array import array
-from collections.abc import Sequence
-from dataclasses import replace
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from raymc.config import ParquetConfig
+from raymc.data import storage
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Ragged, Row, ragged
 from raymc.data.shards.ragged import is_list
 from raymc.data.shards.read import infer_modality
 from raymc.data.shards.tokens import RESERVED_COLUMNS
-from raymc.data.storage import digest
-from raymc.errors import ConfigError, DataError
-from raymc.formats.parquet_file import (
-    Batch,
-    ForwardReader,
-    ParquetFile,
-    RowGroup,
-    find_files,
-    opened,
-)
+from raymc.errors import ConfigError, DataError, first_line
 from raymc.formats.recipe import DatasetRecipe, LazyRows
 
-# Which columns of Parquet files mean what: the settings, and whether they and the files fit. May
-# import the shards, for the layouts of tokens.
+_BATCH_ROWS = 32
+_BUFFER_BYTES = 1 << 20  # of each column
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A file.
+
+    Attributes:
+        filesystem: Where it is.
+        path: Its path inside `filesystem`.
+        name: Its path inside the folder that was looked through.
+        split: The split of all its rows; empty if they tell.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    name: str
+    split: str
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group; `first_row` is a number through all files, `first_of_file` through its own."""
+
+    file: ParquetFile
+    number: int
+    rows: int
+    first_row: int
+    first_of_file: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows that follow each other; `first_row` and `first_of_file` as in `RowGroup`."""
+
+    columns: pa.RecordBatch
+    file: ParquetFile
+    first_row: int
+    first_of_file: int
+
+    def __contains__(self, row: int) -> bool:
+        return self.first_row <= row < self.first_row + len(self.columns)
+
+
+def parquet(config: ParquetConfig) -> DatasetRecipe:
+    """Return the recipe of a dataset in Parquet files of other tools.
+
+    Ids, labels and splits are read at once; tokens are read when a row is made. The vocabulary is
+    all labels, sorted by name.
+
+    Raises:
+        ConfigError: The settings don't fit each other, or don't say what bytes mean.
+        DataError: A file can't be read, lacks a column, or has invalid values.
+    """
+    check_config(config)
+    places = config.split_files or {"": config.files}
+    files = [file for split, address in places.items() for file in find_files(address, split)]
+    contents = Contents(config)
+    for file in files:
+        contents.take(file)
+    contents.check()
+    with opened(files[0]) as first:
+        modalities = tuple(_modality(config, name, first, files[0]) for name in config.columns)
+    reader = RowReader(config, modalities, contents.groups)
+    return DatasetRecipe(
+        vocabulary=Vocabulary(tuple(sorted(contents.labels))),
+        modalities=modalities,
+        splits={
+            split: LazyRows(len(rows), partial(reader.row, rows))
+            for split, rows in contents.rows.items()
+        },
+        provenance={
+            "files": [
+                {"split": f.split, "file": f.name, "sha256": storage.digest(f.filesystem, f.path)}
+                for f in files
+            ],
+            "settings": {
+                "columns": dict(config.columns),
+                "id": config.id,
+                "labels": config.labels,
+                "label_separator": config.label_separator,
+                "split": config.split,
+                "keep": list(config.keep),
+            },
+            "notes": contents.notes(),
+        },
+        license=config.license,
+    )
+
+
+def _modality(
+    config: ParquetConfig, name: str, source: pq.ParquetFile, file: ParquetFile
+) -> Modality:
+    """Find out what a column means: from the settings, its metadata, or its type."""
+    column, where = config.columns[name], f"{file.path}: '{config.columns[name]}'"
+    field = source.schema_arrow.field(column)
+    dim, dtype = config.dims.get(name), config.dtypes.get(name)
+    remedy = f"give dims.{name} and dtypes.{name} if it holds bytes, else choose another column"
+    try:
+        stated = Modality.from_field(field)
+        told = Modality(name, dim, dtype) if dim and dtype else infer_modality(field, source)
+    except DataError as error:
+        raise DataError(f"{where}: {error}; or {remedy}.") from error
+    found = stated or told
+    if found is None:
+        raise ConfigError(f"{where} is {field.type}, which has no dim and dtype; {remedy}.")
+    if not stated and name not in config.rates_hz:
+        raise ConfigError(f"rates_hz.{name} is missing; give the tokens per second of '{column}'.")
+    return replace(
+        found,
+        name=name,
+        dim=dim or found.dim,
+        dtype=dtype or found.dtype,
+        rate_hz=config.rates_hz.get(name, found.rate_hz),
+        encoder=found.encoder or f"{file.name}: {column}",
+    )
 
 
 def check_config(config: ParquetConfig) -> None:
@@ -53,17 +165,17 @@ def check_config(config: ParquetConfig) -> None:
         for name in getattr(config, key):
             if name not in config.columns:
                 known = ", ".join(sorted(config.columns))
-                raise ConfigError(f"{key}.{name} is of no modality; `columns` has {known}.")
+                raise ConfigError(f"{key}.{name}: no such modality; `columns` has {known}.")
     for name in config.keep:
         if name in (*RESERVED_COLUMNS, *config.columns):
-            raise ConfigError(f"keep: the name '{name}' is taken by another column of raymc's.")
+            raise ConfigError(f"keep: raymc uses the name '{name}' for another column.")
 
 
 def check_columns(config: ParquetConfig, file: ParquetFile, schema: pa.Schema) -> None:
     """Check that a file has the columns of the settings, and that they hold what they should.
 
     Raises:
-        DataError: One is missing, stands there twice, or is of another type.
+        DataError: A column is missing, occurs twice, or has another type.
     """
     kinds = {
         config.id: ("text or whole numbers", _is_text, pa.types.is_integer),
@@ -81,7 +193,7 @@ def check_columns(config: ParquetConfig, file: ParquetFile, schema: pa.Schema) -
     for name, (expected, *tests) in kinds.items():
         kind = schema.field(name).type
         if not any(test(kind) for test in tests):
-            raise DataError(f"{file.path}: '{name}' is of {kind}; expected {expected}.")
+            raise DataError(f"{file.path}: '{name}' is {kind}; expected {expected}.")
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -96,10 +208,6 @@ def _is_texts(kind: Any) -> bool:
 def _is_plain(kind: pa.DataType) -> bool:
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
     return _is_text(kind) or number or pa.types.is_null(kind)
-
-
-# Rows of Parquet files: looked through for ids, labels and splits, then read one by one. Imports
-# pyarrow. The tokens are left alone until a row is asked for.
 
 
 class Contents:
@@ -140,8 +248,8 @@ class Contents:
             if not clip or not split or not all(labels):
                 column = config.id if not clip else config.split if not split else config.labels
                 raise DataError(
-                    f"{batch.file.path}, row {batch.first_of_file + k}: '{column}' is or has an "
-                    "empty value or null; fill it in, or leave the row out."
+                    f"{batch.file.path}, row {batch.first_of_file + k}: '{column}' is empty or "
+                    "null, or has such a value; fill it in, or leave the row out."
                 )
             self.labels.update(labels)
             self.unlabelled += not labels
@@ -164,8 +272,8 @@ class Contents:
             first = pc.index(ids, clip).as_py()
             places = (first, pc.index(ids, clip, start=first + 1).as_py())
             raise DataError(
-                f"id '{clip}' stands in {' and in '.join(map(self._where, places))}; expected each "
-                "id once: rename one, or leave a row out."
+                f"id '{clip}' is in {' and in '.join(map(self._where, places))}; expected each id "
+                "once: rename one, or leave a row out."
             )
 
     def _where(self, row: int) -> str:
@@ -229,7 +337,7 @@ def _value(batch: Batch, column: str, k: int) -> Any:
         return batch.columns.column(column)[k].as_py()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{batch.file.path}, row {batch.first_of_file + k}: '{column}' is no UTF-8 ({error})."
+            f"{batch.file.path}, row {batch.first_of_file + k}: '{column}' is not UTF-8 ({error})."
         ) from error
 
 
@@ -241,75 +349,86 @@ def _labels(value: str | list[str | None] | None, separator: str) -> tuple[str, 
     return tuple(dict.fromkeys(name or "" for name in value or ()))
 
 
-def parquet(config: ParquetConfig) -> DatasetRecipe:
-    """The recipe of a dataset that stands in Parquet files of others.
+def find_files(address: str, split: str = "") -> list[ParquetFile]:
+    """Find Parquet files, sorted by path; names that begin with a dot or _ are left out.
 
-    Ids, labels and splits are looked through at once; tokens are read when a row is asked for.
-    The vocabulary is all labels, sorted by name.
+    Args:
+        address: A file, a folder with all below it, or a pattern in which * stands for anything
+            within the name of a file or folder; local, or what pyarrow or fsspec knows.
+        split: What the files are of.
 
     Raises:
-        ConfigError: The settings don't fit each other, or don't tell what bytes mean.
-        DataError: A file can't be read, lacks a column, or holds something unexpected in one.
+        DataError: There are none, or the place can't be reached.
     """
-    check_config(config)
-    places = config.split_files or {"": config.files}
-    files = [file for split, address in places.items() for file in find_files(address, split)]
-    contents = Contents(config)
-    for file in files:
-        contents.take(file)
-    contents.check()
-    with opened(files[0]) as first:
-        modalities = tuple(_modality(config, name, first, files[0]) for name in config.columns)
-    reader = RowReader(config, modalities, contents.groups)
-    return DatasetRecipe(
-        vocabulary=Vocabulary(tuple(sorted(contents.labels))),
-        modalities=modalities,
-        splits={
-            split: LazyRows(len(rows), partial(reader.row, rows))
-            for split, rows in contents.rows.items()
-        },
-        provenance={
-            "files": [
-                {"split": f.split, "file": f.name, "sha256": digest(f.filesystem, f.path)}
-                for f in files
-            ],
-            "settings": {
-                "columns": dict(config.columns),
-                "id": config.id,
-                "labels": config.labels,
-                "label_separator": config.label_separator,
-                "split": config.split,
-                "keep": list(config.keep),
-            },
-            "notes": contents.notes(),
-        },
-        license=config.license,
-    )
+    before, star, _ = address.partition("*")
+    head, slash, _ = before.rpartition("/")
+    base, pattern = (head or slash or ".", address[len(head + slash) :]) if star else (address, "")
+    filesystem, root = storage.open_address(base)
+    with storage.reaching(address):
+        if filesystem.get_file_info(root).is_file:
+            return [ParquetFile(filesystem, root, PurePosixPath(root).name, split)]
+        names = list(storage.parquet_files(filesystem, root))
+    # a pattern from the root must match the whole of a path
+    found = [n for n in names if not pattern or PurePosixPath(f"/{n}").match(f"/{pattern}")]
+    if not found:
+        raise DataError(f"{address}: no files *.parquet; give a file, a folder or a pattern.")
+    return [ParquetFile(filesystem, f"{root}/{name}", name, split) for name in found]
 
 
-def _modality(
-    config: ParquetConfig, name: str, source: pq.ParquetFile, file: ParquetFile
-) -> Modality:
-    """Find out what a column means: from the settings, its metadata, or its type."""
-    column, where = config.columns[name], f"{file.path}: '{config.columns[name]}'"
-    field = source.schema_arrow.field(column)
-    dim, dtype = config.dims.get(name), config.dtypes.get(name)
-    remedy = f"give dims.{name} and dtypes.{name} if it holds bytes, else choose another column"
+@contextmanager
+def opened(file: ParquetFile) -> Iterator[pq.ParquetFile]:
+    """Open a file such that its batches take little memory, however large its row groups.
+
+    Raises:
+        DataError: It can't be read, now or inside the block.
+    """
     try:
-        stated = Modality.from_field(field)
-        told = Modality(name, dim, dtype) if dim and dtype else infer_modality(field, source)
-    except DataError as error:
-        raise DataError(f"{where}: {error}; or {remedy}.") from error
-    found = stated or told
-    if found is None:
-        raise ConfigError(f"{where} is of {field.type}, which tells no dim and dtype; {remedy}.")
-    if not stated and name not in config.rates_hz:
-        raise ConfigError(f"rates_hz.{name} is missing; give the tokens a second of '{column}'.")
-    return replace(
-        found,
-        name=name,
-        dim=dim or found.dim,
-        dtype=dtype or found.dtype,
-        rate_hz=config.rates_hz.get(name, found.rate_hz),
-        encoder=found.encoder or f"{file.name}: {column}",
-    )
+        with file.filesystem.open_input_file(file.path) as stream:
+            yield pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = first_line(error)
+        raise DataError(
+            f"{file.path}: can't be read as Parquet ({reason}); copy it again or leave it out."
+        ) from error
+
+
+class ForwardReader:
+    """Gives the rows of files by number, quickly where they are asked for in order.
+
+    Args:
+        groups: The row groups of all files, in order.
+        columns: Names of the columns to read.
+    """
+
+    def __init__(self, groups: Sequence[RowGroup], columns: Sequence[str]) -> None:
+        self._groups = groups
+        self._columns = list(columns)
+        self._first_rows = [group.first_row for group in groups]
+        self._batches: Iterator[Batch] = iter(())
+        self._held: Batch | None = None
+
+    def batch(self, row: int) -> Batch:
+        """Return the batch that holds a row; the same object as before, if it still does.
+
+        Raises:
+            DataError: A file can't be read, or has changed.
+        """
+        if self._held is None or row not in self._held:
+            group = self._groups[bisect_right(self._first_rows, row) - 1]
+            is_ahead = self._held and group.first_row <= self._held.first_row <= row
+            if not is_ahead:
+                self._batches = _batches(group, self._columns)
+            self._held = next((batch for batch in self._batches if row in batch), None)
+            if self._held is None:
+                raise DataError(f"{group.file.path}: changed while it was read; run again.")
+        return self._held
+
+
+def _batches(group: RowGroup, columns: list[str]) -> Iterator[Batch]:
+    done = 0
+    with opened(group.file) as source:
+        for columns_of_batch in source.iter_batches(_BATCH_ROWS, [group.number], columns):
+            yield Batch(
+                columns_of_batch, group.file, group.first_row + done, group.first_of_file + done
+            )
+            done += len(columns_of_batch)

@@ -1,4 +1,4 @@
-"""From a configuration to the dataset it names, made first if it has a recipe. Pure."""
+"""From a configuration to its dataset, which is made first if `data.make` says how."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,16 +30,16 @@ _RECIPES: Mapping[str, Callable[[Any], DatasetRecipe]] = {
 def prepare_dataset(
     config: Config, *, on_row: Callable[[int, int], None] = lambda row, rows: None
 ) -> Dataset:
-    """Open the configured dataset; write it first where `data.make` says how.
+    """Open the configured dataset; write it first if `data.make` says how.
 
-    Running again goes on with an interrupted write, and leaves a finished dataset alone.
+    A second call resumes an interrupted write, and does not change a finished dataset.
 
     Args:
         config: All settings.
-        on_row: Is told the number of each row that is written, from 1, and how many there are.
+        on_row: Called with the number of each row written, from 1, and the number of all rows.
 
     Raises:
-        DataError: there is no dataset and no recipe, or the folder holds another dataset.
+        DataError: There is no dataset and no recipe, or the folder holds another dataset.
     """
     if config.data.make is not None:
         make_dataset(recipe_of(config.data.make), config.data.path, on_row=on_row)
@@ -47,5 +47,5 @@ def prepare_dataset(
 
 
 def recipe_of(config: MakeConfig) -> DatasetRecipe:
-    """Return the recipe that a `data.make` section describes."""
+    """Return the recipe of a `data.make` section."""
     return _RECIPES[config.name](config)

@@ -1,6 +1,7 @@
-"""Real formats to datasets of shards: one file each, plain functions from files to rows.
+"""What every format makes: a `DatasetRecipe`, whose rows are computed when they are written.
 
-Pure: no Ray, no MLflow.
+So a split never has to fit into memory, and an interrupted write computes only the rows that it
+still needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,31 +12,9 @@ from typing import overload
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Manifest, Modality, Row, Rows, write_dataset
 
-# Rows that are computed when they are asked for: what most recipes' splits are made of. Imports
-# nothing but the row. A split never has to fit into memory, and an interrupted write asks only
-# for the rows it still needs.
-
-
-def watched(
-    splits: Mapping[str, Rows], on_row: Callable[[int, int], None]
-) -> dict[str, "LazyRows"]:
-    """Return splits that tell, whenever a row is asked for, its number and how many there are."""
-    total = sum(len(rows) for rows in splits.values())
-
-    def row(rows: Rows, first: int, i: int) -> Row:
-        on_row(first + i + 1, total)
-        return rows[i]
-
-    found: dict[str, LazyRows] = {}
-    first = 0
-    for split, rows in splits.items():
-        found[split] = LazyRows(len(rows), partial(row, rows, first))
-        first += len(rows)
-    return found
-
 
 class LazyRows(Sequence[Row]):
-    """A sequence whose row i is `row(i)`, called anew each time; `row` must be deterministic."""
+    """A sequence whose row i is `row(i)`, called each time; `row` must be deterministic."""
 
     def __init__(self, count: int, row: Callable[[int], Row]) -> None:
         self._count = count
@@ -51,22 +30,14 @@ class LazyRows(Sequence[Row]):
     def __getitem__(self, index: slice) -> list[Row]: ...
 
     def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """Compute one row or several.
-
-        Raises:
-            IndexError: No such row.
-        """
+        """Compute one row or several."""
         chosen = range(self._count)[index]
         return self._row(chosen) if isinstance(chosen, int) else [self._row(i) for i in chosen]
 
 
 @dataclass(frozen=True)
 class DatasetRecipe:
-    """Everything a dataset is made of, rows still to be computed.
-
-    `splits` maps a split's name to its rows; a sequence may compute row i when it is asked
-    for, and must return the same row each time.
-    """
+    """Everything a dataset is made of; `splits` has the rows of each split, usually lazy."""
 
     vocabulary: Vocabulary
     modalities: tuple[Modality, ...]
@@ -82,23 +53,41 @@ def make_dataset(
     shard_rows: int = 512,
     on_row: Callable[[int, int], None] = lambda row, rows: None,
 ) -> Manifest:
-    """Write the recipe's rows as shards under `path`; running it again goes on or does nothing.
+    """Write the recipe's rows as shards under `path`; a second call resumes or does nothing.
 
     Args:
         recipe: What to write.
         path: Folder of the dataset.
         shard_rows: Rows per shard.
-        on_row: Is told the number of each row that is made, from 1, and how many there are.
+        on_row: Called with the number of each row made, from 1, and the number of all rows.
 
     Raises:
         DataError: `path` holds another dataset.
     """
     return write_dataset(
         path,
-        watched(recipe.splits, on_row),
+        _watched(recipe.splits, on_row),
         vocabulary=recipe.vocabulary,
         modalities=recipe.modalities,
         provenance=recipe.provenance,
         license=recipe.license,
         shard_rows=shard_rows,
     )
+
+
+def _watched(
+    splits: Mapping[str, Rows], on_row: Callable[[int, int], None]
+) -> dict[str, "LazyRows"]:
+    """Return splits that report each row that is made: its number, and how many there are."""
+    total = sum(len(rows) for rows in splits.values())
+
+    def row(rows: Rows, first: int, i: int) -> Row:
+        on_row(first + i + 1, total)
+        return rows[i]
+
+    found: dict[str, LazyRows] = {}
+    first = 0
+    for split, rows in splits.items():
+        found[split] = LazyRows(len(rows), partial(row, rows, first))
+        first += len(rows)
+    return found

@@ -1,7 +1,8 @@
 """TFRecord files and the tf.train.Example messages in them, read without TensorFlow.
 
-Imports numpy and pyarrow's file systems; protobuf and google-crc32c only when a record is read.
-What the features of a record mean is the importers' part.
+protobuf parses the messages and google-crc32c takes the checksums. The framing is read here, as
+readers of other packages stop at damage: this one counts the bytes lost, resumes at the next
+record, and finds records by offset.
 
 A record (tensorflow.org/tutorials/load_data/tfrecord) is its payload's length (uint64, little-
 endian), the masked CRC-32C of these 8 bytes, the payload, and the payload's masked CRC-32C.
@@ -42,11 +43,11 @@ _MESSAGES: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Damage:
-    """What stands where a record should be.
+    """A damaged record.
 
     Attributes:
         reason: What is wrong with it, for people.
-        lost_bytes: Bytes of the file, from the record's offset, that can't be read for it.
+        lost_bytes: Bytes of the file, from the record's offset, that are lost with it.
     """
 
     reason: str
@@ -84,14 +85,14 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def read_record(read: Callable[[int], bytes], left: int) -> bytes | Damage:
-    """Read the next record; no more bytes are asked for than are left, whatever its length says.
+    """Read the next record, but never more than `left` bytes: a damaged length may be huge.
 
     Args:
         read: Returns that many next bytes of the file; fewer only at its end.
         left: Bytes from here to the end of the file, at least 1.
 
     Returns:
-        The payload; its checksum was right.
+        The payload, if its checksum is right.
     """
     header = read(min(_HEADER.size, left))
     if len(header) < _HEADER.size:
@@ -114,7 +115,7 @@ def read_record(read: Callable[[int], bytes], left: int) -> bytes | Damage:
 def scan_records(read: Callable[[int], bytes], size: int) -> Iterator[tuple[int, bytes | Damage]]:
     """Yield every record of a file with its offset in bytes.
 
-    Behind a damaged payload comes the next record; behind a damaged length nothing can be found.
+    After a damaged payload the next record follows; after a damaged length none can be found.
 
     Args:
         read: Returns that many next bytes of the file; fewer only at its end.
@@ -128,7 +129,7 @@ def scan_records(read: Callable[[int], bytes], size: int) -> Iterator[tuple[int,
 
 
 class RecordReader:
-    """Reads single records by file and offset; neighbours come from the same read of the file.
+    """Reads single records by file and offset; nearby records share a read of the file.
 
     Args:
         filesystem: Where the files are.
@@ -172,14 +173,14 @@ def parse_example(payload: bytes) -> Example:
     """Parse a tf.train.SequenceExample, or an Example: on the wire that is one without lists.
 
     Raises:
-        DataError: The bytes are no such message.
+        DataError: The bytes are not such a message.
     """
     from google.protobuf.message import DecodeError
 
     try:
         message = _sequence_example().FromString(payload)
     except DecodeError as error:
-        raise DataError("it is no tf.train.Example or SequenceExample") from error
+        raise DataError("it is not a tf.train.Example or SequenceExample") from error
     return Example(
         features={entry.key: _values(entry.value) for entry in message.context.feature},
         lists={
@@ -212,6 +213,7 @@ def _sequence_example() -> Any:
                 described.type_name = f".raymc.{kind}"
             else:
                 described.type = described.Type.Value(f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()  # its own: TensorFlow may have filled the default one
+    # not the default pool, in which TensorFlow may have registered these messages
+    pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("raymc.SequenceExample"))

@@ -1,11 +1,11 @@
-"""YouTube-8M and YouTube-8M Segments to rows, from the record files as they are offered.
+"""YouTube-8M and YouTube-8M Segments to rows, from their record files (`tfrecord.py`).
 
-Every file is read once to check it and to find its records, and once more when the rows are
-written; only offsets are held. Imports numpy; `youtube8m_files.py` reaches the files.
+Every file is read once to check it and to find its records, and again when the rows are written;
+only offsets are held. What a record holds: research.google.com/youtube8m/download.html.
 
 S. Abu-El-Haija et al., YouTube-8M: A Large-Scale Video Classification Benchmark, 2016,
 arXiv 1609.08675.
-Axes: R records.
+Axes: R records, T seconds, D dim.
 """
 
 import csv
@@ -32,12 +32,6 @@ from raymc.errors import ConfigError, DataError
 from raymc.formats.recipe import DatasetRecipe, LazyRows
 from raymc.formats.tfrecord import Damage, Example, RecordReader, parse_example, scan_records
 
-# What one record of YouTube-8M holds, and its vocabulary: bytes to a row, CSV to label names.
-# Imports numpy. Apart from `youtube8m.py` so that what a record means stands in one place, and
-# which files are read in another. What a record holds:
-# research.google.com/youtube8m/download.html. Axes: T seconds, D dim.
-
-
 DIMS: Mapping[str, int] = {"rgb": 1024, "audio": 128}
 # Dequantize(feat_vector, max=2, min=-2) of the YouTube-8M starter code (utils.py):
 # value · range/255 + range/512 + min, where range = max - min
@@ -47,7 +41,7 @@ _NO_VERTICAL = "(Unknown)"
 
 
 class ForeignError(DataError):
-    """A sound record that doesn't fit the settings; as it isn't damaged, it isn't left out."""
+    """An undamaged record that doesn't fit the settings; `skip_damaged` doesn't skip it."""
 
 
 def describe(name: str, feature: Feature, level: Level) -> Modality:
@@ -103,7 +97,7 @@ def _check_level(example: Example, level: Level) -> None:
         raise ForeignError(f"it has {other}-level features; set level to {other}")
     if not found[level]:
         names = ", ".join([*example.features, *example.lists])[:80]
-        raise DataError(f"it is no record of YouTube-8M: expected rgb and audio, found {names!r}")
+        raise DataError(f"it is not a record of YouTube-8M: expected rgb, audio; found {names!r}")
 
 
 def _id(example: Example) -> str:
@@ -115,7 +109,7 @@ def _id(example: Example) -> str:
     try:
         return values[0].decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"its id {values[0][:16]!r} is no text") from error
+        raise DataError(f"its id {values[0][:16]!r} is not text") from error
 
 
 def _labels(example: Example, names: Sequence[str]) -> tuple[str, ...]:
@@ -123,7 +117,7 @@ def _labels(example: Example, names: Sequence[str]) -> tuple[str, ...]:
     if len(numbers) == 0:
         return ()
     if isinstance(numbers, tuple) or numbers.dtype != np.int64:
-        raise DataError("its labels are no whole numbers")
+        raise DataError("its labels are not whole numbers")
     for number in numbers[(numbers < 0) | (numbers >= len(names))]:
         raise ForeignError(
             f"it has the label {number}, where the vocabulary has 0 to {len(names) - 1}; give the "
@@ -204,7 +198,7 @@ def _labels_by_number(file: str, data: bytes) -> tuple[dict[int, str], dict[int,
             line = table.line_num
             number = int(row["Index"] or "")
             if number in names:
-                raise ValueError(f"the Index {number} was used before")
+                raise ValueError(f"the Index {number} is repeated")
             names[number] = (row["Name"] or "").strip()
             vertical = (row.get("Vertical1") or "").strip()
             if vertical and vertical != _NO_VERTICAL:
@@ -215,10 +209,6 @@ def _labels_by_number(file: str, data: bytes) -> tuple[dict[int, str], dict[int,
             "UTF-8 with the columns Index and Name"
         ) from error
     return names, verticals
-
-
-# Record files of YouTube-8M looked through: where their good records begin, and what is odd.
-# Imports numpy, and pyarrow to reach the files. Axes: R records.
 
 
 Decode = Callable[[bytes | Damage], tuple[Row, bool]]  # and whether it has labels of segments
@@ -270,17 +260,17 @@ def find_files(split: str, pattern: str) -> tuple[fs.FileSystem, list[str]]:
     found = [file for file in inside if file.is_file and fnmatchcase(file.base_name, wanted)]
     if not found:
         raise DataError(
-            f"{split}: no file is at {pattern}; expected a path or an address of record files, "
+            f"{split}: no files at {pattern}; expected a path or an address of record files, "
             "with * in the file's name only, such as frame/train*.tfrecord"
         )
     return filesystem, sorted(file.path for file in found)
 
 
 def look_through(filesystem: fs.FileSystem, path: str, decode: Decode, *, skip: bool) -> RecordFile:
-    """Read a file through, and check each record.
+    """Read a whole file and check each record.
 
     Raises:
-        DataError: A record is damaged and `skip` is false, or of another kind of file.
+        DataError: A record is damaged and `skip` is false, or belongs to another kind of file.
     """
     digest, offsets, damaged, first_damage = hashlib.sha256(), array("q"), 0, ""
     remarks: Counter[str] = Counter()
@@ -318,7 +308,7 @@ def _records(
         if file.size() == 0:
             yield 0, Damage("the file is empty", 0)
         yield from scan_records(read, file.size())
-        while read(_CHUNK_BYTES):  # what stands behind an unreadable length
+        while read(_CHUNK_BYTES):  # what follows an unreadable length, for the digest
             pass
 
 
@@ -337,11 +327,11 @@ def _remarks(row: Row, has_segments: bool) -> Iterator[str]:
 
 
 def youtube8m(config: Youtube8mConfig) -> DatasetRecipe:
-    """The recipe of a YouTube-8M dataset; features are kept as they are stored.
+    """Return the recipe of a YouTube-8M dataset; features keep their stored values.
 
     Frame-level features stay uint8, with the scale and offset of YouTube-8M's own dequantisation;
-    of a video-level record, each mean becomes one float32 token. Segment labels are left out.
-    Repeated ids are left to `raymc data check`: to see them here, all ids would have to be held.
+    each mean of a video-level record becomes one float32 token. Segment labels are left out.
+    `raymc data check` finds repeated ids: here, all ids would have to be held.
 
     Raises:
         ConfigError: No split has files.
@@ -403,8 +393,8 @@ class _Records:
             return self._decode(self._reader.read(path, offset))[0]
         except DataError as error:
             raise DataError(
-                f"{path}: record at byte {offset}: {error}; it was sound when the file was looked "
-                "through: if the file has changed, import it anew"
+                f"{path}: record at byte {offset}: {error}; it was valid when the file was first "
+                "read: if the file has changed, import it again"
             ) from error
 
 

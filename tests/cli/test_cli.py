@@ -382,9 +382,9 @@ for arguments, code in {cases}:
     ("arguments", "message"),
     [
         (["extract", "--out", "x"], "no media are named"),
-        (["extract", "nowhere", "--out", "x"], "nowhere: no media there"),
+        (["extract", "nowhere", "--out", "x"], "nowhere: no media"),
         (["extract", "nowhere", "--visual", "patch"], "unknown visual encoder 'patch'; did you"),
-        (["extract", "nowhere", "--max-failures", "5%"], "nowhere: no media there"),
+        (["extract", "nowhere", "--max-failures", "5%"], "nowhere: no media"),
         (["extract", "nowhere", "--max-failures", "some"], "setting extract.max_failures = 'some'"),
         (["extract", "nowhere", "--max-failures", "200%"], "setting extract.max_failures = 2.0"),
         (

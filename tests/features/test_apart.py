@@ -10,8 +10,13 @@ from videos import Crashing, write_video
 from raymc.config import ExtractConfig
 from raymc.errors import ResourceError
 from raymc.features.clips import Failure
-from raymc.features.extraction import make_encoders, plan_extraction
-from raymc.features.isolated import END, extract_files, extract_files_apart
+from raymc.features.extraction import (
+    END,
+    extract_files,
+    extract_files_apart,
+    make_encoders,
+    plan_extraction,
+)
 from raymc.features.sources import Source
 
 PLAN = plan_extraction(ExtractConfig(window_seconds=0.5))
@@ -52,7 +57,7 @@ def test_crashes_are_failures(files: list[tuple[int, Source]]) -> None:
         if not isinstance(source, Crashing):
             expected += [item for item in here if item[0] == number]
             continue
-        error = "decoding it crashed (SIGSEGV)"
+        error = "its decoder crashed (SIGSEGV)"
         failure = Failure(path=source.path, id=source.id, stage="open", error=error)
         expected += [(number, failure), (number, END)]
     assert list(extract_files_apart(crashing, PLAN)) == expected
@@ -62,7 +67,7 @@ def test_what_is_no_fault_of_a_file_is_raised(
     files: list[tuple[int, Source]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     unknown = replace(PLAN, config=replace(PLAN.config, audio="nothing"))
-    with pytest.raises(ResourceError, match="ended with code 1 before it began"):
+    with pytest.raises(ResourceError, match="ended with code 1 before it started"):
         list(extract_files_apart(files, unknown))
     assert "unknown audio encoder 'nothing'" in capfd.readouterr().err
 

@@ -15,7 +15,7 @@ from damage import DAMAGES, FUZZED, write_fuzzed
 from raymc.config import ExtractConfig
 from raymc.errors import DataError
 from raymc.features.clips import Failure
-from raymc.features.extraction import Extract, extract_source, make_encoders, plan_extraction
+from raymc.features.extraction import EncodedClip, extract_source, make_encoders, plan_extraction
 from raymc.features.sources import Digests, Source, list_sources
 
 PLAN = plan_extraction(ExtractConfig(window_seconds=1.0))
@@ -31,7 +31,7 @@ def source_of(path: Path, data: bytes) -> Source:
     return Source(path=str(path), id="x", sha256=hashlib.sha256(data).hexdigest())
 
 
-def extracted(source: Source) -> list[Extract | Failure]:
+def extracted(source: Source) -> list[EncodedClip | Failure]:
     return list(extract_source(source, PLAN, ENCODERS))
 
 
@@ -48,7 +48,7 @@ def test_no_damage_goes_unnoticed(tmp_path: Path, whole: dict[str, bytes], name:
         damaged += 1
         (tmp_path / name).write_bytes(data)
         found = hashlib.sha256(data).hexdigest()
-        error = f"the file's sha256 is {found}, expected {source.sha256}"
+        error = f"the file's sha256 is {found}; expected {source.sha256}"
         assert extracted(source) == [Failure(path=source.path, id="x", stage="open", error=error)]
     assert damaged > 250
 

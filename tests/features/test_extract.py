@@ -23,7 +23,7 @@ from raymc.data.shards.write import JOURNAL_FOLDER
 from raymc.errors import DataError, ExtractionError
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
-    Extract,
+    EncodedClip,
     encode,
     extract_source,
     make_encoders,
@@ -64,15 +64,15 @@ def configured(source: Path | str, out: Path, **settings: object) -> Config:
     return override(Config(), changes | {f"extract.{k}": v for k, v in settings.items()})
 
 
-def expected(config: Config) -> tuple[dict[str, list[Extract]], list[Failure]]:
+def expected(config: Config) -> tuple[dict[str, list[EncodedClip]], list[Failure]]:
     """What one process makes of the same media, without Ray: clips by split, and failures."""
     plan = plan_extraction(config.extract)
     light, heavy = (make_encoders(config.extract, names) for names in (plan.light, plan.heavy))
-    clips: dict[str, list[Extract]] = {}
+    clips: dict[str, list[EncodedClip]] = {}
     failures: dict[str, list[Failure]] = {}
     for source in list_sources(config.extract.source, split=config.extract.split):
         for item in extract_source(source, plan, light):
-            if isinstance(item, Extract):
+            if isinstance(item, EncodedClip):
                 item = encode(item, source.path, plan, heavy)
                 clips.setdefault(source.split, []).append(item)
             found = [item] if isinstance(item, Failure) else item.failures
@@ -179,7 +179,7 @@ def test_files_without_their_digest_give_no_row(
     found = hashlib.sha256(data).hexdigest()
     expected = hashlib.sha256(videos[2].read_bytes()).hexdigest()
     assert [(x.path, x.id, x.stage, x.error) for x in failures] == [
-        (str(damaged), name, "open", f"the file's sha256 is {found}, expected {expected}")
+        (str(damaged), name, "open", f"the file's sha256 is {found}; expected {expected}")
         for name in ("2", "2-half")
     ]
     rows, kept = rows_by_id(whole), rows_by_id(config)
@@ -191,7 +191,9 @@ def test_media_without_a_single_clip(ray_logs: Path, tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "text.mp4").write_text("not a video")
     config = configured(tmp_path / "media", tmp_path / "out")
-    with pytest.raises(ExtractionError, match=r"none of the 1 files gave a clip; .*text\.mp4: "):
+    with pytest.raises(
+        ExtractionError, match=r"none of the 1 files has a clip that can be read; .*text\.mp4: "
+    ):
         run_extract(config, Console(file=StringIO()))
     with pytest.raises(DataError, match="unfinished"):
         open_dataset(config.data.path)
@@ -223,7 +225,7 @@ def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
     monkeypatch.setattr("raymc.features.on_ray.list_sources", lambda source: sources)
     summary = run_extract(config, Console(file=StringIO()))
     assert [(x.path, x.id, x.stage, x.error) for x in summary.failures] == [
-        (sources[k].path, f"clip-{k:02d}", "open", "decoding it crashed (SIGSEGV)")
+        (sources[k].path, f"clip-{k:02d}", "open", "its decoder crashed (SIGSEGV)")
         for k in (8, 9, 20)
     ]
     whole = rows_by_id(override(config, {"data.path": f"{tmp_path}/whole"}))

@@ -12,17 +12,16 @@ import torch
 
 from raymc.config import ExtractConfig
 from raymc.errors import ConfigError
-from raymc.features.clips import ClipRequest, Failure
+from raymc.features.clips import ClipRequest, Failure, read_clips
 from raymc.features.encoders import audio_encoder, text_encoder, visual_encoder
 from raymc.features.extraction import (
+    EncodedClip,
     Encoders,
-    Extract,
     encode,
     extract_source,
     make_encoders,
     plan_extraction,
 )
-from raymc.features.media import read_clips
 from raymc.features.sources import Source
 from raymc.features.transcripts import parse_timed, texts_by_interval
 
@@ -54,7 +53,7 @@ def config(**changes: Any) -> ExtractConfig:
     return replace(ExtractConfig(visual="none", text="words", text_interval_seconds=1), **changes)
 
 
-def extracted(source: Source, settings: ExtractConfig) -> list[Extract | Failure]:
+def extracted(source: Source, settings: ExtractConfig) -> list[EncodedClip | Failure]:
     plan = plan_extraction(settings)
     return list(extract_source(source, plan, make_encoders(settings, plan.light)))
 
@@ -65,7 +64,7 @@ def stored(tokens: np.ndarray) -> bytes:
 
 def test_encoders_see_what_was_decoded(sound: Source) -> None:
     (found,) = extracted(sound, config())
-    assert isinstance(found, Extract)
+    assert isinstance(found, EncodedClip)
     assert (found.id, found.start_seconds, found.end_seconds) == ("talk", 0.0, 4.0)
     assert not found.failures
     assert not found.waiting
@@ -98,7 +97,7 @@ def test_windows_have_their_own_words(sound: Source) -> None:
     assert [item.id for item in found] == ["talk@0-2", "talk@2-4"]
     encoder = text_encoder("words", rate_hz=1.0)
     for item, texts in zip(found, (["one two", ""], ["three", "four"])):
-        assert isinstance(item, Extract)
+        assert isinstance(item, EncodedClip)
         assert item.tokens == {"text": stored(encoder.encode(texts))}
 
 
@@ -106,7 +105,7 @@ def test_what_the_encoder_wants_is_not_there(sound: Source, tmp_path: Path) -> N
     silent = replace(sound, path=str(tmp_path / "copy.wav"))
     Path(silent.path).write_bytes(Path(sound.path).read_bytes())
     (found,) = extracted(silent, config(visual="patches"))
-    assert isinstance(found, Extract)
+    assert isinstance(found, EncodedClip)
     assert found.tokens["visual"] is None
     assert found.tokens["text"] is None  # nobody wrote any: nothing failed
     assert found.tokens["audio"] is not None
@@ -128,7 +127,7 @@ def test_trouble_with_the_text_is_told_once(
     Path(copied.path).write_bytes(Path(sound.path).read_bytes())
     (tmp_path / name).write_text(text)
     items = extracted(copied, config(window_seconds=2.0))
-    failures = [f for item in items if isinstance(item, Extract) for f in item.failures]
+    failures = [f for item in items if isinstance(item, EncodedClip) for f in item.failures]
     assert len(items) == 2
     assert [failure.stage for failure in failures] == ["text"]
     assert error in failures[0].error
@@ -166,7 +165,7 @@ class Breaking:
 def test_what_an_encoder_refuses_is_missing(outcome: Any, error: str) -> None:
     plan = plan_extraction(config(text="none"))
     waiting = {"audio": np.zeros(16, np.float32)}
-    extract = Extract(id="a", start_seconds=0.0, end_seconds=1.0, tokens={}, waiting=waiting)
+    extract = EncodedClip(id="a", start_seconds=0.0, end_seconds=1.0, tokens={}, waiting=waiting)
     found = encode(extract, "a.mp4", plan, Encoders({"audio": Breaking(outcome)}))
     assert found.tokens == {"audio": None}
     (failure,) = found.failures
@@ -177,7 +176,7 @@ def test_what_an_encoder_refuses_is_missing(outcome: Any, error: str) -> None:
 def test_a_gpu_that_is_full_is_no_fault_of_the_file() -> None:
     plan = plan_extraction(config(text="none"))
     waiting = {"audio": np.zeros(16, np.float32)}
-    extract = Extract(id="a", start_seconds=0.0, end_seconds=1.0, tokens={}, waiting=waiting)
+    extract = EncodedClip(id="a", start_seconds=0.0, end_seconds=1.0, tokens={}, waiting=waiting)
     full = Encoders({"audio": Breaking(lambda: torch.OutOfMemoryError("full"))})
     with pytest.raises(torch.OutOfMemoryError):
         encode(extract, "a.mp4", plan, full)

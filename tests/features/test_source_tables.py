@@ -41,15 +41,15 @@ def test_values_of_parquet_are_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("t.csv", "path,id,id\na,b,c\n", "a column stands there twice: path, id, id"),
+        ("t.csv", "path,id,id\na,b,c\n", "a column occurs twice: path, id, id"),
         ("t.csv", "path,id\na,\n", "row 1: id is empty; expected text"),
         ("t.csv", "path,end_seconds\na,nan\n", "row 1: end_seconds is 'nan'; expected seconds"),
         ("t.csv", "path,start_seconds\na,inf\n", "row 1: start_seconds is 'inf'"),
         ("t.jsonl", '{"path": "a", "id": true}', "row 1: id is True; expected text"),
         ("t.jsonl", '{"path": "a", "split": ""}', "row 1: split is empty"),
         ("t.jsonl", "[" * 100_000, "can't be read as jsonl"),
-        ("t.csv", "", "no media there"),
-        ("t.json", "{}", "'.json' is no suffix of media or of a table; give a folder or glob"),
+        ("t.csv", "", "the table has no rows"),
+        ("t.json", "{}", "'.json' is not a suffix of media or tables; give a folder or glob"),
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path: Path, name: str, data: str, message: str) -> None:

@@ -117,12 +117,12 @@ def test_parts_of_a_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"file": "a.mp4"}, "row 2: no path; expected a column 'path', it has file"),
+        ({"file": "a.mp4"}, "row 2: no path; expected a column 'path', there are file"),
         ({"path": ""}, "row 2: no path"),
         ({"path": 3}, "row 2: no path"),
         ({"path": "a", "start_seconds": -1}, "row 2: start_seconds is -1; expected seconds"),
         ({"path": "a", "end_seconds": "x"}, "row 2: end_seconds is 'x'; expected seconds"),
-        ({"path": "a", "start_seconds": 2, "end_seconds": 2}, "row 2: end_seconds 2 isn't after"),
+        ({"path": "a", "start_seconds": 2, "end_seconds": 2}, "row 2: end_seconds 2 is not after"),
         ({"path": "a", "labels": 3}, "row 2: labels are 3; expected names"),
         ({"path": "a", "labels": [1]}, r"row 2: labels are \[1\]; expected names"),
         ({"path": "a", "id": [1]}, r"row 2: id is \[1\]; expected text"),
@@ -143,12 +143,12 @@ def test_a_row_that_cannot_be_used(folder: Path, row: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("t.csv", b"path,id\na.mp4\n", "row 1 has not as many fields"),
+        ("t.csv", b"path,id\na.mp4\n", "row 1 has 1 fields, but the first line has 2"),
         ("t.csv", b'path\n"a', "can't be read as csv"),
         ("t.csv", b"path\n\xff\n", "can't be read as csv"),
-        ("t.csv", b"path\n", "no media there"),
+        ("t.csv", b"path\n", "the table has no rows"),
         ("t.jsonl", b"{", "can't be read as jsonl"),
-        ("t.jsonl", b"[1]", "line 1 is no object"),
+        ("t.jsonl", b"[1]", "line 1 is not an object"),
         ("t.parquet", b"PAR1", "can't be read as parquet"),
     ],
 )

@@ -288,7 +288,7 @@ def test_a_name_of_both_domains_becomes_two_classes(tmp_path: Path) -> None:
         ({"val": {"math": {"m1": ["a", 3]}}}, r"'m1' holds \['a', 3\]; expected a list"),
         ({"val": {"math": {"m1": [""]}}}, r"'m1' holds \[''\]; expected a list"),
         ({"val": {"math": {"m1": None}}}, "'m1' holds None; expected a list"),
-        ([], r"JSON of another kind \(a list\)"),
+        ([], r"the JSON is a list"),
     ],
 )
 def test_labels_of_another_shape(tmp_path: Path, labels: object, message: str) -> None:
@@ -304,8 +304,8 @@ def test_labels_of_another_shape(tmp_path: Path, labels: object, message: str) -
         (b"m1,https://a\nm2,https://a,b\n", "line 2: 'm2,https://a,b'; expected"),
         (b"video ID,youtube url\n", "line 1: 'video ID,youtube url'; expected an id and"),
         (b"m1,https://a\n,https://b\n", "line 2: ',https://b'; expected"),
-        (b'm1,"https://a\n', "math_urls.csv: no CSV in UTF-8 .*fetch the file again"),
-        (b"m1,https://\xff\n", "math_urls.csv: no CSV in UTF-8"),
+        (b'm1,"https://a\n', "math_urls.csv: not CSV in UTF-8 .*fetch the file again"),
+        (b"m1,https://\xff\n", "math_urls.csv: not CSV in UTF-8"),
     ],
 )
 def test_tables_that_are_malformed(tmp_path: Path, text: bytes, message: str) -> None:
@@ -343,7 +343,9 @@ def fails(settings: ApproveConfig, message: str) -> None:
 
 
 def test_settings_out_of_range(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"background_val_share 0.6 and .* 0.5 are more than 1"):
+    with pytest.raises(
+        ConfigError, match=r"background_val_share 0.6 and .* 0.5 add up to more than 1"
+    ):
         approve(config(tmp_path, background_val_share=0.6, background_test_share=0.5))
     cases = ({"split_policy": "random"}, {"background_val_share": 1.5}, {"policy": "drop"})
     wrong: dict[str, Any]

@@ -274,7 +274,7 @@ def test_annotations_of_another_shape(tmp_path: Path, videos: object, message: s
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such file"), ("{", "not JSON"), ("[]", "JSON of another kind"), ("{}", "is null")],
+    [(None, "no such file"), ("{", "not JSON"), ("[]", "the JSON is a list"), ("{}", "is null")],
 )
 def test_files_that_are_no_annotations(tmp_path: Path, text: str | None, message: str) -> None:
     settings = config(tmp_path)
@@ -291,7 +291,7 @@ def test_features_of_other_ids(tmp_path: Path) -> None:
 
 def test_steps_where_there_are_none(tmp_path: Path) -> None:
     settings = replace(config(tmp_path), features=features(tmp_path / "f", ["d"]), labels="steps")
-    fails(settings, "no video with features has a step; ask for labels class")
+    fails(settings, "no video with features has a step; set labels to class")
 
 
 def fails(settings: CoinConfig, message: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from raymc.config import Hdf5Config
 from raymc.data.shards import Modality, open_dataset, ragged, read_shard
 from raymc.errors import ConfigError, DataError, ResourceError
-from raymc.formats import hdf5_file
+from raymc.formats import hdf5 as hdf5_module
 from raymc.formats.hdf5 import hdf5
 from raymc.formats.recipe import make_dataset
 
@@ -145,23 +145,23 @@ def test_other_types_say_the_same(
         ({"y": None}, r"no dataset 'y'; the file has classes, features/sound, .*, …"),
         ({"y": np.full((6, 3), 0.5)}, "'y' holds 0.5 in row 0, column 0"),
         ({"y__deep": 1, "y": None}, "'y' is a group; expected a dataset"),
-        ({"classes": CLASSES[:2]}, "'classes' names 2 classes where 'y' has 3"),
+        ({"classes": CLASSES[:2]}, "'classes' names 2 classes, but 'y' has 3"),
         ({"classes": np.array([b"\xff", b"b", b"c"])}, "'classes' can't be read .*UTF-8 strings"),
         ({"split": np.zeros(6)}, "'split' holds float64"),
         ({"names": ["a", "b", "c", "a", "e", "f"]}, "'names' holds 'a' in rows 0 and 3"),
         ({"features__video": VIDEO[0]}, r"'features/video' has shape \(5, 3\); expected \[clips,"),
-        ({"features__video": VIDEO[:5]}, "'features/video' has 5 rows where 'y' has 6"),
+        ({"features__video": VIDEO[:5]}, "'features/video' has 5 rows, but 'y' has 6"),
         ({"features__video": VIDEO[:, :, :0]}, r"'features/video' has shape .*a dim of 1 or more"),
         ({"features__video": VIDEO.astype("i4")}, "'features/video' holds int32; expected float16"),
         ({"features__sound": SOUND[None]}, r"'features/sound' has shape .*; expected \[tokens of"),
         ({"features__sound_offsets": OFFSETS[:6]}, r"of shape \(6,\); expected 7 whole numbers"),
         ({"features__sound_offsets": OFFSETS / 1}, "'features/sound_offsets' holds float64"),
-        ({"features__sound_offsets": OFFSETS + 1}, "goes from 1 to 16; expected .*from 0 to 15"),
+        ({"features__sound_offsets": OFFSETS + 1}, "runs from 1 to 16; expected .*from 0 to 15"),
         ({"features__sound_offsets": OFFSETS[[0, 2, 1, 3, 5, 4, 6]]}, "expected numbers that rise"),
-        ({"features__sound": SOUND[:14]}, "goes from 0 to 15; expected .*from 0 to 14"),
+        ({"features__sound": SOUND[:14]}, "runs from 0 to 15; expected .*from 0 to 14"),
         ({"text__a__tokens": TEXT["a"][0]}, r"'text/a/tokens' has shape \(4,\); expected \[tokens"),
         ({"text__a__tokens": None, "text__a__tokens__deep": 1}, "'text/a/tokens' is a group"),
-        ({"names": list("uvwxyz")}, "no dataset 'text/u/tokens', nor that of any other id"),
+        ({"names": list("uvwxyz")}, "no dataset 'text/u/tokens', nor one for any other id"),
     ],
 )
 def test_a_mismatch_is_one_clear_error(
@@ -224,7 +224,7 @@ def test_a_file_on_which_libhdf5_loops(tmp_path: Path, monkeypatch: pytest.Monke
     data = bytearray(file.read_bytes())
     data[data.index(b"GCOL") + 48] = 255
     file.write_bytes(data)
-    monkeypatch.setattr(hdf5_file, "MOST_CPU_SECONDS", 1.0)
+    monkeypatch.setattr(hdf5_module, "MOST_CPU_SECONDS", 1.0)
     with pytest.raises(DataError, match=r"'classes' can't be read: libhdf5 never ended") as raised:
         hdf5(config_for(file))
     assert str(raised.value).startswith(f"{file}: ")
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, case: str, message: str) -> 
     ("settings", "message"),
     [
         ({"rates_hz": {"visual": 25.0}}, "rates_hz has the keys visual; expected .* audio, text"),
-        ({"offsets": {"sound": "o"}}, "offsets.sound is of no modality; .*audio, text, visual"),
+        ({"offsets": {"sound": "o"}}, "offsets.sound: no such modality; .*audio, text, visual"),
         ({"offsets": {"text": "o"}}, "offsets.text: 'text/{id}/tokens' is one dataset per clip"),
     ],
 )

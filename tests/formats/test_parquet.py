@@ -300,18 +300,18 @@ def test_a_large_row_group_is_not_held_in_memory(tmp_path: Path) -> None:
         ({"split": None}, "no columns 'split'"),
         ({"video": None}, "no columns 'video'"),
         ({"url": None}, "no columns 'url'"),
-        ({"id": [0.5] * 7}, "'id' is of double; expected text or whole numbers"),
-        ({"labels": list(range(7))}, "'labels' is of int64; expected text or lists of it"),
-        ({"labels": [[1]] * 7}, "'labels' is of list<.*int64>; expected text or lists of it"),
-        ({"split": list(range(7))}, "'split' is of int64; expected text"),
-        ({"url": [[1]] * 7}, "'url' is of list<.*>; expected text, numbers, or true and false"),
-        ({"id": ["a", "b", None, *"defg"]}, "row 2: 'id' is or has an empty value or null"),
-        ({"id": ["a", "b", "c", "d", "", *"fg"]}, "row 4: 'id' is or has an empty value"),
-        ({"split": ["train"] * 6 + [None]}, "row 6: 'split' is or has an empty value or null"),
-        ({"labels": [["cat"]] * 5 + [["cat", None]] * 2}, "row 5: 'labels' is or has an empty"),
+        ({"id": [0.5] * 7}, "'id' is double; expected text or whole numbers"),
+        ({"labels": list(range(7))}, "'labels' is int64; expected text or lists of it"),
+        ({"labels": [[1]] * 7}, "'labels' is list<.*int64>; expected text or lists of it"),
+        ({"split": list(range(7))}, "'split' is int64; expected text"),
+        ({"url": [[1]] * 7}, "'url' is list<.*>; expected text, numbers, or true and false"),
+        ({"id": ["a", "b", None, *"defg"]}, "row 2: 'id' is empty or null"),
+        ({"id": ["a", "b", "c", "d", "", *"fg"]}, "row 4: 'id' is empty or null"),
+        ({"split": ["train"] * 6 + [None]}, "row 6: 'split' is empty or null"),
+        ({"labels": [["cat"]] * 5 + [["cat", None]] * 2}, "row 5: 'labels' is empty or null"),
         (
             {"video": pa.array([[[]]] * 7, TABLE["video"].type)},
-            "'video': .*can't tell its dim.*; or give dims.visual",
+            "'video': .*its dim is unknown.*; or give dims.visual",
         ),
     ],
 )
@@ -329,7 +329,7 @@ def test_a_repeated_id_is_found_across_files(tmp_path: Path) -> None:
     saved(tmp_path, "1.parquet")
     saved(tmp_path, "2.parquet", id=["t", "u", "v", "w", "e", "y", "z"])
     with pytest.raises(
-        DataError, match=r"id 'e' stands in .*1.parquet, row 4 and in .*2.parquet, row 4"
+        DataError, match=r"id 'e' is in .*1.parquet, row 4 and in .*2.parquet, row 4"
     ):
         recipe_for(tmp_path)
 
@@ -345,9 +345,9 @@ def test_a_repeated_id_is_found_across_files(tmp_path: Path) -> None:
         (
             nested(VIDEO, pa.list_(pa.list_(pa.float32()))),
             {**BYTES, "dims": {"visual": 4}},
-            "a token of 3 values; expected dim 4",
+            "a token has 3 values; expected 4, its dim",
         ),
-        (pa.array([[[1.0, None, 2.0]]] * 7), {}, "a token has a null value of a token"),
+        (pa.array([[[1.0, None, 2.0]]] * 7), {}, "a token has a null value"),
         (pa.array([[["a", "b", "c"]]] * 7), BYTES, "values of string can't be read as float32"),
     ],
 )
@@ -368,28 +368,32 @@ def test_tokens_that_do_not_fit_are_found_when_a_row_is_read(
         (
             raw(VIDEO, pa.binary()),
             {},
-            "'video' is of binary, which tells no dim and dtype; give dims",
+            "'video' is binary, which has no dim and dtype; give dims",
         ),
         (
             raw(VIDEO, pa.binary()),
             {"dims": {"visual": 3}},
-            "'video' is of binary, which tells no dim",
+            "'video' is binary, which has no dim",
         ),
         (
             pa.array([[["a"]]] * 7),
             {},
-            "'video' is of list<.*string>>, which tells no dim and dtype",
+            "'video' is list<.*string>>, which has no dim and dtype",
         ),
-        (TABLE["video"], {"rates_hz": {}}, "rates_hz.visual is missing; give the tokens a second"),
+        (
+            TABLE["video"],
+            {"rates_hz": {}},
+            "rates_hz.visual is missing; give the tokens per second",
+        ),
         (
             TABLE["video"],
             {"rates_hz": {"audio": 1.0}},
-            "rates_hz.audio is of no modality; .*visual",
+            "rates_hz.audio: no such modality; .*visual",
         ),
-        (TABLE["video"], {"dims": {"audio": 1}}, "dims.audio is of no modality; .*visual"),
-        (TABLE["video"], {"dtypes": {"audio": "uint8"}}, "dtypes.audio is of no modality"),
-        (TABLE["video"], {"keep": ("id",)}, "keep: the name 'id' is taken"),
-        (TABLE["video"], {"keep": ("visual",)}, "keep: the name 'visual' is taken"),
+        (TABLE["video"], {"dims": {"audio": 1}}, "dims.audio: no such modality; .*visual"),
+        (TABLE["video"], {"dtypes": {"audio": "uint8"}}, "dtypes.audio: no such modality"),
+        (TABLE["video"], {"keep": ("id",)}, "keep: raymc uses the name 'id'"),
+        (TABLE["video"], {"keep": ("visual",)}, "keep: raymc uses the name 'visual'"),
         (TABLE["video"], {"files": ""}, "give either `files`, .*, or `split_files`"),
         (
             TABLE["video"],
@@ -453,7 +457,7 @@ def test_damaged_tokens_are_an_error_of_their_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "message"),
-    [("labels", "can't be read as Parquet .*utf-8"), ("url", "row 0: 'url' is no UTF-8")],
+    [("labels", "can't be read as Parquet .*utf-8"), ("url", "row 0: 'url' is not UTF-8")],
 )
 def test_text_must_be_utf_8(tmp_path: Path, column: str, message: str) -> None:
     latin = pa.array(["größe".encode("latin-1")] * 7).view(pa.string())

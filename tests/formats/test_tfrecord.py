@@ -259,7 +259,7 @@ def test_of_a_repeated_name_the_last_counts() -> None:
         b"\x0a\xff\xff\xff\xff\x7f",  # one of 32 GiB
         b"id,labels\n",
         b"\x0b" * 200,  # groups inside of groups
-        delimited(1, delimited(1, delimited(1, b"\xff\xfe"))),  # a name that is no text
+        delimited(1, delimited(1, delimited(1, b"\xff\xfe"))),  # a name that is not text
     ],
 )
 def test_bytes_that_are_no_example(payload: bytes) -> None:

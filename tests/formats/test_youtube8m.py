@@ -185,7 +185,7 @@ def test_files_at_an_address(tmp_path: Path) -> None:
     recipe = imported("memory://youtube8m/train*", vocabulary="memory://youtube8m/vocabulary.csv")
     check_tokens(recipe.splits["train"][0], {"visual": RGB, "audio": AUDIO})
     assert recipe.splits["train"][0].labels == ("Vehicle", "Game")
-    assert "no file is at memory://youtube8m/val*" in refused("memory://youtube8m/val*")
+    assert "no files at memory://youtube8m/val*" in refused("memory://youtube8m/val*")
 
 
 def test_modalities_are_named_and_chosen(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_labels_are_numbers_without_a_vocabulary(tmp_path: Path) -> None:
         ("Index,Name\n0,a\none,b\n", "line 3: invalid literal for int.*'one'"),
         ("Index,Name\n0,a\n,b\n", "line 3: invalid literal for int"),
         ("Name,Index\na,0\nb\n", "line 3: invalid literal for int"),
-        ("Index,Name\n0,a\n0,b\n", "line 3: the Index 0 was used before"),
+        ("Index,Name\n0,a\n0,b\n", "line 3: the Index 0 is repeated"),
         ("Index,Name\n0,a\n2,b\n", "2 labels; expected an Index from 0 on without gaps"),
         ("Index,Name\n-1,a\n0,b\n", "2 labels; expected an Index from 0 on"),
         ("Index,Name\n" + "9" * 5000 + ",a\n", "line 2: Exceeds the limit"),
@@ -319,7 +319,7 @@ def test_missing_files_and_settings(tmp_path: Path) -> None:
         youtube8m(Youtube8mConfig())
     for pattern in ("train0.tfrecord", "train*.tfrecord", "no/train*", "*/train0.tfrecord"):
         message = refused(tmp_path / pattern)
-        assert message.startswith(f"train: no file is at {tmp_path / pattern}; expected a path")
+        assert message.startswith(f"train: no files at {tmp_path / pattern}; expected a path")
     file = saved(tmp_path, frames())
     assert "can't read or write" in refused(file, vocabulary=str(tmp_path / "none.csv"))
     assert "can't open nowhere://x" in refused("nowhere://x/train*")
@@ -330,12 +330,12 @@ def test_missing_files_and_settings(tmp_path: Path) -> None:
 
 WRONG_SIZE = [bytes_feature(RGB[0].tobytes()), bytes_feature(RGB[0].tobytes()[:-1])]
 BAD_RECORDS = {
-    "no example": (b"\xff\xff", "it is no tf.train.Example or SequenceExample"),
+    "no example": (b"\xff\xff", "it is not a tf.train.Example or SequenceExample"),
     "no id": (frames(context(None)), "it has no id; expected one text in 'id' or 'video_id'"),
     "empty id": (frames(context("")), "it has no id"),
     "two ids": (frames(context(None, id=bytes_feature(b"a", b"b"))), "it has no id"),
     "number as id": (frames(context(None, id=ints_feature(4, 5))), "it has no id"),
-    "id that is no text": (frames(context(b"\xff\xfe")), r"its id b'\xff\xfe' is no text"),
+    "id that is not text": (frames(context(b"\xff\xfe")), r"its id b'\xff\xfe' is not text"),
     "real labels": (frames(context(labels=[]) | {"labels": floats_feature(1)}), "its labels are"),
     "text as labels": (frames(context() | {"labels": bytes_feature(b"7")}), "its labels are no"),
     "wrong rgb": (
@@ -356,9 +356,9 @@ BAD_RECORDS = {
     ),
     "other data": (
         example({"image/encoded": bytes_feature(b"JFIF"), "a\nb": ints_feature(1)}),
-        r"it is no record of YouTube-8M: expected rgb and audio, found 'image/encoded, a\nb'",
+        r"it is not a record of YouTube-8M: expected rgb and audio, found 'image/encoded, a\nb'",
     ),
-    "nothing": (b"", "it is no record of YouTube-8M: expected rgb and audio, found ''"),
+    "nothing": (b"", "it is not a record of YouTube-8M: expected rgb and audio, found ''"),
 }
 
 

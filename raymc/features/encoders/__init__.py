@@ -1,21 +1,32 @@
 """Encoders: frames, sound and texts to tokens, each found by its name.
 
-Importing this imports torch, but neither transformers nor torchaudio: they come with the first
-encoder that needs them. An encoder is a plain object with `name`, `dim`, `rate_hz`, `license` and
-`has_weights`, with `picture` (frames) or `sample_rate_hz` (sound), and with `encode`.
+An encoder is a plain object with `name`, `dim`, `rate_hz`, `license` and `has_weights`, with
+`picture` (frames) or `sample_rate_hz` (sound), and with `encode`. `patches.py` is the shortest.
+transformers and torchaudio are imported only with the first encoder that needs them.
+
+To add an encoder:
+1. A file here with its class, whose `encode` returns float32 tokens [T, D] and depends on its
+   input alone, so that the same file always gives the same features. Encoders with weights
+   check the device and files with `weights.py`, or load a model of the hub with `hub.py`.
+2. Below, a line in `visual_encoder`, `audio_encoder` or `text_encoder` that returns it by name.
+3. `tests/features/encoders/test_FILE.py`: tokens against a slow computation, and each error.
 """
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from raymc.errors import ConfigError
-from raymc.features.encoders.asr import Transcriber, transcriber_of
 from raymc.features.encoders.hub import is_model_name
 from raymc.features.encoders.logmel import LogMelEncoder
 from raymc.features.encoders.patches import PatchEncoder
-from raymc.features.encoders.speech import SpeechEncoder, speech_encoder
+from raymc.features.encoders.speech import (
+    SpeechEncoder,
+    Transcriber,
+    bundle_names,
+    speech_encoder,
+    transcriber_of,
+)
 from raymc.features.encoders.text import HashedWords, TextTower, text_tower
-from raymc.features.encoders.torchaudio_weights import bundle_names
 from raymc.features.encoders.vision import VisionTower, vision_tower
 
 __all__ = ["audio_encoder", "text_encoder", "transcriber", "visual_encoder"]
@@ -24,7 +35,7 @@ __all__ = ["audio_encoder", "text_encoder", "transcriber", "visual_encoder"]
 def visual_encoder(
     name: str, *, fps: float = 1.0, weights: str | None = None, device: str = "cpu"
 ) -> PatchEncoder | VisionTower:
-    """The encoder of frames of that name.
+    """Return the encoder of frames with this name.
 
     Args:
         name: `patches`, or a vision model of Hugging Face's hub: openai/clip-vit-base-patch32.
@@ -48,7 +59,7 @@ def visual_encoder(
 def audio_encoder(
     name: str, *, rate_hz: float = 10.0, weights: str | None = None, device: str = "cpu"
 ) -> LogMelEncoder | SpeechEncoder:
-    """The encoder of sound of that name.
+    """Return the encoder of sound with this name.
 
     Args:
         name: `logmel`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
@@ -72,7 +83,7 @@ def audio_encoder(
 def text_encoder(
     name: str, *, rate_hz: float = 1.0, weights: str | None = None, device: str = "cpu"
 ) -> HashedWords | TextTower:
-    """The encoder of texts of that name.
+    """Return the encoder of texts with this name.
 
     Args:
         name: `words`, or a text model of Hugging Face's hub: google-bert/bert-base-uncased.
@@ -94,7 +105,7 @@ def text_encoder(
 
 
 def transcriber(name: str, *, weights: str | None = None, device: str = "cpu") -> Transcriber:
-    """What writes down speech: an ASR model of torchaudio.pipelines.
+    """Return the transcriber with this name, an ASR model of torchaudio.pipelines.
 
     Args:
         name: As in WAV2VEC2_ASR_BASE_960H.
@@ -118,7 +129,7 @@ def _check_rate(key: str, value: float) -> None:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str], example: str = "") -> ConfigError:
-    # names are in capitals or not, and users may not remember which
+    # ignore case: torchaudio's names are in capitals, others are not
     names = {each.casefold(): each for each in known}
     nearest = get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
     if nearest:

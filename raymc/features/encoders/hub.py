@@ -1,16 +1,27 @@
-"""Where models in the format of transformers come from: a folder, the hub's cache, the hub.
+"""Models of Hugging Face's hub: found in a folder, in the hub's cache or on the hub, and loaded.
 
-May import huggingface_hub, inside functions: it takes a second. A model is a folder here, and only
-the files that an encoder reads are fetched.
+Only the files that an encoder reads are fetched. Weights are read from safetensors only, and no
+code that comes with a model is run. transformers and huggingface_hub take seconds to import, so
+functions import them.
 """
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from raymc.errors import ConfigError, ResourceError
-from raymc.features.encoders.pretrained import import_transformers, read_json
-from raymc.features.encoders.weights import check_reachable, one_line
+import torch
+import yaml
 
+from raymc.errors import ConfigError, DataError, ResourceError
+from raymc.features.encoders.weights import check_reachable, check_safetensors, one_line
+from raymc.features.torchaudio_compat import load_torchaudio
+
+UNKNOWN_LICENSE = "unknown: see the model's card"
 _HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?")
 _FETCHED = (
     *("config.json", "README.md", "preprocessor_config.json", "processor_config.json"),
@@ -30,15 +41,15 @@ _ALTERNATIVES = {
 
 
 def is_model_name(name: str, weights: str | None) -> bool:
-    """Tell whether this may name a model: owner/model of a hub, or a folder of `weights`."""
+    """Return whether this may be a model's name: owner/model of the hub, or a `weights` folder."""
     in_folder = weights is not None and _folder(weights, name).joinpath("config.json").is_file()
     return in_folder or _HUB_NAME.fullmatch(name) is not None
 
 
 def find_model(name: str, weights: str | None, *, files: tuple[str, ...]) -> Path:
-    """The folder of a model on this machine, fetched from the hub if need be.
+    """The folder of a model on this machine, fetched from the hub if necessary.
 
-    What the hub's cache already holds is taken as it is, without a look at the network.
+    Files in the hub's cache are used without contacting the network.
 
     Args:
         name: owner/model, or owner/model@revision (a branch, tag or commit of the hub).
@@ -47,7 +58,7 @@ def find_model(name: str, weights: str | None, *, files: tuple[str, ...]) -> Pat
 
     Raises:
         ConfigError: The hub has no such model or revision.
-        ResourceError: Files are missing, and where to put them.
+        ResourceError: Files are missing; with where to put them.
     """
     model, _, revision = name.partition("@")
     if weights is None:
@@ -64,7 +75,7 @@ def _folder(weights: str, model: str) -> Path:
 
 
 def _missing(folder: Path, files: tuple[str, ...]) -> list[str]:
-    """What a folder lacks of some files, or of the parts that weights are stored in."""
+    """The files that a folder lacks, including parts of its weights."""
     missing = [
         file
         for file in files
@@ -87,7 +98,7 @@ def _from_hub(model: str, revision: str, files: tuple[str, ...]) -> Path:
             model, revision=revision, allow_patterns=list(_FETCHED), local_files_only=True
         )
     except LocalEntryNotFoundError as error:
-        # of an incomplete snapshot, what this encoder needs may be there
+        # an incomplete snapshot may have the files that this encoder needs
         cached = getattr(error, "snapshot_path", None)
     if cached and not _missing(Path(cached), files):
         return Path(cached)
@@ -97,8 +108,8 @@ def _from_hub(model: str, revision: str, files: tuple[str, ...]) -> Path:
     )
     if constants.HF_HUB_OFFLINE:
         raise ResourceError(
-            f"{model} isn't in the hub's cache here, and HF_HUB_OFFLINE forbids to fetch it; unset "
-            f"it, or {otherwise}"
+            f"{model} is not in the hub's cache here, and HF_HUB_OFFLINE forbids fetching it; "
+            f"unset it, or {otherwise}"
         )
     check_reachable(f"{constants.ENDPOINT}/{model}", otherwise=otherwise)
     folder = _download(model, revision)
@@ -116,21 +127,21 @@ def _download(model: str, revision: str) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(_FETCHED)))
     except errors.GatedRepoError as error:
         raise ResourceError(
-            f"{model} asks for consent: give it on its page of the hub, and set HF_TOKEN"
+            f"{model} asks for consent: give it on the model's page of the hub, and set HF_TOKEN"
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ConfigError(
-            f"the hub has no {model}@{revision} that it would show you; check the name, or set "
-            "HF_TOKEN if it is private"
+            f"the hub has no {model}@{revision}, or it is private; check the name, or set HF_TOKEN"
         ) from error
-    except Exception as error:  # the hub's client raises what its network library does
+    except Exception as error:  # the hub's client passes on any error of its network library
         raise ResourceError(
-            f"{model} could not be fetched ({one_line(error)}); what has arrived is kept: try again"
+            f"{model} could not be fetched ({one_line(error)}); try again: files that have arrived "
+            "are kept"
         ) from error
 
 
 def _hint_of_conversion(model: str) -> str:
-    """Where the hub's own conversion of older weights is: a pull request that its bot opened."""
+    """Where the hub's conversion of older weights is: its bot opens a pull request with them."""
     from huggingface_hub import get_repo_discussions
 
     otherwise = "; take a model that has them: weights in other formats may hide code"
@@ -138,6 +149,141 @@ def _hint_of_conversion(model: str) -> str:
         for request in get_repo_discussions(model, author="SFconvertbot"):
             if request.is_pull_request and request.status == "open":
                 return f"; its conversion by the hub is {model}@{request.git_reference}"
-    except Exception:  # a mere hint
+    except Exception:  # it is only a hint
         return otherwise
     return otherwise
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A loaded model.
+
+    Attributes:
+        model: In evaluation mode, in float32, on the CPU.
+        missing: Names of the weights that no file has; they are random.
+    """
+
+    model: torch.nn.Module
+    missing: frozenset[str]
+
+
+def load_model(folder: Path) -> Pretrained:
+    """Load the model of a folder; its architecture is the one that config.json names.
+
+    Raises:
+        DataError: A file is torn or foreign, or the weights don't fit the architecture.
+        ResourceError: transformers is not installed.
+    """
+    transformers = import_transformers()
+    for file in sorted(folder.glob("*.safetensors")):
+        check_safetensors(file)
+    with _understood(folder, transformers):
+        model, report = transformers.AutoModel.from_pretrained(
+            str(folder),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    if report["mismatched_keys"]:
+        key, found, expected = sorted(report["mismatched_keys"])[0]
+        raise DataError(
+            f"{folder}: the weights don't fit config.json: {key} has shape {list(found)} where "
+            f"{list(expected)} is expected; take both files from the same model"
+        )
+    return Pretrained(model.eval(), frozenset(report["missing_keys"]))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a folder.
+
+    Raises:
+        DataError: Its files are torn or foreign.
+        ResourceError: transformers is not installed.
+    """
+    transformers = import_transformers()
+    with _understood(folder, transformers):
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+
+
+def check_complete(folder: Path, missing: frozenset[str]) -> None:
+    """Refuse a model with random weights.
+
+    Raises:
+        DataError: Weights are missing.
+    """
+    if missing:
+        raise DataError(
+            f"{folder}: {len(missing)} weights that config.json asks for are in no file, such as "
+            f"{min(missing)}; take both files from the same model"
+        )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DataError: It can't be read, or is no object.
+    """
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: not JSON ({one_line(error)}); fetch it again") from error
+    if not isinstance(values, dict):
+        raise DataError(
+            f"{file}: a {type(values).__name__}; expected a JSON object, fetch it again"
+        )
+    return values
+
+
+def license_of(folder: Path) -> str:
+    """The licence that a model's README names at its top, if there is one and it does."""
+    file = folder / "README.md"
+    parts = file.read_text("utf-8", "replace").split("---", 2) if file.is_file() else []
+    try:
+        card = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except yaml.YAMLError:
+        card = None
+    found = card.get("license") if isinstance(card, dict) else None
+    return ", ".join(map(str, found)) if isinstance(found, list) else str(found or UNKNOWN_LICENSE)
+
+
+def import_transformers() -> ModuleType:
+    """Import transformers; torchaudio first, which it imports by itself where it is installed.
+
+    Raises:
+        ResourceError: It is not installed.
+    """
+    load_torchaudio()
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise ResourceError(
+            f"{error.name} is not installed; models of the hub need it: pip install "
+            "'raymc[encoders]'"
+        ) from error
+    return transformers
+
+
+@contextmanager
+def _understood(folder: Path, transformers: ModuleType) -> Iterator[None]:
+    """Silence transformers' log, and turn its errors into one line."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # damaged and foreign files raise errors of any kind
+        raise DataError(
+            f"{folder}: not a model that transformers {transformers.__version__} can load without "
+            f"running code of its own ({one_line(error)}); fetch its files again, or take another"
+        ) from error
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,6 +1,4 @@
-"""Sound to tokens without weights: stacked log-mel frames, scaled for speech.
-
-A thin coat over `raymc.features.audio`. Pure: torch and torchaudio.
+"""Sound to tokens without weights: the log-mel frames of `audio.py`, scaled for speech.
 
 Axes: S samples, T tokens, D dim.
 """

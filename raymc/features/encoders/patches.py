@@ -1,7 +1,7 @@
-"""Frames to tokens without weights: the picture itself, small, as normalised patches.
+"""Frames to tokens without weights: small pictures as normalised patches.
 
-Pure: NumPy. The encoder that works everywhere: it tells scenes, layouts and movements apart,
-and leaves the rest to the model that is trained on it.
+It works everywhere: it tells scenes, layouts and movements apart, and leaves the rest to the
+model that is trained on it.
 
 Axes: T frames, P patches, D dim.
 """

@@ -1,19 +1,103 @@
-"""Sound to tokens by a speech model of torchaudio: wav2vec 2.0, HuBERT, WavLM.
+"""Speech models of torchaudio: sound to tokens, or to timed words.
 
-Imports NumPy; the model stands in `bundles`. Its 50 frames a second are averaged to fewer tokens.
+`load_bundle` loads a model of torchaudio.pipelines: wav2vec 2.0, HuBERT or WavLM. `SpeechEncoder`
+averages its 50 frames a second to fewer tokens; `Transcriber` decodes the characters of a
+recognition model, without a language model: the words are spelt as they are heard, which is good
+enough to tell what a clip is about.
 
-Axes: S samples, F frames of the model, T tokens, D dim.
+Axes: S samples, F frames of the model, T tokens, D dim, C characters.
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int
+from torch import Tensor
+from torch.nn.functional import layer_norm, pad
 
-from raymc.errors import ConfigError
-from raymc.features.encoders.torchaudio_weights import SpeechModel, load_bundle
+from raymc.errors import ConfigError, DataError, ResourceError
+from raymc.features.encoders.weights import check_reachable, checked_device, one_line
+from raymc.features.torchaudio_compat import load_torchaudio
+from raymc.features.transcripts import Cue
+
+SPACE = "|"
+_HOST = "https://download.pytorch.org/torchaudio/models/"
+# Attention grows with the square of the length, and the models were trained on sentences.
+_PIECE_FRAMES = 1000
+_CONTEXT_FRAMES = 50
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechModel:
+    """A bundle's model with its weights.
+
+    Attributes:
+        name: The bundle's name in torchaudio.pipelines.
+        license: Of the weights, as torchaudio states it.
+        sample_rate_hz: Of the wave form it wants.
+        labels: The characters of its logits, the blank first; none where it isn't for ASR.
+        dim: Values a frame of its features.
+        stride: Samples from one frame to the next.
+        reach: Samples that the first frame sees of the wave form.
+    """
+
+    name: str
+    license: str
+    sample_rate_hz: int
+    labels: tuple[str, ...]
+    dim: int
+    stride: int
+    reach: int
+    model: torch.nn.Module = field(repr=False)
+    normalises: bool
+    device: torch.device
+
+    def features(self, waveform: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "F D"]:
+        """The last layer's output, after the model's final normalisation where it has one."""
+        model: Any = self.model
+
+        def run(samples: Float32[Tensor, "1 _"]) -> Tensor:
+            return model.encoder(model.feature_extractor(samples, None)[0], None)
+
+        return self._run(waveform, run, self.dim)
+
+    def logits(self, waveform: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "F C"]:
+        """Scores of the characters."""
+        return self._run(waveform, lambda samples: self.model(samples)[0], len(self.labels))
+
+    @torch.inference_mode()
+    def _run(
+        self,
+        waveform: Float32[np.ndarray, " S"],
+        run: Callable[[Float32[Tensor, "1 _"]], Tensor],
+        dim: int,
+    ) -> Float32[np.ndarray, "F _"]:
+        """Run the model; on a long sound in pieces, each with a second of context on either side.
+
+        Cuts are on the grid of frames, so the number of frames and their times don't change.
+        """
+        if len(waveform) == 0:
+            return np.zeros((0, dim), np.float32)
+        samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)[None]
+        if self.normalises:
+            samples = layer_norm(samples, samples.shape)
+        samples = pad(samples, (0, max(self.reach - samples.shape[1], 0)))
+        frames = (samples.shape[1] - self.reach) // self.stride + 1
+        if frames <= _PIECE_FRAMES + 2 * _CONTEXT_FRAMES:
+            return run(samples)[0].cpu().numpy()
+        pieces = []
+        for first in range(0, frames, _PIECE_FRAMES):
+            last = min(first + _PIECE_FRAMES, frames)
+            start, end = max(first - _CONTEXT_FRAMES, 0), min(last + _CONTEXT_FRAMES, frames)
+            seen = samples[:, start * self.stride : (end - 1) * self.stride + self.reach]
+            pieces.append(run(seen)[0, first - start : last - start].cpu().numpy())
+        return np.concatenate(pieces)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,15 +105,23 @@ class SpeechEncoder:
     """A speech model as an encoder of sound; a token is the mean of its last layer over its time.
 
     Attributes:
-        rate_hz: Tokens a second, at most the model's frames a second.
+        name: The bundle's name.
+        dim: Values per token.
+        rate_hz: Tokens per second, at most the model's frames per second.
+        license: Of the weights.
+        sample_rate_hz: Rate of the waveform it wants.
         model: The loaded bundle.
-        has_weights: Whether it loads weights: yes.
+        has_weights: Yes.
 
     Raises:
-        ConfigError: A rate out of its range.
+        ConfigError: The rate is out of its range.
     """
 
+    name: str
+    dim: int
     rate_hz: float
+    license: str
+    sample_rate_hz: int
     model: SpeechModel = field(repr=False)
     has_weights: bool = True
 
@@ -37,29 +129,9 @@ class SpeechEncoder:
         frames_hz = self.sample_rate_hz / self.model.stride
         if not 0 < self.rate_hz <= frames_hz:
             raise ConfigError(
-                f"{self.name} can't make {self.rate_hz:g} tokens a second; expected above 0, at "
+                f"{self.name} can't make {self.rate_hz:g} tokens per second; expected above 0, at "
                 f"most {frames_hz:g}"
             )
-
-    @property
-    def name(self) -> str:
-        """The bundle's name."""
-        return self.model.name
-
-    @property
-    def dim(self) -> int:
-        """Values a token."""
-        return self.model.dim
-
-    @property
-    def license(self) -> str:
-        """The licence of the weights."""
-        return self.model.license
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """The rate of the wave form it wants."""
-        return self.model.sample_rate_hz
 
     def encode(self, waveform: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "T D"]:
         """ceil(seconds · rate_hz) tokens; token t is of the seconds [t, t + 1) / rate_hz.
@@ -84,7 +156,15 @@ def speech_encoder(
         DataError: A file that is torn, foreign, or of another model.
         ResourceError: A file or a device that is missing.
     """
-    return SpeechEncoder(rate_hz=rate_hz, model=load_bundle(name, weights=weights, device=device))
+    model = load_bundle(name, weights=weights, device=device)
+    return SpeechEncoder(
+        name=model.name,
+        dim=model.dim,
+        rate_hz=rate_hz,
+        license=model.license,
+        sample_rate_hz=model.sample_rate_hz,
+        model=model,
+    )
 
 
 def _mean_by_token(
@@ -98,3 +178,203 @@ def _mean_by_token(
         frames = features[first:end] if first < end else features[nearest : nearest + 1]
         means[token] = frames.mean(axis=0)
     return means
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transcriber:
+    """Writes down what is said, word by word.
+
+    Attributes:
+        name: The bundle's name.
+        license: Of the weights.
+        sample_rate_hz: Rate of the waveform it wants.
+        model: The loaded bundle.
+        has_weights: Yes.
+    """
+
+    name: str
+    license: str
+    sample_rate_hz: int
+    model: SpeechModel = field(repr=False)
+    has_weights: bool = True
+
+    def transcribe(self, waveform: Float32[np.ndarray, " S"]) -> list[Cue]:
+        """The words of a wave form, one cue each, in lower case; times are from its start."""
+        best = self.model.logits(waveform).argmax(axis=1)
+        frame_seconds = self.model.stride / self.sample_rate_hz
+        return greedy_words(best, self.model.labels, frame_seconds)
+
+
+def transcriber_of(name: str, *, weights: str | None = None, device: str = "cpu") -> Transcriber:
+    """Load a bundle as a transcriber; see `load_bundle`.
+
+    Raises:
+        DataError: A file that is torn, foreign, or of another model.
+        ResourceError: A file or a device that is missing.
+    """
+    model = load_bundle(name, weights=weights, device=device)
+    return Transcriber(
+        name=model.name, license=model.license, sample_rate_hz=model.sample_rate_hz, model=model
+    )
+
+
+def greedy_words(
+    best: Int[np.ndarray, " F"], labels: Sequence[str], frame_seconds: float
+) -> list[Cue]:
+    """Decode the best character of each frame: repeats collapse, blanks go, `|` ends a word.
+
+    Graves et al. 2006, Connectionist Temporal Classification, section 3.2 (best path decoding).
+
+    Args:
+        best: Numbers of characters.
+        labels: The characters; number 0 is the blank.
+        frame_seconds: From one frame to the next.
+
+    Returns:
+        The words; each lasts from its first character's first frame to its last one's end.
+    """
+    words: list[Cue] = []
+    letters, start, end, at = "", 0, 0, 0
+    for number, run in groupby(int(each) for each in best):
+        first, at = at, at + len(list(run))
+        if number == 0:
+            continue
+        if labels[number] != SPACE:
+            start = start if letters else first
+            letters += labels[number]
+            end = at
+        elif letters:
+            words.append(Cue(start * frame_seconds, end * frame_seconds, letters.lower()))
+            letters = ""
+    if letters:
+        words.append(Cue(start * frame_seconds, end * frame_seconds, letters.lower()))
+    return words
+
+
+def bundle_names(*, recognises: bool = False) -> list[str]:
+    """The bundles of the installed torchaudio, without aligners; optionally only for recognition.
+
+    Raises:
+        ResourceError: Torchaudio can't be loaded beside this torch.
+    """
+    pipelines = _pipelines()
+    kind = pipelines.Wav2Vec2ASRBundle if recognises else pipelines.Wav2Vec2Bundle
+    return [
+        name
+        for name, bundle in vars(pipelines).items()
+        if isinstance(bundle, kind) and not isinstance(bundle, pipelines.Wav2Vec2FABundle)
+    ]
+
+
+def load_bundle(name: str, *, weights: str | None = None, device: str = "cpu") -> SpeechModel:
+    """Load a bundle's model.
+
+    Args:
+        name: One of `bundle_names`.
+        weights: A folder with the file that the bundle downloads, or one of the same stem that
+            ends in .safetensors, instead of the network.
+        device: Where it computes.
+
+    Raises:
+        DataError: A file that is torn, foreign, or of another model.
+        ResourceError: A file or a device that is missing.
+    """
+    where = checked_device(device)
+    bundle: Any = getattr(_pipelines(), name)
+    file = _find_file(name, Path(bundle._path).name, weights)
+    model = _model(bundle)
+    _fill(model, _state(file, bundle), name, file)
+    layers = bundle._params["extractor_conv_layer_config"]
+    strides = np.cumprod([1, *(stride for _, _, stride in layers)])
+    kernels = np.array([kernel for _, kernel, _ in layers])
+    return SpeechModel(
+        name=name,
+        license="CC BY-NC 4.0" if "CC BY-NC 4.0" in (bundle.__doc__ or "") else "MIT",
+        sample_rate_hz=int(bundle.sample_rate),
+        labels=tuple(bundle.get_labels()) if hasattr(bundle, "get_labels") else (),
+        dim=bundle._params["encoder_embed_dim"],
+        stride=int(strides[-1]),
+        reach=int(1 + ((kernels - 1) * strides[:-1]).sum()),
+        model=model.eval().to(where),
+        normalises=bundle._normalize_waveform,
+        device=where,
+    )
+
+
+def _pipelines() -> Any:
+    load_torchaudio()
+    import torchaudio.pipelines
+
+    return torchaudio.pipelines
+
+
+def _model(bundle: Any) -> torch.nn.Module:
+    """The architecture alone; `bundle.get_model` would look for weights in its own way."""
+    from torchaudio.models import wav2vec2_model, wavlm_model
+
+    factories = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
+    return factories[bundle._model_type](**bundle._params)
+
+
+def _find_file(name: str, file_name: str, weights: str | None) -> Path:
+    """The file of weights, fetched to torch's cache if necessary."""
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    folder = cache if weights is None else Path(weights).expanduser()
+    for file in (folder / Path(file_name).with_suffix(".safetensors"), folder / file_name):
+        if file.is_file():
+            return file
+    if weights is not None:
+        raise ResourceError(
+            f"{folder}: no {file_name}, the weights of {name}; download {_HOST}{file_name}"
+        )
+    otherwise = (
+        f"without the network, put {file_name} into a folder and set weights to it, or into {cache}"
+    )
+    check_reachable(_HOST + file_name, otherwise=otherwise)
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(_HOST + file_name, str(cache / file_name))
+    except OSError as error:
+        raise ResourceError(
+            f"{_HOST}{file_name} could not be fetched ({one_line(error)}); try again, "
+            f"or {otherwise}"
+        ) from error
+    return cache / file_name
+
+
+def _state(file: Path, bundle: Any) -> dict[str, Tensor]:
+    """The weights in a file, without the rows of characters that fairseq adds and none uses."""
+    state = _read_state(file)
+    unused = getattr(bundle, "_remove_aux_axis", ())
+    characters = bundle._params.get("aux_num_out")
+    for key in ("aux.weight", "aux.bias"):
+        if unused and key in state and len(state[key]) == characters + len(unused):
+            kept = [i for i in range(len(state[key])) if i not in unused]
+            state[key] = state[key][kept]
+    return state
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged and foreign files raise errors of any kind
+        raise DataError(
+            f"{file}: damaged, or not only weights ({one_line(error)}); fetch it again"
+        ) from error
+    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise DataError(f"{file}: not a table of weights; fetch the file that torchaudio offers")
+    return dict(state)
+
+
+def _fill(model: torch.nn.Module, state: dict[str, Tensor], name: str, file: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).partition(": ")[2][:120]
+        raise DataError(
+            f"{file}: weights of another model than {name} ({reason} …); fetch {_HOST}{file.name}"
+        ) from error

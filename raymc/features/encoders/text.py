@@ -1,7 +1,6 @@
 """Texts to tokens: hashed words without weights, or a text tower of transformers.
 
-Imports NumPy and torch; transformers only when a tower is loaded. One token a text, and a text
-without words is the zero vector.
+One token per text; a text without words is the zero vector.
 
 Axes: T texts, N pieces of words, D dim.
 """
@@ -21,10 +20,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from raymc.errors import ConfigError, DataError, RaymcError
-from raymc.features.encoders.hub import find_model
-from raymc.features.encoders.pretrained import (
+from raymc.features.encoders.hub import (
     Pretrained,
     check_complete,
+    find_model,
     license_of,
     load_model,
     load_tokenizer,

@@ -1,6 +1,6 @@
-"""What all encoders with weights ask of a machine: a device, a network, a whole file.
+"""Checks that all encoders with weights make: the device, the network, undamaged files.
 
-Imports torch only. Everything that is missing ends here in one line, within seconds.
+What is missing is reported in one line, within seconds.
 """
 
 import urllib.error
@@ -11,7 +11,7 @@ import torch
 
 from raymc.errors import ConfigError, DataError, ResourceError
 
-PATIENCE_SECONDS = 5.0  # more than a slow network needs, less than a user wants to wait
+PATIENCE_SECONDS = 5.0  # enough for a slow network
 
 
 def checked_device(device: str) -> torch.device:
@@ -36,9 +36,9 @@ def checked_device(device: str) -> torch.device:
 
 
 def check_reachable(url: str, *, otherwise: str) -> None:
-    """Ask a server for a sign of life, once: libraries retry for half a minute and more a file.
+    """Check once that a server answers: libraries retry for half a minute or more per file.
 
-    Any answer will do, a refusal too; the library that goes there next understands it better.
+    Any answer is enough, even an error; the library that uses the server next explains it better.
 
     Args:
         url: An address on the server; proxies of the environment are used.
@@ -58,10 +58,10 @@ def check_reachable(url: str, *, otherwise: str) -> None:
 
 
 def check_safetensors(file: Path) -> None:
-    """Check that a file of weights is whole: its header tells how long it must be.
+    """Check that a safetensors file is complete: its header gives its length.
 
     Raises:
-        DataError: It is torn, or something else.
+        DataError: It is damaged, or another kind of file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -70,11 +70,11 @@ def check_safetensors(file: Path) -> None:
             return
     except (SafetensorError, OSError) as error:
         raise DataError(
-            f"{file}: torn, or not a safetensors file ({one_line(error)}); fetch it again"
+            f"{file}: damaged, or not a safetensors file ({one_line(error)}); fetch it again"
         ) from error
 
 
 def one_line(error: object) -> str:
-    """The first line of what a library has to say, at most 200 characters of it."""
+    """The first line of a library's error, at most 200 characters."""
     lines = str(error).strip().splitlines()
     return lines[0].strip()[:200] if lines else type(error).__name__

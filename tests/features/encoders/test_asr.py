@@ -8,7 +8,7 @@ import torch
 from small_models import asr_bundle, write_weights
 
 from raymc.features.encoders import transcriber
-from raymc.features.encoders.asr import greedy_words
+from raymc.features.encoders.speech import greedy_words
 
 LABELS = ("-", "|", "A", "B")
 

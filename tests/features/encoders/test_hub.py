@@ -78,7 +78,7 @@ def test_a_network_that_never_answers_is_given_up_soon(monkeypatch: pytest.Monke
 def test_offline_mode_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delattr(weights.urllib.request, "urlopen")
-    message = "openai/clip-small isn't in the hub's cache here, and HF_HUB_OFFLINE forbids to fetch"
+    message = "openai/clip-small is not in the hub's cache here, and HF_HUB_OFFLINE forbids fetch"
     with pytest.raises(ResourceError, match=message):
         visual_encoder("openai/clip-small")
 
@@ -145,7 +145,7 @@ def broken_connection() -> Path:
         (
             refusal(errors.RepositoryNotFoundError, 401),
             ConfigError,
-            "the hub has no openai/clip-small@main that it would show you; check the name",
+            "the hub has no openai/clip-small@main, or it is private; check the name",
         ),
         (
             refusal(errors.RevisionNotFoundError, 404),
@@ -219,7 +219,7 @@ def test_a_model_with_pickled_weights_alone_is_refused(
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    message = r"transformers isn't installed; .*: pip install 'raymc\[encoders\]'"
+    message = r"transformers is not installed; .*: pip install 'raymc\[encoders\]'"
     with pytest.raises(ResourceError, match=message):
         visual_encoder("openai/clip-small")
 

@@ -9,7 +9,7 @@ import torch
 from small_models import PREPROCESSOR
 
 from raymc.errors import DataError
-from raymc.features.encoders.preprocessing import read_preprocessing
+from raymc.features.encoders.vision import read_preprocessing
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 SQUASHED = {"size": {"height": 20, "width": 24}, "do_center_crop": False}

@@ -15,7 +15,7 @@ from small_models import (
 
 from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.features.encoders import audio_encoder
-from raymc.features.encoders import torchaudio_weights as bundles
+from raymc.features.encoders import speech as bundles
 
 NAMES = {
     "WAV2VEC2_BASE": base_bundle(),
@@ -170,7 +170,9 @@ def test_a_refused_download_is_one_line(weights: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(bundles, "_HOST", (weights / "nowhere").as_uri() + "/")
     monkeypatch.setattr(bundles, "check_reachable", lambda *_, **__: None)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(weights / "cache"))
-    with pytest.raises(ResourceError, match=r"small_base.pth was not fetched .*; try again, or"):
+    with pytest.raises(
+        ResourceError, match=r"small_base.pth could not be fetched .*; try again, or"
+    ):
         audio_encoder("WAV2VEC2_BASE")
 
 
@@ -189,10 +191,10 @@ class Foreign:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda file: file.write_bytes(file.read_bytes()[:9000]), "torn, or not a file of weights"),
-        (lambda file: file.write_bytes(b""), "torn, or not a file of weights alone"),
-        (lambda file: file.write_text("<html>not found</html>"), "torn, or not a file of weights"),
-        (rewritten(lambda state: Foreign()), "torn, or not a file of weights alone"),
+        (lambda file: file.write_bytes(file.read_bytes()[:9000]), "damaged, or not only weights"),
+        (lambda file: file.write_bytes(b""), "damaged, or not only weights"),
+        (lambda file: file.write_text("<html>not found</html>"), "damaged, or not only weights"),
+        (rewritten(lambda state: Foreign()), "damaged, or not only weights"),
         (rewritten(lambda state: [1, 2]), "not a table of weights"),
         (rewritten(lambda state: {"model": state}), "not a table of weights"),
         (rewritten(lambda state: {}), "weights of another model than WAV2VEC2_BASE"),
@@ -219,7 +221,9 @@ def test_a_file_that_is_torn_or_foreign(
 
 def test_a_missing_file_is_named(weights: Path) -> None:
     (weights / "small_base.pth").unlink()
-    message = "no small_base.pth, the weights of WAV2VEC2_BASE; get https://download.pytorch.org/"
+    message = (
+        "no small_base.pth, the weights of WAV2VEC2_BASE; download https://download.pytorch.org/"
+    )
     with pytest.raises(ResourceError, match=message):
         audio_encoder("WAV2VEC2_BASE", weights=str(weights))
 

@@ -209,7 +209,10 @@ def test_a_tokenizer_without_padding_pads(small: Path) -> None:
             lambda f: write_config(f, num_hidden_layers=3),
             "16 weights that config.json asks for are in no file, such as encoder.layer.2",
         ),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "torn, or not a safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b""),
+            "damaged, or not a safetensors file",
+        ),
     ],
 )
 def test_files_that_are_torn_or_do_not_fit(

@@ -192,10 +192,10 @@ def cut(folder: Path, size: int) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: cut(f, 20_000), "model.safetensors: torn, or not a safetensors file"),
-        (lambda f: cut(f, 100), "model.safetensors: torn, or not a safetensors file"),
-        (lambda f: cut(f, 0), "model.safetensors: torn, or not a safetensors file"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"PK\3\4" * 99), "torn, or not a safe"),
+        (lambda f: cut(f, 20_000), "model.safetensors: damaged, or not a safetensors file"),
+        (lambda f: cut(f, 100), "model.safetensors: damaged, or not a safetensors file"),
+        (lambda f: cut(f, 0), "model.safetensors: damaged, or not a safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"PK\3\4" * 99), "damaged, or not a safe"),
         (
             lambda f: (f / "config.json").write_text("{"),
             "not a model that transformers .* can load",

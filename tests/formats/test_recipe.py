@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
-from raymc.data.shards import Row
-from raymc.formats.recipe import LazyRows, watched
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Modality, Row, open_dataset, read_shard
+from raymc.formats.recipe import DatasetRecipe, LazyRows, make_dataset
 
 
 def test_rows_are_computed_when_asked_for() -> None:
@@ -26,13 +29,20 @@ def test_there_are_no_rows_beyond_the_last(index: int) -> None:
         LazyRows(2, lambda i: Row(id=str(i), labels=(), tokens={}))[index]
 
 
-def test_watched_rows_tell_their_number_and_the_total() -> None:
+def test_each_row_that_is_made_is_reported(tmp_path: Path) -> None:
     def make(i: int) -> Row:
-        return Row(id=str(i), labels=(), tokens={})
+        return Row(id=str(i), labels=("a",), tokens={})
 
     rows = {"train": LazyRows(3, make), "val": [make(7)]}
+    recipe = DatasetRecipe(Vocabulary(("a",)), (Modality("visual", 4),), rows)
     told: list[tuple[int, int]] = []
-    seen = watched(rows, lambda row, total: told.append((row, total)))
-    assert {split: len(found) for split, found in seen.items()} == {"train": 3, "val": 1}
-    assert [seen["train"][1].id, seen["val"][0].id] == [make(1).id, make(7).id]
-    assert told == [(2, 4), (4, 4)]
+    made = make_dataset(recipe, str(tmp_path), on_row=lambda row, total: told.append((row, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    dataset = open_dataset(str(tmp_path))
+    ids = [
+        name
+        for shards in made.splits.values()
+        for shard in shards
+        for name in read_shard(dataset, shard)["id"].to_pylist()
+    ]
+    assert ids == ["0", "1", "2", "7"]

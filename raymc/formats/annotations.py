@@ -1,7 +1,7 @@
-"""Features by video: what importers of annotations join their labels with.
+"""Annotations joined with extracted features by video id: what `approve.py` and `coin.py` share.
 
-May import the shards. `raymc extract` makes features without knowing of labels; a release of
-annotations knows labels without features. The id of the video is what they have in common.
+`raymc extract` makes features without labels; a release of annotations has labels without
+features. Both know the id of the video.
 """
 
 import hashlib
@@ -26,27 +26,25 @@ _WINDOW = re.compile(rf"(.+)@{_SECONDS}-{_SECONDS}")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A row of the features, and where it stands.
+    """A row of the features.
 
     Attributes:
         id: Its id: that of the video, or VIDEO@START-END.
         video: The id of the video that it belongs to.
-        start_seconds: Where its id says that it begins; 0 if it says nothing.
         shard: Number of its shard, over all splits.
         row: Its number in the shard.
     """
 
     id: str
     video: str
-    start_seconds: float
     shard: int
     row: int
 
 
 class Features:
-    """The clips of an existing dataset by video; tokens are read when a row is asked for.
+    """The clips of an existing dataset by video; tokens are read when a row is made.
 
-    Only ids are held, and the one shard that was read last: ask in the order of the shards.
+    Only the ids and the shard that was read last are in memory: ask in the order of the shards.
 
     Attributes:
         address: Where the dataset is.
@@ -67,12 +65,8 @@ class Features:
         self._held: tuple[int, pa.Table, dict[str, Ragged]] | None = None
         self.clips: Mapping[str, list[Clip]] = self._index()
 
-    def clips_of(self, video: str) -> list[Clip]:
-        """Return the clips of a video in order of their start; none if the video isn't there."""
-        return sorted(self.clips.get(video, ()), key=lambda clip: clip.start_seconds)
-
     def row(self, clip: Clip) -> Row:
-        """Read the tokens and the extra columns of a clip; its labels are left out.
+        """Read the tokens and the extra columns of a clip, without its labels.
 
         Raises:
             DataError: The shard can't be read.
@@ -88,11 +82,11 @@ class Features:
         )
 
     def rows(self, videos: Collection[str], label: Callable[[str, Row], Row]) -> Rows:
-        """Return the rows of some videos, made when they are asked for.
+        """Return the lazy rows of some videos.
 
         Args:
-            videos: The videos; those without features have no row.
-            label: Makes the final row of a video's id and one of its rows.
+            videos: The videos; those without features have no rows.
+            label: Makes the final row from a video's id and one of its rows.
         """
         chosen = [clip for video in videos for clip in self.clips.get(video, ())]
         # whatever the order of the videos, each shard is read once
@@ -100,10 +94,10 @@ class Features:
         return LazyRows(len(chosen), lambda i: label(chosen[i].video, self.row(chosen[i])))
 
     def require(self, videos: Iterable[str], file: str) -> None:
-        """Make sure that at least one of the annotated videos has features.
+        """Check that at least one of the annotated videos has features.
 
         Raises:
-            DataError: None has, with ids of both sides.
+            DataError: None has; with ids of both sides.
         """
         videos = list(videos)
         if not any(video in self.clips for video in videos):
@@ -114,7 +108,7 @@ class Features:
             )
 
     def notes(self, wanted: Collection[str], known: Collection[str]) -> Iterator[str]:
-        """Say which videos are on one side alone: wanted without features, or features unknown."""
+        """Say which wanted videos have no features, and which features have no annotation."""
         missing = [video for video in wanted if video not in self.clips]
         if missing:
             yield f"{len(missing)} of {len(wanted)} videos have no features ({shown(missing)})"
@@ -132,14 +126,14 @@ class Features:
             ids = read_shard(self._dataset, shard, ["id"])["id"].to_pylist()
             for row, name in enumerate(ids):
                 if not name or name in seen:
-                    used = f"used in {seen[name]} too" if name else "empty"
+                    used = f"also used in {seen[name]}" if name else "empty"
                     raise DataError(
                         f"{self.address}: {shard.file}, row {row}: id {name!r} is {used}; give "
-                        "each row of the features an id of its own"
+                        "each row of the features its own id"
                     )
                 seen[name] = shard.file
-                video, start_seconds, _ = window_of(name)
-                clips.setdefault(video, []).append(Clip(name, video, start_seconds, number, row))
+                video, _, _ = window_of(name)
+                clips.setdefault(video, []).append(Clip(name, video, number, row))
         return clips
 
     def _read(self, number: int) -> tuple[pa.Table, dict[str, Ragged]]:
@@ -157,9 +151,9 @@ class Features:
 
 
 def window_of(clip: str) -> tuple[str, float, float]:
-    """Take the id of a clip apart: its video, and its start and end in seconds.
+    """Split the id of a clip into its video, and its start and end in seconds.
 
-    The id VIDEO@START-END is that of a window; any other is the video's own, from 0 to infinity.
+    VIDEO@START-END is the id of a window; any other id is a whole video, from 0 to infinity.
     """
     found = _WINDOW.fullmatch(clip)
     if found and float(found[2]) < float(found[3]):
@@ -168,7 +162,7 @@ def window_of(clip: str) -> tuple[str, float, float]:
 
 
 def span_of(row: Row) -> tuple[float, float]:
-    """Return the start and end in seconds of a row: its columns, else what its id says."""
+    """Return the start and end in seconds of a row, from its columns or else from its id."""
     _, *span = window_of(row.id)
     for at, name in enumerate(("start_seconds", "end_seconds")):
         value = row.extra.get(name)
@@ -201,12 +195,12 @@ def parse_object(data: bytes, file: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); fetch the file again") from error
     if not isinstance(values, dict):
-        raise DataError(f"{file}: JSON of another kind ({kind_of(values)}); expected an object")
+        raise DataError(f"{file}: the JSON is {kind_of(values)}; expected an object")
     return values
 
 
 def kind_of(value: object) -> str:
-    """Name the kind of a JSON value as people do."""
+    """Return the kind of a JSON value in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean"}
     return "null" if value is None else names.get(type(value), "a number")
 
@@ -217,7 +211,7 @@ def digest(data: bytes) -> str:
 
 
 def fraction(seed: int, key: str) -> float:
-    """Return a number in [0, 1) that depends on the seed and the key alone, evenly spread."""
+    """Return a number in [0, 1), uniformly distributed, from the seed and the key alone."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode()).digest()[:6]) / 2**48
 
 

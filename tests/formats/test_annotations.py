@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import raymc.formats.joined as joined
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row, open_dataset, read_shard, write_dataset
 from raymc.errors import DataError
-from raymc.formats.joined import (
+from raymc.formats import annotations as joined
+from raymc.formats.annotations import (
     Features,
     fraction,
     parse_object,
@@ -98,8 +98,6 @@ def test_all_windows_belong_to_their_video(tmp_path: Path) -> None:
         "a@b": ["a@b@5-10"],
         "c": ["c@1e+06-1.00001e+06"],
     }
-    assert [clip.id for clip in features.clips_of("b")] == ["b@0-30", "b@30-60", "b@60-75.5"]
-    assert features.clips_of("absent") == []
     rows = features.rows(["a", "b"], lambda video, found: found)
     assert [rows[i].id for i in range(len(rows))] == ["b@30-60", "a", "b@0-30", "b@60-75.5"]
 
@@ -191,8 +189,8 @@ def test_no_overlap_shows_the_ids_of_both_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("nothing", "no dataset at .*check the address"),
-        ("repeated", "test/00000.parquet, row 0: id 'a' is used in train/00000.parquet too"),
+        ("nothing", "no dataset at .*check the path"),
+        ("repeated", "test/00000.parquet, row 0: id 'a' is also used in train/00000.parquet"),
         ("empty", "all/part.parquet, row 1: id '' is empty; give each row"),
         ("null", "all/part.parquet, row 1: id None is empty; give each row"),
     ],
@@ -237,11 +235,11 @@ def test_files_of_annotations(tmp_path: Path) -> None:
         (b"{", "f.json: not JSON"),
         (b"\xff\xfe\xfd", "f.json: not JSON"),
         (b"[" * 100_000, "f.json: not JSON"),
-        (b"[]", r"f.json: JSON of another kind \(a list\); expected an object"),
-        (b"null", r"another kind \(null\)"),
-        (b"3", r"another kind \(a number\)"),
-        (b'"{}"', r"another kind \(a text\)"),
-        (b"true", r"another kind \(a boolean\)"),
+        (b"[]", r"f.json: the JSON is a list; expected an object"),
+        (b"null", "the JSON is null"),
+        (b"3", "the JSON is a number"),
+        (b'"{}"', "the JSON is a text"),
+        (b"true", "the JSON is a boolean"),
     ],
 )
 def test_json_that_is_no_object(data: bytes, message: str) -> None:
