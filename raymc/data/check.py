@@ -87,7 +87,6 @@ def check_dataset(path: str) -> list[Finding]:
 
 
 def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]:
-    """Return a shard's faults and ids."""
     faults: list[Fault] = []
     ids: list[pa.Array] = [pa.array([], pa.string())]
     try:
@@ -136,7 +135,6 @@ def _column_faults(schema: pa.Schema, manifest: Manifest) -> Iterator[str]:
 
 
 def _row_faults(table: pa.Table, manifest: Manifest) -> Iterator[Fault]:
-    """Check the names and tokens of one row group."""
     empty = pc.call_function("equal", [table["id"].fill_null(""), ""])
     yield from _first(np.flatnonzero(empty.to_numpy()), "the id is null or empty")
     vocabulary = manifest.vocabulary

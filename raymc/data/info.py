@@ -100,7 +100,6 @@ def describe(dataset: Dataset) -> DatasetInfo:
 
 
 def _annotated(table: pa.Table, vocabulary: Vocabulary) -> Int64[np.ndarray, " C"]:
-    """Count the rows in which each class was annotated."""
     if not vocabulary.groups:
         return np.full(len(vocabulary), len(table))
     return label_counts(observed_classes(table["observed"], vocabulary))
@@ -129,7 +128,6 @@ def print_info(info: DatasetInfo, console: Console) -> None:
 
 
 def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """Return an empty table: columns of names, then columns of numbers."""
     table = Table(box=None, pad_edge=False, caption_justify="left")
     width = 40 if len(names) == 1 else 25
     for name in names:

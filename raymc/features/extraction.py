@@ -276,11 +276,6 @@ def _modalities(encoders: Encoders, config: ExtractConfig) -> tuple[Modality, ..
 
 
 def _clip_request(encoders: Encoders, config: ExtractConfig) -> ClipRequest:
-    """Return what to decode for the encoders.
-
-    Raises:
-        ConfigError: The audio encoder and the transcriber want sound at different rates.
-    """
     listeners = {config.audio: encoders.by_modality.get("audio")}
     listeners[config.transcript] = encoders.transcriber
     rates = {name: one.sample_rate_hz for name, one in listeners.items() if one is not None}
@@ -300,7 +295,6 @@ def _clip_request(encoders: Encoders, config: ExtractConfig) -> ClipRequest:
 
 
 def _inputs(clip: Clip, cues: Transcript | None, plan: ExtractPlan) -> dict[str, Any]:
-    """Return each encoder's input for a clip."""
     inputs: dict[str, Any] = {"visual": clip.frames, "audio": clip.waveform, "text": None}
     if plan.transcribes:
         inputs["text"] = clip.waveform

@@ -178,7 +178,6 @@ def _unwritten(items: Iterator[tuple[int, Item]], clips: int) -> Iterator[tuple[
 
 
 def _by_split(sources: Sequence[Source]) -> list[Source]:
-    """Sort the files by split, the usual splits first."""
     usual = {"train": 0, "val": 1, "test": 2}
     return sorted(sources, key=lambda source: (usual.get(source.split, 3), source.split))
 
@@ -270,7 +269,6 @@ def extract_items(
 
 
 def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
-    """Decode files and encode what needs no weights, a few clips at a time."""
     sources, plan = _fetch(shared)
     files = [(file, sources[file]) for file in (batch["id"] + first).tolist()]
     if _has_died():
@@ -287,8 +285,6 @@ def _has_died() -> bool:
 
 
 class _Encoder:
-    """An actor's encoders, those with weights."""
-
     def __init__(self, shared: ray.ObjectRef, device: str) -> None:
         self._sources, self._plan = _fetch(shared)
         self._encoders = make_encoders(self._plan.config, self._plan.heavy, device=device)

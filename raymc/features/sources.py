@@ -98,7 +98,7 @@ def list_sources(address: str, *, split: str = "train") -> list[Source]:
     if suffix in TABLE_SUFFIXES:
         with reaching(address):
             data = read_bytes(filesystem, root)
-        return _of_rows(read_rows(data, suffix, address), address, split)
+        return _of_rows(_read_rows(data, suffix, address), address, split)
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
         return _of_files(address, folder, [name], "", split)
@@ -264,7 +264,7 @@ def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
     return seconds
 
 
-def read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]:
+def _read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]:
     """Read the rows of a table as plain values; an empty field of a CSV file is None.
 
     All other fields of a CSV file are text: the id 007 is not the number 7.
@@ -273,9 +273,6 @@ def read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]
         data: The file.
         suffix: One of `TABLE_SUFFIXES`.
         address: Of the file, for messages.
-
-    Raises:
-        DataError: The file is not such a table, or a line of it is damaged.
     """
     try:
         if suffix == ".parquet":

@@ -65,7 +65,6 @@ def _stand_in() -> ModuleType:
 
 
 def _without_extension(function: Callable[..., object]) -> Callable[..., NoReturn]:
-    """Replace a function that needs native code by one that raises."""
 
     def unavailable(*args: object, **kwargs: object) -> NoReturn:
         raise ResourceError(

@@ -38,12 +38,8 @@ Lists = Mapping[str, Mapping[str, Labels]]  # of each domain and split
 Addresses = Mapping[str, Mapping[str, str]]  # of each file and id
 
 
-def read_lists(data: bytes, file: str) -> Lists:
-    """Read the labels of each id, by domain and split.
-
-    Raises:
-        DataError: The file is malformed.
-    """
+def _read_lists(data: bytes, file: str) -> Lists:
+    """Read the labels of each id, by domain and split."""
     lists: dict[str, dict[str, Labels]] = {domain: {} for domain in DOMAINS}
     for split, domains in parse_object(data, file).items():
         if split not in SPLITS:
@@ -62,12 +58,8 @@ def read_lists(data: bytes, file: str) -> Lists:
     }
 
 
-def read_addresses(data: bytes, file: str, notes: list[str]) -> dict[str, str]:
-    """Read the address of each id; for a repeated id the first, with a note.
-
-    Raises:
-        DataError: The file is malformed.
-    """
+def _read_addresses(data: bytes, file: str, notes: list[str]) -> dict[str, str]:
+    """Read the address of each id; for a repeated id the first, with a note."""
     addresses: dict[str, str] = {}
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
@@ -150,19 +142,15 @@ class Release:
         return {video: sorted(splits, key=SPLITS.index) for video, splits in found.items()}
 
 
-def read_release(folder: str) -> Release:
-    """Read the release's four files.
-
-    Raises:
-        DataError: A file is missing or malformed.
-    """
+def _read_release(folder: str) -> Release:
+    """Read the release's four files."""
     tables = {source: f"{source}_urls.csv" for source in (*DOMAINS, BACKGROUND)}
     paths = {name: f"{folder.rstrip('/')}/{name}" for name in (_LABEL_FILE, *tables.values())}
     data = {name: read_file(path) for name, path in paths.items()}
     notes: list[str] = []
-    lists = read_lists(data[_LABEL_FILE], paths[_LABEL_FILE])
+    lists = _read_lists(data[_LABEL_FILE], paths[_LABEL_FILE])
     addresses = {
-        source: read_addresses(data[name], paths[name], notes) for source, name in tables.items()
+        source: _read_addresses(data[name], paths[name], notes) for source, name in tables.items()
     }
     names = _class_names(lists, notes)
     entries = _entries(lists, addresses, names)
@@ -272,7 +260,7 @@ def _id_notes(entries: Mapping[str, Entry], addresses: Addresses) -> Iterator[st
             yield f"{len(names)} {note} ({shown(names)})"
 
 
-def notes(
+def _notes(
     release: Release,
     features: Features,
     splits: Mapping[str, str],
@@ -352,7 +340,7 @@ def approve(config: ApproveConfig) -> DatasetRecipe:
             f"background_val_share {shares[0]} and background_test_share {shares[1]} add up to "
             "more than 1; lower one of them"
         )
-    release = read_release(config.folder)
+    release = _read_release(config.folder)
     features = Features(config.features)
     splits = _splits(config, release)
     features.require(splits, config.folder)
@@ -363,7 +351,7 @@ def approve(config: ApproveConfig) -> DatasetRecipe:
         )
         for split in SPLITS
     }
-    chosen = notes(
+    chosen = _notes(
         release,
         features,
         splits,

@@ -64,18 +64,18 @@ def arff(config: ArffConfig) -> DatasetRecipe:
         ResourceError: liac-arff isn't installed.
     """
     files = _files(config)
-    parents = read_labels(config.labels)
-    tables = {split: read_arff(file) for split, file in files.items()}
+    parents = _read_labels(config.labels)
+    tables = {split: _read_arff(file) for split, file in files.items()}
     train = tables["train"]
     labels = _label_columns(config, train, parents)
     columns = _choose_columns(config, train, labels)
-    notes = one_hot_notes(train, columns)
+    notes = _one_hot_notes(train, columns)
     for table in tables.values():
-        check_attributes(table, train)
+        _check_attributes(table, train)
         check_labels(table, labels)
-        notes += missing_notes(table, columns, allowed=config.missing == "mean")
+        notes += _missing_notes(table, columns, allowed=config.missing == "mean")
     val_share = 0.0 if config.val else config.val_share
-    chosen = choose_rows(tables, notes, val_share=val_share, seed=config.seed)
+    chosen = _choose_rows(tables, notes, val_share=val_share, seed=config.seed)
     scaling = Scaling.of(train.values[chosen["train"]], standardise=config.standardise)
     rows = {
         split: TableRows(tables.get(split, train), chosen[split], labels, columns, scaling)
@@ -229,12 +229,8 @@ class TableRows:
         )
 
 
-def check_attributes(table: Table, train: Table) -> None:
-    """Check that a table has the attributes of the training rows.
-
-    Raises:
-        DataError: It has others.
-    """
+def _check_attributes(table: Table, train: Table) -> None:
+    """Check that a table has the attributes of the training rows."""
     if table.attributes != train.attributes:
         pairs = zip(table.attributes, train.attributes)
         differing = next((ours[0] for theirs, ours in pairs if theirs != ours), "")
@@ -260,12 +256,8 @@ def check_labels(table: Table, labels: Mapping[str, int]) -> None:
         )
 
 
-def missing_notes(table: Table, columns: Columns, *, allowed: bool) -> list[str]:
-    """Say how many values are missing.
-
-    Raises:
-        DataError: Some are, and that is not `allowed`.
-    """
+def _missing_notes(table: Table, columns: Columns, *, allowed: bool) -> list[str]:
+    """Say how many values are missing."""
     one_of_each = {table.columns[column][0]: column for own in columns.values() for column in own}
     missing = np.argwhere(np.isnan(table.values[:, list(one_of_each.values())]))
     if not len(missing):
@@ -281,13 +273,13 @@ def missing_notes(table: Table, columns: Columns, *, allowed: bool) -> list[str]
     return [f"{len(missing)} missing values of {name} became the mean of the training rows."]
 
 
-def one_hot_notes(train: Table, columns: Columns) -> list[str]:
+def _one_hot_notes(train: Table, columns: Columns) -> list[str]:
     """Say which attributes became many features."""
     chosen = {train.columns[column][0] for own in columns.values() for column in own}
     sizes = {
         name: len(values)
         for name, values in train.attributes
-        if name in chosen and is_one_hot(values)
+        if name in chosen and _is_one_hot(values)
     }
     if not sizes:
         return []
@@ -298,14 +290,10 @@ def one_hot_notes(train: Table, columns: Columns) -> list[str]:
     ]
 
 
-def choose_rows(
+def _choose_rows(
     tables: Mapping[str, Table], notes: list[str], *, val_share: float, seed: int
 ) -> dict[str, Int64[np.ndarray, " _"]]:
-    """Return the rows of each split; `val_share` of train's are drawn for val, in their order.
-
-    Raises:
-        DataError: None would be left to train on.
-    """
+    """Return the rows of each split; `val_share` of train's are drawn for val, in their order."""
     chosen = {split: np.arange(len(table.lines)) for split, table in tables.items()}
     file = tables["train"].file
     rows = len(chosen["train"])
@@ -324,13 +312,8 @@ def choose_rows(
     return chosen
 
 
-def read_arff(file: str) -> Table:
-    """Read an ARFF file, dense or sparse, whole into memory.
-
-    Raises:
-        DataError: It can't be read, or a line (which is named) isn't what was expected.
-        ResourceError: liac-arff isn't installed.
-    """
+def _read_arff(file: str) -> Table:
+    """Read an ARFF file, dense or sparse, whole into memory."""
     try:
         from arff import DENSE_GEN, ArffException, load
     except ImportError as error:
@@ -358,12 +341,8 @@ def read_arff(file: str) -> Table:
     return Table(file, list(zip(lines.names, nominal)), columns, values, row_lines)
 
 
-def read_labels(file: str) -> dict[str, str]:
-    """Read the names of the labels, in the order of the XML, each with the one that holds it.
-
-    Raises:
-        DataError: It isn't XML, or a label has no name or that of another.
-    """
+def _read_labels(file: str) -> dict[str, str]:
+    """Read the names of the labels, in the order of the XML, each with the one that holds it."""
     try:
         root = ElementTree.parse(file).getroot()
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
@@ -385,7 +364,7 @@ def read_labels(file: str) -> dict[str, str]:
     return parents
 
 
-def is_one_hot(values: Sequence[str]) -> bool:
+def _is_one_hot(values: Sequence[str]) -> bool:
     """Tell whether an attribute of these nominal values has a column for each of them."""
     try:
         return not np.isfinite([float(value) for value in values]).all()
@@ -420,7 +399,6 @@ class _Lines:
                 yield text
 
     def _kind(self, text: str) -> str:
-        """Keep the name of an attribute, return its type."""
         found = _ATTRIBUTE.fullmatch(text)
         if not found:
             raise ValueError(f"found '{text[:_SHOWN]}'; expected @attribute NAME TYPE")
@@ -440,7 +418,7 @@ class _Lines:
 
 def _codes(values: Sequence[str]) -> dict[str, float]:
     """What nominal values are until `_expand`: their number, or their place."""
-    if is_one_hot(values):
+    if _is_one_hot(values):
         return {value: float(place) for place, value in enumerate(values)}
     return {value: float(value) for value in values}
 
@@ -465,7 +443,7 @@ def _expand(
     blocks: list[np.ndarray] = []
     for k, (name, of_name) in enumerate(zip(names, nominal)):
         column = values[:, k, None]
-        if is_one_hot(of_name):
+        if _is_one_hot(of_name):
             equal = (column == np.arange(len(of_name))).astype(np.float32)
             column = np.where(np.isnan(column), column, equal)
             columns += [(name, f"{name}={value}") for value in of_name]

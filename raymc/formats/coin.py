@@ -50,16 +50,13 @@ class Video:
     steps: Sequence[Step]
 
 
-def read_videos(data: bytes, file: str, *, with_steps: bool) -> dict[str, Video]:
+def _read_videos(data: bytes, file: str, *, with_steps: bool) -> dict[str, Video]:
     """Read the videos of COIN.json, in its order, by their ids.
 
     Args:
         data: The file.
         file: Its path, for messages.
         with_steps: Whether the steps are read too, or every video has none.
-
-    Raises:
-        DataError: It is malformed.
     """
     database = parse_object(data, file).get("database")
     if not isinstance(database, dict):
@@ -113,7 +110,7 @@ def coin(config: CoinConfig) -> DatasetRecipe:
         DataError: The file is missing or malformed, or none of its videos has features.
     """
     data = read_file(config.annotations)
-    videos = read_videos(data, config.annotations, with_steps=config.labels != "class")
+    videos = _read_videos(data, config.annotations, with_steps=config.labels != "class")
     features = Features(config.features)
     features.require(videos, config.annotations)
     held_out = _held_out(videos, config)

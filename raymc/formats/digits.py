@@ -207,7 +207,6 @@ def mix(
 def _draw_digits(
     agreement: float, pool: np.ndarray, rng: np.random.Generator
 ) -> tuple[int | None, int | None]:
-    """The digit on screen and the digit heard in one slot."""
     on_screen = int(rng.choice(pool)) if rng.random() < _SHOWN_SHARE else None
     if rng.random() >= _HEARD_SHARE:
         return on_screen, None

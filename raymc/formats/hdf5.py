@@ -66,7 +66,7 @@ def hdf5(config: Hdf5Config) -> DatasetRecipe:
     )
     notes: list[str] = []
     found = {
-        name: find_tokens(
+        name: _find_tokens(
             file,
             path,
             offsets=config.offsets.get(name),
@@ -206,8 +206,6 @@ def _serve(connection: Connection, path: str, cpu_seconds: float) -> None:
 
 
 class _Store:
-    """The file as h5py sees it."""
-
     def __init__(self, path: str) -> None:
         self._path = path
         self._file: Any = None
@@ -270,7 +268,7 @@ class _Store:
         return node
 
 
-def find_tokens(
+def _find_tokens(
     file: Hdf5File,
     path: str,
     *,
@@ -289,9 +287,6 @@ def find_tokens(
         labels: Has a row for each clip.
         ids: Of the clips.
         notes: Anything unexpected is appended here.
-
-    Raises:
-        DataError: A dataset is missing or damaged, or has another shape.
     """
     if ID in path:
         return _per_clip(file, path, ids, notes)

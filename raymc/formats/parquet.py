@@ -84,14 +84,14 @@ def parquet(config: ParquetConfig) -> DatasetRecipe:
         ConfigError: The settings don't fit each other, or don't say what bytes mean.
         DataError: A file can't be read, lacks a column, or has invalid values.
     """
-    check_config(config)
+    _check_config(config)
     places = config.split_files or {"": config.files}
-    files = [file for split, address in places.items() for file in find_files(address, split)]
+    files = [file for split, address in places.items() for file in _find_files(address, split)]
     contents = Contents(config)
     for file in files:
         contents.take(file)
     contents.check()
-    with opened(files[0]) as first:
+    with _opened(files[0]) as first:
         modalities = tuple(_modality(config, name, first, files[0]) for name in config.columns)
     reader = RowReader(config, modalities, contents.groups)
     return DatasetRecipe(
@@ -123,7 +123,6 @@ def parquet(config: ParquetConfig) -> DatasetRecipe:
 def _modality(
     config: ParquetConfig, name: str, source: pq.ParquetFile, file: ParquetFile
 ) -> Modality:
-    """Find out what a column means: from the settings, its metadata, or its type."""
     column, where = config.columns[name], f"{file.path}: '{config.columns[name]}'"
     field = source.schema_arrow.field(column)
     dim, dtype = config.dims.get(name), config.dtypes.get(name)
@@ -148,12 +147,8 @@ def _modality(
     )
 
 
-def check_config(config: ParquetConfig) -> None:
-    """Check that the settings fit each other.
-
-    Raises:
-        ConfigError: They don't.
-    """
+def _check_config(config: ParquetConfig) -> None:
+    """Check that the settings fit each other."""
     if bool(config.files) == bool(config.split_files):
         raise ConfigError("give either `files`, with the column `split`, or `split_files`.")
     if bool(config.files) != bool(config.split):
@@ -171,12 +166,8 @@ def check_config(config: ParquetConfig) -> None:
             raise ConfigError(f"keep: raymc uses the name '{name}' for another column.")
 
 
-def check_columns(config: ParquetConfig, file: ParquetFile, schema: pa.Schema) -> None:
-    """Check that a file has the columns of the settings, and that they hold what they should.
-
-    Raises:
-        DataError: A column is missing, occurs twice, or has another type.
-    """
+def _check_columns(config: ParquetConfig, file: ParquetFile, schema: pa.Schema) -> None:
+    """Check that a file has the columns of the settings, and that they hold what they should."""
     kinds = {
         config.id: ("text or whole numbers", _is_text, pa.types.is_integer),
         config.labels: ("text or lists of it", _is_text, _is_texts, pa.types.is_null),
@@ -226,8 +217,8 @@ class Contents:
         """Add a file."""
         config, before = self.config, self.count
         wanted = {config.id, config.labels, config.split} - {""}
-        with opened(file) as source:
-            check_columns(config, file, source.schema_arrow)
+        with _opened(file) as source:
+            _check_columns(config, file, source.schema_arrow)
             row = 0
             for number in range(source.num_row_groups):
                 rows = source.metadata.row_group(number).num_rows
@@ -349,16 +340,13 @@ def _labels(value: str | list[str | None] | None, separator: str) -> tuple[str, 
     return tuple(dict.fromkeys(name or "" for name in value or ()))
 
 
-def find_files(address: str, split: str = "") -> list[ParquetFile]:
+def _find_files(address: str, split: str = "") -> list[ParquetFile]:
     """Find Parquet files, sorted by path; names that begin with a dot or _ are left out.
 
     Args:
         address: A file, a folder with all below it, or a pattern in which * stands for anything
             within the name of a file or folder; local, or what pyarrow or fsspec knows.
         split: What the files are of.
-
-    Raises:
-        DataError: There are none, or the place can't be reached.
     """
     before, star, _ = address.partition("*")
     head, slash, _ = before.rpartition("/")
@@ -376,12 +364,8 @@ def find_files(address: str, split: str = "") -> list[ParquetFile]:
 
 
 @contextmanager
-def opened(file: ParquetFile) -> Iterator[pq.ParquetFile]:
-    """Open a file such that its batches take little memory, however large its row groups.
-
-    Raises:
-        DataError: It can't be read, now or inside the block.
-    """
+def _opened(file: ParquetFile) -> Iterator[pq.ParquetFile]:
+    """Open a file such that its batches take little memory, however large its row groups."""
     try:
         with file.filesystem.open_input_file(file.path) as stream:
             yield pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
@@ -426,7 +410,7 @@ class ForwardReader:
 
 def _batches(group: RowGroup, columns: list[str]) -> Iterator[Batch]:
     done = 0
-    with opened(group.file) as source:
+    with _opened(group.file) as source:
         for columns_of_batch in source.iter_batches(_BATCH_ROWS, [group.number], columns):
             yield Batch(
                 columns_of_batch, group.file, group.first_row + done, group.first_of_file + done

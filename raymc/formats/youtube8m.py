@@ -44,7 +44,7 @@ class ForeignError(DataError):
     """An undamaged record that doesn't fit the settings; `skip_damaged` doesn't skip it."""
 
 
-def describe(name: str, feature: Feature, level: Level) -> Modality:
+def _describe(name: str, feature: Feature, level: Level) -> Modality:
     """Say what the tokens of a modality are: a second's bytes, or the mean over a video."""
     if level == "video":
         return Modality(name, DIMS[feature], "float32", 1.0, f"YouTube-8M mean_{feature}")
@@ -52,7 +52,7 @@ def describe(name: str, feature: Feature, level: Level) -> Modality:
     return Modality(name, DIMS[feature], "uint8", 1.0, encoder, scale=SCALE, offset=OFFSET)
 
 
-def read_row(
+def _read_row(
     record: bytes | Damage,
     *,
     level: Level,
@@ -69,10 +69,6 @@ def read_row(
 
     Returns:
         The row, and whether the record has segment labels, which aren't in the row.
-
-    Raises:
-        ForeignError: It has the features of the other level, or a label beyond the vocabulary.
-        DataError: It is damaged, or no record of YouTube-8M.
     """
     if isinstance(record, Damage):
         raise DataError(record.reason)
@@ -151,7 +147,7 @@ def _mean(example: Example, feature: Feature) -> Float32[np.ndarray, "1 D"] | No
     return values[None]
 
 
-def read_vocabulary(file: str, data: bytes) -> Vocabulary:
+def _read_vocabulary(file: str, data: bytes) -> Vocabulary:
     """Read the labels of YouTube-8M's vocabulary.csv, in the order of their numbers.
 
     A name that is empty, or used more than once, is followed by its number. A label's parent is
@@ -161,9 +157,6 @@ def read_vocabulary(file: str, data: bytes) -> Vocabulary:
     Args:
         file: Where it is from, for messages.
         data: The bytes of the file.
-
-    Raises:
-        DataError: It isn't such a file, or doesn't number its labels from 0 on.
     """
     found, verticals = _labels_by_number(file, data)
     if not found or sorted(found) != list(range(len(found))):
@@ -245,12 +238,8 @@ class RecordFile:
         return PurePosixPath(self.path).name
 
 
-def find_files(split: str, pattern: str) -> tuple[fs.FileSystem, list[str]]:
-    """Find the files of a split, sorted by name; `pattern` may have * in the file's name.
-
-    Raises:
-        DataError: There are none, or the place can't be reached.
-    """
+def _find_files(split: str, pattern: str) -> tuple[fs.FileSystem, list[str]]:
+    """Find the files of a split, sorted by name; `pattern` may have * in the file's name."""
     filesystem, path = storage.open_address(pattern)
     folder, _, wanted = path.rpartition("/")
     with storage.reaching(pattern):
@@ -266,12 +255,10 @@ def find_files(split: str, pattern: str) -> tuple[fs.FileSystem, list[str]]:
     return filesystem, sorted(file.path for file in found)
 
 
-def look_through(filesystem: fs.FileSystem, path: str, decode: Decode, *, skip: bool) -> RecordFile:
-    """Read a whole file and check each record.
-
-    Raises:
-        DataError: A record is damaged and `skip` is false, or belongs to another kind of file.
-    """
+def _look_through(
+    filesystem: fs.FileSystem, path: str, decode: Decode, *, skip: bool
+) -> RecordFile:
+    """Read a whole file and check each record."""
     digest, offsets, damaged, first_damage = hashlib.sha256(), array("q"), 0, ""
     remarks: Counter[str] = Counter()
     for offset, record in _records(filesystem, path, digest.update):
@@ -344,14 +331,14 @@ def youtube8m(config: Youtube8mConfig) -> DatasetRecipe:
         raise ConfigError("youtube8m: no files; give those of at least one of train, val, test.")
     vocabulary, vocabulary_file = _vocabulary(config)
     decode = partial(
-        read_row, level=config.level, modalities=config.modalities, names=vocabulary.names
+        _read_row, level=config.level, modalities=config.modalities, names=vocabulary.names
     )
     splits, files, notes = {}, {}, []
     for split, pattern in patterns.items():
         if pattern:
-            filesystem, paths = find_files(split, pattern)
+            filesystem, paths = _find_files(split, pattern)
             found = [
-                look_through(filesystem, path, decode, skip=config.skip_damaged) for path in paths
+                _look_through(filesystem, path, decode, skip=config.skip_damaged) for path in paths
             ]
             notes += _notes(split, found)
             files[split] = [{"file": file.name, "sha256": file.sha256} for file in found]
@@ -359,7 +346,7 @@ def youtube8m(config: Youtube8mConfig) -> DatasetRecipe:
     return DatasetRecipe(
         vocabulary=vocabulary,
         modalities=tuple(
-            describe(name, feature, config.level) for name, feature in config.modalities.items()
+            _describe(name, feature, config.level) for name, feature in config.modalities.items()
         ),
         splits=splits,
         provenance={
@@ -375,8 +362,6 @@ def youtube8m(config: Youtube8mConfig) -> DatasetRecipe:
 
 
 class _Records:
-    """The good records of a split, over all its files."""
-
     def __init__(self, reader: RecordReader, decode: Decode, files: Sequence[RecordFile]) -> None:
         self._reader, self._decode = reader, decode
         self._paths = [file.path for file in files]
@@ -399,22 +384,16 @@ class _Records:
 
 
 def _vocabulary(config: Youtube8mConfig) -> tuple[Vocabulary, dict[str, str]]:
-    """The labels in the order of their numbers, and the file they are from."""
     if not config.vocabulary:
         return Vocabulary(tuple(str(number) for number in range(config.classes))), {}
     filesystem, path = storage.open_address(config.vocabulary)
     with storage.reaching(config.vocabulary):
         data = storage.read_bytes(filesystem, path)
     file = {"file": PurePosixPath(path).name, "sha256": hashlib.sha256(data).hexdigest()}
-    return read_vocabulary(config.vocabulary, data), file
+    return _read_vocabulary(config.vocabulary, data), file
 
 
 def _notes(split: str, files: Sequence[RecordFile]) -> list[str]:
-    """What the user is to know about a split.
-
-    Raises:
-        DataError: It has no good record.
-    """
     notes = [
         f"{split}: {file.name}: damaged records left out: {file.damaged}, the first of "
         f"them the {file.first_damage}"

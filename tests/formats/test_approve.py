@@ -284,7 +284,7 @@ def test_a_name_of_both_domains_becomes_two_classes(tmp_path: Path) -> None:
         ({"val": []}, "'val' holds a list; expected {split: {domain: {id:"),
         ({"val": {"art": {}}}, "'val', 'art': unknown domain; expected literacy or math"),
         ({"val": {"math": ["m1"]}}, "'val', 'math' holds a list; expected"),
-        ({"val": {"math": {"m1": "a"}}}, "'math', 'm1' holds 'a'; expected a list of labels"),
+        ({"val": {"math": {"m1": "a"}}}, "'math', 'm1' holds 'a'; expected a list of label names"),
         ({"val": {"math": {"m1": ["a", 3]}}}, r"'m1' holds \['a', 3\]; expected a list"),
         ({"val": {"math": {"m1": [""]}}}, r"'m1' holds \[''\]; expected a list"),
         ({"val": {"math": {"m1": None}}}, "'m1' holds None; expected a list"),

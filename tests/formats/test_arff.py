@@ -333,7 +333,7 @@ def test_a_fault_of_a_file_is_one_clear_error(
                 for n in ('"pitch"', '"loud ness"', '"BH_low%"', '"dogs\'"', '"Stellar\'s Jay"')
             )
             + "</labels>",
-            "no numeric or nominal attribute but the labels",
+            "no numeric or nominal attributes except the labels",
         ),
     ],
 )

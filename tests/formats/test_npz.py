@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, case: str, message: str) -> 
     ("rates_hz", "message"),
     [
         ({"visual": 25.0}, "rates_hz has the keys visual; expected .* audio, visual"),
-        ({"visual": 25.0, "audio": 0.0}, "rates_hz.audio is 0.0; expected tokens a second"),
+        ({"visual": 25.0, "audio": 0.0}, "rates_hz.audio is 0.0; expected tokens per second"),
         ({"visual": 25.0, "audio": float("nan")}, "rates_hz.audio is nan"),
     ],
 )

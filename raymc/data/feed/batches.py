@@ -268,7 +268,6 @@ class RowStore:
         )
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each row's block and its index in the block."""
         firsts = np.asarray(self._firsts, dtype=np.int64)
         at = np.searchsorted(firsts, rows, side="right") - 1
         return at, rows - firsts[at]

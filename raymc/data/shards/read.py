@@ -228,11 +228,6 @@ def _labels(parquet: pq.ParquetFile) -> set[str]:
 
 
 def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
-    """Return the columns of tokens.
-
-    Raises:
-        DataError: There is none.
-    """
     fields = [field for field in parquet.schema_arrow if field.name not in RESERVED_COLUMNS]
     found = (Modality.from_field(field) or infer_modality(field, parquet) for field in fields)
     modalities = tuple(modality for modality in found if modality)

@@ -317,7 +317,6 @@ def _model(bundle: Any) -> torch.nn.Module:
 
 
 def _find_file(name: str, file_name: str, weights: str | None) -> Path:
-    """The file of weights, fetched to torch's cache if necessary."""
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     folder = cache if weights is None else Path(weights).expanduser()
     for file in (folder / Path(file_name).with_suffix(".safetensors"), folder / file_name):

@@ -144,8 +144,6 @@ def text_tower(
 
 @dataclass(frozen=True)
 class _Reader:
-    """A tower with its tokenizer."""
-
     tower: torch.nn.Module
     tokenizer: Any
     pooled: bool

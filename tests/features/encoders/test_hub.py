@@ -155,12 +155,12 @@ def broken_connection() -> Path:
         (
             refusal(errors.GatedRepoError, 403),
             ResourceError,
-            "openai/clip-small asks for consent: give it on its page of the hub, and set HF_TOKEN",
+            "openai/clip-small asks for consent: give it on the model's page of the hub",
         ),
         (
             refusal(errors.HfHubHTTPError, 500),
             ResourceError,
-            r"openai/clip-small could not be fetched \(refused.*\); what has arrived is kept",
+            r"openai/clip-small could not be fetched \(refused.*\); try again: files",
         ),
         (
             broken_connection,
