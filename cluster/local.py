@@ -165,7 +165,6 @@ class LocalCluster:
         Raises:
             ResourceError: it does not start.
         """
-        (self.folder / "ray_current_cluster").unlink(missing_ok=True)
         if not self.shape.grows:  # a dead node cannot join again under the same id
             self.head = self._new_node()
         gcs, dashboard, agent, client = self._ports
@@ -267,6 +266,8 @@ class LocalCluster:
             own = {_NODE_MARK: node.mark, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node.id}
             environment = {**without_ray(), **self.environment, **own, **(given or {})}
             del environment["RAY_ADDRESS"]
+            if node.mark == self.head.mark:  # `ray start` refuses where another head was
+                (self.folder / "ray_current_cluster").unlink(missing_ok=True)
             process = spawn(command, log, env=environment)
             try:
                 wait_until(lambda id=node.id: self._has_joined(id), process, log=log)
