@@ -1,6 +1,7 @@
 """How media files are decoded: everything here imports av, which is an optional package.
 
-Pure. `media.py` imports it when the first file is read, and says what comes out. `clip_reader`
-goes over a source's `windows` by a `reading` of the file's packets (`media_file`), which it hands
-to `video_frames` (which frames; `pictures` makes them what an encoder wants) and to `sound`.
+`clips.read_clips` imports it when the first file is read, and says what comes out. Start with
+`clip_reader.py`: it goes over a source's windows with one `reading` of the file's packets
+(`media_file.py`), which passes them to `video_frames.py` (which frames to decode; `shown.py` makes
+pictures of them) and to `sound.py`.
 """

@@ -1,6 +1,6 @@
 """Sources to clips: goes over the windows, and says of each what is missing.
 
-Imports av through the files beside it. `media.py` says what a clip is.
+Imports av through the files beside it. `clips.py` says what a clip is.
 """
 
 import math
@@ -33,7 +33,7 @@ _NO_STREAM = {
 
 
 def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]:
-    """Decode a source; see `media.read_clips`."""
+    """Decode a source; see `clips.read_clips`."""
     try:
         with open_media(source.path) as file:
             yield from _Reader(source, request, file).clips()
@@ -64,7 +64,7 @@ class _Reader:
         self._longest = CLIP_BYTES / _bytes_per_second(request)
 
     def clips(self) -> Iterator[Clip | Failure]:
-        """Yield what `media.read_clips` does."""
+        """Yield what `clips.read_clips` does."""
         windows = self._windows
         if not self._has_streams or windows.start >= windows.end:
             yield self._nothing()

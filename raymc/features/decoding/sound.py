@@ -1,6 +1,6 @@
 """Packets of an audio stream to mono sound at the wanted rate, placed by their times.
 
-Imports av and numpy. `resampling.py` says why libswresample does it.
+`Segment` resamples, by libswresample.
 
 Axes: S samples, N samples at the rate of the file, C channels.
 """
