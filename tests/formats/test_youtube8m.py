@@ -356,9 +356,9 @@ BAD_RECORDS = {
     ),
     "other data": (
         example({"image/encoded": bytes_feature(b"JFIF"), "a\nb": ints_feature(1)}),
-        r"it is not a record of YouTube-8M: expected rgb and audio, found 'image/encoded, a\nb'",
+        r"it is not a record of YouTube-8M: expected rgb, audio; found 'image/encoded, a\nb'",
     ),
-    "nothing": (b"", "it is not a record of YouTube-8M: expected rgb and audio, found ''"),
+    "nothing": (b"", "it is not a record of YouTube-8M: expected rgb, audio; found ''"),
 }
 
 
@@ -463,7 +463,7 @@ def test_a_file_that_changes_after_it_was_looked_through(tmp_path: Path) -> None
     file = saved(tmp_path, frames())
     rows = imported(file).splits["train"]
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"record at byte 0: the file .*, import it anew"):
+    with pytest.raises(DataError, match=r"record at byte 0: the file .*, import it again"):
         rows[0]
 
 
