@@ -189,7 +189,7 @@ def test_a_split_or_a_device_that_is_not_there(
 ) -> None:
     rest = ["--out", tmp_path / "out"] if command == "predict" else []
     line = complaint(command, tiny_bundle, tiny_path, "--split", "demo", *rest)
-    assert line.endswith("split 'demo' does not exist; with rows: train, val, test")
+    assert line.endswith("split 'demo' does not exist; splits with rows: train, val, test")
     line = complaint(command, tiny_bundle, tiny_path, "--device", "gpu", *rest)
     assert "needs 1 GPU, but this Ray cluster has 0" in line
 
@@ -198,7 +198,7 @@ def test_predictions_are_not_overwritten(
     tiny_bundle: Path, tiny_path: Path, tmp_path: Path, ray_logs: Path
 ) -> None:
     line = complaint("predict", tiny_bundle, tiny_path, "--out", tmp_path)
-    assert line == f"{tmp_path} exists already: choose another --out, or delete it"
+    assert line == f"{tmp_path} already exists: choose another --out, or delete it"
 
 
 def foreign(folder: Path, columns: dict[str, list[Any]]) -> Path:

@@ -18,6 +18,7 @@ from tiny import SPLIT_ROWS, fit_here
 from raymc.cli.runs import run_train
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
+from raymc.data.storage import open_address
 from raymc.errors import CheckpointError, DataError
 from raymc.events import EpochEnded
 from raymc.training import checkpoint
@@ -113,7 +114,9 @@ def test_a_killed_run_resumes_from_a_bucket(
     assert [epoch.once for epoch in found.epochs] == [SPLIT_ROWS["train"]] * 8
     assert len(found.restarts) == 1
     fetched, whole = tmp_path / "fetched", tmp_path / "whole"
-    fs.copy_files(f"s3://empty/{found.checkpoint.partition('/')[2]}", str(fetched))
+    fetched.mkdir()
+    filesystem, _ = open_address(run.storage)
+    fs.copy_files(found.checkpoint, str(fetched), source_filesystem=filesystem)
 
     def keep(event: EpochEnded, made: Path | None) -> None:
         if event.is_last and made is not None:
