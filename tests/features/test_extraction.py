@@ -185,7 +185,7 @@ def test_a_gpu_that_is_full_is_no_fault_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"audio": "none", "text": "none"}, "are all none: name an encoder"),
+        ({"audio": "none", "text": "none"}, "are all none; name an encoder"),
         ({"audio": "logmell"}, "did you mean logmel"),
         ({"visual": "patch"}, "did you mean patches"),
         ({"transcript": "WAV2VEC2"}, "unknown transcriber 'WAV2VEC2'"),
