@@ -135,7 +135,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert_same_checkpoint(one, other)
 
 
-@pytest.mark.parametrize("kill", [(0, 1), (0, 5), (1, 0), (1, 3), (2, 6)])
+@pytest.mark.parametrize("kill", [(0, 1), (1, 3), (2, 6)])
 def test_a_run_killed_anywhere_is_the_uninterrupted_one(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path, kill: Position
 ) -> None:
@@ -201,6 +201,7 @@ def test_what_batches_hold_is_what_is_recorded(
 
 def work(rank: int, folder: str, values: dict[str, Any]) -> None:
     """What each of two workers does: go on from where one stopped, and stop in turn."""
+    torch.set_num_threads(1)  # more threads than cores only wait for each other
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     config = from_dict(values)
     run = Run(Path(folder) / "two", asked=[(0, 5), (1, 3)], kill=(1, 3))
