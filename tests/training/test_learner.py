@@ -1,4 +1,4 @@
-"""The same global batch on one worker and on two: loss, gradients and predictions are the same."""
+"""A batch has the same gradients on one worker and on two; at once, in passes and in chunks."""
 
 import shutil
 import typing
@@ -14,29 +14,32 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from raymc.config import Config, LossName, from_dict, override, to_dict
+from raymc.data.feed.batches import Batch
 from raymc.data.shards import Dataset, open_dataset
 from raymc.events import EpochEnded, Event, Stepped
+from raymc.model.losses import chunked
+from raymc.model.transformer import Embeddings
 from raymc.training import learner as learning
 from raymc.training import loop, validation
-from raymc.training.learner import Workers
+from raymc.training.learner import Learner, Objective, Workers, backward_in_passes, parts_of
 
 CPU = torch.device("cpu")
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"loss.name": name} for name in typing.get_args(LossName)},
-    "one way": {"loss.name": "prototype_contrast", "loss.two_way": False},
-    "hinge": {"loss.name": "prototype_margin", "loss.temperature": 0.0, "loss.margin": 0.8},
     "balanced": {"loss.name": "prototype_contrast", "loss.balance": 0.7},
     "bottleneck": {"loss.name": "bce", "model.fusion": "bottleneck"},
     "modalities alone": {"loss.name": "prototype_contrast", "loss.modality_weight": 0.5},
-    "late fusion": {"loss.name": "cosine_bce", "model.fusion_depth": 0},
 }
-Step = tuple[Tensor, dict[str, Tensor]]
+Gradients = dict[str, Tensor]
+Step = tuple[Tensor, Gradients]
+PLAIN = {"model.dropout": 0.0, "model.modality_dropout": 0.0}
+ONE_BATCH = {**PLAIN, "batch.size": 45, "loss.modality_weight": 0.5}
+RANDOM = {"model.dropout": 0.4, "model.modality_dropout": 0.5}
 
 
 def configure(base: Config, variant: str) -> Config:
-    """Batches of 7 (so the last one of 45 rows has 3), and nothing random."""
-    plain = {"batch.size": 7, "model.dropout": 0.0, "model.modality_dropout": 0.0}
-    return override(base, {**plain, **VARIANTS[variant]})
+    """Batches of 23 and 22 of the 45 rows, so that one share is padded, and nothing random."""
+    return override(base, {**PLAIN, "batch.size": 23, **VARIANTS[variant]})
 
 
 def gradients_of_steps(config: Config, dataset: Dataset) -> list[Step]:
@@ -54,6 +57,32 @@ def gradients_of_steps(config: Config, dataset: Dataset) -> list[Step]:
         gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
         steps.append((loss.detach(), gradients))
     return steps
+
+
+def make(config: Config, dataset: Dataset) -> tuple[Learner, Batch]:
+    """A learner, and its share of the epoch's first batch."""
+    workers = Workers.current()
+    feeds = feeds_of(dataset, config, share=(workers.rank, workers.count))
+    learner = learning.make_learner(config, dataset.manifest, feeds, device=CPU)
+    learner.model.train()
+    return learner, next(iter(feeds.train.training(1)))
+
+
+def gradients_of(learner: Learner) -> Gradients:
+    named = learner.model.named_parameters()
+    found = {name: p.grad.clone() for name, p in named if p.grad is not None}
+    learner.optimizer.zero_grad()
+    return found
+
+
+def assert_close(found: Gradients, expected: Gradients, *, tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    size = max(float(x.abs().max()) for x in expected.values())
+    assert size > 1e-3
+    for name, gradient in found.items():
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=tolerance, atol=tolerance * size, msg=name
+        )
 
 
 def predict(config: Config, dataset: Dataset) -> validation.Predictions:
@@ -93,6 +122,7 @@ def _name(event: Event) -> str:
 
 def work(rank: int, folder: str, values: dict[str, Any]) -> None:
     """What each of two processes does."""
+    torch.set_num_threads(1)  # more threads than cores only wait for each other
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     base = from_dict(values)
     dataset = open_dataset(base.data.path)
@@ -102,7 +132,10 @@ def work(rank: int, folder: str, values: dict[str, Any]) -> None:
         "predictions": [torch.from_numpy(x) for x in vars(predict(config, dataset)).values()],
         "gathered": gather_something(rank),
         "resumed": fit(config, dataset, Path(folder), Path(folder) / "epoch 1 of 1"),
+        "passes": at_once_and_in_passes(override(base, ONE_BATCH), dataset),
     }
+    chunked.CPU_SCORES, chunked.LEAST_CLASSES = 1, 2  # from here on, two classes a chunk
+    found["chunks"] = gradients_of_steps(config, dataset)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -149,19 +182,13 @@ def test_loss_and_gradients_are_those_of_one_worker(
     tiny: Dataset, tiny_config: Config, of_two: list[dict[str, Any]], variant: str
 ) -> None:
     alone = gradients_of_steps(configure(tiny_config, variant), tiny)
-    assert len(alone) == 7
+    assert len(alone) == 2
     for found in of_two:
         for (loss, gradients), (expected, expected_gradients) in zip(
             found["steps"][variant], alone, strict=True
         ):
             torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-            assert gradients.keys() == expected_gradients.keys()
-            size = max(float(g.abs().max()) for g in expected_gradients.values())
-            assert size > 1e-3
-            for name, gradient in gradients.items():
-                torch.testing.assert_close(
-                    gradient, expected_gradients[name], rtol=1e-5, atol=1e-5 * size
-                )
+            assert_close(gradients, expected_gradients, tolerance=1e-5)
 
 
 def test_both_workers_hold_the_same_gradients(of_two: list[dict[str, Any]]) -> None:
@@ -217,3 +244,112 @@ def test_one_worker_gathers_nothing() -> None:
     assert Workers.current() == Workers(rank=0, count=1)
     assert Workers().gather(x) is x
     assert Workers().gather_with_gradients(x) is x
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [*((name, 16) for name in typing.get_args(LossName)), ("bce", 1), ("bce", 44)],
+)
+def test_gradients_are_those_of_the_batch_at_once(
+    tiny: Dataset, tiny_config: Config, name: str, rows: int
+) -> None:
+    settings = {**PLAIN, "loss.name": name, "loss.modality_weight": 0.5, "batch.size": 45}
+    learner, batch = make(override(tiny_config, settings), tiny)
+    learner.model.double()
+    at_once = learning.add_gradients(learner, batch, 0)
+    expected = gradients_of(learner)
+    in_passes = learning.add_gradients(learner, batch, rows)
+    torch.testing.assert_close(in_passes, at_once)
+    assert_close(gradients_of(learner), expected, tolerance=1e-6)  # the loss is of float32
+
+
+def test_bfloat16_in_passes(tiny: Dataset, tiny_config: Config) -> None:
+    settings = {**PLAIN, "batch.size": 45, "train.precision": "bfloat16"}
+    learner, batch = make(override(tiny_config, settings), tiny)
+    assert learner.autocast
+    at_once = learning.add_gradients(learner, batch, 0)
+    expected = gradients_of(learner)
+    torch.testing.assert_close(learning.add_gradients(learner, batch, 9), at_once)
+    assert_close(gradients_of(learner), expected, tolerance=0.03)  # rounded to 8 bits on the way
+
+
+def test_dropout_is_the_same_in_both_passes(tiny: Dataset, tiny_config: Config) -> None:
+    learner, batch = make(override(tiny_config, {**RANDOM, "batch.size": 45}), tiny)
+    objective = learner.objective
+    assert isinstance(objective, Objective)
+    torch.manual_seed(3)
+    made = [objective.embed(part) for part in parts_of(batch, 8)]  # with a graph, all of them
+    names = made[0].by_modality
+    joined = Embeddings(
+        fused=torch.cat([one.fused for one in made]),
+        by_modality={n: torch.cat([one.by_modality[n] for one in made]) for n in names},
+        present={n: torch.cat([one.present[n] for one in made]) for n in names},
+    )
+    loss = objective.loss(joined, batch)
+    loss.backward()
+    expected = gradients_of(learner)
+    torch.manual_seed(3)
+    torch.testing.assert_close(learning.add_gradients(learner, batch, 8), loss.detach())
+    assert_close(gradients_of(learner), expected, tolerance=1e-5)
+    torch.manual_seed(4)
+    learning.add_gradients(learner, batch, 8)
+    other = gradients_of(learner)
+    assert not all(torch.allclose(x, other[name]) for name, x in expected.items())
+
+
+def test_no_more_rows_are_embedded_at_a_time(tiny: Dataset, tiny_config: Config) -> None:
+    learner, batch = make(override(tiny_config, {**PLAIN, "batch.size": 45}), tiny)
+    objective = learner.objective
+    assert isinstance(objective, Objective)
+    sizes = []
+
+    def embed(part: Batch) -> Embeddings:
+        sizes.append((len(part.rows), torch.is_grad_enabled()))
+        return objective.embed(part)
+
+    backward_in_passes(embed, objective.loss, batch, 20)
+    assert sizes == [(20, False), (20, False), (5, False), (20, True), (20, True), (5, True)]
+
+
+def test_a_run_in_passes_ends_as_one_at_once(tiny: Dataset, tiny_config: Config) -> None:
+    losses = []
+    for rows in (0, 3):
+        config = override(tiny_config, {**PLAIN, "batch.rows_per_pass": rows})
+        learner, _ = make(config, tiny)
+        feed = feeds_of(tiny, config).train
+        for step, batch in enumerate(feed.training(1)):
+            loss = learning.train_step(learner, config, batch, epoch=1, step=step, feed=feed)
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def at_once_and_in_passes(config: Config, dataset: Dataset) -> list[Gradients]:
+    """The loss and gradients of one batch, embedded at once and in passes of 5 rows."""
+    learner, batch = make(config, dataset)
+    found = []
+    for rows in (0, 5):
+        loss = learning.add_gradients(learner, batch, rows)
+        found.append({"loss": loss, **gradients_of(learner)})
+    return found
+
+
+def test_two_workers_in_passes(
+    tiny: Dataset, tiny_config: Config, of_two: list[dict[str, Any]]
+) -> None:
+    _, alone = at_once_and_in_passes(override(tiny_config, ONE_BATCH), tiny)
+    for found in of_two:
+        at_once, in_passes = found["passes"]
+        assert_close(in_passes, at_once, tolerance=1e-5)
+        assert_close(in_passes, alone, tolerance=1e-5)
+    first, second = (found["passes"][1] for found in of_two)
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+def test_two_workers_with_scores_in_chunks(of_two: list[dict[str, Any]]) -> None:
+    for found in of_two:
+        plain = found["steps"]["prototype_contrast"]
+        for (loss, gradients), (expected, expected_gradients) in zip(
+            found["chunks"], plain, strict=True
+        ):
+            torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+            assert_close(gradients, expected_gradients, tolerance=1e-5)
