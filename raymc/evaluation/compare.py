@@ -6,6 +6,7 @@ baseline. Axes: N rows, C classes, M models.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,7 @@ class Estimate:
 class ClassDifference:
     """A class's average precision by a model and by the baseline.
 
-    Attributes:
-        name: of the class.
-        support: rows of the split that have it.
-        ours: the model's.
-        theirs: the baseline's.
-        difference: with the interval of this class alone.
+    `support` counts the rows that have the class; `difference` has the interval of it alone.
     """
 
     name: str
@@ -126,7 +122,7 @@ def compare(
         if name == "mAP":
             means = _class_mean(by_class)
         else:
-            means = _resampled(models, _measure_of(name), resamples, seed)
+            means = _resampled(models, partial(weighted_metric, name), resamples, seed)
         found = [difference_of(column, confidence=confidence) for column in means.T]
         estimates[name] = tuple(Estimate(one.value, one.low, one.high) for one in found)
         ahead = (means[:, 1:] - means[:, :1]).T
@@ -154,7 +150,7 @@ def check_comparable(runs: Sequence[ScoredRun]) -> None:
     """Check that runs have scored the same rows for the same classes.
 
     Raises:
-        DataError: they have not; the message says which run differs from the first, and in what.
+        DataError: They have not.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -214,10 +210,6 @@ def _is_sibling(run: ScoredRun, group: Sequence[ScoredRun]) -> bool:
     )
 
 
-def _measure_of(metric: MetricName) -> Any:
-    return lambda *table: weighted_metric(metric, *table)
-
-
 def _resampled(
     models: Sequence[Sequence[ScoredRun]], measure: Any, resamples: int, seed: int
 ) -> Float[np.ndarray, "draws M *classes"]:
@@ -244,7 +236,6 @@ def _class_mean(by_class: Float[np.ndarray, "draws M C"]) -> Float[np.ndarray, "
 def _classes(
     by_class: Float[np.ndarray, "draws M C"], model: int, split: ScoredSplit, confidence: float
 ) -> tuple[ClassDifference, ...]:
-    """Return a model's classes beside the baseline's, the largest gain first."""
     support = (split.labels & split.observed).sum(axis=0)
     found = [
         ClassDifference(

@@ -40,7 +40,6 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
 
 
 def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
-    """Return a shard's predictions."""
     columns = ["id", *(modality.name for modality in bundle.modalities)]
     table, names = read_shard(dataset, shard, columns), bundle.vocabulary.names
     scores = bundle.score(table)

@@ -32,15 +32,8 @@ def stored_scores(
 ) -> ScoredSplit:
     """Return a bundle's scores of a split; those of a run's bundle are computed once.
 
-    They are kept in the run's folder, in a file named by the split and by the digests of dataset
-    and weights.
-
-    Args:
-        bundle: The model.
-        dataset: The dataset of the split.
-        split: Its name.
-        device: `auto`, `cpu` or `gpu`.
-        run: The folder of the run that keeps the scores; None for the bundle's own run.
+    They are kept in the folder `run`, by default that of the bundle's own run, in a file named by
+    the split and by the digests of dataset and weights. `device` is `auto`, `cpu` or `gpu`.
 
     Raises:
         BundleError: The bundle doesn't match the dataset, or can no longer be read.

@@ -20,12 +20,9 @@ Measure = Callable[[Int[np.ndarray, " N"]], float | Float[np.ndarray, " C"]]
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much one model's metric exceeds another's, and the interval around it.
+    """By how much one model's metric exceeds another's on the split, and the interval around it.
 
-    Attributes:
-        value: On the split itself; in the metric's own unit, so 0.01 is one point of mAP.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
+    All three are in the metric's own unit, so 0.01 is one point of mAP.
     """
 
     value: float
@@ -118,16 +115,8 @@ def resampled_means(
 ) -> Float[np.ndarray, "draws models *classes"]:
     """Return each model's mean over its runs, on the split itself and on resamples of it.
 
-    A resample draws rows, the same for all models, and runs of each model.
-
-    Args:
-        models: How each run of each model is measured; at least one run a model.
-        rows: of the split.
-        resamples: How many.
-        seed: Of the draws.
-
-    Returns:
-        The split itself first, then the resamples.
+    A resample draws rows, the same for all models, and runs of each model, of which there is at
+    least one. The split itself comes first in the result, then the resamples.
     """
     generator = np.random.default_rng(seed)
     every_run = [np.ones(len(runs), dtype=np.int64) for runs in models]
@@ -158,7 +147,6 @@ def _means(
 
 
 def _runs_drawn(runs: int, generator: np.random.Generator) -> Int[np.ndarray, " runs"]:
-    """Return how often each run counts in a resample."""
     return np.bincount(generator.integers(runs, size=runs), minlength=runs)
 
 

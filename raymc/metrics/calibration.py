@@ -169,7 +169,6 @@ def _fit_temperature(
 
 
 def _fit_curve(scores: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> Curve:
-    """Return the points of a class's rising curve."""
     from sklearn.isotonic import IsotonicRegression  # a second that every process would pay
 
     margin = 1.0 / (len(labels) + 2)

@@ -47,8 +47,14 @@ def family_scores(
     result = {}
     for family, names in vocabulary.families().items():
         at = [vocabulary.index(name) for name in names]
-        if at:
-            result[family] = _measure(scores[:, at], labels[:, at], observed[:, at])
+        if not at:
+            continue
+        some, true, known = scores[:, at], labels[:, at], observed[:, at]
+        each = evaluate_scores(some, true, known)
+        has_any = np.any(true & known, axis=1, keepdims=True)
+        is_known = has_any | np.all(known, axis=1, keepdims=True)
+        whole = evaluate_scores(some.max(axis=1, keepdims=True), has_any, is_known)
+        result[family] = FamilyScores(each.mAP, each.R80, each.micro_AP, whole.mAP)
     return result
 
 
@@ -68,15 +74,3 @@ def family_metrics(per_class: Float[np.ndarray, " C"], vocabulary: Vocabulary) -
         return {}
     means = family_means(per_class, vocabulary)
     return {f"val/mAP_{family}": value for family, value in means.items()}
-
-
-def _measure(
-    scores: Float[np.ndarray, "N C"],
-    labels: Bool[np.ndarray, "N C"],
-    observed: Bool[np.ndarray, "N C"],
-) -> FamilyScores:
-    each = evaluate_scores(scores, labels, observed)
-    has_any = np.any(labels & observed, axis=1, keepdims=True)
-    known = has_any | np.all(observed, axis=1, keepdims=True)
-    whole = evaluate_scores(scores.max(axis=1, keepdims=True), has_any, known)
-    return FamilyScores(each.mAP, each.R80, each.micro_AP, whole.mAP)

@@ -213,7 +213,7 @@ def weighted_metric(
     table = checked_table(scores, labels, observed)
     match metric:
         case "mAP":
-            per_class = _class_precision(table)
+            per_class = weighted_class_precision(scores, labels, observed)
             return lambda counts: _mean(per_class(counts))
         case "R80":
             rankings = list(rank_classes(table))
@@ -245,13 +245,7 @@ def weighted_class_precision(
     Raises:
         DataError: There are no rows, or an observed score is NaN or infinite.
     """
-    return _class_precision(checked_table(scores, labels, observed))
-
-
-def _class_precision(
-    table: ScoreTable,
-) -> Callable[[Int[np.ndarray, " N"]], Float[np.ndarray, " C"]]:
-    rankings = list(rank_classes(table))
+    rankings = list(rank_classes(checked_table(scores, labels, observed)))
     return lambda counts: np.concatenate(
         [_average_precision(curve_of(one, counts)) for one in rankings]
     )

@@ -35,14 +35,7 @@ _DATASET, _DIGEST, _SPLIT, _METRICS = (
 
 
 def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: str) -> str:
-    """Log a bundle with a run, and register it if a name is given.
-
-    Args:
-        folder: The bundle.
-        run_id: The MLflow run it belongs to.
-        uri: MLflow's tracking address.
-        register_as: Name of the registered model; empty for none.
-        alias: Is moved to the new version.
+    """Log a bundle with a run; if `register_as` is not empty, register it and move the alias to it.
 
     Returns:
         The address that `mlflow.pyfunc.load_model` takes.
@@ -86,13 +79,6 @@ def register_bundle(
 ) -> str:
     """Log a bundle with a run and register it, without an alias; returns the version.
 
-    Args:
-        folder: The bundle.
-        run_id: The MLflow run it belongs to.
-        uri: MLflow's tracking address.
-        name: Name of the registered model.
-        tags: Of the version.
-
     Raises:
         BundleError: `folder` holds no readable bundle.
         ResourceError: MLflow is unreachable or refuses.
@@ -109,7 +95,6 @@ def register_bundle(
 def _log(
     client: "mlflow.MlflowClient", folder: Path, run_id: str, modalities: Sequence[Modality]
 ) -> "mlflow.entities.LoggedModel":
-    """Make a run's model, and store its files."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
@@ -186,11 +171,8 @@ def _example(modalities: Sequence[Modality]) -> "pd.DataFrame":
 class RecordedTest:
     """What a version was tested on, and the result.
 
-    Attributes:
-        dataset: Its address.
-        digest: Of the dataset's content at that time.
-        split: Its name.
-        metrics: Rates, each with the ends of its interval.
+    `dataset` is its address, `digest` that of its content at that time, and `metrics` are rates,
+    each with the ends of its interval.
     """
 
     dataset: str
@@ -219,14 +201,9 @@ class RecordedTest:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model.
+    """A version of a registered model, with the location of its files.
 
-    Attributes:
-        name: Of the model.
-        number: Of the version.
-        location: Of its files.
-        weights: Digest of its weights; empty if raymc did not register it.
-        tested: None if no test is recorded.
+    `weights` is the digest of its weights, empty if raymc did not register it.
     """
 
     name: str

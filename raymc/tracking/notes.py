@@ -49,13 +49,7 @@ def plan_note(config: Config, command: str) -> str:
 
 
 def sweep_note(config: Config, trials: Sequence[Trial], command: str) -> str:
-    """Return a finished sweep: its winner, how the trials ended, and a table of the best.
-
-    Args:
-        config: Settings of the sweep.
-        trials: All its trials.
-        command: What was typed to run it.
-    """
+    """Return a finished sweep: its winner, how the trials ended, and a table of the best."""
     best, lines = best_trial(trials), []
     if best is not None:
         shown = ", ".join(_scores(best, config.train.monitor))
@@ -118,10 +112,7 @@ def _percent(value: float | None) -> str:
 def sweep_page_tags(parent_id: str, params: Sequence[str], metric: str) -> dict[str, str]:
     """Return the experiment tags that make the views of all sweeps and of the newest one's trials.
 
-    Args:
-        parent_id: The sweep's id in MLflow.
-        params: What it searches, by dotted config key.
-        metric: What it maximises.
+    `parent_id` is that sweep's id in MLflow.
     """
     metrics = dict.fromkeys((best_name(metric), best_name("val/R80")))
     columns = [
@@ -155,10 +146,7 @@ def comparison(run_ids: Sequence[str], experiment_id: str) -> str:
 def runs_page(uri: str, experiment: str, server: str) -> str:
     """Return the address of an experiment's page, or the server's if there is no such experiment.
 
-    Args:
-        uri: Where the records are.
-        experiment: Its name.
-        server: Address of the server that shows them.
+    The records are at `uri`; `server` shows them.
 
     Raises:
         ResourceError: MLflow does not answer.

@@ -61,19 +61,11 @@ class RunRecorder:
 class SweepRecorder:
     """Records a sweep as a parent run, and its trials as child runs.
 
-    Args:
-        run: The sweep.
-        manifest: Of the dataset that all trials train on.
-        tracker: Writes to MLflow.
-        show: Is called with a trial whenever it changes.
+    `show` is called with a trial whenever it changes.
     """
 
     def __init__(
-        self,
-        run: Run,
-        manifest: Manifest,
-        tracker: Tracker,
-        show: Callable[[Trial], None],
+        self, run: Run, manifest: Manifest, tracker: Tracker, show: Callable[[Trial], None]
     ) -> None:
         config = self._config = run.config
         self._manifest = manifest
@@ -93,9 +85,7 @@ class SweepRecorder:
 
     def summarise(self) -> None:
         """Describe the finished sweep on its MLflow page."""
-        compared = [
-            self._key(trial) for trial in ranked(self.trials) if not math.isnan(trial.score)
-        ]
+        compared = [self._key(one) for one in ranked(self.trials) if not math.isnan(one.score)]
         note = sweep_note(self._config, self.trials, command_line())
         self._tracker.set_note(self.parent, note, compare=compared)
 

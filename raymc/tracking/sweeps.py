@@ -85,7 +85,7 @@ class _Run:
 
 
 def _all_runs(uri: str, experiment: str) -> list[_Run]:
-    """Every run of the experiment, newest first."""
+    """Return every run of the experiment, newest first."""
     if uri.startswith("sqlite"):
         check_reachable(uri, create=False)
         with suppress(sqlite3.Error):  # another version's tables
@@ -117,12 +117,7 @@ def _all_runs(uri: str, experiment: str) -> list[_Run]:
 
 
 def _runs_of_file(file: Path, experiment: str) -> list[_Run]:
-    """Read a local database without MLflow, whose import alone takes longer than all the rest.
-
-    Raises:
-        sqlite3.Error: The tables are not those of MLflow 3; MLflow itself can say more.
-        ResourceError: There is no such experiment.
-    """
+    """Read a local database; raises sqlite3.Error if the tables are not those of MLflow 3."""
     with closing(sqlite3.connect(file)) as database:
         known = dict(database.execute("SELECT name, experiment_id FROM experiments"))
         if experiment not in known:
@@ -165,7 +160,7 @@ def _unknown(experiment: str, known: Iterable[str]) -> ResourceError:
 
 
 def _trial(run: _Run, number: int, metric: str) -> Trial:
-    """A trial as MLflow has it; its metrics are those of the best epoch where it has these."""
+    """Return a trial; its metrics are those of the best epoch where MLflow has these."""
     metrics = run.metrics
     best = {name: metrics.get(best_name(name), metrics.get(name)) for name in (metric, "val/R80")}
     seconds = ((run.ended or run.started) - run.started) / 1000

@@ -40,15 +40,7 @@ if TYPE_CHECKING:
 EndState = Literal["complete", "pruned", "failed", "stopped"]
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "stopped": "KILLED"}
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
-_METHODS = (
-    "start_run",
-    "log_epoch",
-    "end_run",
-    "log_text",
-    "log_dataset",
-    "set_views",
-    "set_note",
-)
+_METHODS = {"start_run", "log_epoch", "end_run", "log_text", "log_dataset", "set_views", "set_note"}
 
 
 def open_tracker(
@@ -56,12 +48,9 @@ def open_tracker(
 ) -> "Tracker":
     """Connect to MLflow, and make the experiment if it doesn't exist.
 
-    Args:
-        config: Where MLflow is.
-        runs_folder: Where its database is if no address is set.
-        folder: The run's folder. Records that MLflow doesn't take in time are left there, and
-            are the first to be written when the tracker is opened again. With None, they are
-            lost.
+    `runs_folder` holds MLflow's database if no address is set. Records that MLflow doesn't take in
+    time are left in `folder`, the run's, and are the first to be written when the tracker is
+    opened again. With None, they are lost.
 
     Raises:
         ConfigError: MLflow can't write to an address of this kind.
@@ -173,12 +162,8 @@ class Tracker:
     def log_dataset(self, run: str, *, name: str, digest: str, source: str, rows: object) -> None:
         """Record which dataset a run trains on, for its MLflow page.
 
-        Args:
-            run: Key of the run.
-            name: Shown in MLflow's column "Dataset".
-            digest: Of the dataset's content; MLflow shows 8 characters.
-            source: Where the dataset is.
-            rows: How many rows each split has, by name.
+        `name` is shown in MLflow's column "Dataset", `digest` to 8 characters; `rows` holds the
+        number of rows of each split.
         """
         self._send(
             f"dataset of {run}",
@@ -193,22 +178,15 @@ class Tracker:
     def set_views(self, sweep: str, params: Sequence[str], metric: str) -> None:
         """Make MLflow's saved views: all sweeps, and this sweep's trials with the best first.
 
-        Args:
-            sweep: Key of the sweep, which becomes the newest one.
-            params: What it searches, by dotted config key. They are columns of the views.
-            metric: What it maximises.
+        The sweep becomes the newest one. Its `params`, by dotted config key, are columns.
         """
-        self._send(
-            f"views of {sweep}", "set_views", sweep=sweep, params=list(params), metric=metric
-        )
+        what, columns = f"views of {sweep}", list(params)
+        self._send(what, "set_views", sweep=sweep, params=columns, metric=metric)
 
     def set_note(self, run: str, markdown: str, *, compare: Sequence[str] = ()) -> None:
         """Set the description on the run's MLflow page.
 
-        Args:
-            run: Key of the run.
-            markdown: The description.
-            compare: Keys of runs. A link below the first paragraph opens their comparison.
+        A link below its first paragraph opens a comparison of the runs with the keys `compare`.
         """
         note = without_password(markdown)
         self._send(f"note of {run}", "set_note", run=run, markdown=note, compare=list(compare))
@@ -272,11 +250,6 @@ class _MlflowRuns:
         self._runs: dict[str, _OpenRun] = {}
 
     def write(self, record: Record) -> None:
-        """Write a record.
-
-        Raises:
-            LookupError: The record's run was not started, or its kind is unknown.
-        """
         if record.method not in _METHODS:
             raise LookupError(f"no record is called {record.method!r}")
         getattr(self, record.method)(**record.arguments)
@@ -321,14 +294,12 @@ class _MlflowRuns:
         self._keep(run, entity)
 
     def log_epoch(self, run: str, epoch: int, *, metrics: Mapping[str, float], ended: int) -> None:
-        """Store an epoch's metrics with step = epoch, unless it is stored already."""
         opened = self._opened(run)
         if epoch > opened.last_epoch and not opened.is_closed:
             self._log_metrics(opened.run_id, make_metrics(metrics, epoch, ended))
             opened.last_epoch = epoch
 
     def end_run(self, run: str, state: str, *, metrics: Mapping[str, float], ended: int) -> None:
-        """Close a run, and store its final numbers."""
         opened = self._opened(run)
         if opened.is_closed:
             return
@@ -337,11 +308,9 @@ class _MlflowRuns:
         self._client.set_terminated(opened.run_id, _STATUS[state], end_time=ended)
 
     def log_text(self, run: str, file: str, *, text: str) -> None:
-        """Store a text file with a run."""
         self._client.log_text(self._opened(run).run_id, text, file)
 
     def log_dataset(self, run: str, *, name: str, digest: str, source: str, profile: str) -> None:
-        """Store which dataset a run trains on."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(name, digest, "local", source, profile=profile)
@@ -351,13 +320,11 @@ class _MlflowRuns:
             self._client.log_inputs(opened.run_id, datasets=[made])
 
     def set_views(self, sweep: str, *, params: Sequence[str], metric: str) -> None:
-        """Make the saved views of sweeps and of this sweep's trials."""
         tags = sweep_page_tags(self._opened(sweep).run_id, params, metric)
         for name, value in tags.items():
             self._client.set_experiment_tag(self._experiment_id, name, value)
 
     def set_note(self, run: str, *, markdown: str, compare: Sequence[str]) -> None:
-        """Describe a run; below the first paragraph goes a link that compares other runs."""
         note = markdown
         if len(compare) > 1:
             first, _, rest = markdown.partition("\n\n")

@@ -196,7 +196,6 @@ class Writer:
         return self.waiting + self._refused
 
     def _farewell(self) -> str:
-        """Say what happens to the records that are left."""
         away, spool = f"MLflow at {self.place} stayed unreachable", self._spool
         lost = len(spool.unsaved) if spool else self.waiting
         end = f"{lost} records were not written; the run itself is not affected" if lost else ""
@@ -209,7 +208,6 @@ class Writer:
         )
 
     def _keep(self, record: Record) -> None:
-        """Put a record into the spool, if there is one and the disk has space."""
         if self._spool is None:
             return
         try:
@@ -240,22 +238,19 @@ class Writer:
                 if not may_pass(error):
                     _log.warning("MLflow refused %s: %s", record.what, reason(error))
                     return False
-                self._warn_away(error)
+                if not self._away:
+                    _log.warning(
+                        "MLflow at %s is unreachable (%s); records wait, and the run continues",
+                        self.place,
+                        reason(error),
+                    )
+                self._away = True
             else:
                 self._away = False
                 return True
             if self._give_up.wait(pause):
                 return False
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _warn_away(self, error: Exception) -> None:
-        if not self._away:
-            _log.warning(
-                "MLflow at %s is unreachable (%s); records wait, and the run continues",
-                self.place,
-                reason(error),
-            )
-        self._away = True
 
 
 def may_pass(error: Exception) -> bool:
