@@ -26,14 +26,7 @@ _WINDOW = re.compile(rf"(.+)@{_SECONDS}-{_SECONDS}")
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A row of the features.
-
-    Attributes:
-        id: Its id: that of the video, or VIDEO@START-END.
-        video: The id of the video that it belongs to.
-        shard: Number of its shard, over all splits.
-        row: Its number in the shard.
-    """
+    """A row of the features: `id` is VIDEO or VIDEO@START-END, `shard` counts over all splits."""
 
     id: str
     video: str
@@ -47,10 +40,7 @@ class Features:
     Only the ids and the shard that was read last are in memory: ask in the order of the shards.
 
     Attributes:
-        address: Where the dataset is.
-        modalities: Its columns of tokens.
-        license: Its licence.
-        provenance: What names it in the provenance of datasets made of it.
+        provenance: What names the dataset in the provenance of datasets made of it.
         clips: Clips by video, both in the order of the shards.
     """
 
@@ -66,11 +56,7 @@ class Features:
         self.clips: Mapping[str, list[Clip]] = self._index()
 
     def row(self, clip: Clip) -> Row:
-        """Read the tokens and the extra columns of a clip, without its labels.
-
-        Raises:
-            DataError: The shard can't be read.
-        """
+        """Read the tokens and the extra columns of a clip, without its labels."""
         extras, columns = self._read(clip.shard)
         tokens = {name: column.row(clip.row) for name, column in columns.items()}
         return Row(
@@ -82,23 +68,14 @@ class Features:
         )
 
     def rows(self, videos: Collection[str], label: Callable[[str, Row], Row]) -> Rows:
-        """Return the lazy rows of some videos.
-
-        Args:
-            videos: The videos; those without features have no rows.
-            label: Makes the final row from a video's id and one of its rows.
-        """
+        """Return the lazy rows of videos; `label` makes the final row of a video's id and a row."""
         chosen = [clip for video in videos for clip in self.clips.get(video, ())]
         # whatever the order of the videos, each shard is read once
         chosen.sort(key=lambda clip: (clip.shard, clip.row))
         return LazyRows(len(chosen), lambda i: label(chosen[i].video, self.row(chosen[i])))
 
     def require(self, videos: Iterable[str], file: str) -> None:
-        """Check that at least one of the annotated videos has features.
-
-        Raises:
-            DataError: None has; with ids of both sides.
-        """
+        """Check that at least one of the annotated videos has features."""
         videos = list(videos)
         if not any(video in self.clips for video in videos):
             raise DataError(
@@ -172,11 +149,7 @@ def span_of(row: Row) -> tuple[float, float]:
 
 
 def read_file(file: str) -> bytes:
-    """Read a file of annotations, local or at any address.
-
-    Raises:
-        DataError: It isn't there, or can't be read.
-    """
+    """Read a file of annotations, local or at any address."""
     filesystem, path = open_address(file)
     with reaching(file):
         if not filesystem.get_file_info(path).is_file:
@@ -185,11 +158,7 @@ def read_file(file: str) -> bytes:
 
 
 def parse_object(data: bytes, file: str) -> dict[str, Any]:
-    """Parse a file that holds a JSON object.
-
-    Raises:
-        DataError: It holds something else.
-    """
+    """Parse a file that holds a JSON object; raises `DataError` if it holds something else."""
     try:
         values = json.loads(data)
     except (ValueError, RecursionError) as error:

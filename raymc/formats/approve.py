@@ -39,7 +39,6 @@ Addresses = Mapping[str, Mapping[str, str]]  # of each file and id
 
 
 def _read_lists(data: bytes, file: str) -> Lists:
-    """Read the labels of each id, by domain and split."""
     lists: dict[str, dict[str, Labels]] = {domain: {} for domain in DOMAINS}
     for split, domains in parse_object(data, file).items():
         if split not in SPLITS:
@@ -119,14 +118,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Release:
-    """The whole release.
-
-    Attributes:
-        entries: All ids that are annotated or background.
-        vocabulary: Literacy, math and background; the first two are groups.
-        digests: SHA-256 of each file.
-        notes: What was found odd.
-    """
+    """The whole release: all its ids (annotated or background) and what was found odd."""
 
     entries: Mapping[str, Entry]
     vocabulary: Vocabulary
@@ -143,7 +135,6 @@ class Release:
 
 
 def _read_release(folder: str) -> Release:
-    """Read the release's four files."""
     tables = {source: f"{source}_urls.csv" for source in (*DOMAINS, BACKGROUND)}
     paths = {name: f"{folder.rstrip('/')}/{name}" for name in (_LABEL_FILE, *tables.values())}
     data = {name: read_file(path) for name, path in paths.items()}
@@ -261,22 +252,10 @@ def _id_notes(entries: Mapping[str, Entry], addresses: Addresses) -> Iterator[st
 
 
 def _notes(
-    release: Release,
-    features: Features,
-    splits: Mapping[str, str],
-    *,
-    split_policy: str,
-    background: str,
+    config: ApproveConfig, release: Release, features: Features, splits: Mapping[str, str]
 ) -> Iterator[str]:
-    """Say what the choices did.
-
-    Args:
-        release: The release.
-        features: What it is joined with.
-        splits: The split of each id that is kept.
-        split_policy: As in `ApproveConfig`.
-        background: As in `ApproveConfig`.
-    """
+    """Say what the choices did."""
+    split_policy, background = config.split_policy, config.background
     listed = release.listed()
     several = sum(len(found) > 1 for found in listed.values())
     if several:
@@ -351,13 +330,6 @@ def approve(config: ApproveConfig) -> DatasetRecipe:
         )
         for split in SPLITS
     }
-    chosen = _notes(
-        release,
-        features,
-        splits,
-        split_policy=config.split_policy,
-        background=config.background,
-    )
     return DatasetRecipe(
         vocabulary=release.vocabulary,
         modalities=features.modalities,
@@ -370,7 +342,7 @@ def approve(config: ApproveConfig) -> DatasetRecipe:
             "background": config.background,
             "background_shares": shares,
             "seed": config.seed,
-            "notes": [*release.notes, *chosen],
+            "notes": [*release.notes, *_notes(config, release, features, splits)],
         },
         license="; ".join(filter(None, ["annotations: CC BY-NC 4.0", features.license])),
     )

@@ -9,6 +9,7 @@ Axes: N rows, A attributes, K columns of numbers.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -37,7 +38,6 @@ class Table:
     """The rows of an ARFF file, as numbers.
 
     Attributes:
-        file: Its path.
         attributes: Name and values of each; a numeric one has no values.
         columns: Attribute and name of each column of `values`. A nominal attribute whose values
             aren't all numbers has a column of 0 and 1 per value.
@@ -72,13 +72,13 @@ def arff(config: ArffConfig) -> DatasetRecipe:
     notes = _one_hot_notes(train, columns)
     for table in tables.values():
         _check_attributes(table, train)
-        check_labels(table, labels)
+        _check_labels(table, labels)
         notes += _missing_notes(table, columns, allowed=config.missing == "mean")
     val_share = 0.0 if config.val else config.val_share
     chosen = _choose_rows(tables, notes, val_share=val_share, seed=config.seed)
     scaling = Scaling.of(train.values[chosen["train"]], standardise=config.standardise)
     rows = {
-        split: TableRows(tables.get(split, train), chosen[split], labels, columns, scaling)
+        split: partial(_row, tables.get(split, train), chosen[split], labels, columns, scaling)
         for split in SPLITS
         if split in chosen
     }
@@ -90,7 +90,7 @@ def arff(config: ArffConfig) -> DatasetRecipe:
             Modality(name, len(own), "float32", encoder=f"{Path(config.train).name}: {name}")
             for name, own in columns.items()
         ),
-        splits={split: LazyRows(len(part.chosen), part.row) for split, part in rows.items()},
+        splits={split: LazyRows(len(chosen[split]), row) for split, row in rows.items()},
         provenance={
             "files": {
                 Path(file).name: digest(*open_address(file))
@@ -166,10 +166,7 @@ def _pattern(name: str, text: str) -> re.Pattern[str]:
 class Scaling:
     """What is done to each column: missing values become the mean, then (x − mean) / std.
 
-    Attributes:
-        mean: Of the training rows.
-        std: Of the training rows.
-        standardise: Whether anything but missing values is changed.
+    Both are of the training rows. `standardise`: whether anything but missing values is changed.
     """
 
     mean: Float64[np.ndarray, " K"]
@@ -199,38 +196,26 @@ class Scaling:
         }
 
 
-@dataclass(frozen=True)
-class TableRows:
-    """The rows of a split.
-
-    Attributes:
-        table: Where they stand.
-        chosen: Their numbers in it.
-        labels: Column of each label.
-        columns: Columns of each modality.
-        scaling: What is done to their values.
-    """
-
-    table: Table
-    chosen: Int64[np.ndarray, " rows"]
-    labels: Mapping[str, int]
-    columns: Columns
-    scaling: Scaling
-
-    def row(self, i: int) -> Row:
-        """Row i of the split."""
-        number = int(self.chosen[i])
-        values = self.table.values[number]
-        scaled = self.scaling.scale(values)
-        return Row(
-            id=f"{Path(self.table.file).stem}-{number:05d}",
-            labels=tuple(name for name, column in self.labels.items() if values[column]),
-            tokens={name: scaled[None, columns] for name, columns in self.columns.items()},
-        )
+def _row(
+    table: Table,
+    chosen: Int64[np.ndarray, " rows"],
+    labels: Mapping[str, int],
+    columns: Columns,
+    scaling: Scaling,
+    i: int,
+) -> Row:
+    """Row i of a split, of which `chosen` are the rows of the table."""
+    number = int(chosen[i])
+    values = table.values[number]
+    scaled = scaling.scale(values)
+    return Row(
+        id=f"{Path(table.file).stem}-{number:05d}",
+        labels=tuple(name for name, column in labels.items() if values[column]),
+        tokens={name: scaled[None, own] for name, own in columns.items()},
+    )
 
 
 def _check_attributes(table: Table, train: Table) -> None:
-    """Check that a table has the attributes of the training rows."""
     if table.attributes != train.attributes:
         pairs = zip(table.attributes, train.attributes)
         differing = next((ours[0] for theirs, ours in pairs if theirs != ours), "")
@@ -241,12 +226,8 @@ def _check_attributes(table: Table, train: Table) -> None:
         )
 
 
-def check_labels(table: Table, labels: Mapping[str, int]) -> None:
-    """Check that each label, whose column is given, is 0 or 1 in every row.
-
-    Raises:
-        DataError: One isn't.
-    """
+def _check_labels(table: Table, labels: Mapping[str, int]) -> None:
+    """Check that each label, whose column is given, is 0 or 1 in every row."""
     values = table.values[:, list(labels.values())]
     for row, k in np.argwhere((values != 0) & (values != 1))[:1]:
         found = "missing" if np.isnan(values[row, k]) else f"{values[row, k]:g}"
@@ -257,7 +238,6 @@ def check_labels(table: Table, labels: Mapping[str, int]) -> None:
 
 
 def _missing_notes(table: Table, columns: Columns, *, allowed: bool) -> list[str]:
-    """Say how many values are missing."""
     one_of_each = {table.columns[column][0]: column for own in columns.values() for column in own}
     missing = np.argwhere(np.isnan(table.values[:, list(one_of_each.values())]))
     if not len(missing):

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from raymc.config import Hdf5Config, NpzConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Modality, Row, Rows
 from raymc.errors import ConfigError, DataError
@@ -34,11 +35,7 @@ class FileArray:
 
 
 def check_length(labels: FileArray, name: str, found: int) -> None:
-    """Check that an array of the file has one row per clip.
-
-    Raises:
-        DataError: It has more or fewer than `labels`.
-    """
+    """Check that an array of the file has one row per clip, as many as `labels`."""
     clips = len(labels.values)
     if found != clips:
         raise DataError(
@@ -48,11 +45,7 @@ def check_length(labels: FileArray, name: str, found: int) -> None:
 
 
 def texts(array: FileArray) -> tuple[str, ...]:
-    """Return the values of an array as texts.
-
-    Raises:
-        DataError: They are bytes that are not ASCII.
-    """
+    """Return the values of an array as texts; raises `DataError` for bytes that are not ASCII."""
     try:
         return tuple(array.values.astype(str).tolist())
     except UnicodeDecodeError as error:
@@ -79,11 +72,7 @@ STORED_AS: Mapping[str, Literal["float16", "float32", "uint8"]] = {
 class Clips:
     """All clips of a file, without their tokens.
 
-    Attributes:
-        ids: The id of each clip.
-        multi_hot: Its labels.
-        vocabulary: What the columns of `multi_hot` mean.
-        split_numbers: Its split, as an index into `SPLITS`.
+    `multi_hot` has a column per label of the vocabulary; `split_numbers` are indices into `SPLITS`.
     """
 
     ids: tuple[str, ...]
@@ -120,42 +109,20 @@ class Clips:
         )
 
 
-def check_clips(
-    *,
-    labels: FileArray,
-    classes: FileArray,
-    ids: FileArray,
-    split: FileArray,
-    group_separator: str = "",
-) -> Clips:
-    """Check the arrays that describe the clips, and that they fit each other.
-
-    Args:
-        labels: [clips, classes] of 0 and 1.
-        classes: [classes] names.
-        ids: [clips] strings or whole numbers, each once.
-        split: [clips] of 0, 1, 2 for train, val, test, or of these names.
-        group_separator: Labels are grouped by the part of their names before it; empty: no
-            groups.
-
-    Raises:
-        DataError: An array is invalid, or doesn't fit the others.
-    """
-    multi_hot = _multi_hot(labels)
+def check_clips(config: NpzConfig | Hdf5Config, arrays: Mapping[str, FileArray]) -> Clips:
+    """Check the arrays that describe the clips, by their names, and that they fit each other."""
+    labels, classes = arrays[config.labels], arrays[config.classes]
+    ids, split = arrays[config.ids], arrays[config.split]
     return Clips(
+        multi_hot=_multi_hot(labels),
         ids=_ids(ids, labels),
-        multi_hot=multi_hot,
-        vocabulary=_vocabulary(classes, _class_names(classes, labels), group_separator),
+        vocabulary=_vocabulary(classes, _class_names(classes, labels), config.group_separator),
         split_numbers=_split_numbers(split, labels),
     )
 
 
 def check_rates(rates_hz: Mapping[str, float], modalities: Mapping[str, str]) -> None:
-    """Check that there is a rate for each modality, and no other.
-
-    Raises:
-        ConfigError: The keys differ, or a rate is not positive.
-    """
+    """Check that there is a positive rate for each modality, and no other."""
     if set(rates_hz) != set(modalities):
         raise ConfigError(
             f"rates_hz has the keys {listed(rates_hz)}; expected those of `modalities`: "
@@ -177,16 +144,7 @@ def modality_of(
 ) -> Modality:
     """Return the modality of an array of tokens, whose last axis is the dim.
 
-    Args:
-        where: The beginning of messages about the array.
-        shape: Its shape.
-        dtype: Its type; float64 is stored as float32.
-        name: The modality's name.
-        rate_hz: Tokens per second.
-        encoder: What the dataset says made the tokens.
-
-    Raises:
-        DataError: Tokens have no values, or are of another type.
+    float64 is stored as float32. `where` begins the messages; `encoder` says what made the tokens.
     """
     if shape[-1] == 0:
         raise DataError(f"{where} has shape {tuple(shape)}; expected a dim of 1 or more.")

@@ -51,13 +51,7 @@ class Video:
 
 
 def _read_videos(data: bytes, file: str, *, with_steps: bool) -> dict[str, Video]:
-    """Read the videos of COIN.json, in its order, by their ids.
-
-    Args:
-        data: The file.
-        file: Its path, for messages.
-        with_steps: Whether the steps are read too, or every video has none.
-    """
+    """Read the videos of COIN.json, in its order, by their ids."""
     database = parse_object(data, file).get("database")
     if not isinstance(database, dict):
         raise DataError(

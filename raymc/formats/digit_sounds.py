@@ -61,12 +61,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tones:
-    """Keypad tones; a speaker is a line.
-
-    Attributes:
-        speakers: The names of each split's lines, disjoint.
-        lines: Every line by its name.
-    """
+    """Keypad tones; a speaker is a line, and no line is in two splits."""
 
     speakers: Mapping[str, tuple[str, ...]]
     lines: Mapping[str, Line]
@@ -94,13 +89,10 @@ class Tones:
 
 @dataclass(frozen=True)
 class Recordings:
-    """Recorded digits.
+    """Recorded digits by speaker and digit, at `SAMPLE_RATE_HZ`, at a mean power of 1.
 
-    Attributes:
-        speakers: The names of each split's speakers, disjoint.
-        samples: The recordings by speaker and digit, at `SAMPLE_RATE_HZ`, at a mean power of 1.
-        digest: SHA-256 of all recordings and their names.
-        ignored: How many wave files of the folder had another name.
+    `digest` is the SHA-256 of all recordings and their names; `ignored` counts the wave files of
+    the folder with other names. No speaker is in two splits.
     """
 
     speakers: Mapping[str, tuple[str, ...]]

@@ -56,14 +56,9 @@ def hdf5(config: Hdf5Config) -> DatasetRecipe:
     check_rates(config.rates_hz, config.modalities)
     _check_offsets(config)
     file = Hdf5File(config.file)
-    labels = file.array(config.labels)
-    clips = check_clips(
-        labels=labels,
-        classes=file.array(config.classes),
-        ids=file.array(config.ids),
-        split=file.array(config.split),
-        group_separator=config.group_separator,
-    )
+    roles = (config.labels, config.classes, config.ids, config.split)
+    arrays = {name: file.array(name) for name in roles}
+    labels, clips = arrays[config.labels], check_clips(config, arrays)
     notes: list[str] = []
     found = {
         name: _find_tokens(
@@ -127,10 +122,8 @@ class Node:
 class Hdf5File:
     """An open file, read by h5py in a child process.
 
-    Raises:
-        DataError: The file is missing or not an HDF5 file. Each method raises it for a damaged
-            dataset: libhdf5 reports an error, crashes, or doesn't finish.
-        ResourceError: h5py isn't installed.
+    Each method raises `DataError` for a damaged dataset: libhdf5 reports an error, crashes, or
+    doesn't finish.
     """
 
     def __init__(self, path: str) -> None:
@@ -180,22 +173,14 @@ class Hdf5File:
 
 
 def _serve(connection: Connection, path: str, cpu_seconds: float) -> None:
-    """Answer requests, in the child process, until the connection is closed."""
+    """Answer requests by the methods of `_Store`, in the child, until the connection closes."""
     store = _Store(path)
-    answers: dict[str, Callable[..., Any]] = {
-        "open": store.open,
-        "has": store.has,
-        "node": store.describe,
-        "datasets": store.datasets,
-        "array": store.array,
-        "read": store.read,
-    }
     with suppress(EOFError):
         while True:
             request, arguments = connection.recv()
             limit_cpu(cpu_seconds)
             try:
-                connection.send(answers[request](*arguments))
+                connection.send(getattr(store, request)(*arguments))
             except DataError as error:
                 connection.send(error)
             except _DAMAGES as error:
@@ -225,7 +210,7 @@ class _Store:
     def has(self, path: str) -> bool:
         return path in self._file
 
-    def describe(self, path: str) -> Node:
+    def node(self, path: str) -> Node:
         node = self._node(path)
         return Node(f"{self._path}: '{path}'", node.shape or (), node.dtype)
 
@@ -279,14 +264,8 @@ def _find_tokens(
 ) -> tuple[Node, Reader]:
     """Return the dataset that has a modality's type and dim, and a reader of a clip's tokens.
 
-    Args:
-        file: The file.
-        path: [clips, tokens, dim]; with `offsets` [tokens of all clips, dim]; with {id} in it
-            [tokens, dim] of each clip, which may be missing.
-        offsets: Path of the dataset [clips + 1] of where each clip's tokens begin and end.
-        labels: Has a row for each clip.
-        ids: Of the clips.
-        notes: Anything unexpected is appended here.
+    `path` is [clips, tokens, dim]; with `offsets`, the path of [clips + 1] numbers, it is [tokens
+    of all clips, dim]; with {id} in it, [tokens, dim] of each clip, which may be missing.
     """
     if ID in path:
         return _per_clip(file, path, ids, notes)

@@ -42,13 +42,7 @@ def npz(config: NpzConfig) -> DatasetRecipe:
     roles = (config.labels, config.classes, config.split, config.ids)
     arrays = _read_arrays(config.file, (*roles, *config.modalities.values()))
     labels = arrays[config.labels]
-    clips = check_clips(
-        labels=labels,
-        classes=arrays[config.classes],
-        ids=arrays[config.ids],
-        split=arrays[config.split],
-        group_separator=config.group_separator,
-    )
+    clips = check_clips(config, arrays)
     modalities = tuple(
         _modality(config, modality, arrays[name], labels)
         for modality, name in config.modalities.items()

@@ -35,14 +35,7 @@ _BUFFER_BYTES = 1 << 20  # of each column
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """A file.
-
-    Attributes:
-        filesystem: Where it is.
-        path: Its path inside `filesystem`.
-        name: Its path inside the folder that was looked through.
-        split: The split of all its rows; empty if they tell.
-    """
+    """A file; `name` is its path inside the folder, `split` is empty where a column tells it."""
 
     filesystem: fs.FileSystem
     path: str
@@ -148,7 +141,6 @@ def _modality(
 
 
 def _check_config(config: ParquetConfig) -> None:
-    """Check that the settings fit each other."""
     if bool(config.files) == bool(config.split_files):
         raise ConfigError("give either `files`, with the column `split`, or `split_files`.")
     if bool(config.files) != bool(config.split):
@@ -249,11 +241,7 @@ class Contents:
         self.count += len(ids)
 
     def check(self) -> None:
-        """Check that there are rows, and that no id is used twice.
-
-        Raises:
-            DataError: There are none, or one is.
-        """
+        """Check that there are rows, and that no id is used twice."""
         if not self.count:
             raise DataError(f"{self.config.files or self.config.split_files}: no rows in any file.")
         ids = pa.chunked_array(self._ids)
@@ -343,10 +331,8 @@ def _labels(value: str | list[str | None] | None, separator: str) -> tuple[str, 
 def _find_files(address: str, split: str = "") -> list[ParquetFile]:
     """Find Parquet files, sorted by path; names that begin with a dot or _ are left out.
 
-    Args:
-        address: A file, a folder with all below it, or a pattern in which * stands for anything
-            within the name of a file or folder; local, or what pyarrow or fsspec knows.
-        split: What the files are of.
+    `address` is a file, a folder with all below it, or a pattern in which * stands for anything
+    within the name of a file or folder; local, or what pyarrow or fsspec knows.
     """
     before, star, _ = address.partition("*")
     head, slash, _ = before.rpartition("/")
@@ -377,12 +363,7 @@ def _opened(file: ParquetFile) -> Iterator[pq.ParquetFile]:
 
 
 class ForwardReader:
-    """Gives the rows of files by number, quickly where they are asked for in order.
-
-    Args:
-        groups: The row groups of all files, in order.
-        columns: Names of the columns to read.
-    """
+    """Gives the rows of files by number, quickly where they are asked for in order."""
 
     def __init__(self, groups: Sequence[RowGroup], columns: Sequence[str]) -> None:
         self._groups = groups
@@ -392,11 +373,7 @@ class ForwardReader:
         self._held: Batch | None = None
 
     def batch(self, row: int) -> Batch:
-        """Return the batch that holds a row; the same object as before, if it still does.
-
-        Raises:
-            DataError: A file can't be read, or has changed.
-        """
+        """Return the batch that holds a row; the same object as before, if it still does."""
         if self._held is None or row not in self._held:
             group = self._groups[bisect_right(self._first_rows, row) - 1]
             is_ahead = self._held and group.first_row <= self._held.first_row <= row

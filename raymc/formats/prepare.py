@@ -32,14 +32,8 @@ def prepare_dataset(
 ) -> Dataset:
     """Open the configured dataset; write it first if `data.make` says how.
 
-    A second call resumes an interrupted write, and does not change a finished dataset.
-
-    Args:
-        config: All settings.
-        on_row: Called with the number of each row written, from 1, and the number of all rows.
-
-    Raises:
-        DataError: There is no dataset and no recipe, or the folder holds another dataset.
+    A second call resumes an interrupted write, and does not change a finished dataset. `on_row` is
+    called with the number of each row written, from 1, and the number of all rows.
     """
     if config.data.make is not None:
         make_dataset(recipe_of(config.data.make), config.data.path, on_row=on_row)

@@ -55,14 +55,8 @@ def make_dataset(
 ) -> Manifest:
     """Write the recipe's rows as shards under `path`; a second call resumes or does nothing.
 
-    Args:
-        recipe: What to write.
-        path: Folder of the dataset.
-        shard_rows: Rows per shard.
-        on_row: Called with the number of each row made, from 1, and the number of all rows.
-
-    Raises:
-        DataError: `path` holds another dataset.
+    `on_row` is called with the number of each row made, from 1, and the number of all rows. Raises
+    `DataError` if `path` holds another dataset.
     """
     return write_dataset(
         path,

@@ -43,12 +43,7 @@ _MESSAGES: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Damage:
-    """A damaged record.
-
-    Attributes:
-        reason: What is wrong with it, for people.
-        lost_bytes: Bytes of the file, from the record's offset, that are lost with it.
-    """
+    """A damaged record: what is wrong with it, and how many bytes from its offset on are lost."""
 
     reason: str
     lost_bytes: int
@@ -56,12 +51,10 @@ class Damage:
 
 @dataclass(frozen=True)
 class Example:
-    """The features of one record.
+    """The features of one record, by name.
 
-    Attributes:
-        features: Those of an Example, or of a SequenceExample's context, by name; () where a
-            feature holds nothing.
-        lists: The feature lists of a SequenceExample, by name; one entry a step.
+    `features` are those of an Example, or of a SequenceExample's context; () where a feature holds
+    nothing. `lists` are the feature lists of a SequenceExample, one entry a step.
     """
 
     features: Mapping[str, Values]
@@ -69,11 +62,7 @@ class Example:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Return the checksum of TFRecord files: the CRC-32C, rotated by 15 bits, plus a constant.
-
-    Raises:
-        ResourceError: The package google-crc32c is missing.
-    """
+    """Return the checksum of TFRecord files: the CRC-32C, rotated by 15 bits, plus a constant."""
     try:
         import google_crc32c
     except ImportError as error:
@@ -85,14 +74,10 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def read_record(read: Callable[[int], bytes], left: int) -> bytes | Damage:
-    """Read the next record, but never more than `left` bytes: a damaged length may be huge.
+    """Read the payload of the next record, if its checksum is right.
 
-    Args:
-        read: Returns that many next bytes of the file; fewer only at its end.
-        left: Bytes from here to the end of the file, at least 1.
-
-    Returns:
-        The payload, if its checksum is right.
+    `read` returns that many next bytes of the file, fewer only at its end. Never more than `left`
+    bytes, those to the end of the file, are read: a damaged length may be huge.
     """
     header = read(min(_HEADER.size, left))
     if len(header) < _HEADER.size:
@@ -113,13 +98,9 @@ def read_record(read: Callable[[int], bytes], left: int) -> bytes | Damage:
 
 
 def scan_records(read: Callable[[int], bytes], size: int) -> Iterator[tuple[int, bytes | Damage]]:
-    """Yield every record of a file with its offset in bytes.
+    """Yield every record of a file of `size` bytes with its offset; `read` as in `read_record`.
 
     After a damaged payload the next record follows; after a damaged length none can be found.
-
-    Args:
-        read: Returns that many next bytes of the file; fewer only at its end.
-        size: Bytes of the file.
     """
     offset = 0
     while offset < size:
@@ -131,9 +112,7 @@ def scan_records(read: Callable[[int], bytes], size: int) -> Iterator[tuple[int,
 class RecordReader:
     """Reads single records by file and offset; nearby records share a read of the file.
 
-    Args:
-        filesystem: Where the files are.
-        window_bytes: Bytes that are read, and held, at once; more if a record is longer.
+    `window_bytes` are read, and held, at once; more if a record is longer.
     """
 
     def __init__(self, filesystem: fs.FileSystem, *, window_bytes: int = 8 << 20) -> None:
@@ -142,11 +121,7 @@ class RecordReader:
         self._path, self._size, self._start, self._window = "", 0, 0, b""
 
     def read(self, path: str, offset: int) -> bytes | Damage:
-        """Return the payload of the record that begins at `offset`.
-
-        Raises:
-            DataError: The file can't be read.
-        """
+        """Return the payload of the record that begins at `offset`."""
         if path != self._path:
             self._fetch(path, offset, _HEADER.size)
         position = offset
@@ -170,11 +145,7 @@ class RecordReader:
 
 
 def parse_example(payload: bytes) -> Example:
-    """Parse a tf.train.SequenceExample, or an Example: on the wire that is one without lists.
-
-    Raises:
-        DataError: The bytes are not such a message.
-    """
+    """Parse a tf.train.SequenceExample, or an Example: on the wire that is one without lists."""
     from google.protobuf.message import DecodeError
 
     try:

@@ -59,17 +59,7 @@ def _read_row(
     modalities: Mapping[str, Feature],
     names: Sequence[str],
 ) -> tuple[Row, bool]:
-    """Turn a record into a row.
-
-    Args:
-        record: The record, as it was found in its file.
-        level: The features to take.
-        modalities: The feature of each modality.
-        names: The labels, in the order of their numbers.
-
-    Returns:
-        The row, and whether the record has segment labels, which aren't in the row.
-    """
+    """Turn a record into a row, and say whether it has segment labels, which aren't in the row."""
     if isinstance(record, Damage):
         raise DataError(record.reason)
     example = parse_example(record)
@@ -153,10 +143,6 @@ def _read_vocabulary(file: str, data: bytes) -> Vocabulary:
     A name that is empty, or used more than once, is followed by its number. A label's parent is
     its first vertical; verticals don't become label groups, as these would mean that only some
     of the labels were annotated.
-
-    Args:
-        file: Where it is from, for messages.
-        data: The bytes of the file.
     """
     found, verticals = _labels_by_number(file, data)
     if not found or sorted(found) != list(range(len(found))):
@@ -217,8 +203,6 @@ class RecordFile:
     """A record file that was read through.
 
     Attributes:
-        path: Its path in its file system.
-        sha256: Of the whole file.
         offsets: Where its good records begin.
         remarks: How many of them are odd, and how.
         damaged: How many others were left out.

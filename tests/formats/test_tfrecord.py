@@ -263,7 +263,7 @@ def test_of_a_repeated_name_the_last_counts() -> None:
     ],
 )
 def test_bytes_that_are_no_example(payload: bytes) -> None:
-    with pytest.raises(DataError, match=r"^it is no tf\.train\.Example or SequenceExample$"):
+    with pytest.raises(DataError, match=r"^it is not a tf\.train\.Example or SequenceExample$"):
         parse_example(payload)
 
 
