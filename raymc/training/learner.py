@@ -290,23 +290,20 @@ def add_gradients(learner: Learner, batch: Batch, rows_per_pass: int) -> Tensor:
     return loss
 
 
-# Batches that do not fit in memory. The loss L needs the embeddings z of all rows, so gradients
-# of parts of a batch can't simply be added up. Gradient caching (L. Gao et al. 2021, *Scaling
-# Deep Contrastive Learning Batch Size under Memory Limited Setup*, section 3.2, arXiv 2101.06983)
-# uses the chain rule, dL/dθ = Σ_parts (dL/dz_part) · (dz_part/dθ):
-#   1. embed all parts without a graph;
-#   2. compute L and dL/dz from the joined embeddings;
-#   3. embed each part again with a graph, and propagate its dL/dz to the parameters θ.
-# It costs one more forward pass, and memory for one part.
-
-
 def backward_in_passes(
     embed: Callable[[Batch], Embeddings],
     loss_of: Callable[[Embeddings, Batch], Tensor],
     batch: Batch,
     rows_per_pass: int,
 ) -> Tensor:
-    """Add the gradients of a batch's loss to the parameters by gradient caching.
+    """Add the gradients of a batch's loss to the parameters, for a batch that exceeds memory.
+
+    The loss L needs the embeddings z of all rows, so gradients of parts of a batch can't simply be
+    added up. Gradient caching (L. Gao et al. 2021, *Scaling Deep Contrastive Learning Batch Size
+    under Memory Limited Setup*, section 3.2, arXiv 2101.06983) uses the chain rule,
+    dL/dθ = Σ_parts (dL/dz_part) · (dz_part/dθ): embed all parts without a graph; compute L and
+    dL/dz from the joined embeddings; embed each part again with a graph, and propagate its
+    dL/dz to the parameters θ. It costs one more forward pass, and memory for one part.
 
     Args:
         embed: embeds rows, each independently of the others.

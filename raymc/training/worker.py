@@ -1,4 +1,4 @@
-"""On Ray: one worker of a run, which trains between Ray Train's checkpoints and reports.
+"""On Ray: what each worker of a run does: resume, run the loop, report checkpoints.
 
 A run resumes from the newest intact checkpoint in storage, not from Ray's list of checkpoints: an
 incomplete checkpoint, or an incomplete list, then costs only the steps since the one before.

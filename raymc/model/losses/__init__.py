@@ -12,10 +12,7 @@ It returns a scalar ≥ 0 in float32 or float64, which is 0 with zero gradients 
 observed. `supcon` takes embeddings; its scores are those of a linear probe. `chunked.py` computes
 the same losses for very many classes.
 
-To add a loss: write the function in a file of this folder and a slow reference in
-tests/model/losses; add its name and constants to raymc/config/model.py and a case to
-`compute_loss`; if its scores are logits, add the name to `head_of`. A loss that is not a mean over
-all entries also needs a case in `chunked.py`.
+raymc/README.md ("Add a loss") lists every file that a new loss needs.
 
 Axes: B batch (global), C classes.
 """
