@@ -20,7 +20,8 @@ from rich.console import Console
 from jobs.bench.measure import NAME, Columns, publish, shown, table, take_turns
 from jobs.bench.memory import peak_bytes_of_all
 from raymc.config import ExtractConfig
-from raymc.features.clips import ClipRequest, Picture, read_clips
+from raymc.features.clips import ClipRequest, Picture
+from raymc.features.media import read_clips
 from raymc.features.on_ray import extract
 from raymc.features.sources import Source, list_sources
 from raymc.runtime.connect import connect

@@ -16,7 +16,8 @@ from jaxtyping import Float, Float32
 
 from raymc.errors import DataError
 from raymc.features.audio import LogMelConfig, log_mel_tokens
-from raymc.features.clips import ClipRequest, Failure, read_clips
+from raymc.features.clips import ClipRequest, Failure
+from raymc.features.media import read_clips
 from raymc.features.sources import Source
 
 Noise = Literal["babble", "white"]

@@ -20,8 +20,9 @@ from raymc.config import NONE, ExtractConfig
 from raymc.data.shards import Modality
 from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import ConfigError, DataError, ResourceError
-from raymc.features.clips import Clip, ClipRequest, Failure, read_clips
+from raymc.features.clips import Clip, ClipRequest, Failure
 from raymc.features.encoders import audio_encoder, text_encoder, transcriber, visual_encoder
+from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
 from raymc.runtime.child_process import Child, ChildError

@@ -12,7 +12,7 @@ import torch
 
 from raymc.config import ExtractConfig
 from raymc.errors import ConfigError
-from raymc.features.clips import ClipRequest, Failure, read_clips
+from raymc.features.clips import ClipRequest, Failure
 from raymc.features.encoders import audio_encoder, text_encoder, visual_encoder
 from raymc.features.extraction import (
     EncodedClip,
@@ -22,6 +22,7 @@ from raymc.features.extraction import (
     make_encoders,
     plan_extraction,
 )
+from raymc.features.media import read_clips
 from raymc.features.sources import Source
 from raymc.features.transcripts import parse_timed, texts_by_interval
 

@@ -18,9 +18,10 @@ from media_files import Sound, Video, grey_of, textured, write_media
 
 import raymc.features
 from raymc.errors import ConfigError, ResourceError
-from raymc.features.clips import Clip, ClipRequest, Picture, read_clips
+from raymc.features.clips import Clip, ClipRequest, Picture
 from raymc.features.decoding.media_file import MediaFile
 from raymc.features.decoding.shown import Display
+from raymc.features.media import read_clips
 from raymc.features.sources import Source
 
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT

@@ -14,9 +14,10 @@ from av.stream import Disposition
 from damage import CHECKED, DAMAGES, FUZZED, flip, write_fuzzed
 from media_files import Sound, Video, write_media
 
-from raymc.features.clips import Clip, ClipRequest, Failure, Picture, read_clips
+from raymc.features.clips import Clip, ClipRequest, Failure, Picture
 from raymc.features.decoding import reading
 from raymc.features.decoding.packet_times import Clock, PacketTimes
+from raymc.features.media import read_clips
 from raymc.features.sources import Source
 
 SMALL = Picture(height=8, width=8)

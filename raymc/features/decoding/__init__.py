@@ -1,6 +1,6 @@
 """How media files are decoded: everything here imports av, which is an optional package.
 
-`clips.read_clips` imports it when the first file is read, and says what comes out. Start with
+`media.read_clips` imports it when the first file is read, and says what comes out. Start with
 `clip_reader.py`: it goes over a source's windows with one `reading` of the file's packets
 (`media_file.py`), which passes them to `video_frames.py` (which frames to decode; `shown.py` makes
 pictures of them) and to `sound.py`.

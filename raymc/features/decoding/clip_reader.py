@@ -33,7 +33,7 @@ _NO_STREAM = {
 
 
 def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]:
-    """Decode a source; see `clips.read_clips`."""
+    """Decode a source; see `media.read_clips`."""
     try:
         with open_media(source.path) as file:
             yield from _Reader(source, request, file).clips()
@@ -64,7 +64,7 @@ class _Reader:
         self._longest = CLIP_BYTES / _bytes_per_second(request)
 
     def clips(self) -> Iterator[Clip | Failure]:
-        """Yield what `clips.read_clips` does."""
+        """Yield what `media.read_clips` does."""
         windows = self._windows
         if not self._has_streams or windows.start >= windows.end:
             yield self._nothing()
