@@ -7,12 +7,13 @@ write to a terminal.
 import math
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import get_args
+from typing import TypeVar, get_args
 
-from rich.console import Console, ConsoleOptions, Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -21,7 +22,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from raymc.cli.tables import rows_table
@@ -38,10 +38,32 @@ from raymc.search.trials import (
 
 _LIVE_ROWS = 10
 _SECONDS_A_LINE = 10.0  # between lines about files, without a terminal
+Display = TypeVar("Display", bound="_LiveDisplay")
 _EPOCH_COLUMNS = ("train/loss", "val/loss", "val/mAP", "val/R80")
 
 
-class TrainDisplay:
+class _LiveDisplay(ABC):
+    """Is drawn in a terminal while the work runs; elsewhere only its lines are printed."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        live = Live(self, console=console, transient=True, refresh_per_second=4)
+        self._live = live if console.is_interactive else None
+
+    def __enter__(self: Display) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @abstractmethod
+    def __rich__(self) -> Group: ...
+
+
+class TrainDisplay(_LiveDisplay):
     """Shows a run from its events; safe to call from any thread.
 
     A terminal shows a line per epoch, and below it live bars of epochs and steps with speed, loss,
@@ -55,9 +77,8 @@ class TrainDisplay:
         metric: str = "val/mAP",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console
-        self._metric = metric
-        self._clock = clock
+        super().__init__(console)
+        self._metric, self._clock = metric, clock
         self._lock = threading.Lock()
         self._plan = Started(epochs=1, steps_per_epoch=1, rows=0, parameters=0)
         self._began = clock()
@@ -72,17 +93,6 @@ class TrainDisplay:
         )
         self._epochs = self._progress.add_task("epoch", total=1, note="")
         self._steps = self._progress.add_task("step", total=1, note="")
-        live = Live(self, console=console, transient=True, refresh_per_second=4)
-        self._live = live if console.is_interactive else None
-
-    def __enter__(self) -> "TrainDisplay":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def __rich__(self) -> Group:
         """Return the live part: two bars and a line with loss and best value."""
@@ -150,7 +160,7 @@ class TrainDisplay:
             self._console.print(Text(line, style=style))
 
 
-class TrialsDisplay:
+class TrialsDisplay(_LiveDisplay):
     """Shows a sweep of `trials` trials; safe to call from any thread.
 
     A terminal shows a live table of the running trials and the ten best, which disappears when the
@@ -158,22 +168,10 @@ class TrialsDisplay:
     """
 
     def __init__(self, console: Console, trials: int, *, metric: str = "val/mAP") -> None:
-        self._console = console
-        self._planned = trials
-        self._metric = metric
+        super().__init__(console)
+        self._planned, self._metric = trials, metric
         self._lock = threading.Lock()
         self._seen: dict[int, Trial] = {}
-        live = Live(self, console=console, transient=True, refresh_per_second=4)
-        self._live = live if console.is_interactive else None
-
-    def __enter__(self) -> "TrialsDisplay":
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     @property
     def trials(self) -> list[Trial]:
@@ -190,8 +188,8 @@ class TrialsDisplay:
         if ended and self._live is None:
             print_plain(self._console, self._line(trial))
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | Table]:
-        """The live part: counts, best so far and time left, above the trials."""
+    def __rich__(self) -> Group:
+        """Return the live part: counts, best so far and time left, above the trials."""
         trials = self.trials
         running = [trial for trial in trials if trial.state == "running"]
         ended = ranked([trial for trial in trials if trial.is_over])
@@ -200,9 +198,8 @@ class TrialsDisplay:
         table.expand = True
         params = table.columns[-1]
         params.ratio, params.no_wrap, params.overflow = 1, True, "ellipsis"
-        for line in (self._counts(trials), _outlook(trials, self._planned)):
-            yield Text(line, no_wrap=True, overflow="ellipsis")
-        yield table
+        lines = (self._counts(trials), _outlook(trials, self._planned))
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
 
     def _counts(self, trials: Sequence[Trial]) -> str:
         counts = Counter(trial.state for trial in trials)

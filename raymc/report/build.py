@@ -5,7 +5,7 @@ in its place and holds the rest.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +70,9 @@ def build_report(run: Run, *, split: str | None = None, price: float | None = No
     best, default = winner(trials), default_trial(trials, config)
     gpus = study.user_attrs.get(GPUS_ATTRIBUTE, config.search.gpus_per_trial)
     costs = costs_of(trials, workers=config.train.most_workers, gpus=gpus, price=price)
-    metric, space = config.train.monitor, space_of(study.get_trials(deepcopy=False))
+    metric, space = config.train.monitor, dict[str, BaseDistribution]()
+    for trial in study.get_trials(deepcopy=False):
+        space.update(trial.distributions)
     sections = trial_sections(trials, space, costs, metric=metric, best=best.number)
     try:
         judged = _judge(run.folder, config, split, best=best, default=default)
@@ -119,14 +121,6 @@ def default_trial(trials: Sequence[Trial], config: Config) -> Trial | None:
     return None
 
 
-def space_of(trials: Sequence) -> dict[str, BaseDistribution]:
-    """Return the distributions that the trials' settings were drawn from."""
-    found: dict[str, BaseDistribution] = {}
-    for trial in trials:
-        found.update(trial.distributions)
-    return found
-
-
 def summary(
     trials: Sequence[Trial],
     best: Trial,
@@ -138,20 +132,15 @@ def summary(
     split: str,
 ) -> list[str]:
     """Return the result of the sweep in words."""
-    won = f"Trial {best.number} won with {metric} {percent(best.score)}"
-    said = [f"{won}: {settings_text(best.params)}."]
+    params = ((p, f"{v:.3g}" if isinstance(v, float) else v) for p, v in best.params.items())
+    settings = ", ".join(f"{path} = {value}" for path, value in params) or "no setting was searched"
+    said = [f"Trial {best.number} won with {metric} {percent(best.score)}: {settings}."]
     said.append(_gain(best, default, compared, split))
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     one = "trial was" if len(trials) == 1 else "trials were"
     said.append(" ".join([f"{len(trials)} {one} run ({counts}).", *cost_sentences(costs)]))
     return said
-
-
-def settings_text(params: Mapping[str, object]) -> str:
-    """Return settings in a line."""
-    shown = ((p, f"{v:.3g}" if isinstance(v, float) else v) for p, v in params.items())
-    return ", ".join(f"{path} = {value}" for path, value in shown) or "no setting was searched"
 
 
 def _gain(best: Trial, default: Trial | None, compared: Comparison | None, split: str) -> str:
@@ -208,21 +197,20 @@ def _judge(
         bundle = load_bundle(path)
         scored = stored_scores(bundle, dataset, split, device=device, run=folder)
         embeddings = embed_rows(bundle, dataset, split, most=MAPPED_ROWS)
+    rival, missing = None, ""
     if default is None:
         missing = "The default settings were not tried, so there is nothing to compare with."
-        return _Judged(bundle, scored, embeddings, None, missing)
-    if default.number == best.number:
+    elif default.number == best.number:
         missing = "The best trial is the default itself."
-        return _Judged(bundle, scored, embeddings, None, missing)
-    try:
-        with _bundle_of(default, folder) as path:
-            other = load_bundle(path)
-            before = stored_scores(other, dataset, split, device=device, run=folder)
-    except RaymcError as error:
-        missing = f"The default's model can't be compared: {error}"
-        return _Judged(bundle, scored, embeddings, None, missing)
-    rival = ScoredRun("default", other.config, other.dataset_digest, before)
-    return _Judged(bundle, scored, embeddings, rival, "")
+    else:
+        try:
+            with _bundle_of(default, folder) as path:
+                other = load_bundle(path)
+                before = stored_scores(other, dataset, split, device=device, run=folder)
+            rival = ScoredRun("default", other.config, other.dataset_digest, before)
+        except RaymcError as error:
+            missing = f"The default's model can't be compared: {error}"
+    return _Judged(bundle, scored, embeddings, rival, missing)
 
 
 @contextmanager

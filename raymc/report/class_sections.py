@@ -13,7 +13,6 @@ from raymc.metrics.metrics import Scores, evaluate_scores
 from raymc.metrics.text import percent
 from raymc.report import class_figures as draw
 from raymc.report.classes import (
-    ClassErrors,
     Miss,
     agreement,
     cosine_similarities,
@@ -39,11 +38,8 @@ def class_sections(
 ) -> list[Section]:
     """Return the sections about the winner's classes.
 
-    Args:
-        bundle: The winner.
-        scored: A whole split.
-        embeddings: Of its first rows.
-        default: The split as the default settings' model scored it.
+    `embeddings` are those of the split's first rows; `default` is the split as the default
+    settings' model scored it.
     """
     measured = evaluate_scores(scored.scores, scored.labels, scored.observed)
     return [
@@ -164,7 +160,11 @@ def _errors(bundle: Bundle, scored: ScoredSplit, measured: Scores) -> list[Part]
     wrong = [one for one in order if one.missed or one.false_alarms]
     if not wrong:
         return [Note("No clip of this split is wrong at the model's thresholds.")]
-    rows = [[text(one.name), text(_missed(one)), text(_alarms(one))] for one in wrong[:MOST_ERRORS]]
+    rows = []
+    for one in wrong[:MOST_ERRORS]:
+        missed = ", ".join(f"{miss.id} ({miss.score:.2f})" for miss in one.missed)
+        alarms = (f"{miss.id} ({miss.score:.2f}; {_labels(miss)})" for miss in one.false_alarms)
+        rows.append([text(one.name), text(missed or "–"), text(", ".join(alarms) or "–")])
     few = f" The {MOST_ERRORS} weakest classes are shown." if len(wrong) > MOST_ERRORS else ""
     caption = (
         "At the model's thresholds, the weakest class first: clips by id that have the label and "
@@ -172,15 +172,6 @@ def _errors(bundle: Bundle, scored: ScoredSplit, measured: Scores) -> list[Part]
         f"Watch some of them: wrong labels in the data show up here, too.{few}"
     )
     return [Table(caption, ["class", "missed (score)", "given wrongly (score; labels)"], rows)]
-
-
-def _missed(errors: ClassErrors) -> str:
-    return ", ".join(f"{miss.id} ({miss.score:.2f})" for miss in errors.missed) or "–"
-
-
-def _alarms(errors: ClassErrors) -> str:
-    found = (f"{miss.id} ({miss.score:.2f}; {_labels(miss)})" for miss in errors.false_alarms)
-    return ", ".join(found) or "–"
 
 
 def _labels(miss: Miss, most: int = 4) -> str:

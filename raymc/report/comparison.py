@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from raymc.evaluation.compare import ClassDifference, Comparison, Estimate
+from raymc.evaluation.compare import ClassDifference, Comparison
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.metrics import MetricName
 from raymc.metrics.text import difference_cells, difference_text, estimate_text
@@ -20,11 +20,8 @@ def comparison_parts(
 ) -> list[RenderableType]:
     """Return the comparison for the terminal, in the order it is read.
 
-    Args:
-        comparison: The result of `compare`.
-        metric: The one that the verdict is about.
-        classes: How many of each model's classes to show, half of them the largest gains and
-            half the largest losses; None for all.
+    The verdict is about `metric`. Of each model's classes `classes` are shown, half of them the
+    largest gains and half the largest losses; None for all.
     """
     verdicts = zip(verdict_lines(comparison, metric), comparison.differences[metric])
     parts: list[RenderableType] = [
@@ -67,7 +64,10 @@ def metric_tables(comparison: Comparison) -> list[Table]:
     names, heads = comparison.names, ["run", *comparison.metrics]
     right = frozenset(range(1, len(heads)))
     of_models, ahead = zip(*comparison.metrics.values()), zip(*comparison.differences.values())
-    rows = [[text(name), *map(_estimate, each)] for name, each in zip(names, of_models)]
+    rows = [
+        [text(name), *(number(x.value, estimate_text(x.value, x.low, x.high)) for x in each)]
+        for name, each in zip(names, of_models)
+    ]
     tables = [Table("In percent", heads, rows, right)]
     if len(names) > 1:
         rows = [[text(name), *map(_difference, each)] for name, each in zip(names[1:], ahead)]
@@ -128,10 +128,6 @@ def _class_row(one: ClassDifference) -> list[Cell]:
         number(one.difference.value, value, style=_style(one.difference)),
         Cell(interval, one.difference.low, style=_style(one.difference)),
     ]
-
-
-def _estimate(one: Estimate) -> Cell:
-    return number(one.value, estimate_text(one.value, one.low, one.high))
 
 
 def _difference(difference: Difference) -> Cell:

@@ -18,13 +18,10 @@ STYLES = {"better": "green", "worse": "red"}  # of cells in the terminal; page.h
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
+    """A cell of a table, whose column is sorted by `key`; None sorts last.
 
-    Attributes:
-        text: What it shows.
-        key: What its column is sorted by; None sorts last.
-        bar: Length in [0, 1] of a bar behind the text, if it has one.
-        style: `better` or `worse` colours it; empty for neither.
+    `bar` is the length in [0, 1] of a bar behind the text. The style `better` or `worse` colours
+    it.
     """
 
     text: str
@@ -37,12 +34,8 @@ class Cell:
 class Table:
     """A table for a page, where a click on a column's head sorts it, or for the terminal.
 
-    Attributes:
-        caption: What it holds; read out by screen readers, and shown above it.
-        heads: Titles of the columns.
-        rows: The cells of each row.
-        numeric: Columns aligned to the right.
-        marked: Row that stands out, if one does.
+    The caption stands above it, and is read out by screen readers. `numeric` columns are aligned
+    to the right; the row `marked` stands out.
     """
 
     caption: str
@@ -124,7 +117,5 @@ def render(page: Page) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(
-        files("raymc.report").joinpath("page.html").read_text("utf-8")
-    )
-    return template.render(page=page)
+    source = files("raymc.report").joinpath("page.html").read_text("utf-8")
+    return environment.from_string(source).render(page=page)

@@ -145,13 +145,12 @@ def pairs_of(shares: Mapping[str, float], space: Space) -> list[tuple[str, str]]
     """Return the pairs of settings to draw as contours: the most important ones that vary."""
     ranked = sorted(space, key=lambda name: -shares.get(name, 0.0))
     varying = [name for name in ranked if not space[name].single()]
-    pairs = [
-        (sum(_is_choice(space[name]) for name in pair), pair)
-        for pair in combinations(varying[:MOST_IN_PAIRS], 2)
-    ]
-    return [pair for choices, pair in sorted(pairs, key=lambda one: one[0]) if choices < 2][
-        :MOST_PAIRS
-    ]
+
+    def choices(pair: tuple[str, str]) -> int:
+        return sum(_is_choice(space[name]) for name in pair)
+
+    pairs = [pair for pair in combinations(varying[:MOST_IN_PAIRS], 2) if choices(pair) < 2]
+    return sorted(pairs, key=choices)[:MOST_PAIRS]
 
 
 def contours(

@@ -17,13 +17,8 @@ FEWEST_FOR_IMPORTANCES = 4
 class Costs:
     """What a sweep cost, and an estimate of what stopping trials early saved.
 
-    Attributes:
-        unit: `GPU-hours`, or `worker-hours` if no GPU was used.
-        hours: Of all trials together.
-        saved_hours: Of the epochs that pruned trials didn't run, at each trial's own pace.
-        epochs: How many were run.
-        saved_epochs: How many pruned trials didn't run.
-        price: Of an hour; None if it isn't known.
+    The unit is `GPU-hours`, or `worker-hours` if no GPU was used. The epochs that pruned trials
+    didn't run count as saved, at each trial's own pace. The price is that of an hour, if known.
     """
 
     unit: str
@@ -80,13 +75,9 @@ def importances(trials: Sequence[Trial], space: Mapping[str, BaseDistribution]) 
 def costs_of(
     trials: Sequence[Trial], *, workers: int, gpus: float, price: float | None = None
 ) -> Costs:
-    """Return what trials cost.
+    """Return what trials of so many workers, and each worker of so many GPUs, cost.
 
-    Args:
-        trials: Of one sweep.
-        workers: Of each trial.
-        gpus: Of each worker, or 0.
-        price: Of a GPU for an hour, or of a worker if they had no GPU.
+    The price is that of a GPU for an hour, or of a worker if they had no GPU.
     """
     hours_per_second = workers * (gpus or 1.0) / 3600
     pruned = [trial for trial in trials if trial.state == "pruned" and trial.epoch]
