@@ -37,35 +37,22 @@ Fault = tuple[int | None, str]  # row of the shard, if it is about one, and what
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a dataset.
-
-    Attributes:
-        file: The shard, relative to the dataset's folder.
-        row: The row in the shard, from 0; None for the whole file.
-        message: What is wrong.
-    """
+    """One fault of a dataset; `row` is the row in the shard, from 0; None for the whole file."""
 
     file: str
     row: int | None
     message: str
 
     def __str__(self) -> str:
-        """Return the finding as one line."""
         where = self.file if self.row is None else f"{self.file} row {self.row}"
         return f"{where}: {self.message}"
 
 
 def check_dataset(path: str) -> list[Finding]:
-    """Check a whole dataset.
+    """Check a whole dataset; return its faults in the order of the shards.
 
     A few shards and all ids are in memory at a time. A fault that repeats in a shard is one
-    finding, at its first row.
-
-    Returns:
-        The faults, in the order of the shards; empty if there are none.
-
-    Raises:
-        DataError: The dataset can't be opened or reached.
+    finding, at its first row. Raises `DataError` if the dataset can't be opened or reached.
     """
     dataset = open_dataset(path)
     shards = [shard for shards in dataset.manifest.splits.values() for shard in shards]
@@ -140,9 +127,8 @@ def _row_faults(table: pa.Table, manifest: Manifest) -> Iterator[Fault]:
     vocabulary = manifest.vocabulary
     faults = list(_name_faults(table["labels"], vocabulary.names, "label"))
     if table["labels"].null_count:
-        yield from _first(
-            _nulls(table["labels"]), "labels is null; expected a list, which may be empty"
-        )
+        nulls = np.flatnonzero(table["labels"].is_null().to_numpy())
+        yield from _first(nulls, "labels is null; expected a list, which may be empty")
     elif vocabulary.groups:
         faults += _name_faults(table["observed"], tuple(vocabulary.groups), "group")
         faults += [] if faults else _unobserved_labels(table, vocabulary)
@@ -179,10 +165,6 @@ def _token_faults(column: pa.ChunkedArray, modality: Modality) -> Iterator[Fault
         broken = np.flatnonzero(~np.isfinite(tokens.values).all(axis=1))
         rows = np.unique(np.searchsorted(tokens.offsets, broken, side="right") - 1)
         yield from _first(rows, f"modality '{modality.name}' has NaN or infinite values")
-
-
-def _nulls(column: pa.ChunkedArray) -> Int64[np.ndarray, " _"]:
-    return np.flatnonzero(column.is_null().to_numpy())
 
 
 def _first(rows: Int64[np.ndarray, " _"], message: str) -> Iterator[Fault]:

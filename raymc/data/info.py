@@ -35,8 +35,6 @@ class DatasetInfo:
     """The numbers of a dataset.
 
     Attributes:
-        path: Its folder.
-        manifest: Its manifest.
         label_counts: Per split, the rows that carry each label.
         observed_counts: Per split, the rows in which each label was annotated.
         unlabelled: Per split, the rows without labels.
@@ -69,11 +67,7 @@ class DatasetInfo:
 
 
 def describe(dataset: Dataset) -> DatasetInfo:
-    """Read a whole dataset, shard by shard, and count.
-
-    Raises:
-        DataError: A shard can't be read, or has a label that is not in the vocabulary.
-    """
+    """Read a whole dataset, shard by shard, and count; raises `DataError` as its readers do."""
     manifest = dataset.manifest
     vocabulary, classes = manifest.vocabulary, len(manifest.vocabulary)
     names = [modality.name for modality in manifest.modalities]
@@ -190,7 +184,6 @@ def _label_table(info: DatasetInfo) -> Table:
 
 
 def _pair_table(info: DatasetInfo) -> Table:
-    """The pairs of labels that occur together in most rows."""
     table = _table(["label", "with"], ["rows", "of rarer"])
     names, counts = info.manifest.vocabulary.names, info.total_counts
     together = np.triu(info.cooccurrence, k=1)
@@ -218,11 +211,8 @@ def _size(size: int) -> str:
 def plot_info(info: DatasetInfo, file: str | PathLike[str]) -> None:
     """Draw token lengths, label counts and label pairs into one picture.
 
-    The palette is safe for colour-blind readers.
-
-    Args:
-        info: The numbers.
-        file: Picture to write; its suffix, e.g. `.png` or `.pdf`, sets the format.
+    The palette is safe for colour-blind readers. The suffix of `file`, e.g. `.png` or `.pdf`, sets
+    the format.
     """
     from matplotlib.figure import Figure
 

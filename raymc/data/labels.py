@@ -98,11 +98,7 @@ class Vocabulary:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """Return the class number of a label.
-
-        Raises:
-            DataError: The label is not in the vocabulary.
-        """
+        """Return the class number of a label; raises `DataError` if it is unknown."""
         if name not in self.names:
             raise DataError(unknown_name("label", name, self.names))
         return self.names.index(name)
@@ -110,14 +106,10 @@ class Vocabulary:
     def encode(
         self, labels: Sequence[Sequence[str]], *, first_row: int = 0
     ) -> Bool[np.ndarray, "N C"]:
-        """Turn each row's label names into a multi-hot row.
+        """Turn each row's label names, which may be none, into a multi-hot row.
 
-        Args:
-            labels: One sequence of names per row; it may be empty.
-            first_row: Number of the first row, for messages.
-
-        Raises:
-            DataError: A name that is not in the vocabulary, with its row and the nearest name.
+        `first_row` is the number of the first row, for messages. Raises `DataError` for a name that
+        is not in the vocabulary, with its row and the nearest name.
         """
         classes = {name: k for k, name in enumerate(self.names)}
         encoded = np.zeros((len(labels), len(self.names)), dtype=bool)
@@ -133,17 +125,10 @@ class Vocabulary:
     def encode_observed(
         self, observed: Sequence[Sequence[str] | None], *, first_row: int = 0
     ) -> Bool[np.ndarray, "N C"]:
-        """Return which classes were annotated in each row.
+        """Return which classes were annotated in each row, from its annotated groups; None: all.
 
         A label in no group is always observed; a label in several groups is observed if one of
-        them was annotated.
-
-        Args:
-            observed: Per row the names of the groups that were annotated; None means all.
-            first_row: Number of the first row, for messages.
-
-        Raises:
-            DataError: A group that is not in the vocabulary, with its row and the nearest name.
+        them was annotated. `first_row` and errors are those of `encode`.
         """
         members = self.group_members()
         grouped = np.any(list(members.values()), axis=0) if members else False
@@ -175,11 +160,7 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Vocabulary":
-        """Build a vocabulary from the values of `to_json`.
-
-        Raises:
-            DataError: A key is missing, or the values are not a vocabulary.
-        """
+        """Build a vocabulary from the values of `to_json`; raises `DataError` if a key is wrong."""
         if "names" not in values:
             raise DataError("the vocabulary lacks its key 'names', the list of labels")
         groups = {group: tuple(members) for group, members in values.get("groups", {}).items()}
@@ -193,13 +174,7 @@ def label_counts(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, " C"]:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name, with the nearest known one.
-
-    Args:
-        kind: What the name is for, such as label.
-        name: The unknown name.
-        known: All known names.
-    """
+    """Return the message for an unknown name of a kind, such as label, with the nearest known."""
     names = list(known)
     if not names:
         return f"unknown {kind} '{name}'; the vocabulary defines no {kind}s"

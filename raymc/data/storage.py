@@ -25,11 +25,8 @@ _PARTIAL = ".partial"
 def open_address(path: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of an address, and the path inside it.
 
-    Args:
-        path: A local path, or an address that pyarrow or fsspec knows, e.g. `s3://bucket/key`.
-
-    Raises:
-        DataError: The kind of address is unknown, its package is missing, or it can't be reached.
+    An address is a local path, or one that pyarrow or fsspec knows, e.g. `s3://bucket/key`. Raises
+    `DataError` if its kind is unknown, its package is missing, or it can't be reached.
     """
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
@@ -53,11 +50,7 @@ def _from_uri(path: str) -> tuple[fs.FileSystem, str]:
 
 @contextmanager
 def reaching(path: str) -> Iterator[None]:
-    """Turn an OSError raised in the block into a one-line error.
-
-    Raises:
-        DataError: The block raised an OSError.
-    """
+    """Turn an OSError raised in the block into a `DataError` of one line."""
     try:
         yield
     except OSError as error:
@@ -80,11 +73,7 @@ def read_bytes(filesystem: fs.FileSystem, path: str) -> bytes:
 
 
 def digest(filesystem: fs.FileSystem, path: str) -> str:
-    """Return the SHA-256 of a file, in hex, without loading the file into memory.
-
-    Raises:
-        DataError: The file can't be read.
-    """
+    """Return the SHA-256 of a file, in hex, without loading the file into memory."""
     with reaching(path), filesystem.open_input_stream(path, compression=None) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -116,9 +105,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, which becomes `folder` at the end of the block.
 
-    Args:
-        folder: What the temporary folder becomes; its parents are made if needed.
-        replace: Delete an existing `folder` first; else the move fails if it has files.
+    `replace` deletes an existing `folder` first; without it the move fails if that has files.
     """
     partial = folder.absolute().with_name(folder.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
@@ -153,12 +140,9 @@ def parquet_files(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
 
 
 def patience(*errors: type[Exception], seconds: float, **options: Any) -> tenacity.Retrying:
-    """Return a tenacity object that retries a call while a server or storage is unreachable.
+    """Return a tenacity object that retries a call on these errors, while a server is unreachable.
 
-    Args:
-        errors: Errors to retry on.
-        seconds: How long to retry; then the last error is raised.
-        options: Further options of tenacity.
+    After `seconds` the last error is raised. `options` are further ones of tenacity.
     """
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(errors),

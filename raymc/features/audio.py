@@ -66,16 +66,11 @@ class LogMelConfig:
 def log_mel_tokens(
     waveform: Float[Tensor, " S"], sample_rate_hz: int, config: LogMelConfig
 ) -> Float[Tensor, "T D"]:
-    """Tokens of a wave form; token t stands for the seconds [t, t + 1) / rate_hz.
+    """Tokens of a wave form in [-1, 1]; token t stands for the seconds [t, t + 1) / rate_hz.
 
     The power of Hann-windowed frames in triangular bands on the HTK mel scale, as decibels
     relative to full scale, minus `mean_db`, over `scale_db`. Each frame is centred in its hop,
     beyond the ends lies silence, and the last token is completed with silence.
-
-    Args:
-        waveform: Samples in [-1, 1]; none give no token.
-        sample_rate_hz: The rate of `waveform`; resampled where it isn't the config's.
-        config: Bands, frames and the constants of normalisation.
 
     Returns:
         ceil(seconds · rate_hz) tokens of `config.dim` values, float32.
@@ -157,7 +152,6 @@ def _one_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def _mel_transform(config: LogMelConfig) -> torch.nn.Module:
-    """Torchaudio's transform, built once per configuration."""
     load_torchaudio()
     from torchaudio.transforms import MelSpectrogram
 

@@ -22,14 +22,9 @@ class Picture:
     """How an encoder wants each frame: RGB of one size, upright as a player shows it.
 
     Attributes:
-        height: Rows of pixels.
-        width: Columns of pixels.
         short_side: The shorter side is scaled to this, then height x width are cut out of the
             middle; None: the whole picture is squashed into height x width.
         interpolation: How swscale scales; all three average when they shrink.
-
-    Raises:
-        ConfigError: A size is out of its range, or the picture is larger than what it is cut of.
     """
 
     height: int
@@ -91,11 +86,8 @@ class ClipRequest:
 class Failure:
     """A part of a file that is missing or damaged.
 
-    Attributes:
-        path: The file.
-        id: Of the clip, or of the source where no clip could be made.
-        stage: `open`, `video`, `audio`; later stages add their own names.
-        error: What is wrong, in one line.
+    `id` is the clip's, or the source's where no clip could be made; `stage` is `open`, `video` or
+    `audio` (later stages add their own names); `error` is one line.
     """
 
     path: str
@@ -111,7 +103,6 @@ class Clip:
     Attributes:
         id: The source's where one window holds it all, else `ID@START-END`, in seconds.
         start_seconds: In the file, of which the earliest stream starts at 0.
-        end_seconds: See `start_seconds`.
         frames: RGB; frame t is the one displayed in the middle of [t, t + 1) / fps seconds
             after `start_seconds`. None: not asked for, or missing (then a failure says why).
         waveform: Mean of the channels, in [-1, 1]; sample 0 is at `start_seconds`, and there are

@@ -43,11 +43,8 @@ class Encoders:
 class ExtractPlan:
     """What every stage of a job needs to know; small, as it is sent to all processes.
 
-    Attributes:
-        config: The settings.
-        modalities: The columns of the dataset.
-        request: What is decoded of each clip.
-        heavy: The modalities whose encoders have weights, and so run in a stage of their own.
+    `request` is what is decoded of each clip; `heavy` are the modalities whose encoders have
+    weights, and so run in a stage of their own.
     """
 
     config: ExtractConfig
@@ -71,9 +68,6 @@ class EncodedClip:
     """A clip on its way to a row: encoded modalities, and inputs of encoders still to run.
 
     Attributes:
-        id: The clip's id.
-        start_seconds: Where it begins in the file.
-        end_seconds: Where it ends.
         tokens: The stored bytes of the encoded modalities; None if a modality is missing.
         waiting: Inputs of the other encoders: frames, a waveform, or texts.
         failures: What went wrong so far.
@@ -95,12 +89,7 @@ Numbered = Sequence[tuple[int, Source]]
 def make_encoders(
     config: ExtractConfig, names: Collection[str] = MODALITIES, *, device: str = "cpu"
 ) -> Encoders:
-    """Load the encoders that the settings name for some modalities.
-
-    Raises:
-        ConfigError: No encoder has that name.
-        ResourceError: Weights or a package are missing; with what to put where.
-    """
+    """Load the encoders that the settings name for some modalities; see `encoders`."""
     given: dict[str, Any] = {"weights": config.weights or None, "device": device}
     found: dict[str, Any] = {}
     if "visual" in names and config.visual != NONE:
@@ -139,16 +128,11 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
 def extract_source(
     source: Source, plan: ExtractPlan, encoders: Encoders, *, digests: Digests | None = None
 ) -> Iterator[EncodedClip | Failure]:
-    """Decode a file clip by clip, and encode what needs no weights.
+    """Decode a file clip by clip, and encode what needs no weights, with those of `plan.light`.
 
     The file never causes an error: what can't be read becomes a `Failure`, of a clip or alone. A
-    file whose digest differs from its source's is not decoded at all.
-
-    Args:
-        source: The file, or a part of it.
-        plan: What to extract.
-        encoders: Those of `plan.light`.
-        digests: Shared by the parts of a file, so that its digest is computed once.
+    file whose digest differs from its source's is not decoded at all. `digests` are shared by the
+    parts of a file, so that its digest is computed once.
     """
     try:
         (digests or Digests()).check(source)
@@ -214,10 +198,6 @@ def extract_files_apart(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[
     """Yield the same as `extract_files`, from a child process.
 
     A file that ends the child becomes a failure; another child continues with the next file.
-
-    Raises:
-        ResourceError: The child can't start.
-        Exception: Anything that `extract_files` raises.
     """
     waiting = list(sources)
     while waiting:

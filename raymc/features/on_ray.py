@@ -47,13 +47,7 @@ _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "sta
 
 @dataclass(frozen=True)
 class ExtractSummary:
-    """The result of a job.
-
-    Attributes:
-        manifest: The dataset.
-        files: The number of files in the source.
-        failures: The rows of `failures.parquet`.
-    """
+    """The result of a job: the dataset, the number of files, the rows of `failures.parquet`."""
 
     manifest: Manifest
     files: int
@@ -123,7 +117,11 @@ class _Job:
             self._take(file, item, clips)
             clips = 0 if item is END else clips
         if not self._stream.journal:
-            raise ExtractionError(self._nothing())
+            first = self._failures[0]
+            raise ExtractionError(
+                f"none of the {len(self._sources)} files has a clip that can be read; the first, "
+                f"{first.path}: {first.error}"
+            )
         table = pa.Table.from_pylist([asdict(x) for x in self._failures], _FAILURE_SCHEMA)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="none")
@@ -158,13 +156,6 @@ class _Job:
         failed = len({failure.path for failure in self._failures})
         self._listener(
             ExtractProgress(files, len(self._sources), self._clips, self._seconds, failed)
-        )
-
-    def _nothing(self) -> str:
-        first = self._failures[0]
-        return (
-            f"none of the {len(self._sources)} files has a clip that can be read; the first, "
-            f"{first.path}: {first.error}"
         )
 
 

@@ -268,11 +268,6 @@ def _read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]
     """Read the rows of a table as plain values; an empty field of a CSV file is None.
 
     All other fields of a CSV file are text: the id 007 is not the number 7.
-
-    Args:
-        data: The file.
-        suffix: One of `TABLE_SUFFIXES`.
-        address: Of the file, for messages.
     """
     try:
         if suffix == ".parquet":
@@ -334,11 +329,7 @@ class Digests:
         self._found: dict[str, str] = {}
 
     def check(self, source: Source) -> None:
-        """Read a source's whole file, if its digest is known.
-
-        Raises:
-            DataError: The file has another digest, or can't be read.
-        """
+        """Read a source's whole file, if its digest is known; raises `DataError` if it differs."""
         if source.sha256 is None:
             return
         if source.path not in self._found:

@@ -25,13 +25,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
 
 @dataclass(frozen=True)
 class Cue:
-    """Words, and when they are said.
-
-    Attributes:
-        start_seconds: From the start of the video.
-        end_seconds: Infinity if unknown.
-        text: The words, as written.
-    """
+    """Words, and when they are said in the video; the end is infinite if unknown."""
 
     start_seconds: float
     end_seconds: float
@@ -42,10 +36,7 @@ class Cue:
 class Transcript:
     """The cues of a file, by the order of their starts.
 
-    Attributes:
-        cues: The cues that could be read.
-        broken: The number of those that could not.
-        path: The file.
+    `broken` is the number of cues that could not be read.
     """
 
     cues: tuple[Cue, ...]
@@ -64,15 +55,8 @@ class Transcript:
 def read_sidecar(media: str, *, duration_seconds: float | None = None) -> Transcript | None:
     """Read the text file beside a media file: the same name, ending in one of `SIDECARS`.
 
-    Args:
-        media: Path or address of the media file.
-        duration_seconds: Its length, over which an untimed text is spread; see `parse_plain`.
-
-    Returns:
-        The first that exists; None if there is none.
-
-    Raises:
-        DataError: The file can't be read, or is not text.
+    Returns the first that exists; None if there is none. `duration_seconds` is the length of the
+    media, over which an untimed text is spread; see `parse_plain`.
     """
     filesystem, inner = open_address(media)
     folder, slash, name = inner.rpartition("/")
@@ -89,11 +73,7 @@ def read_sidecar(media: str, *, duration_seconds: float | None = None) -> Transc
 def parse_transcript(
     data: bytes, path: str, *, duration_seconds: float | None = None
 ) -> Transcript:
-    """Read the contents of a .vtt, .srt or .txt file, as the path's ending says.
-
-    Raises:
-        DataError: Not a text.
-    """
+    """Read the contents of a .vtt, .srt or .txt file, as the path's ending says."""
     text = _decode(data, path)
     if path.lower().endswith(".txt"):
         return Transcript(parse_plain(text, duration_seconds), 0, path)

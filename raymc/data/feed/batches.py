@@ -78,8 +78,7 @@ class Block:
 def block_from_table(table: pa.Table, manifest: Manifest) -> Block:
     """Decode an Arrow table of rows; token values are not copied.
 
-    Raises:
-        DataError: A column is missing, or a label is not in the vocabulary.
+    Raises `DataError` if a column is missing, or a label is not in the vocabulary.
     """
     _require(table, ("id", "labels"))
     labels = multi_hot(table["labels"], manifest.vocabulary)
@@ -92,11 +91,7 @@ def block_from_table(table: pa.Table, manifest: Manifest) -> Block:
 
 
 def decode_tokens(table: pa.Table, modalities: Sequence[Modality]) -> dict[str, Ragged]:
-    """Return the token arrays of an Arrow table by modality.
-
-    Raises:
-        DataError: A modality's column is missing or does not match its metadata.
-    """
+    """Return the token arrays of an Arrow table by modality."""
     _require(table, [modality.name for modality in modalities])
     return {modality.name: ragged(table[modality.name], modality) for modality in modalities}
 
@@ -122,9 +117,6 @@ def cut_at_shards(
 
     Yields:
         The index in the split of a piece's first row, and the piece, not copied.
-
-    Raises:
-        DataError: The stream has fewer or more rows than the shards should have.
     """
     starts = np.concatenate([[0], np.cumsum(shard_rows)])
     expected = ((int(starts[s]), int(shard_rows[s])) for s in shards if shard_rows[s])
@@ -189,10 +181,7 @@ def buffers_of(modalities: Sequence[Modality]) -> dict[str, Buffers]:
 class RowStore:
     """Decoded blocks in memory, and rows of them as padded batches.
 
-    Args:
-        modalities: What the blocks hold.
-        classes: C.
-        buffers: By modality, the memory for batches' tokens.
+    `buffers` are, by modality, the memory for batches' tokens.
     """
 
     def __init__(
@@ -291,8 +280,7 @@ def _pad(
 ) -> tuple[Tensor, Tensor]:
     """Copy token arrays [t, dim] into rows `places` of a zero-padded [rows, T, dim] tensor.
 
-    Returns:
-        The tensor, and the number of tokens of each of its rows.
+    Return it, and the number of tokens of each of its rows.
     """
     lengths = np.zeros(rows, dtype=np.int64)
     lengths[list(places)] = [len(view) for view in views]

@@ -169,11 +169,8 @@ def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
     """Yield items that one thread makes up to `depth` items ahead.
 
     An error raised while making an item is raised here, in its turn. The thread ends with the
-    items, or when the iterator is closed or dropped, after the item in progress.
-
-    Args:
-        items: Iterated by the thread only; closed at the end if they have `close`.
-        depth: Items that wait besides the one that the caller has.
+    items, or when the iterator is closed or dropped, after the item in progress. Only the thread
+    iterates over `items`; they are closed at the end if they have `close`.
     """
     source = iter(items)
 
@@ -195,15 +192,11 @@ def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
 def mapped_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
 ) -> Iterator[Result]:
-    """Yield `function(item)` for each item, in order, computed by several threads.
+    """Yield `function(item)` for each item, in order, computed by several threads at once.
 
     An error raised by the function is raised here, in its turn. The threads end with the items,
-    or when the iterator is closed or dropped, after the calls in progress.
-
-    Args:
-        function: Called by several threads at once.
-        items: Taken as results are consumed.
-        threads: Number of calls at the same time.
+    or when the iterator is closed or dropped, after the calls in progress. Items are taken as
+    results are consumed.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as makers:
         try:

@@ -35,7 +35,6 @@ class SharedSplit:
 
     Attributes:
         dataset: The dataset, with only the modalities that are read.
-        split: Name of the split.
         columns: The columns of its shards that are read.
         blocks: The split's Arrow tables in the object store; None if it is streamed.
     """
@@ -117,8 +116,7 @@ def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
 def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit:
     """Read a split into the object store if it is to be cached; else only describe it.
 
-    Raises:
-        DataError: The split or a modality is not in the dataset.
+    Raises `DataError` if the split or a modality is not in the dataset.
     """
     dataset = replace(dataset, manifest=with_modalities(dataset.manifest, config.modalities))
     names = [modality.name for modality in dataset.manifest.modalities]
@@ -147,22 +145,14 @@ def _read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str]) -> tuple
 
 
 def with_modalities(manifest: Manifest, names: Sequence[str]) -> Manifest:
-    """Return the manifest with only the named modalities; with all if none is named.
-
-    Raises:
-        DataError: The dataset lacks one of them.
-    """
+    """Return the manifest with only the named modalities, which must exist; with all if no name."""
     if not names:
         return manifest
     return replace(manifest, modalities=tuple(manifest.modality(name) for name in names))
 
 
 def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str]) -> list[str]:
-    """Return those of a shard's columns that models need.
-
-    Raises:
-        DataError: The shard can't be read.
-    """
+    """Return those of a shard's columns that models need."""
     try:
         there = pq.read_schema(path, filesystem=filesystem).names
     except (OSError, pa.ArrowInvalid) as error:

@@ -21,13 +21,9 @@ PLAN_FILE = ".plan.json"  # exists while a dataset is being written
 
 @dataclass(frozen=True)
 class Shard:
-    """One Parquet file of a dataset.
+    """One Parquet file of a dataset; `file` is its path inside it, e.g. `train/00000.parquet`.
 
-    Attributes:
-        file: Its path inside the dataset, e.g. `train/00000.parquet`.
-        rows: Its number of rows.
-        bytes: Its size.
-        sha256: Checksum of the whole file, in hex; empty if unknown.
+    `sha256` is the checksum of the whole file, in hex; empty if unknown.
     """
 
     file: str
@@ -69,11 +65,7 @@ class Manifest:
         return sum(shard.rows for shard in self.splits.get(split, ()))
 
     def modality(self, name: str) -> Modality:
-        """Return a modality by its name.
-
-        Raises:
-            DataError: The dataset has no such modality.
-        """
+        """Return a modality by its name; raises `DataError` if there is none."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -102,8 +94,7 @@ class Manifest:
     def from_json(cls, values: Mapping[str, Any]) -> "Manifest":
         """Build a manifest from the values of `to_json`.
 
-        Raises:
-            DataError: A key is missing or wrong, or another version of raymc wrote it.
+        Raises `DataError` if a key is missing or wrong, or another version of raymc wrote it.
         """
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
@@ -127,11 +118,7 @@ class Manifest:
 
 
 def to_text(values: Mapping[str, Any]) -> str:
-    """Return JSON indented for people to read.
-
-    Raises:
-        DataError: A value is not JSON, e.g. NaN or a NumPy number.
-    """
+    """Return JSON indented for people to read; raises `DataError` for NaN and NumPy numbers."""
     try:
         return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:

@@ -188,9 +188,7 @@ def unnest(array: pa.Array) -> tuple[Int64[np.ndarray, " N"], pa.Array]:
 
 def is_list(kind: pa.DataType) -> bool:
     """Tell whether a type is a list, of variable or fixed size."""
-    return (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
+    return isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 
 def is_token_value(kind: pa.DataType) -> bool:
@@ -206,7 +204,7 @@ def _to_offsets(*lengths: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " N_plus
     return np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum()
 
 
-# --- Names. The same as `Vocabulary.encode`, but in Arrow: no Python string for every name.
+# Names: the same as `Vocabulary.encode`, but in Arrow, without a Python string for every name.
 
 
 def label_entries(
@@ -214,15 +212,9 @@ def label_entries(
 ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
     """Return the row and the class of each label, sorted and each once.
 
-    These are the non-zero entries of `multi_hot`, in memory that does not grow with C.
-
-    Args:
-        column: Lists of names; null means empty.
-        vocabulary: All names.
-        first_row: Number of the first row, for messages.
-
-    Raises:
-        DataError: A name that is not in the vocabulary, with its row and the nearest name.
+    These are the non-zero entries of `multi_hot`, in memory that does not grow with C. The column
+    holds lists of names; null means empty. `first_row` is the number of the first row, for
+    messages. Raises `DataError` for an unknown name, with its row and the nearest name.
     """
     return _entries(column, vocabulary.names, "label", first_row)
 
@@ -230,11 +222,7 @@ def label_entries(
 def multi_hot(
     column: pa.ChunkedArray | pa.Array, vocabulary: Vocabulary, *, first_row: int = 0
 ) -> Bool[np.ndarray, "N C"]:
-    """Return `Vocabulary.encode` of a column of lists of names; null means empty.
-
-    Raises:
-        DataError: As for `label_entries`.
-    """
+    """Return `Vocabulary.encode` of a column of lists of names; null means empty."""
     encoded = np.zeros((len(column), len(vocabulary)), dtype=bool)
     encoded[label_entries(column, vocabulary, first_row=first_row)] = True
     return encoded
@@ -243,11 +231,7 @@ def multi_hot(
 def observed_classes(
     column: pa.ChunkedArray | pa.Array, vocabulary: Vocabulary, *, first_row: int = 0
 ) -> Bool[np.ndarray, "N C"]:
-    """Return `Vocabulary.encode_observed` of a column of lists of groups.
-
-    Raises:
-        DataError: A group that is not in the vocabulary, with its row and the nearest name.
-    """
+    """Return `Vocabulary.encode_observed` of a column of lists of groups."""
     members = vocabulary.group_members()
     rows, groups = _entries(column, members, "group", first_row)
     free = ~np.any(list(members.values()), axis=0) if members else True

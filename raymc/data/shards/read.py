@@ -25,24 +25,14 @@ _STORED_AS = {"halffloat": "float16", "int8": "float16", "uint8": "uint8"}
 
 @dataclass(frozen=True)
 class Dataset:
-    """An open dataset; it can be pickled and sent to other machines.
-
-    Attributes:
-        path: Its folder, as `filesystem` names it.
-        filesystem: Where the folder is.
-        manifest: What it holds.
-    """
+    """An open dataset; `path` is its folder in `filesystem`. It can be sent to other machines."""
 
     path: str
     filesystem: fs.FileSystem
     manifest: Manifest
 
     def split(self, split: str) -> tuple[Shard, ...]:
-        """Return the shards of a split, in order.
-
-        Raises:
-            DataError: There is no such split, or it has no rows.
-        """
+        """Return the shards of a split, in order; raises `DataError` if it has no rows."""
         shards = self.manifest.splits.get(split, ())
         if not any(shard.rows for shard in shards):
             known = [name for name in self.manifest.splits if self.manifest.rows(name)]
@@ -54,11 +44,7 @@ class Dataset:
         return shards
 
     def shard_paths(self, split: str) -> list[str]:
-        """Return the paths of a split's shards inside `filesystem`, in order.
-
-        Raises:
-            DataError: There is no such split, or it has no rows.
-        """
+        """Return the paths of a split's shards inside `filesystem`, in order; see `split`."""
         return [f"{self.path}/{shard.file}" for shard in self.split(split)]
 
 
@@ -93,11 +79,7 @@ def open_dataset(path: str) -> Dataset:
 
 
 def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
-    """Read the `dataset.json` of a folder.
-
-    Raises:
-        DataError: It is damaged, has another version, or lacks a key.
-    """
+    """Read the `dataset.json` of a folder; raises `DataError` if this raymc can't read it."""
     file = f"{root}/{MANIFEST_FILE}"
     values = read_json(filesystem, file)
     try:
@@ -107,11 +89,7 @@ def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
 
 
 def read_json(filesystem: fs.FileSystem, file: str) -> dict[str, Any]:
-    """Read a file that holds a JSON object.
-
-    Raises:
-        DataError: It holds something else.
-    """
+    """Read a file that holds a JSON object; raises `DataError` if it holds something else."""
     try:
         values = json.loads(storage.read_bytes(filesystem, file))
     except ValueError as error:
@@ -241,8 +219,7 @@ def _modalities(parquet: pq.ParquetFile) -> tuple[Modality, ...]:
 def infer_modality(field: pa.Field, parquet: pq.ParquetFile) -> Modality | None:
     """Describe a column of tokens by its type; None if its type is not one of tokens.
 
-    Raises:
-        DataError: The type does not have the dim, and no row has a token.
+    Raises `DataError` if the type does not have the dim, and no row has a token.
     """
     kind = field.type
     if isinstance(kind, pa.FixedShapeTensorType):

@@ -117,8 +117,7 @@ def write_shard(
 def check_names(rows: Sequence[Row], vocabulary: Vocabulary, path: str, first_row: int) -> None:
     """Check the labels and observed groups of a shard's rows.
 
-    Raises:
-        DataError: A name is not in the vocabulary; with the nearest one that is.
+    Raises `DataError` for a name that is not in the vocabulary, with the nearest one that is.
     """
     known = set(vocabulary.names)
     for i, row in enumerate(rows):
@@ -137,8 +136,7 @@ def check_names(rows: Sequence[Row], vocabulary: Vocabulary, path: str, first_ro
 def infer_extra_fields(rows: Sequence[Row], path: str) -> list[pa.Field]:
     """Return the extra columns with their types; one that is None in all rows is text.
 
-    Raises:
-        DataError: The values of a column have no common type.
+    Raises `DataError` if the values of a column have no common type.
     """
     kinds = {
         name: _extra_column(rows, name, None, path).type

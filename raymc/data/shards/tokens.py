@@ -5,7 +5,7 @@ reads them, and other layouts too.
 Axes: T tokens of one row, D dim.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -71,22 +71,15 @@ class Modality:
 
     def to_json(self) -> dict[str, Any]:
         """Return the modality as plain JSON values; `from_json` reads them."""
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "dtype": self.dtype,
-            "rate_hz": float(self.rate_hz),
-            "encoder": self.encoder,
-            "scale": float(self.scale),
-            "offset": float(self.offset),
-        }
+        # 1 and 1.0 are the same number, but not the same text: digests must not differ
+        floats = {key: float(getattr(self, key)) for key in ("rate_hz", "scale", "offset")}
+        return asdict(self) | floats
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Modality":
         """Build a modality from the values of `to_json`.
 
-        Raises:
-            DataError: A key is missing, unknown or out of its range.
+        Raises `DataError` if a key is missing, unknown or out of its range.
         """
         try:
             return cls(**values)
@@ -106,8 +99,7 @@ class Modality:
     def from_field(cls, field: pa.Field) -> "Modality | None":
         """Read the meaning of a column from its metadata; None if it has none.
 
-        Raises:
-            DataError: The metadata can't be parsed.
+        Raises `DataError` if the metadata can't be parsed.
         """
         found = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()}
         texts = {key[6:]: text for key, text in found.items() if key.startswith("raymc.")}
@@ -153,11 +145,7 @@ def encode_tokens(tokens: Shaped[np.ndarray, "..."] | None, modality: Modality) 
 
 
 def is_finite(values: Shaped[np.ndarray, "..."]) -> bool:
-    """Tell whether all stored values are finite, at the speed of memory.
-
-    Args:
-        values: float16, float32 or uint8 in C order.
-    """
+    """Tell whether float16, float32 or uint8 values in C order are all finite, at memory speed."""
     if values.dtype.kind != "f":
         return True
     # read as an integer, the bits without the sign reach this limit only for Inf and NaN

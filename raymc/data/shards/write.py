@@ -70,9 +70,8 @@ def write_dataset(
         write_manifest(filesystem, root, finished)
         with storage.reaching(path):
             storage.delete_partials(filesystem, root)
-            if storage.exists(
-                filesystem, f"{root}/{PLAN_FILE}"
-            ):  # another writer of the same dataset may have finished first
+            # another writer of the same dataset may have finished first
+            if storage.exists(filesystem, f"{root}/{PLAN_FILE}"):
                 filesystem.delete_file(f"{root}/{PLAN_FILE}")
     return finished
 
@@ -80,8 +79,7 @@ def write_dataset(
 def write_manifest(filesystem: fs.FileSystem, root: str, manifest: Manifest) -> None:
     """Write `dataset.json`, which makes a folder of finished shards a dataset.
 
-    Raises:
-        DataError: The provenance is not JSON, or the file can't be written.
+    Raises `DataError` if the provenance is not JSON, or the file can't be written.
     """
     text = to_text(manifest.to_json())
     with storage.reaching(root):
@@ -107,14 +105,8 @@ def start_dataset(
 ) -> Manifest | None:
     """Write or check the plan of a dataset; return its manifest if the dataset is finished.
 
-    Args:
-        filesystem: Where to write.
-        root: The dataset's folder.
-        plan: What it will hold.
-        counted: Whether the plan has the shards; else it only names the splits.
-
-    Raises:
-        DataError: The folder holds something else.
+    `counted`: whether the plan has the shards; else it only names the splits. Raises `DataError` if
+    the folder holds something else.
     """
     if storage.exists(filesystem, f"{root}/{MANIFEST_FILE}"):
         finished = read_manifest(filesystem, root)
@@ -252,12 +244,8 @@ class ShardStream:
     def flush(self, split: str, note: Mapping[str, Any]) -> None:
         """Write the rows added since the last shard, if any, as the next shard of `split`.
 
-        Args:
-            split: One of the plan's splits.
-            note: What the writer needs to resume after this shard.
-
-        Raises:
-            DataError: A row is invalid, or the file can't be written.
+        `note` is what the writer needs to resume after this shard, as JSON values. Raises
+        `DataError` if a row is invalid, or the file can't be written.
         """
         if not self._rows:
             return

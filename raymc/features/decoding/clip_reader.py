@@ -42,8 +42,6 @@ def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]
 
 
 class _Reader:
-    """Reads one source of an open file."""
-
     def __init__(self, source: Source, request: ClipRequest, file: MediaFile) -> None:
         self._source = source
         self._request = request

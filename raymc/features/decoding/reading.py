@@ -17,10 +17,6 @@ from raymc.features.decoding.packet_times import JUMP_SECONDS, time_of
 from raymc.features.decoding.sound import Sound
 from raymc.features.decoding.video_frames import VideoFrames
 
-# Where the windows of a source lie, and of which moments their pictures are. Imports nothing but
-# math: plain arithmetic on seconds.
-
-
 _JUST_BEFORE_SECONDS = 1e-4
 
 

@@ -20,12 +20,8 @@ from raymc.features.clips import Picture
 from raymc.features.decoding.faults import FAULTS, reason
 from raymc.features.decoding.packet_times import Clock
 
-# Decoded frames to the pictures an encoder wants: upright, scaled by swscale, cut, RGB. Imports
-# av and numpy. Scaling is bit-exact, so that every machine makes the same pixels. Axes: H height,
-# W width.
-
-
 LONGEST_SIDE = 16  # times the short side: what is narrower is squashed to this
+# bit-exact, so that every machine makes the same pixels
 _EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 _SCALING = {
     "bilinear": int(Interpolation.BILINEAR | _EXACT),
@@ -35,11 +31,9 @@ _SCALING = {
 
 
 class PictureMaker:
-    """Makes pictures of the frames of one stream.
+    """Makes upright RGB pictures of the frames of one stream, scaled by swscale and cut.
 
-    Args:
-        picture: What is wanted.
-        pixel_aspect: Width over height of a coded pixel.
+    `pixel_aspect` is the width over the height of a coded pixel.
     """
 
     def __init__(self, picture: Picture, pixel_aspect: float = 1.0) -> None:
@@ -49,12 +43,7 @@ class PictureMaker:
         self._reformatter = VideoReformatter()
 
     def make(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        """Make the picture of a frame.
-
-        Raises:
-            av.FFmpegError: Swscale can't convert such frames.
-            ValueError: See above.
-        """
+        """Make the picture of a frame; one of `FAULTS` if swscale can't convert it."""
         turned, upright = _orientation(frame)
         height, width = self._scaled_size(frame, turned)
         scaled = self._reformatter.reformat(
@@ -91,17 +80,13 @@ def _orientation(frame: VideoFrame) -> tuple[bool, Callable[[np.ndarray], np.nda
     side_data = cast(Any, frame.side_data)  # av declares its keys as text
     matrix = side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
-        return False, _as_it_is
+        return False, lambda pixels: pixels
     a, b, _, c, d = np.frombuffer(matrix, np.int32, 5).tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return False, lambda pixels: pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return True, lambda pixels: pixels.transpose(1, 0, 2)[
         :: -1 if b < 0 else 1, :: -1 if c < 0 else 1
     ]
-
-
-def _as_it_is(pixels: np.ndarray) -> np.ndarray:
-    return pixels
 
 
 STILL_SECONDS = 1.0  # a picture may stay after its end where the video is over or lost

@@ -19,15 +19,10 @@ from jaxtyping import Float32, Shaped
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
 from raymc.features.decoding.packet_times import Clock
 
-# A stretch of sound to mono samples at the wanted rate, whole second by whole second. Imports av
-# and numpy. Channels are averaged as they are in `audio.read_wav`. Resampling is libswresample's
-# windowed sinc, not torchaudio's: it takes any two rates in constant memory (a kernel of
-# torchaudio has as many phases as the rates have no common divisor), needs no torch in the
-# processes that decode, and gives the same bits wherever one begins, if it begins at a whole
-# second and goes on in whole seconds. So it does here. Axes: S samples, N samples at the rate of
-# the file, C channels.
-
-
+# Resampling is libswresample's windowed sinc, not torchaudio's: it takes any two rates in constant
+# memory (a kernel of torchaudio has as many phases as the rates have no common divisor), needs no
+# torch in the processes that decode, and gives the same bits wherever one begins, if it begins at
+# a whole second and continues in whole seconds, as `Segment` does.
 _FULL_SCALE = {"u1": 128.0, "i2": 32768.0, "i4": 2147483648.0}  # by the type of a sample
 
 
@@ -100,7 +95,8 @@ class Segment:
         self.blocks = [(at, block) for at, block in self.blocks if at + len(block) > index]
 
     def _resample_second(self) -> None:
-        alike = (list(group) for _, group in groupby(self._waiting, _kind))
+        kinds = groupby(self._waiting, lambda samples: (samples.dtype, len(samples)))
+        alike = (list(group) for _, group in kinds)
         mono = np.concatenate([_mono(np.concatenate(group, axis=1)) for group in alike])
         self._waiting, self._missing = [], self.from_hz
         frame = AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
@@ -112,15 +108,7 @@ class Segment:
 
 
 class Filter:
-    """One of FFmpeg's filters from sound to mono sound; one thread, where av starts many.
-
-    Args:
-        name: Of the filter.
-        settings: Its settings.
-        rate_hz: The rate of what comes in.
-        sample_format: Its format.
-        layout: Its channels.
-    """
+    """One of FFmpeg's filters from sound to mono sound; one thread, where av starts many."""
 
     def __init__(
         self, name: str, settings: str, *, rate_hz: int, sample_format: str, layout: str
@@ -136,11 +124,7 @@ class Filter:
         self._graph.configure()
 
     def put(self, frame: AudioFrame) -> list[Float32[np.ndarray, " S"]]:
-        """Put sound in, get what comes out so far.
-
-        Raises:
-            FFmpegError: The frame isn't of the kind announced.
-        """
+        """Put sound in, get what comes out so far."""
         self._source.push(frame)
         blocks = []
         while True:
@@ -148,10 +132,6 @@ class Filter:
                 blocks.append(cast(AudioFrame, self._sink.pull()).to_ndarray()[0])
             except BlockingIOError:
                 return blocks
-
-
-def _kind(samples: Shaped[np.ndarray, "C N"]) -> tuple[np.dtype, int]:
-    return samples.dtype, len(samples)
 
 
 def _mono(samples: Shaped[np.ndarray, "C N"]) -> Float32[np.ndarray, " N"]:
@@ -174,13 +154,9 @@ _ERRORS_IN_A_ROW = 1000  # after which the stream is given up
 
 
 class Sound:
-    """The sound of one stream from a whole second on.
+    """The sound of one stream from a whole second on; its decoder must be fresh or flushed.
 
-    Args:
-        stream: Its decoder must be fresh or flushed.
-        clock: Its clock.
-        rate_hz: The wanted rate.
-        first_second: Sound before isn't wanted.
+    `rate_hz` is the wanted rate. Sound before `first_second` isn't wanted.
     """
 
     def __init__(
@@ -233,15 +209,10 @@ class Sound:
     def waveform(
         self, start_seconds: float, end_seconds: float, *, is_last: bool
     ) -> tuple[Float32[np.ndarray, " S"] | None, str]:
-        """The sound between two times, silent where there is none.
+        """The sound between two times, silent where there is none; and what is wrong, or nothing.
 
-        Args:
-            start_seconds: The first.
-            end_seconds: The second.
-            is_last: Whether the file ends there: sound often ends somewhat before the pictures.
-
-        Returns:
-            The samples, None where there are none at all; and what is wrong, or nothing.
+        None where there is no sound at all. `is_last`: whether the file ends there, as sound often
+        ends somewhat before the pictures.
         """
         first = round(start_seconds * self._rate_hz)
         samples = np.zeros(round((end_seconds - start_seconds) * self._rate_hz), np.float32)

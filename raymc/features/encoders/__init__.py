@@ -1,8 +1,14 @@
 """Encoders: frames, sound and texts to tokens, each found by its name.
 
-An encoder is a plain object with `name`, `dim`, `rate_hz`, `license` and `has_weights`, with
-`picture` (frames) or `sample_rate_hz` (sound), and with `encode`. `patches.py` is the shortest.
+An encoder is a plain object with `name`, `dim` (values a token), `rate_hz` (tokens a second),
+`license` (of its weights) and `has_weights`, with `picture` (the frames it wants) or
+`sample_rate_hz` (of the sound it wants), and with `encode`. `patches.py` is the shortest.
 transformers and torchaudio are imported only with the first encoder that needs them.
+
+The four functions here take `weights`, a folder that holds the model's files, instead of the hub
+or the network, and `device`, where a model computes: cpu, cuda, cuda:0. They raise `ConfigError`
+if no encoder has the name, or it can't work at that rate; `DataError` if files of weights are torn
+or don't fit; `ResourceError` if weights, a package or a device are missing, with what to put where.
 
 To add an encoder:
 1. A file here with its class, whose `encode` returns float32 tokens [T, D] and depends on its
@@ -35,18 +41,9 @@ __all__ = ["audio_encoder", "text_encoder", "transcriber", "visual_encoder"]
 def visual_encoder(
     name: str, *, fps: float = 1.0, weights: str | None = None, device: str = "cpu"
 ) -> PatchEncoder | VisionTower:
-    """Return the encoder of frames with this name.
+    """Return the encoder of frames with this name, which will be given `fps` frames a second.
 
-    Args:
-        name: `patches`, or a vision model of Hugging Face's hub: openai/clip-vit-base-patch32.
-        fps: Frames a second that it will be given, one token each.
-        weights: A folder with the model's folder inside, instead of the hub.
-        device: Where a model computes: cpu, cuda, cuda:0.
-
-    Raises:
-        ConfigError: No encoder has that name, or `fps` isn't above 0.
-        DataError: Files of weights that are torn or don't fit.
-        ResourceError: Weights, a package or a device are missing; with what to put where.
+    `name` is `patches`, or a vision model of Hugging Face's hub: openai/clip-vit-base-patch32.
     """
     _check_rate("fps", fps)
     if name == "patches":
@@ -59,18 +56,9 @@ def visual_encoder(
 def audio_encoder(
     name: str, *, rate_hz: float = 10.0, weights: str | None = None, device: str = "cpu"
 ) -> LogMelEncoder | SpeechEncoder:
-    """Return the encoder of sound with this name.
+    """Return the encoder of sound with this name, which makes `rate_hz` tokens a second.
 
-    Args:
-        name: `logmel`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
-        rate_hz: Tokens a second.
-        weights: A folder with the model's file inside, instead of the network.
-        device: Where a model computes: cpu, cuda, cuda:0.
-
-    Raises:
-        ConfigError: No encoder has that name, or it can't make tokens at that rate.
-        DataError: Files of weights that are torn or don't fit.
-        ResourceError: Weights, a package or a device are missing; with what to put where.
+    `name` is `logmel`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
     """
     if name == "logmel":
         return LogMelEncoder(rate_hz=rate_hz)
@@ -83,18 +71,9 @@ def audio_encoder(
 def text_encoder(
     name: str, *, rate_hz: float = 1.0, weights: str | None = None, device: str = "cpu"
 ) -> HashedWords | TextTower:
-    """Return the encoder of texts with this name.
+    """Return the encoder of texts with this name, which will be given `rate_hz` texts a second.
 
-    Args:
-        name: `words`, or a text model of Hugging Face's hub: google-bert/bert-base-uncased.
-        rate_hz: Texts a second that it will be given, one token each.
-        weights: A folder with the model's folder inside, instead of the hub.
-        device: Where a model computes: cpu, cuda, cuda:0.
-
-    Raises:
-        ConfigError: No encoder has that name, or `rate_hz` isn't above 0.
-        DataError: Files of weights that are torn or don't fit.
-        ResourceError: Weights, a package or a device are missing; with what to put where.
+    `name` is `words`, or a text model of Hugging Face's hub: google-bert/bert-base-uncased.
     """
     _check_rate("rate_hz", rate_hz)
     if name == "words":
@@ -105,18 +84,7 @@ def text_encoder(
 
 
 def transcriber(name: str, *, weights: str | None = None, device: str = "cpu") -> Transcriber:
-    """Return the transcriber with this name, an ASR model of torchaudio.pipelines.
-
-    Args:
-        name: As in WAV2VEC2_ASR_BASE_960H.
-        weights: A folder with the model's file inside, instead of the network.
-        device: Where it computes: cpu, cuda, cuda:0.
-
-    Raises:
-        ConfigError: No transcriber has that name.
-        DataError: Files of weights that are torn or don't fit.
-        ResourceError: Weights, a package or a device are missing; with what to put where.
-    """
+    """Return the transcriber with this name, an ASR model as in WAV2VEC2_ASR_BASE_960H."""
     names = bundle_names(recognises=True)
     if name in names:
         return transcriber_of(name, weights=weights, device=device)

@@ -47,7 +47,7 @@ def is_model_name(name: str, weights: str | None) -> bool:
 
 
 def find_model(name: str, weights: str | None, *, files: tuple[str, ...]) -> Path:
-    """The folder of a model on this machine, fetched from the hub if necessary.
+    """Return the folder of a model on this machine, fetched from the hub if necessary.
 
     Files in the hub's cache are used without contacting the network.
 
@@ -55,10 +55,6 @@ def find_model(name: str, weights: str | None, *, files: tuple[str, ...]) -> Pat
         name: owner/model, or owner/model@revision (a branch, tag or commit of the hub).
         weights: A folder with a folder owner/model inside, used instead of the hub.
         files: Names of the files that the encoder needs.
-
-    Raises:
-        ConfigError: The hub has no such model or revision.
-        ResourceError: Files are missing; with where to put them.
     """
     model, _, revision = name.partition("@")
     if weights is None:
@@ -156,11 +152,9 @@ def _hint_of_conversion(model: str) -> str:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A loaded model.
+    """A loaded model, in evaluation mode, in float32, on the CPU.
 
-    Attributes:
-        model: In evaluation mode, in float32, on the CPU.
-        missing: Names of the weights that no file has; they are random.
+    `missing` are the names of the weights that no file has; they are random.
     """
 
     model: torch.nn.Module
@@ -168,12 +162,7 @@ class Pretrained:
 
 
 def load_model(folder: Path) -> Pretrained:
-    """Load the model of a folder; its architecture is the one that config.json names.
-
-    Raises:
-        DataError: A file is torn or foreign, or the weights don't fit the architecture.
-        ResourceError: transformers is not installed.
-    """
+    """Load the model of a folder; its architecture is the one that config.json names."""
     transformers = import_transformers()
     for file in sorted(folder.glob("*.safetensors")):
         check_safetensors(file)
@@ -197,12 +186,7 @@ def load_model(folder: Path) -> Pretrained:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a folder.
-
-    Raises:
-        DataError: Its files are torn or foreign.
-        ResourceError: transformers is not installed.
-    """
+    """Load the tokenizer of a folder."""
     transformers = import_transformers()
     with _understood(folder, transformers):
         return transformers.AutoTokenizer.from_pretrained(
@@ -211,11 +195,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def check_complete(folder: Path, missing: frozenset[str]) -> None:
-    """Refuse a model with random weights.
-
-    Raises:
-        DataError: Weights are missing.
-    """
+    """Raise `DataError` for a model with random weights."""
     if missing:
         raise DataError(
             f"{folder}: {len(missing)} weights that config.json asks for are in no file, such as "
@@ -224,11 +204,7 @@ def check_complete(folder: Path, missing: frozenset[str]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        DataError: It can't be read, or is no object.
-    """
+    """Read the object in a JSON file; raises `DataError` if there is none."""
     try:
         values = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
@@ -253,11 +229,7 @@ def license_of(folder: Path) -> str:
 
 
 def import_transformers() -> ModuleType:
-    """Import transformers; torchaudio first, which it imports by itself where it is installed.
-
-    Raises:
-        ResourceError: It is not installed.
-    """
+    """Import transformers; torchaudio first, which it imports by itself where it is installed."""
     load_torchaudio()
     try:
         import transformers

@@ -25,15 +25,7 @@ _SCALE_DB = 20.0
 class LogMelEncoder:
     """40 log-mel bands every 25 ms; neighbouring frames are put together into a token.
 
-    Attributes:
-        rate_hz: Tokens a second: 40 or a whole part of it.
-        name: The encoder's name.
-        license: Of its weights: it has none.
-        sample_rate_hz: Of the wave form it wants.
-        has_weights: Whether it loads weights: no.
-
-    Raises:
-        ConfigError: A rate that frames can't be put together to.
+    `rate_hz` is 40 or a whole part of it; others raise `ConfigError`.
     """
 
     rate_hz: float = 10.0

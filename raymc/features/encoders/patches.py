@@ -28,13 +28,6 @@ class PatchEncoder:
     Of each patch, row by row: its 36 grey values, less their mean and over their deviation (what
     is drawn there, whatever the light); then that deviation, the mean, and the mean of red and
     of blue less grey, all scaled to about 1.
-
-    Attributes:
-        rate_hz: Frames, and so tokens, a second.
-        name: The encoder's name.
-        dim: Values a token.
-        license: Of its weights: it has none.
-        has_weights: Whether it loads weights: no.
     """
 
     rate_hz: float = 1.0
@@ -49,11 +42,7 @@ class PatchEncoder:
         return Picture(height=SIDE, width=SIDE, interpolation="area")
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T D"]:
-        """One token a frame, from that frame alone.
-
-        Raises:
-            DataError: Frames of another size than `picture`.
-        """
+        """One token a frame, from that frame alone; it must have the size of `picture`."""
         if frames.shape[1:3] != (SIDE, SIDE):
             found = f"{frames.shape[1]} × {frames.shape[2]}"
             raise DataError(f"frames of {found} pixels; patches expects {SIDE} × {SIDE}")

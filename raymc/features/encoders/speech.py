@@ -39,8 +39,6 @@ class SpeechModel:
 
     Attributes:
         name: The bundle's name in torchaudio.pipelines.
-        license: Of the weights, as torchaudio states it.
-        sample_rate_hz: Of the wave form it wants.
         labels: The characters of its logits, the blank first; none where it isn't for ASR.
         dim: Values a frame of its features.
         stride: Samples from one frame to the next.
@@ -104,17 +102,7 @@ class SpeechModel:
 class SpeechEncoder:
     """A speech model as an encoder of sound; a token is the mean of its last layer over its time.
 
-    Attributes:
-        name: The bundle's name.
-        dim: Values per token.
-        rate_hz: Tokens per second, at most the model's frames per second.
-        license: Of the weights.
-        sample_rate_hz: Rate of the waveform it wants.
-        model: The loaded bundle.
-        has_weights: Yes.
-
-    Raises:
-        ConfigError: The rate is out of its range.
+    `rate_hz` is at most the model's frames per second; others raise `ConfigError`.
     """
 
     name: str
@@ -149,13 +137,7 @@ class SpeechEncoder:
 def speech_encoder(
     name: str, *, rate_hz: float = 10.0, weights: str | None = None, device: str = "cpu"
 ) -> SpeechEncoder:
-    """Load a bundle as an encoder; see `load_bundle`.
-
-    Raises:
-        ConfigError: A rate out of its range.
-        DataError: A file that is torn, foreign, or of another model.
-        ResourceError: A file or a device that is missing.
-    """
+    """Load a bundle as an encoder; see `load_bundle`."""
     model = load_bundle(name, weights=weights, device=device)
     return SpeechEncoder(
         name=model.name,
@@ -182,15 +164,7 @@ def _mean_by_token(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Transcriber:
-    """Writes down what is said, word by word.
-
-    Attributes:
-        name: The bundle's name.
-        license: Of the weights.
-        sample_rate_hz: Rate of the waveform it wants.
-        model: The loaded bundle.
-        has_weights: Yes.
-    """
+    """Writes down what is said, word by word."""
 
     name: str
     license: str
@@ -206,12 +180,7 @@ class Transcriber:
 
 
 def transcriber_of(name: str, *, weights: str | None = None, device: str = "cpu") -> Transcriber:
-    """Load a bundle as a transcriber; see `load_bundle`.
-
-    Raises:
-        DataError: A file that is torn, foreign, or of another model.
-        ResourceError: A file or a device that is missing.
-    """
+    """Load a bundle as a transcriber; see `load_bundle`."""
     model = load_bundle(name, weights=weights, device=device)
     return Transcriber(
         name=model.name, license=model.license, sample_rate_hz=model.sample_rate_hz, model=model
@@ -224,14 +193,7 @@ def greedy_words(
     """Decode the best character of each frame: repeats collapse, blanks go, `|` ends a word.
 
     Graves et al. 2006, Connectionist Temporal Classification, section 3.2 (best path decoding).
-
-    Args:
-        best: Numbers of characters.
-        labels: The characters; number 0 is the blank.
-        frame_seconds: From one frame to the next.
-
-    Returns:
-        The words; each lasts from its first character's first frame to its last one's end.
+    Label 0 is the blank. A word lasts from its first character's first frame to its last one's end.
     """
     words: list[Cue] = []
     letters, start, end, at = "", 0, 0, 0
@@ -252,11 +214,7 @@ def greedy_words(
 
 
 def bundle_names(*, recognises: bool = False) -> list[str]:
-    """The bundles of the installed torchaudio, without aligners; optionally only for recognition.
-
-    Raises:
-        ResourceError: Torchaudio can't be loaded beside this torch.
-    """
+    """The bundles of the installed torchaudio, without aligners; or only those for recognition."""
     pipelines = _pipelines()
     kind = pipelines.Wav2Vec2ASRBundle if recognises else pipelines.Wav2Vec2Bundle
     return [
@@ -267,17 +225,10 @@ def bundle_names(*, recognises: bool = False) -> list[str]:
 
 
 def load_bundle(name: str, *, weights: str | None = None, device: str = "cpu") -> SpeechModel:
-    """Load a bundle's model.
+    """Load the model of one of `bundle_names`.
 
-    Args:
-        name: One of `bundle_names`.
-        weights: A folder with the file that the bundle downloads, or one of the same stem that
-            ends in .safetensors, instead of the network.
-        device: Where it computes.
-
-    Raises:
-        DataError: A file that is torn, foreign, or of another model.
-        ResourceError: A file or a device that is missing.
+    `weights` is a folder with the file that the bundle downloads, or one of the same stem that ends
+    in .safetensors, used instead of the network. Errors are those of `encoders.audio_encoder`.
     """
     where = checked_device(device)
     bundle: Any = getattr(_pipelines(), name)

@@ -42,13 +42,6 @@ class HashedWords:
 
     Place and sign come from a hash of the word, the same on every machine (Weinberger et al.
     2009, Feature Hashing for Large Scale Multitask Learning); the sum has length 1.
-
-    Attributes:
-        rate_hz: Texts, and so tokens, a second.
-        name: The encoder's name.
-        dim: Values a token.
-        license: Of its weights: it has none.
-        has_weights: Whether it loads weights: no.
     """
 
     rate_hz: float
@@ -76,13 +69,6 @@ class TextTower:
     A token is the pooled output where a model was trained by it, as the text towers of CLIP and
     SigLIP were (before their projection), and the mean over the last layer's pieces elsewhere:
     BERT's pooler was trained for another task. Longer texts are cut at what the model can read.
-
-    Attributes:
-        name: The model's name on the hub.
-        dim: Values a token.
-        rate_hz: Texts, and so tokens, a second.
-        license: Of the weights.
-        has_weights: Whether it loads weights: yes.
     """
 
     name: str
@@ -115,16 +101,7 @@ def text_tower(
 ) -> TextTower:
     """Load the text tower of a model, or a model of text such as BERT.
 
-    Args:
-        name: owner/model of the hub, with @revision if not the newest.
-        rate_hz: Texts a second that it will be given.
-        weights: A folder with owner/model/ inside, instead of the hub.
-        device: Where it computes.
-
-    Raises:
-        ConfigError: Unknown to the hub, or it doesn't turn a text into a vector.
-        DataError: Files that are torn or don't fit together.
-        ResourceError: Files, a package or a device that are missing.
+    `name` and `weights` are those of `hub.find_model`, errors those of `encoders.text_encoder`.
     """
     where = checked_device(device)
     folder = find_model(name, weights, files=FILES)

@@ -45,13 +45,9 @@ _LARGE_SIDE = 384  # from here on, models with `crop_pct` squash pictures instea
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How bytes become the values that a model was trained on.
+    """How bytes become the values that a model was trained on: (bytes · factor - mean) / std.
 
-    Attributes:
-        picture: The frames it wants.
-        factor: Multiplies the bytes, before the mean is subtracted.
-        mean: Of red, green and blue.
-        std: Divides them, after that.
+    `picture` are the frames it wants; mean and std are those of red, green and blue.
     """
 
     picture: Picture
@@ -77,14 +73,6 @@ class VisionTower:
     That head (CLIP's `visual_projection`) is left out: it is linear and narrows, so a trained
     model can learn it, but not undo it. Without a trained pooler the token is the class token of
     the last layer, and without one the mean over patches.
-
-    Attributes:
-        name: The model's name on the hub.
-        dim: Values a token.
-        rate_hz: Frames, and so tokens, a second.
-        license: Of the weights.
-        picture: The frames it wants.
-        has_weights: Whether it loads weights: yes.
     """
 
     name: str
@@ -102,11 +90,7 @@ class VisionTower:
         return self.preprocessing.picture
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T D"]:
-        """One token a frame; each depends on its frame alone.
-
-        Raises:
-            DataError: Frames of another size than `picture`.
-        """
+        """One token a frame, from that frame alone; it must have the size of `picture`."""
         wanted = (self.picture.height, self.picture.width)
         if frames.shape[1:3] != wanted:
             found = f"{frames.shape[1]} × {frames.shape[2]}"
@@ -126,16 +110,7 @@ def vision_tower(
 ) -> VisionTower:
     """Load the vision tower of a model.
 
-    Args:
-        name: owner/model of the hub, with @revision if not the newest.
-        fps: Frames a second that it will be given.
-        weights: A folder with owner/model/ inside, instead of the hub.
-        device: Where it computes.
-
-    Raises:
-        ConfigError: Unknown to the hub, or it doesn't turn a picture into a vector.
-        DataError: Files that are torn or don't fit together.
-        ResourceError: Files, a package or a device that are missing.
+    `name` and `weights` are those of `hub.find_model`, errors those of `encoders.visual_encoder`.
     """
     where = checked_device(device)
     folder = find_model(name, weights, files=FILES)
@@ -208,13 +183,10 @@ def _try_out(
 
 
 def read_preprocessing(folder: Path) -> Preprocessing:
-    """The preprocessing that a model's folder describes.
+    """Read the preprocessing that a model's folder describes.
 
     Pictures are cropped where the model's own are, else squashed. Where it would take pictures
     of any shape, scaled by their shorter side, their centre is taken.
-
-    Raises:
-        DataError: The description is torn, or asks for something else.
     """
     file = folder / "preprocessor_config.json"
     if not file.is_file():

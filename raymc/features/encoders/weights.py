@@ -15,12 +15,7 @@ PATIENCE_SECONDS = 5.0  # enough for a slow network
 
 
 def checked_device(device: str) -> torch.device:
-    """The device of that name, if this machine has it.
-
-    Raises:
-        ConfigError: Torch knows no such kind of device.
-        ResourceError: This machine, or this torch, has none.
-    """
+    """Return the device of that name, if this machine and this torch have it."""
     try:
         found = torch.device(device)
     except RuntimeError as error:
@@ -39,13 +34,7 @@ def check_reachable(url: str, *, otherwise: str) -> None:
     """Check once that a server answers: libraries retry for half a minute or more per file.
 
     Any answer is enough, even an error; the library that uses the server next explains it better.
-
-    Args:
-        url: An address on the server; proxies of the environment are used.
-        otherwise: What the user is to do without it.
-
-    Raises:
-        ResourceError: No answer within `PATIENCE_SECONDS`.
+    Proxies of the environment are used. `otherwise` is what the user is to do without it.
     """
     request = urllib.request.Request(url, method="HEAD")
     try:
@@ -58,11 +47,7 @@ def check_reachable(url: str, *, otherwise: str) -> None:
 
 
 def check_safetensors(file: Path) -> None:
-    """Check that a safetensors file is complete: its header gives its length.
-
-    Raises:
-        DataError: It is damaged, or another kind of file.
-    """
+    """Check that a safetensors file is complete: its header gives its length."""
     from safetensors import SafetensorError, safe_open
 
     try:
