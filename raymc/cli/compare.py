@@ -29,14 +29,8 @@ def run_compare(
 ) -> Comparison:
     """Compare runs with the first one on a split; print the result and, if asked, write a page.
 
-    Args:
-        runs: Each a name below `run.folder`, a run's folder or a bundle; at least two.
-        console: Where to print.
-        overrides: Settings such as run.folder=FOLDER.
-        split: Empty for the first run's `data.test`.
-        dataset: Empty for the first run's `data.path`.
-        metric: The one that the verdict is about.
-        html: File to write the comparison to, as a page.
+    Each run is a name below `run.folder`, a run's folder or a bundle. An empty dataset or split is
+    the first run's `data.path` or `data.test`. The verdict is about `metric`.
     """
     if len(runs) < 2:
         raise ConfigError("a comparison needs at least two runs: raymc compare RUN RUN")
@@ -47,12 +41,11 @@ def run_compare(
         check_classes(names[0], bundles[0].vocabulary, name, other.vocabulary)
     data = bundles[0].config.data
     opened, split = open_dataset(dataset or data.path), split or data.test
+    scored = [stored_scores(bundle, opened, split) for bundle in bundles]
     found = compare(
         [
-            ScoredRun(
-                name, bundle.config, bundle.dataset_digest, stored_scores(bundle, opened, split)
-            )
-            for name, bundle in zip(names, bundles)
+            ScoredRun(name, bundle.config, bundle.dataset_digest, scores)
+            for name, bundle, scores in zip(names, bundles, scored)
         ]
     )
     for part in comparison_parts(found, metric):
@@ -70,11 +63,7 @@ def name_of(bundle: Path) -> str:
 
 
 def _names(runs: Sequence[str], bundles: Sequence[Path]) -> list[str]:
-    """Return each run's name, or what was typed if two runs have the same name.
-
-    Raises:
-        ConfigError: A run is given twice.
-    """
+    """Return each run's name, or what was typed if two runs have the same name."""
     if len({bundle.resolve() for bundle in bundles}) < len(bundles):
         raise ConfigError(f"a run is given twice: {', '.join(runs)}")
     names = [name_of(bundle) for bundle in bundles]

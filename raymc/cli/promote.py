@@ -24,16 +24,11 @@ from raymc.training.runs import find_bundle, read_config, run_of
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """What is asked for.
+    """What is asked for: the options of `raymc promote`.
 
-    Attributes:
-        alias: The alias that is to point at the bundle.
-        name: Of the registered model; empty for the run's `tracking.register_as`.
-        dataset: To compare on; empty for the one that the alias's holder was tested on, or if
-            that is not recorded, the run's `data.path`.
-        split: Likewise; the run's is `data.test`.
-        metric: The one that decides.
-        force: Promote the bundle even if it is worse.
+    An empty name is the run's `tracking.register_as`. An empty dataset or split is the one that
+    the alias's holder was tested on or, if that is not recorded, the run's `data.path` or
+    `data.test`.
     """
 
     alias: str = "champion"
@@ -61,11 +56,7 @@ def run_promote(
 ) -> None:
     """Point an alias of a registered model at a run's bundle, unless that is worse.
 
-    Args:
-        run: A name below `run.folder`, a run's folder or a bundle.
-        asked: Which alias of which model, and what decides.
-        console: Where to print.
-        overrides: Settings such as run.folder=FOLDER.
+    The run is a name below `run.folder`, a run's folder or a bundle.
 
     Raises:
         PromotionError: The bundle is worse, beyond the interval.
@@ -119,11 +110,7 @@ def _config_of(bundle: Bundle, overrides: Sequence[str]) -> Config:
 
 
 def _field(config: Config, holder: Version | None, asked: Promotion) -> _Field:
-    """Return what to compare on: what was asked for, else what the holder was tested on.
-
-    Raises:
-        DataError: the holder's test set can't be read, or is not what it was.
-    """
+    """Return what to compare on: what was asked for, else what the holder was tested on."""
     if holder is None or holder.tested is None or asked.dataset:
         path = asked.dataset or config.data.path
         return _Field(open_dataset(path), path, asked.split or config.data.test)
@@ -159,11 +146,7 @@ def _compare(
 
 
 def _judge(found: str, difference: Difference, force: bool, console: Console) -> None:
-    """Print the result of the comparison.
-
-    Raises:
-        PromotionError: The challenger is worse, its whole interval below 0, and `force` is off.
-    """
+    """Print the result; raises PromotionError if the whole interval is below 0, unless forced."""
     if difference.high < 0 and not force:
         raise PromotionError(f"not promoted: {found}; --force promotes it anyway")
     console.print(found, soft_wrap=True, markup=False, highlight=False)

@@ -72,15 +72,15 @@ def run_tune(config: Config, console: Console) -> Path:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
         record = SweepRecorder(run, dataset.manifest, tracker, display.update)
         with _ending(tracker, record.parent), display:
-            result = sweep(run, dataset, listener=record)
+            best, is_new = sweep(run, dataset, listener=record)
         bundle = run.folder / BUNDLE
-        save_bundle(Path(result.best.checkpoint), bundle)
+        save_bundle(Path(best.checkpoint), bundle)
         console.print(trials_table(record.trials, config.train.monitor, width=console.width))
         record.summarise()
-        best = {f"best/{key[4:]}": x for key, x in result.best.best.items() if key[:4] == "val/"}
-        tracker.end_run(record.parent, "complete", metrics=best)
-        console.print(f"best: trial {result.best.number}, {trial_name(result.best.params)}")
-        if result.is_new:
+        metrics = {f"best/{key[4:]}": x for key, x in best.best.items() if key[:4] == "val/"}
+        tracker.end_run(record.parent, "complete", metrics=metrics)
+        console.print(f"best: trial {best.number}, {trial_name(best.params)}")
+        if is_new:
             _log_bundle(bundle, tracker, record.parent, config, console)
             _add_report(run, tracker, record.parent, console)
     console.print(f"bundle: {bundle}", soft_wrap=True)

@@ -13,11 +13,8 @@ _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "failed": "r
 def trials_table(trials: Sequence[Trial], metric: str = "val/mAP", *, width: int = 100) -> Table:
     """Return all trials, best first and the best highlighted, with the params that differ.
 
-    Args:
-        trials: In any order; those without a value come last, after them the failed ones.
-        metric: Column title of `Trial.value`.
-        width: Characters that fit in a line (`console.width`). Where a column for each param
-            doesn't fit, one column holds them all.
+    Those without a value come last, after them the failed ones. Where a column for each param
+    doesn't fit into `width` characters, one column holds them all.
     """
     has_recall = any(trial.recall is not None for trial in trials)
     shown = ranked(trials)
@@ -35,14 +32,9 @@ def rows_table(
     joined: bool,
     has_recall: bool = False,
 ) -> Table:
-    """Return some of the trials as a table in the order given.
+    """Return some of the trials as a table in the order given; all decide about columns and best.
 
-    Args:
-        shown: Those that get a row.
-        trials: All, which decide about columns and the best.
-        metric: Column title of `Trial.value`.
-        joined: Whether one last column holds all params.
-        has_recall: Whether R80 has a column.
+    If `joined`, one last column holds all params.
     """
     names = _varying(trials)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")

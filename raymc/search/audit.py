@@ -26,14 +26,12 @@ def audit_trials(sweep: Run) -> list[RunAudit]:
     data = sweep.config.data
     rows = open_dataset(data.path).manifest.rows(data.train)
     trials = trials_of(read_study(sweep).get_trials(deepcopy=False), sweep.config)
-    return [_audit_trial(t.number, t.checkpoint, rows) for t in trials if t.checkpoint]
-
-
-def _audit_trial(number: int, address: str, rows: int) -> RunAudit:
-    filesystem, path = open_address(address)
-    log = record_of(filesystem, path)
-    epochs = audit(log, rows=rows, epochs=max(log.counts, default=0), is_part=False)
-    return RunAudit(str(number), checkpoint=address, rows=rows, epochs=epochs, restarts=[])
+    found = []
+    for number, address in ((t.number, t.checkpoint) for t in trials if t.checkpoint):
+        log = record_of(*open_address(address))
+        epochs = audit(log, rows=rows, epochs=max(log.counts, default=0), is_part=False)
+        found.append(RunAudit(str(number), address, rows=rows, epochs=epochs, restarts=[]))
+    return found
 
 
 def trials_table(sweep: str, found: Sequence[RunAudit]) -> Table:

@@ -55,10 +55,14 @@ def open_study(run: Run) -> optuna.Study:
 
 
 def begin_with_default(study: optuna.Study, config: Config) -> None:
-    """Make the configuration itself the first trial of an empty study, if `try_default` is set."""
-    defaults = _defaults(config)
-    if config.search.try_default and not study.trials and defaults:
-        study.enqueue_trial(defaults)
+    """Make the configuration the first trial of an empty study, if it lies inside the space.
+
+    `search.try_default` may switch that off.
+    """
+    settings, space = flatten(config), distributions(config)
+    inside = all(_holds(values, settings[path]) for path, values in space.items())
+    if config.search.try_default and space and inside and not study.trials:
+        study.enqueue_trial({path: settings[path] for path in space})
 
 
 def read_study(run: Run) -> optuna.Study:
@@ -120,13 +124,6 @@ def _address(run: Run) -> str:
 def _storage(address: str) -> RDBStorage:
     """Return the database; connections are tested before use and replaced if they broke."""
     return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-
-
-def _defaults(config: Config) -> dict[str, Any]:
-    """Return the configuration's own values of the space, or {} if one lies outside it."""
-    settings, space = flatten(config), distributions(config)
-    inside = all(_holds(values, settings[path]) for path, values in space.items())
-    return {path: settings[path] for path in space} if inside else {}
 
 
 def _holds(values: BaseDistribution, value: Any) -> bool:

@@ -7,7 +7,7 @@ Ray Train run takes about half a minute, so only trials of several workers do th
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +33,13 @@ from raymc.training.runs import TRIALS, Run
 from raymc.training.worker import EPOCH, IS_LAST, limit_threads
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep and its best trial; `is_new` is false if all trials had ended before."""
-
-    best: Trial
-    is_new: bool
-
-
-def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> SweepResult:
+def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> tuple[Trial, bool]:
     """Search as configured, or resume an interrupted sweep of the same settings.
 
-    Args:
-        run: The sweep, with its resources.
-        dataset: The one to train on.
-        listener: Is called with a trial whenever it starts, ends an epoch or ends.
+    The listener is called with a trial whenever it starts, ends an epoch or ends.
+
+    Returns:
+        The best trial, and whether any trial had to be run: all may have ended before.
 
     Raises:
         DataError: The dataset can't be used.
@@ -74,7 +66,7 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> S
                 "again to resume"
             ) from error
     trials = trials_of(study.get_trials(deepcopy=False), config)
-    return SweepResult(winner(trials), is_new)
+    return winner(trials), is_new
 
 
 def make_scheduler(config: Config) -> ASHAScheduler | None:
@@ -118,21 +110,11 @@ def make_tuner(
             trial_name_creator=lambda trial: trial.config["folder"],
             trial_dirname_creator=lambda trial: trial.config["folder"],
         ),
-        run_config=tune.RunConfig(
-            name=session.name,
-            storage_path=str(session.parent),
-            verbose=0,
-        ),
+        run_config=tune.RunConfig(name=session.name, storage_path=str(session.parent), verbose=0),
     )
 
 
-def run_trial(
-    settings: dict[str, Any],
-    *,
-    run: Run,
-    data: SharedData,
-    session: Path,
-) -> None:
+def run_trial(settings: dict[str, Any], *, run: Run, data: SharedData, session: Path) -> None:
     """Train one trial in its own process, or through Ray Train if it has several workers.
 
     Another attempt would raise the same Python error again, so it is reported as the trial's

@@ -31,14 +31,9 @@ _EPOCH, _END = "epoch {}", "end"
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch of a trial.
+    """An epoch of a trial, counted from 1; `value` is the monitored one of its metrics.
 
-    Attributes:
-        number: From 1.
-        value: The monitored metric.
-        metrics: All of them, by their MLflow names.
-        seconds: How long the trial had had a worker at the end of this epoch.
-        checkpoint: Where its checkpoint is.
+    `seconds` is how long the trial had had a worker at the end of this epoch.
     """
 
     number: int
@@ -100,12 +95,8 @@ class Trial:
 
     def after(self, epoch: Epoch) -> "Trial":
         """Return the trial with one more epoch; of equal epochs the first stays the best."""
-        trial = replace(
-            self,
-            epoch=epoch.number,
-            epochs=(*self.epochs, epoch),
-            seconds=epoch.seconds,
-        )
+        epochs = (*self.epochs, epoch)
+        trial = replace(self, epoch=epoch.number, epochs=epochs, seconds=epoch.seconds)
         if not epoch.value > (-math.inf if self.value is None else self.value):
             return trial
         best = {**epoch.metrics, "epoch": float(epoch.number)}
@@ -145,12 +136,7 @@ def trials_of(study: "Iterable[FrozenTrial]", config: Config) -> list[Trial]:
 
 
 def trial_of(found: "FrozenTrial", config: Config) -> Trial:
-    """Return what a study knows of a trial.
-
-    Args:
-        found: The study's own record.
-        config: Settings of the sweep.
-    """
+    """Return what a study knows of a trial."""
     trial = new_trial(found.number, found.params, config)
     for number, value in sorted(found.intermediate_values.items()):
         trial = trial.after(Epoch(number, value, **found.user_attrs[_EPOCH.format(number)]))
