@@ -48,7 +48,7 @@ class RaggedRows:
         chosen = sorted(generator.choice(len(self.classes), LABELS_OF_A_CLIP, replace=False))
         row = Row(
             id=f"clip-{i:09d}",
-            labels=[self.classes[k] for k in chosen],
+            labels=[self.classes[int(k)] for k in chosen],
             tokens={m.name: _values(generator, (length, m.dim), m.dtype) for m in self.modalities},
         )
         self.seen(row)

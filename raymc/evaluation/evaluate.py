@@ -107,7 +107,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         if place == half and len(order) > CLASSES_SHOWN:
             table.add_row(f"… {len(order) - CLASSES_SHOWN} more", "", "")
         support = str(evaluation.scores.support[c])
-        table.add_row(f"AP {names[c]}", percent(per_class[c]), support)
+        table.add_row(f"AP {names[c]}", percent(float(per_class[c])), support)
     return table
 
 

@@ -9,7 +9,7 @@ from raymc.evaluation.compare import ClassDifference, Comparison
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.metrics import MetricName
 from raymc.metrics.text import difference_cells, difference_text, estimate_text
-from raymc.report.page import STYLES, Cell, Note, Page, Section, Table, number, render, text
+from raymc.report.page import STYLES, Cell, Figure, Note, Page, Section, Table, number, render, text
 from raymc.search.trials import param_text
 
 CLASSES_SHOWN = 12
@@ -29,7 +29,8 @@ def comparison_parts(
     ]
     parts += ["", split_line(comparison)]
     for section in _sections(comparison, classes):
-        parts += ["", *(part.in_terminal() for part in section.parts)]
+        shown = [part for part in section.parts if not isinstance(part, Figure)]
+        parts += ["", *(part.in_terminal() for part in shown)]
     return parts
 
 
