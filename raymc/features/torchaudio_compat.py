@@ -52,7 +52,7 @@ def _forget_torchaudio() -> None:
 
 
 def _stand_in() -> ModuleType:
-    """A `torchaudio._extension` that says: no native code here."""
+    """Return a `torchaudio._extension` that reports that there is no native code."""
     spec = importlib.machinery.ModuleSpec("torchaudio._extension", loader=None)
     module = importlib.util.module_from_spec(spec)
     vars(module).update(

@@ -254,7 +254,6 @@ def _missing_notes(table: Table, columns: Columns, *, allowed: bool) -> list[str
 
 
 def _one_hot_notes(train: Table, columns: Columns) -> list[str]:
-    """Say which attributes became many features."""
     chosen = {train.columns[column][0] for own in columns.values() for column in own}
     sizes = {
         name: len(values)
@@ -293,7 +292,6 @@ def _choose_rows(
 
 
 def _read_arff(file: str) -> Table:
-    """Read an ARFF file, dense or sparse, whole into memory."""
     try:
         from arff import DENSE_GEN, ArffException, load
     except ImportError as error:

@@ -159,7 +159,6 @@ def _check_config(config: ParquetConfig) -> None:
 
 
 def _check_columns(config: ParquetConfig, file: ParquetFile, schema: pa.Schema) -> None:
-    """Check that a file has the columns of the settings, and that they hold what they should."""
     kinds = {
         config.id: ("text or whole numbers", _is_text, pa.types.is_integer),
         config.labels: ("text or lists of it", _is_text, _is_texts, pa.types.is_null),

@@ -242,7 +242,6 @@ def _find_files(split: str, pattern: str) -> tuple[fs.FileSystem, list[str]]:
 def _look_through(
     filesystem: fs.FileSystem, path: str, decode: Decode, *, skip: bool
 ) -> RecordFile:
-    """Read a whole file and check each record."""
     digest, offsets, damaged, first_damage = hashlib.sha256(), array("q"), 0, ""
     remarks: Counter[str] = Counter()
     for offset, record in _records(filesystem, path, digest.update):

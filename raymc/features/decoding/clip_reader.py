@@ -1,7 +1,4 @@
-"""Sources to clips: goes over the windows, and says of each what is missing.
-
-Imports av through the files beside it. `clips.py` says what a clip is.
-"""
+"""Sources to clips: reads window by window, and reports what is missing in each."""
 
 import math
 from collections.abc import Iterator
@@ -23,7 +20,7 @@ from raymc.features.sources import Source
 
 CLIP_BYTES = 2 << 30  # of one clip's pictures and sound at most
 _MISSED_SECONDS = 1.0  # by which a file may end earlier than it was said to
-_BEYOND_SECONDS = 1e-3  # the end of a window, to tell whether the source goes on
+_BEYOND_SECONDS = 1e-3  # the end of a window, to tell whether the source continues
 _SKIP_SECONDS = 10.0  # between two windows, from which on it is worth seeking
 _NO_STREAM = {
     (True, True): ("open", "neither video nor sound"),
@@ -108,7 +105,7 @@ class _Reader:
         return self._windows.exists(k)
 
     def _read_to(self, seconds: float, k: int) -> None:
-        """Read on for window k, and learn where the file ends if it does."""
+        """Read further for window k, and learn where the file ends if it does."""
         self._reading.read_to(seconds, longest=self._windows.begin_of(k) + self._longest)
         if self._reading.has_ended:
             tolerance = 0.0 if self._duration is None else _MISSED_SECONDS
@@ -173,7 +170,7 @@ class _Reader:
         return f"the file ends at {self._windows.end:.1f} s, expected {self._said_end:.1f} s"
 
     def _nothing(self) -> Failure:
-        """Why there is no clip at all."""
+        """Return the reason why there is no clip at all."""
         if not self._has_streams:
             wanted = (self._request.picture is not None, self._request.sample_rate_hz is not None)
             stage, what = _NO_STREAM[wanted]

@@ -1,7 +1,4 @@
-"""What can go wrong inside FFmpeg, and how it is said in one line.
-
-Imports av, and silences its log.
-"""
+"""What can go wrong inside FFmpeg, as one line of text; FFmpeg's own log is silenced."""
 
 import av.logging
 from av.error import FFmpegError

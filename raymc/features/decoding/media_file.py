@@ -1,6 +1,6 @@
 """One media file opened: its streams, its clock, and its packets with times that can be trusted.
 
-Imports av. What FFmpeg is let loose on is limited here: formats, addresses, sizes, waiting.
+What FFmpeg may open is limited here: formats, addresses, sizes, waiting times.
 """
 
 import os
@@ -218,7 +218,7 @@ def open_media(path: str) -> Iterator[MediaFile]:
 
 
 def _open_local(path: str) -> InputContainer:
-    if not os.path.isfile(path):  # opening a pipe would wait for ever
+    if not os.path.isfile(path):  # opening a pipe would wait forever
         raise OSError("it is a folder" if os.path.isdir(path) else "no such file")
     return av.open(f"file:{path}", "r", container_options=_LIMITS, metadata_errors="replace")
 

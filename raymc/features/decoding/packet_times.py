@@ -1,7 +1,4 @@
-"""The times of a stream's packets: what they mean in seconds, and which to believe.
-
-Imports av's packet only.
-"""
+"""The times of a stream's packets: what they mean in seconds, and which to believe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +85,7 @@ class PacketTimes:
         return [waiting]
 
     def _is_beside(self, tick: int) -> bool:
-        """Whether another stream has come to about this time, and this one goes on forward."""
+        """Whether another stream has come to about this time, and this one moves forward."""
         seconds = self._clock.seconds(tick)
         return tick > self._last and any(
             abs(seconds - other._clock.seconds(other._last)) < JUMP_SECONDS for other in self.others
@@ -97,7 +94,7 @@ class PacketTimes:
     def _settle(self, waiting: Packet, packet: Packet, tick: int) -> list[Packet]:
         there = time_of(waiting) or 0
         step = there - self._last
-        # Packets may be rare: those that go on forward, however far, confirm each other.
+        # Packets may be rare: those that move forward, however far, confirm each other.
         is_confirmed = abs(tick - there) <= self._jump or (step > 0 and tick > there)
         if not is_confirmed:
             waiting.pts = waiting.dts = None

@@ -1,7 +1,7 @@
 """One pass over the packets of a file: pictures and sound are decoded in step.
 
-Imports av. Reads on until both streams are there up to a time, and not much further, whatever
-the file says about itself.
+It reads until both streams have reached a time, and not much further, even if the file's header
+claims more. `Windows` says where the windows of a source lie, and when their pictures are taken.
 """
 
 import math

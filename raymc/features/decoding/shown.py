@@ -1,8 +1,6 @@
 """Decoded frames to the pictures displayed at wanted moments, and how far each can be trusted.
 
-Imports av and numpy. Times are in ticks of the stream.
-
-Axes: T frames, H height, W width.
+Times are in ticks of the stream. Axes: T frames, H height, W width.
 """
 
 from collections import deque
@@ -239,7 +237,6 @@ class Display:
         return _Shown(self._pixels, damage or self._fault, is_far)
 
     def _make(self) -> None:
-        """Make the picture of the last frame, once."""
         if self._pixels is None and self._last is not None:
             try:
                 self._pixels = self._maker.make(self._last)

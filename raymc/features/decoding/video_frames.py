@@ -1,8 +1,8 @@
 """Packets of a video stream to frames, decoding as few as it can.
 
-Imports av. Packets are planned group by group (from a key frame to the next): a group of which
-nothing is wanted isn't decoded, the others up to their last wanted frame, and of the frames
-before it only those that others refer to. What is decoded is the same as if all were.
+Packets are planned group by group (from a key frame to the next). A group without a wanted frame
+isn't decoded; others are decoded up to their last wanted frame, and of the frames before it only
+those that others refer to. The result is the same as if all were decoded.
 """
 
 from bisect import bisect_right

@@ -92,7 +92,7 @@ class TextTower:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: runs of letters and digits, whatever their case and Unicode form."""
+    """The words of a text: runs of letters and digits, in one case and Unicode form."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
