@@ -60,25 +60,14 @@ def train(
 @click.option("--workers", type=int, help="Training workers of each trial.")
 @click.option("--gpus-per-trial", type=float, help="GPUs of each worker; 0.25: four share one.")
 @click.option("--name", help="Name of the sweep.")
-def tune(
-    config: str | None,
-    overrides: tuple[str, ...],
-    trials: int | None,
-    workers: int | None,
-    gpus_per_trial: float | None,
-    name: str | None,
-) -> None:
+def tune(config: str | None, overrides: tuple[str, ...], **asked: Any) -> None:
     """Search for better settings, and keep the best model.
 
     The settings to search and their ranges are in search.space. Run the same command again to
     resume, or with more --trials to search on.
     """
-    given = {
-        "search.trials": trials,
-        "train.workers": workers,
-        "search.gpus_per_trial": gpus_per_trial,
-        "run.name": name,
-    }
+    given = {f"search.{key}": asked[key] for key in ("trials", "gpus_per_trial")}
+    given |= {"train.workers": asked["workers"], "run.name": asked["name"]}
     loaded = load_config(config, overrides, given)
     from raymc.cli.runs import run_tune
 

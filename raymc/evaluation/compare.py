@@ -102,14 +102,10 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Comparison:
-    """Compare runs on the rows that all of them scored.
+    """Compare runs on the rows that all of them scored; a single run has metrics only.
 
-    Args:
-        runs: The first one's model is the baseline; a single run has metrics only.
-        metrics: What is compared.
-        confidence: Share of resamples inside the intervals.
-        resamples: How often rows, and runs of a model, are drawn; 0 for no intervals.
-        seed: Of the draws.
+    `confidence` is the share of resamples inside the intervals, and `resamples` how often rows, and
+    runs of a model, are drawn; 0 for no intervals.
 
     Raises:
         DataError: The runs have other classes or rows, or a score is NaN or infinite.

@@ -23,17 +23,10 @@ _MATRICES = ("scores", "labels", "observed")
 
 @dataclass(frozen=True)
 class ScoredSplit:
-    """The rows of a split in their order.
+    """The rows of a split in their order, by the ids of their clips.
 
-    Attributes:
-        ids: of the clips.
-        scores: float32, as `Bundle.score` gives them.
-        labels: the truth.
-        observed: which labels are known.
-        vocabulary: the classes, in the order of the columns.
-        split: its name.
-        dataset_digest: of the dataset it belongs to; two of the same digest and split have the
-            same rows.
+    Scores are float32, as `Bundle.score` gives them; `observed` says which labels are known. The
+    vocabulary names the columns. Two splits of equal name and dataset digest have the same rows.
     """
 
     ids: tuple[str, ...]

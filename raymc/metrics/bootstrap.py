@@ -87,15 +87,9 @@ def paired_difference(
     A resample draws rows, the same for both, and runs of each model, so the interval covers
     chance differences between splits and between seeds.
 
-    Args:
-        ours: Scores of one model's runs, such as one a seed; at least one.
-        theirs: Scores of the other's.
-        labels: The truth; ignored where unobserved.
-        observed: Which entries are known; None means all.
-        metric: The metric to compare.
-        confidence: Share of resamples inside the interval.
-        resamples: How many.
-        seed: Of the draws.
+    `ours` and `theirs` are the scores of each model's runs, such as one a seed; at least one.
+    Labels are ignored where unobserved; `observed` None means that all are known. `confidence` is
+    the share of resamples inside the interval.
 
     Raises:
         ConfigError: Unknown metric, `confidence` outside (0, 1) or `resamples` below 1.

@@ -83,11 +83,8 @@ def fit_calibration(
     (B. Zadrozny and C. Elkan 2002, *Transforming Classifier Scores into Accurate Multiclass
     Probability Estimates*), kept 1 / (n + 2) away from 0 and 1; other classes are as above.
 
-    Args:
-        scores: Similarities or logits.
-        labels: The truth; ignored where unobserved.
-        observed: Which entries are known; None means all.
-        name: The kind of calibration; `none` fits nothing.
+    Scores are similarities or logits. Labels are ignored where unobserved; `observed` None means
+    that all are known.
 
     Returns:
         None for `none`, and if the rows lack known positives or known negatives.

@@ -172,10 +172,8 @@ def evaluate_scores(
     without labels counts 1) and `coverage_error` (such a row counts 0), over the observed
     classes of each row that has one.
 
-    Args:
-        scores: Higher means more likely; any scale, since only their order matters.
-        labels: The truth; ignored where unobserved.
-        observed: Which entries are known; None means all.
+    Higher scores mean more likely; only their order matters. Labels are ignored where
+    unobserved; `observed` None means that all are known.
 
     Raises:
         DataError: There are no rows, or an observed score is NaN or infinite.

@@ -42,14 +42,9 @@ def thresholds_at_precision(
     gives confidence in a precision of 1. The share holds for each threshold by itself, not for
     the choice of the lowest, so classes with little data keep their precision less often.
 
-    Args:
-        scores: Higher means more likely; any scale, since only their order matters.
-        labels: The truth; ignored where unobserved.
-        observed: Which entries are known; None means all.
-        precision: The target.
-        confidence: The share of resamples that must reach it; 0 skips them.
-        resamples: How many.
-        seed: Of the draws; a class's draws don't depend on the other classes.
+    Higher scores mean more likely; only their order matters. Labels are ignored where
+    unobserved; `observed` None means that all are known. A confidence of 0 skips the resamples. A
+    class's draws don't depend on the other classes.
 
     Returns:
         float64 thresholds, each one of the class's scores; +inf if none is precise enough.

@@ -53,12 +53,10 @@ class _Judged:
 
 
 def build_report(run: Run, *, split: str | None = None, price: float | None = None) -> str:
-    """Return the report of a sweep as HTML.
+    """Return the report of a sweep, with its own settings or another `data.path`, as HTML.
 
-    Args:
-        run: The sweep, with its own settings or another `data.path`.
-        split: The one that the model is judged on; None is the validation split.
-        price: Of an hour of a GPU, or of a worker if the sweep used no GPU.
+    The model is judged on `split`, None for the validation split. The price is that of an hour of
+    a GPU, or of a worker if the sweep used no GPU.
 
     Raises:
         ConfigError: The folder does not contain a sweep.

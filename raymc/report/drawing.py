@@ -44,13 +44,9 @@ ElementTree.register_namespace("xlink", _XLINK)
 
 
 def as_svg(draw: Callable[["Figure"], None], *, name: str, label: str, height: float) -> Markup:
-    """Return a figure as an SVG element.
+    """Return the figure that `draw` draws on as an SVG element, `height` inches high.
 
-    Args:
-        draw: Draws on the empty figure it is given.
-        name: Prefix of the figure's ids, which must be unique in the page.
-        label: Read aloud by screen readers.
-        height: In inches.
+    The name, unique in the page, prefixes the figure's ids; screen readers read the label aloud.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -64,7 +60,6 @@ def as_svg(draw: Callable[["Figure"], None], *, name: str, label: str, height: f
 
 
 def _inline(svg: bytes, name: str, label: str) -> str:
-    """Return a drawing as an element of a page, with unique ids and a label."""
     root = ElementTree.fromstring(svg)
     for parent in (root, *root.findall(f"{{{_SVG}}}defs")):
         for child in list(parent):

@@ -40,21 +40,13 @@ _ENDS = {state: TrialState[name] for name, state in STATES.items()}
 
 @dataclass
 class _Running:
-    """A trial that Tune is running.
+    """A trial that Tune is running, as far as it has come."""
 
-    Attributes:
-        asked: What writes to the study.
-        trial: What it has come to so far.
-        folder: Where this attempt keeps its checkpoints.
-        seconds_before: How long earlier attempts had a worker.
-        checkpoints: Those on disk, oldest first.
-    """
-
-    asked: optuna.Trial
+    asked: optuna.Trial  # writes to the study
     trial: Trial
-    folder: Path
-    seconds_before: float
-    checkpoints: list[str]
+    folder: Path  # of this attempt's checkpoints
+    seconds_before: float  # how long earlier attempts had a worker
+    checkpoints: list[str]  # those on disk, oldest first
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -76,13 +68,10 @@ class StudySearcher(Searcher):
     study's database is unreachable, writes wait for it, and trials continue until they need an
     answer.
 
-    Args:
-        study: The sweep's.
-        config: The settings that trials vary.
-        session: Folder of this driver's checkpoints, beside those of earlier drivers.
-        scheduler: Is shown what earlier drivers' trials reached.
-        listener: Is called with a trial whenever it starts, ends an epoch or ends, and once with
-            each that ended under an earlier driver.
+    The folder `session` holds this driver's checkpoints, beside those of earlier drivers. The
+    scheduler is shown what earlier drivers' trials reached. The listener is called with a trial
+    whenever it starts, ends an epoch or ends, and once with each that ended under an earlier
+    driver.
     """
 
     def __init__(

@@ -41,11 +41,8 @@ def list_sweeps(uri: str, experiment: str = "raymc") -> list[Sweep]:
 def read_trials(uri: str, experiment: str, sweep: str, *, metric: str = "val/mAP") -> list[Trial]:
     """Return the trials of a sweep by number, without their single epochs.
 
-    Args:
-        uri: MLflow address (`tracking_uri`).
-        experiment: Name of the experiment.
-        sweep: Name, key or MLflow id of the sweep; of several of one name the newest counts.
-        metric: What `Trial.value` is to hold, at the best epoch.
+    The sweep is given by its name, key or MLflow id; of several of one name the newest counts.
+    `Trial.value` is `metric` at the best epoch.
 
     Raises:
         ConfigError: The experiment has no such sweep; the message names those it has.

@@ -103,8 +103,7 @@ class Tracker:
             params: By dotted config key; params that the run already has stay as they are.
             tags: In addition to the git commit, the user and the command. `raymc.trial` is read
                 back as the trial's number.
-            reopen: Whether a run that has ended is continued. If not, what is recorded of it
-                is ignored.
+            reopen: Whether a run that has ended is continued, or records of it are ignored.
 
         Returns:
             The key as MLflow stores it, which the other methods take.

@@ -37,12 +37,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """Something to be written to MLflow.
+    """Something to be written to MLflow, which messages call `what`.
 
-    Attributes:
-        what: How messages name it.
-        method: The method of `tracker._MlflowRuns` that writes it.
-        arguments: The method's arguments, as JSON values.
+    `method` of `tracker._MlflowRuns` writes it, given the arguments, which are JSON values.
     """
 
     what: str
@@ -53,11 +50,7 @@ class Record:
 class Spool:
     """The file of one run's records, held by one process at a time.
 
-    Attributes:
-        folder: The run's folder.
-        file: Where the records are.
-        left: Records that an earlier process left, oldest first.
-        unsaved: Records that did not fit on the disk yet.
+    `left` are records of an earlier process, oldest first; `unsaved` did not fit on the disk yet.
 
     Raises:
         ResourceError: Another process holds it, or it can't be written.
@@ -136,15 +129,10 @@ def count_left(folder: Path) -> int:
 class Writer:
     """Writes records one after the other, and retries each until it succeeds or is refused.
 
-    Args:
-        uri: Where the records go.
-        write: Writes one record. It may raise any error of a store, and is then called again.
-        spool: Keeps records that wait; what an earlier process left there is written first.
-            With None, they are lost when the process ends.
-
-    Attributes:
-        place: Where the records go, without a password.
-        waiting: How many records are still to be written.
+    `write` may raise any error of a store, and is then called again. The spool keeps records that
+    wait, and what an earlier process left there is written first; with None, they are lost when
+    the process ends. `place` is the address without a password; `waiting` counts the records that
+    are still to be written.
     """
 
     def __init__(
