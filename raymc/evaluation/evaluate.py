@@ -25,10 +25,7 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A bundle's scores of a split and their metrics.
-
-    `families` holds the metrics of each label group and parent by name.
-    """
+    """A bundle's scores of a split and their metrics, also by label group and parent."""
 
     bundle: Bundle
     scored: ScoredSplit

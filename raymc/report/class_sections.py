@@ -122,11 +122,9 @@ def _prototypes(bundle: Bundle, scored: ScoredSplit, measured: Scores) -> list[P
     frequent = np.sort(np.argsort(-measured.support, kind="stable")[: draw.MOST_CLASSES])
     block = np.ix_(frequent, frequent)
     labels = label_correlations(scored.labels[:, frequent], scored.observed[:, frequent])
-    shown = (
-        f"the {len(frequent)} most frequent of {len(names)} classes"
-        if (len(frequent) < len(names))
-        else "all classes"
-    )
+    shown = "all classes"
+    if len(frequent) < len(names):
+        shown = f"the {len(frequent)} most frequent of {len(names)} classes"
     related = agreement(prototypes[block], labels)
     found = "" if math.isnan(related) else f" Over all pairs the two correlate by {related:.2f}."
     kind = "prototypes" if bundle.model.head == "cosine" else "weight vectors (the head is linear)"

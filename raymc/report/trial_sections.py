@@ -24,9 +24,14 @@ def trial_sections(
     best: int,
 ) -> list[Section]:
     """Return the sections about the sweep itself."""
+    history = (
+        f"Each mark is a trial at its best epoch; the line is the best {metric} so far. If it "
+        "still rises at the right end, more trials may help."
+    )
+    course = Figure(draw.history(trials, metric), history)
     return [
         Section("trials", "Trials", _trials(trials, space, metric, best)),
-        Section("history", "Course of the search", _history(trials, metric)),
+        Section("history", "Course of the search", [course]),
         Section("settings", "What mattered", _settings(trials, space, metric)),
         Section("cost", "Stopped early, and cost", _cost(trials, costs, metric, best)),
     ]
@@ -90,14 +95,6 @@ def _short(path: str, space: Mapping[str, BaseDistribution]) -> str:
 def _is_numeric(trials: Sequence[Trial], path: str) -> bool:
     values = [trial.params[path] for trial in trials if path in trial.params]
     return all(isinstance(x, int | float) and not isinstance(x, bool) for x in values)
-
-
-def _history(trials: Sequence[Trial], metric: str) -> list[Part]:
-    caption = (
-        f"Each mark is a trial at its best epoch; the line is the best {metric} so far. If it "
-        "still rises at the right end, more trials may help."
-    )
-    return [Figure(draw.history(trials, metric), caption)]
 
 
 def _settings(

@@ -84,7 +84,11 @@ def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) 
     """
     from mlflow.exceptions import MlflowException
 
-    artifacts = None if _is_server(client.tracking_uri) else _artifacts(runs_folder)
+    artifacts = f"{runs_folder.rstrip('/')}/artifacts"
+    if _is_server(client.tracking_uri):
+        artifacts = None
+    elif "://" not in runs_folder:
+        artifacts = (Path(runs_folder).resolve() / "artifacts").as_uri()
     try:
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -189,12 +193,6 @@ def _check_file(file: Path, *, create: bool) -> None:
 
 def _is_server(uri: str) -> bool:
     return uri.startswith(("http:", "https:", "databricks"))
-
-
-def _artifacts(runs_folder: str) -> str:
-    if "://" in runs_folder:
-        return f"{runs_folder.rstrip('/')}/artifacts"
-    return (Path(runs_folder).resolve() / "artifacts").as_uri()
 
 
 def _set_switches() -> None:

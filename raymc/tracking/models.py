@@ -21,7 +21,6 @@ from raymc.training.bundle import DESCRIPTION, load_bundle
 if TYPE_CHECKING:
     import mlflow.entities
     import mlflow.models
-    import pandas as pd
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -96,6 +95,7 @@ def _log(
     client: "mlflow.MlflowClient", folder: Path, run_id: str, modalities: Sequence[Modality]
 ) -> "mlflow.entities.LoggedModel":
     import mlflow.pyfunc
+    import pandas as pd
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -111,7 +111,7 @@ def _log(
                 artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
             ),
             signature=_signature(modalities),
-            input_example=_example(modalities),
+            input_example=pd.DataFrame({one.name: [[[0.0] * one.dim]] for one in modalities}),
             pip_requirements=[f"raymc=={raymc.__version__}"],
         )
         client.log_model_artifacts(logged.model_id, str(files))
@@ -158,13 +158,6 @@ def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature"
     tokens = Array(AnyType())
     schema = Schema([ColSpec(tokens, name=one.name, required=False) for one in modalities])
     return ModelSignature(inputs=schema)
-
-
-def _example(modalities: Sequence[Modality]) -> "pd.DataFrame":
-    """Return a clip of one zero token per modality, which MLflow's pages show."""
-    import pandas as pd
-
-    return pd.DataFrame({modality.name: [[[0.0] * modality.dim]] for modality in modalities})
 
 
 @dataclass(frozen=True)

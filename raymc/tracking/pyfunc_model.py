@@ -21,10 +21,8 @@ class BundleModel:
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
         """Return a row per clip with the same index: `labels`, and `score.LABEL` for every class.
 
-        A calibrated bundle adds `probability.LABEL`.
-
-        Args:
-            model_input: A column per modality, None where a clip lacks it.
+        A calibrated bundle adds `probability.LABEL`. The input has a column per modality, None
+        where a clip lacks it.
 
         Raises:
             MlflowException: A column is missing, or tokens don't have the modality's dim. A

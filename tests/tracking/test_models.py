@@ -248,7 +248,7 @@ def test_a_refusal_is_one_line_that_names_the_bundle(
     bundle = store.bundles[0]
     with pytest.raises(ResourceError, match=message) as caught:
         log_bundle(bundle, run_id or store.run_id, uri=store.uri, register_as=name, alias=alias)
-    assert f"the bundle {bundle} is complete and can be used without it" in str(caught.value)
+    assert f"the bundle {bundle} is complete and works without MLflow" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert np.isfinite(expected_scores(bundle)).all()
 
