@@ -33,6 +33,8 @@ from raymc.features.sources import list_sources
 
 SPLITS = ("train", "train", "val", "test")
 
+pytestmark = pytest.mark.slow  # extraction on Ray
+
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -235,7 +237,6 @@ def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
     assert list(rows_by_id(config).items()) == list(kept.items())
 
 
-@pytest.mark.slow
 def test_a_killed_job_goes_on(ray_logs: Path, videos: list[Path], tmp_path: Path) -> None:
     table = write_table(tmp_path / "videos.csv", videos, 150)
     whole = configured(table, tmp_path / "whole", window_seconds=1.0, fps=10)

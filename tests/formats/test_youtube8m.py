@@ -472,6 +472,7 @@ def test_repeated_ids_are_kept_for_the_data_check(tmp_path: Path) -> None:
     assert [row.id for row in rows] == ["abcd", "abcd"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_window")
 def test_rows_are_not_held_in_memory(tmp_path: Path) -> None:
     file = saved(tmp_path, frames(rgb=None, audio=np.repeat(AUDIO, 30, axis=0)))

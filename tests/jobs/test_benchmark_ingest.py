@@ -117,7 +117,11 @@ def test_the_checksum_notices_any_change_but_order_and_padding(source: Source) -
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [*((name, "uint8") for name in INSTALLED), *((w, "float16") for w in (CACHED, RAY_DATA))],
+    [
+        *((name, "uint8") for name in INSTALLED if name != RAY_DATA),
+        (CACHED, "float16"),
+        pytest.param(RAY_DATA, "float16", marks=pytest.mark.slow),
+    ],
 )
 def test_every_way_gives_the_same_values(
     name: str, dtype: str, sources: dict[str, Source], request: pytest.FixtureRequest
