@@ -226,7 +226,9 @@ def test_autocast_rounds_no_score(head: str) -> None:
 
 @pytest.mark.parametrize("name", ["video.rgb", "keys", "training", "forward"])
 def test_modalities_that_torch_has_no_name_for(name: str) -> None:
-    with pytest.raises(DataError, match=f"modality '{name}': .* without dots .* data.modalities"):
+    with pytest.raises(
+        DataError, match=f"modality '{name}': .* rename the column .*no dots.* data.modalities"
+    ):
         make_model(make_config(), [Modality(name, 3)])
 
 
