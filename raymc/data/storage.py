@@ -101,6 +101,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a local text file atomically; replaces an existing one."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, which becomes `folder` at the end of the block.

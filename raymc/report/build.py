@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution
 
 from raymc.config import Config, flatten
 from raymc.data.shards import open_dataset
+from raymc.data.storage import write_text
 from raymc.errors import ConfigError, RaymcError
 from raymc.evaluation.compare import Comparison, ScoredRun, compare, quick_resamples
 from raymc.evaluation.scored import ScoredSplit
@@ -29,7 +30,7 @@ from raymc.report.trials import Costs, costs_of
 from raymc.search.study import GPUS_ATTRIBUTE, read_study
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
-from raymc.training.runs import BUNDLE, Run, write_whole
+from raymc.training.runs import BUNDLE, Run
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def save_report(page: str, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, page)
+        write_text(path, page)
     except OSError as error:
         raise ConfigError(f"the report can't be written to {path}: {error.strerror}") from None
 

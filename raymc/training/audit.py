@@ -17,13 +17,13 @@ from pyarrow import fs
 from rich.table import Table
 
 from raymc.data.shards import open_dataset
-from raymc.data.storage import open_address, reaching
+from raymc.data.storage import open_address, reaching, write_text
 from raymc.errors import CheckpointError
 from raymc.events import EpochEnded, Event, Saved, Started, Stepped
 from raymc.training import checkpoint
 from raymc.training.checkpoint import Found
 from raymc.training.row_log import EpochAudit, RowLog, audit
-from raymc.training.runs import Run, write_whole
+from raymc.training.runs import Run
 
 ATTEMPTS_FILE = "attempts.json"
 SECONDS_BETWEEN_WRITES = 1.0
@@ -122,7 +122,7 @@ class AttemptRecorder:
     def _write(self, now: float) -> None:
         notes = json.dumps([asdict(attempt) for attempt in self._attempts], indent=1)
         with suppress(OSError):  # a full disk must not end the training; the next event retries
-            write_whole(self._folder / ATTEMPTS_FILE, notes)
+            write_text(self._folder / ATTEMPTS_FILE, notes)
             self._written = now
 
 

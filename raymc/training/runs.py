@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from raymc.config import Config, differences, from_dict, overridden, run_name, to_dict
-from raymc.data.storage import whole_file
+from raymc.data.storage import write_text
 from raymc.errors import ConfigError
 from raymc.training.bundle import DESCRIPTION
 
@@ -81,7 +81,7 @@ def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(to_dict(config), indent=1))
+        write_text(path, json.dumps(to_dict(config), indent=1))
         kept = _identify(folder, name, dataset)
     except OSError as error:
         raise ConfigError(f"run.folder: {folder} can't be written: {error.strerror}") from None
@@ -144,7 +144,7 @@ def _identify(folder: Path, name: str, dataset: str) -> dict[str, str]:
         "dataset": dataset or known.get("dataset", ""),
     }
     if kept != known:
-        write_whole(folder / RUN_FILE, json.dumps(kept, indent=1))
+        write_text(folder / RUN_FILE, json.dumps(kept, indent=1))
     return kept
 
 
@@ -162,12 +162,6 @@ def read_config(folder: Path) -> Config:
         return from_dict(values, source=str(path))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is not a run of raymc: {path} can't be read") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically; replaces an existing one."""
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def find_run(run: str, runs_folder: str) -> Path:
