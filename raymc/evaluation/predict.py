@@ -1,12 +1,12 @@
 """Writes a bundle's predictions of a split: one Parquet file per shard, named by its place."""
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymc.data.shards import Dataset, Shard, read_shard
+from raymc.data.storage import whole_folder
 from raymc.errors import DataError
 from raymc.evaluation.scoring import each_shard
 from raymc.training.bundle import Bundle, load_bundle
@@ -28,14 +28,12 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
         raise DataError(f"{out} already exists: choose another --out, or delete it")
     loaded = load_bundle(bundle)
     loaded.check_dataset(dataset.manifest)
-    partial = out.absolute().with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     rows = 0
-    for place, table in enumerate(each_shard(loaded, dataset, split, _predicted, device=device)):
-        pq.write_table(table, partial / f"part-{place:05d}.parquet")
-        rows += len(table)
-    partial.rename(out)
+    with whole_folder(out) as partial:
+        tables = each_shard(loaded, dataset, split, _predicted, device=device)
+        for place, table in enumerate(tables):
+            pq.write_table(table, partial / f"part-{place:05d}.parquet")
+            rows += len(table)
     return rows
 
 
