@@ -148,9 +148,9 @@ def machine() -> dict[str, str]:
     }
 
 
-def machine_line() -> str:
-    """Return what `machine` finds as one line."""
-    return ", ".join(f"{name} {value}" for name, value in machine().items())
+def machine_line(found: Mapping[str, str] | None = None) -> str:
+    """Return what `machine` finds, or has found, as one line."""
+    return ", ".join(f"{name} {value}" for name, value in (found or machine()).items())
 
 
 def _version(name: str) -> str:
@@ -179,13 +179,14 @@ def publish(
         console: Where the page is printed.
         out: Folder for the two files.
     """
-    page = f"## {title}\n\n{text}\n{machine_line()}\n"
+    found = machine()
+    page = f"## {title}\n\n{text}\n{machine_line(found)}\n"
     console.print(Markdown(page) if console.is_terminal else page, highlight=False, soft_wrap=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         stem = title.lower().replace(" ", "-")
         (out / f"{stem}.md").write_text(page)
-        values = {"machine": machine(), "measurements": [asdict(one) for one in measurements]}
+        values = {"machine": found, "measurements": [asdict(one) for one in measurements]}
         (out / f"{stem}.json").write_text(json.dumps(_without_nan(values), indent=1))
 
 

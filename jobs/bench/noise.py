@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 
+from raymc.data.storage import whole_file
 from raymc.errors import DataError
 from raymc.features.audio import LogMelConfig, log_mel_tokens
 from raymc.features.clips import ClipRequest, Failure
@@ -57,9 +58,8 @@ def make_noisy(
     deviation = np.maximum(heard.std(axis=0), 1e-3)  # a band may be silent throughout
     arrays["audio"] = ((audio - heard.mean(axis=0)) / deviation).astype(np.float16)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial.npz")
-    np.savez(partial, **arrays)  # pyright: ignore[reportArgumentType]
-    partial.replace(out)
+    with whole_file(out) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def mix(
