@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raymc.runtime import interruption
+
 if TYPE_CHECKING:
     from raymc.runtime.jobs import Client, Job
 
@@ -131,8 +133,8 @@ def _follow(client: "Client", job: "Job", address: str) -> None:
     try:
         ended = follow(client, job, lambda text: click.echo(text, nl=False), _tell)
     except KeyboardInterrupt:
-        _tell(f"\n{job.id} continues to run: {_what_next(job, address)}")
-        sys.exit(130)
+        _tell(interruption.told(f"{job.id} continues to run: {_what_next(job, address)}"))
+        sys.exit(interruption.exit_code())
     if ended.exit_code is None and ended.message:
         _tell(ended.message)
     _tell(f"{job.id}: {ended.state} after {duration(ended.seconds)}")

@@ -16,6 +16,7 @@ from raymc.cli.demo import demo
 from raymc.cli.jobs import JOB_COMMANDS
 from raymc.cli.options import Commands, configured, load_config, make_console, overridable
 from raymc.cli.records import replay, runs, ui
+from raymc.runtime.interruption import catch_signals, end_now, is_interrupted
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
 _device = click.option(
@@ -27,7 +28,20 @@ _device = click.option(
 )
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+class Program(Commands):
+    """The whole command line, which as a process of its own ends in order on a signal."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command, and leave no process behind."""
+        catch_signals()
+        try:
+            return self.main(*args, **kwargs)
+        finally:
+            if is_interrupted():
+                end_now()
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raymc")
 def main() -> None:
     """Train, tune and use classifiers of multi-label, fine-grained educational videos.

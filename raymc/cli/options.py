@@ -9,8 +9,10 @@ from typing import Any, TypeVar, get_args, get_origin
 import click
 
 from raymc.errors import RaymcError
+from raymc.runtime.interruption import exit_code, is_interrupted, told
 
 _UNITS = ("_seconds", "_hz")
+_RESUMED = {"train", "tune", "extract", "demo", "replay"}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -25,12 +27,19 @@ class Commands(click.Group):
         """Run a command; prints raymc's own errors without a traceback."""
         try:
             return super().invoke(ctx)
-        except RaymcError as error:
+        except click.exceptions.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            # Native code and imports may turn our KeyboardInterrupt into another error.
+            if is_interrupted() or isinstance(error, KeyboardInterrupt):
+                again = "run the same command again"
+                resumes = ctx.invoked_subcommand in _RESUMED
+                click.echo(told(f"{again} to resume" if resumes else again), err=True)
+                ctx.exit(exit_code())
+            if not isinstance(error, RaymcError):
+                raise
             click.echo(f"raymc: {error}", err=True)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("raymc: interrupted; run the same command again to resume", err=True)
-            ctx.exit(130)
 
 
 def configured(command: Command) -> Command:

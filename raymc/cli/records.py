@@ -52,7 +52,6 @@ def ui(overrides: tuple[str, ...], port: int) -> None:
 
 def run_ui(config: "Config", port: int, console: "Console") -> None:
     """Serve MLflow's pages on the loopback address until interrupted."""
-    import signal
     import subprocess
 
     from raymc.tracking import runs_page, tracking_uri, ui_command
@@ -63,8 +62,6 @@ def run_ui(config: "Config", port: int, console: "Console") -> None:
         console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
         return
     console.print("Starting MLflow, which takes a few seconds …", style="dim")
-    # SIGTERM must stop the server too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
     try:
         page = runs_page(uri, experiment, address)

@@ -3,5 +3,5 @@
 Start with connect.py, which joins or starts Ray and says what resources it has. channel.py carries
 events from workers to the driver. For `raymc submit`, submit.py works out what to send, packing.py
 packs the working tree, and jobs.py talks to the cluster's job server. child_process.py runs native
-code that may crash.
+code that may crash. interruption.py ends a command on Ctrl-C.
 """

@@ -5,11 +5,13 @@ Every command that needs Ray calls `connect` first; nothing else starts Ray.
 
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -18,6 +20,7 @@ from ray.exceptions import RayError
 
 from raymc.config import Config
 from raymc.errors import ConfigError, RaymcError, ResourceError
+from raymc.runtime.interruption import catch_again, interrupt_as
 
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
 # starve behind workers that wait for their rows.
@@ -32,6 +35,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # the default adds 2 s to every report
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",  # a spot node may go 30 s after the notice
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, an interrupted sweep looks finished
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports why, and no metric
 }
@@ -60,13 +64,14 @@ def connect(log_file: Path | None = None) -> str:
         if not address:
             _stay_on_loopback()
         try:
-            ray.init(
-                address or "local",
-                num_cpus=None if address else (os.cpu_count() or 1) + SPARE_CPUS,
-                dashboard_port=None if address else _dashboard_port(),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _keeping_signals():
+                ray.init(
+                    address or "local",
+                    num_cpus=None if address else (os.cpu_count() or 1) + SPARE_CPUS,
+                    dashboard_port=None if address else _dashboard_port(),
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except (ConnectionError, OSError) as error:
             raise ResourceError(
                 f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}): "
@@ -75,6 +80,34 @@ def connect(log_file: Path | None = None) -> str:
     logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
     log_to(log_file or logs / "raymc.log")
     return str(logs)
+
+
+@contextmanager
+def _keeping_signals() -> Iterator[None]:
+    """Keep our handling of signals while Ray starts.
+
+    First Ray makes SIGTERM exit with code 15. Then its native part, the core worker, makes it print
+    a stack and abort, so SIGTERM is held back until our handler stands again.
+    """
+    make_core_worker = ray._raylet.CoreWorker
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            return make_core_worker(*args, **kwargs)
+        finally:
+            catch_again()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    ray._raylet.CoreWorker = make
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            interrupt_as(signal.SIGTERM)
+        raise
+    finally:
+        ray._raylet.CoreWorker = make_core_worker
 
 
 def _stay_on_loopback() -> None:

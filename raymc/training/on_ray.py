@@ -182,6 +182,13 @@ def best_checkpoint(address: str, folder: Path) -> Path:
     raise CheckpointError(f"the best epoch's checkpoint can't be used: {problem}")
 
 
+class _Trainer(TorchTrainer):
+    """Leaves signals to raymc: Ray Train's handler would delay the end, and exit with 0 or 1."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def make_trainer(
     run: Run, data: SharedData, *, events: Any = None, callbacks: Sequence[Any] = ()
 ) -> TorchTrainer:
@@ -191,7 +198,7 @@ def make_trainer(
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", START_SECONDS)
     filesystem, path = open_address(run.storage)
     parent, _, name = path.rpartition("/")
-    return TorchTrainer(
+    return _Trainer(
         train_worker,
         train_loop_config={"config": to_dict(config), "data": data, "events": events},
         torch_config=TorchConfig(backend="nccl" if run.gpus else "gloo"),
