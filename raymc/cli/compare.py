@@ -13,6 +13,7 @@ from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.metrics import MetricName
 from raymc.report import save_report
 from raymc.report.comparison import comparison_page, comparison_parts
+from raymc.terminal import print_line
 from raymc.training.bundle import load_bundle
 from raymc.training.runs import find_bundle, run_of
 
@@ -49,10 +50,10 @@ def run_compare(
         ]
     )
     for part in comparison_parts(found, metric):
-        console.print(part, markup=False, highlight=False)
+        console.print(part)
     if html is not None:
         save_report(comparison_page(found, metric), html)
-        console.print(f"page: {html}", soft_wrap=True)
+        print_line(console, f"page: {html}")
     return found
 
 

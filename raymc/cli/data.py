@@ -41,10 +41,11 @@ def data_check(path: str) -> None:
     Exits with code 1 if anything is wrong.
     """
     from raymc.data.check import check_dataset
+    from raymc.terminal import one_line
 
     findings = check_dataset(path)
     for finding in findings:
-        click.echo(str(finding))
+        click.echo(one_line(str(finding)))
     click.echo(f"{path}: {len(findings)} findings" if findings else f"{path}: no findings")
     sys.exit(1 if findings else 0)
 
@@ -73,6 +74,7 @@ def data_audit(run: str, overrides: tuple[str, ...]) -> None:
     """
     settings, console = load_config(None, overrides, {}), make_console()
     from raymc.search.audit import audit_trials, trials_table
+    from raymc.terminal import print_line
     from raymc.training.audit import audit_run, audit_table, restarts_line
     from raymc.training.runs import find_run, read_run
 
@@ -85,11 +87,11 @@ def data_audit(run: str, overrides: tuple[str, ...]) -> None:
         audited = audit_run(opened)
         console.print(audit_table(audited))
         if line := restarts_line(audited):
-            console.print(line, soft_wrap=True)
+            print_line(console, line)
         found, where = [audited], audited.checkpoint
     is_right = all(each.is_right for each in found)
     verdict = "no row lost, none used twice" if is_right else "rows were lost or used twice"
-    console.print(f"{where}: {verdict}", soft_wrap=True)
+    print_line(console, f"{where}: {verdict}")
     sys.exit(0 if is_right else 1)
 
 
@@ -137,13 +139,14 @@ def run_import(config: "Config") -> None:
     """Write the dataset that `data.make` describes, and what was unusual about it."""
     from raymc.cli.display import rows_progress
     from raymc.formats.prepare import prepare_dataset
+    from raymc.terminal import print_line
 
     console = make_console()
     with rows_progress(console) as on_row:
         manifest = prepare_dataset(config, on_row=on_row).manifest
     for note in manifest.provenance.get("notes", ()):
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
-    console.print(_rows_line(manifest, config.data.path), soft_wrap=True)
+        print_line(console, f"note: {note}")
+    print_line(console, _rows_line(manifest, config.data.path))
 
 
 @click.command()
@@ -188,15 +191,16 @@ def run_extract(config: "Config", console: "Console") -> "ExtractSummary":
     from raymc.data.shards import FAILURES_FILE
     from raymc.errors import ExtractionError
     from raymc.features.on_ray import extract as extract_features
+    from raymc.terminal import print_line
 
     with ExtractDisplay(console) as display:
         summary = extract_features(config.extract, config.data.path, listener=display.handle)
-    console.print(_rows_line(summary.manifest, config.data.path), soft_wrap=True)
+    print_line(console, _rows_line(summary.manifest, config.data.path))
     failed, files = summary.failed_files, summary.files
     if failed:
         line = f"{failed:,} of {files:,} files could not be read in full"
         reasons = f"{config.data.path}/{FAILURES_FILE}"
-        console.print(f"{line}; the reasons are in {reasons}", soft_wrap=True)
+        print_line(console, f"{line}; the reasons are in {reasons}")
     if failed > config.extract.max_failures * files:
         raise ExtractionError(
             f"{failed} of {files} files failed, more than extract.max_failures allows "

@@ -67,13 +67,14 @@ def run_demo(folder: Path, console: "Console") -> None:
     """Make the dataset, search, test the winner, predict, and print what to look at next."""
     from raymc.cli.runs import run_evaluate, run_predict, run_tune
     from raymc.formats.prepare import prepare_dataset
+    from raymc.terminal import print_line
 
     started = time.monotonic()
     config = demo_config(folder)
     console.rule("1 of 4: the dataset")
     manifest = prepare_dataset(config).manifest
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
-    console.print(f"{config.data.path}: {rows}")
+    print_line(console, f"{config.data.path}: {rows}")
     console.rule(f"2 of 4: {config.search.trials} trials")
     bundle = run_tune(config, console)
     console.rule("3 of 4: the winner on the test split")
@@ -82,9 +83,9 @@ def run_demo(folder: Path, console: "Console") -> None:
     out = folder / "predictions"
     if not out.exists():
         run_predict(str(bundle), config.data.path, out, console)
-    console.print(f"done in {time.monotonic() - started:.0f} s. Next:")
+    print_line(console, f"done in {time.monotonic() - started:.0f} s. Next:")
     for line in next_steps(config, bundle, out):
-        console.print(line, soft_wrap=True)
+        print_line(console, line)
 
 
 def next_steps(config: "Config", bundle: Path, out: Path) -> list[str]:

@@ -22,7 +22,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
 from raymc.cli.tables import rows_table
 from raymc.events import Ended, EpochEnded, Event, ExtractProgress, Started, Stepped, Warned
@@ -35,6 +34,7 @@ from raymc.search.trials import (
     ranked,
     value_text,
 )
+from raymc.terminal import plain, print_line
 
 _LIVE_ROWS = 10
 _SECONDS_A_LINE = 10.0  # between lines about files, without a terminal
@@ -85,10 +85,10 @@ class TrainDisplay(_LiveDisplay):
         self._best = ""
         self._loss = math.nan
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", style="cyan"),
+            TextColumn("{task.fields[note]}", style="cyan", markup=False),
             expand=True,
         )
         self._epochs = self._progress.add_task("epoch", total=1, note="")
@@ -97,7 +97,7 @@ class TrainDisplay(_LiveDisplay):
     def __rich__(self) -> Group:
         """Return the live part: two bars and a line with loss and best value."""
         parts = [f"loss {self._loss:.4g}" if math.isfinite(self._loss) else "", self._best]
-        status = Text("  ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis")
+        status = plain("  ".join(part for part in parts if part), no_wrap=True, overflow="ellipsis")
         return Group(self._progress, status)
 
     def handle(self, event: Event) -> None:
@@ -155,9 +155,9 @@ class TrainDisplay(_LiveDisplay):
 
     def _print(self, line: str, style: str = "") -> None:
         if self._live is None:
-            print_plain(self._console, line)
+            print_line(self._console, line)
         else:
-            self._console.print(Text(line, style=style))
+            self._console.print(plain(line, style))
 
 
 class TrialsDisplay(_LiveDisplay):
@@ -186,7 +186,7 @@ class TrialsDisplay(_LiveDisplay):
             self._seen[trial.number] = trial
         ended = trial.is_over and not (before and before.is_over)
         if ended and self._live is None:
-            print_plain(self._console, self._line(trial))
+            print_line(self._console, self._line(trial))
 
     def __rich__(self) -> Group:
         """Return the live part: counts, best so far and time left, above the trials."""
@@ -199,7 +199,7 @@ class TrialsDisplay(_LiveDisplay):
         params = table.columns[-1]
         params.ratio, params.no_wrap, params.overflow = 1, True, "ellipsis"
         lines = (self._counts(trials), _outlook(trials, self._planned))
-        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
+        return Group(*(plain(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
 
     def _counts(self, trials: Sequence[Trial]) -> str:
         counts = Counter(trial.state for trial in trials)
@@ -257,16 +257,11 @@ def _ended_line(event: Ended) -> str:
     return "  ".join([f"{event.reason}, best was epoch {event.best_epoch}", *best])
 
 
-def print_plain(console: Console, line: str) -> None:
-    """Print a line without wrapping or markup."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 @contextmanager
 def rows_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
     """Show a bar of rows until the end; yields a function of a row's number and the total."""
     progress = Progress(
-        TextColumn("rows"),
+        TextColumn("rows", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -288,10 +283,10 @@ class ExtractDisplay:
         self._began = self._said = clock()
         self._first: tuple[int, float] | None = None  # files done at the first event, and its time
         self._progress = Progress(
-            TextColumn("files"),
+            TextColumn("files", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", style="cyan"),
+            TextColumn("{task.fields[note]}", style="cyan", markup=False),
             console=console,
             transient=True,
             expand=True,
@@ -315,7 +310,7 @@ class ExtractDisplay:
         is_due = now - self._said >= _SECONDS_A_LINE or event.done_files == event.files
         if not self._console.is_interactive and is_due:
             self._said = now
-            print_plain(self._console, f"{event.done_files:,}/{event.files:,} files  {note}")
+            print_line(self._console, f"{event.done_files:,}/{event.files:,} files  {note}")
 
     def _note(self, event: ExtractProgress, now: float) -> str:
         """Return the speed of this process, the failures, and the time left."""

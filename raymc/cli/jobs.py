@@ -89,11 +89,10 @@ def submit(address: str, follow: bool, **given: Any) -> None:
 @_address
 def jobs(address: str) -> None:
     """List the jobs of a cluster, the newest first."""
-    from rich.console import Console
-
     from raymc.runtime.jobs import connect, list_jobs
+    from raymc.terminal import make_console
 
-    Console().print(_table(list_jobs(connect(address))))
+    make_console().print(_table(list_jobs(connect(address))))
 
 
 @click.command()
@@ -151,9 +150,9 @@ def _table(jobs: Sequence["Job"]) -> Any:
     from datetime import datetime
 
     from rich.table import Table
-    from rich.text import Text
 
     from raymc.search.trials import duration
+    from raymc.terminal import plain
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("name", "state", "started", "duration"):
@@ -161,13 +160,16 @@ def _table(jobs: Sequence["Job"]) -> Any:
     table.add_column("command", overflow="fold")
     for job in jobs:
         began = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M")
-        table.add_row(job.id, job.state, began, duration(job.seconds), Text(job.command))
+        cells = (job.id, job.state, began, duration(job.seconds), job.command)
+        table.add_row(*map(plain, cells))
     return table
 
 
 def _tell(line: str) -> None:
     """Print a line about a job to stderr, apart from the job's own output."""
-    click.echo(line, err=True)
+    from raymc.terminal import visible
+
+    click.echo(visible(line), err=True)
 
 
 JOB_COMMANDS = (submit, jobs, logs, stop)

@@ -38,7 +38,9 @@ class Commands(click.Group):
                 ctx.exit(exit_code())
             if not isinstance(error, RaymcError):
                 raise
-            click.echo(f"raymc: {error}", err=True)
+            from raymc.terminal import one_line
+
+            click.echo(one_line(f"raymc: {error}"), err=True)
             ctx.exit(error.exit_code)
 
 
@@ -64,9 +66,9 @@ def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str,
 
 def make_console() -> Any:
     """Return the console on which commands print."""
-    from rich.console import Console
+    from raymc import terminal
 
-    return Console()
+    return terminal.make_console()
 
 
 def options_of(kind: Any) -> list[click.Parameter]:

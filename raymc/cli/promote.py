@@ -16,6 +16,7 @@ from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.metrics import MetricName
 from raymc.metrics.text import difference_text, estimate_text
+from raymc.terminal import print_line
 from raymc.tracking import Tracker, open_tracker
 from raymc.tracking.models import RecordedTest, Registry, Version, register_bundle
 from raymc.training.bundle import Bundle, load_bundle
@@ -73,12 +74,12 @@ def run_promote(
         registry = Registry(tracker.uri)
         holder = registry.holder(model, asked.alias)
         if holder is not None and holder.weights == bundle.weights_digest:
-            console.print(f"{name} is already {asked.alias} of {model}", soft_wrap=True)
+            print_line(console, f"{name} is already {asked.alias} of {model}")
             return
         field = _field(config, holder, asked)
         compared = _compare(bundle, holder, registry, field)
         if holder is None:
-            console.print(f"{model} has no {asked.alias} yet", soft_wrap=True)
+            print_line(console, f"{model} has no {asked.alias} yet")
         else:
             rival = f"version {holder.number} ({asked.alias} of {model})"
             (difference,) = compared.differences[asked.metric]
@@ -95,9 +96,7 @@ def run_promote(
             registry.record(version, tested)
         registry.point(model, asked.alias, number)
     found = f"{asked.metric} {estimate_text(*tested.metrics[asked.metric])} % on {field}"
-    console.print(
-        f"models:/{model}@{asked.alias} is version {number}: {found}", soft_wrap=True, markup=False
-    )
+    print_line(console, f"models:/{model}@{asked.alias} is version {number}: {found}")
 
 
 def _config_of(bundle: Bundle, overrides: Sequence[str]) -> Config:
@@ -149,9 +148,9 @@ def _judge(found: str, difference: Difference, force: bool, console: Console) ->
     """Print the result; raises PromotionError if the whole interval is below 0, unless forced."""
     if difference.high < 0 and not force:
         raise PromotionError(f"not promoted: {found}; --force promotes it anyway")
-    console.print(found, soft_wrap=True, markup=False, highlight=False)
+    print_line(console, found)
     if difference.high < 0:
-        console.print("promoted anyway because of --force", style="yellow")
+        print_line(console, "promoted anyway because of --force", "yellow")
 
 
 def _tested(compared: Comparison, field: _Field) -> RecordedTest:

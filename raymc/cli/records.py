@@ -31,12 +31,13 @@ def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
         sweep, overrides = None, (sweep, *overrides)
     config, console = load_config(None, overrides, {}), make_console()
     from raymc.cli.tables import trials_table
+    from raymc.terminal import print_line
     from raymc.tracking import list_sweeps, read_trials, tracking_uri
 
     uri, metric = tracking_uri(config.tracking, config.run.folder), config.train.monitor
     if sweep is None:
         for found in list_sweeps(uri, config.tracking.experiment):
-            console.print(f"{found.name}  ({found.trials} trials)")
+            print_line(console, f"{found.name}  ({found.trials} trials)")
         return
     trials = read_trials(uri, config.tracking.experiment, sweep, metric=metric)
     console.print(trials_table(trials, metric, width=console.width))
@@ -54,19 +55,20 @@ def run_ui(config: "Config", port: int, console: "Console") -> None:
     """Serve MLflow's pages on the loopback address until interrupted."""
     import subprocess
 
+    from raymc.terminal import print_line
     from raymc.tracking import runs_page, tracking_uri, ui_command
 
     uri, experiment = tracking_uri(config.tracking, config.run.folder), config.tracking.experiment
     command = ui_command(uri, port)
     if not command:
-        console.print(f"MLflow's page is at {runs_page(uri, experiment, uri)}", soft_wrap=True)
+        print_line(console, f"MLflow's page is at {runs_page(uri, experiment, uri)}")
         return
-    console.print("Starting MLflow, which takes a few seconds …", style="dim")
+    print_line(console, "Starting MLflow, which takes a few seconds …", "dim")
     server, address = subprocess.Popen(command), f"http://127.0.0.1:{port}"
     try:
         page = runs_page(uri, experiment, address)
         if _answers(server, address):
-            console.print(f"Sweeps and runs: {page} (Ctrl-C stops the server)", soft_wrap=True)
+            print_line(console, f"Sweeps and runs: {page} (Ctrl-C stops the server)")
         server.wait()
     finally:
         server.terminate()
@@ -101,6 +103,7 @@ def replay(run: str, overrides: tuple[str, ...]) -> None:
     """
     settings, console = load_config(None, overrides, {}), make_console()
     from raymc.errors import ResourceError
+    from raymc.terminal import print_line
     from raymc.tracking import count_left, open_tracker
     from raymc.training.runs import BUNDLE, find_run, read_run
 
@@ -113,7 +116,7 @@ def replay(run: str, overrides: tuple[str, ...]) -> None:
     if missing:
         raise ResourceError(f"{missing} records of {folder} are still not in MLflow")
     logged = f"{waiting:,} records" + (f", and the model {model}" if model else "")
-    console.print(f"{opened.name}: MLflow has {logged}", soft_wrap=True, highlight=False)
+    print_line(console, f"{opened.name}: MLflow has {logged}")
 
 
 def _add_bundle(run: "Run", tracker: "Tracker") -> str:

@@ -28,6 +28,7 @@ from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
 from raymc.runtime.connect import connect, expect_nodes
 from raymc.search.sweep import sweep
+from raymc.terminal import print_line
 from raymc.tracking import Tracker, list_sweeps, open_tracker, tracking_uri
 from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
@@ -46,7 +47,7 @@ def run_train(config: Config, console: Console) -> Path:
     run = open_run(config, dataset=dataset.manifest.digest())
     bundle = run.folder / BUNDLE
     if bundle.exists():
-        console.print(f"run {run.name} is finished: its bundle is {bundle}")
+        print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
     run = _start_ray(run, console)
     display = TrainDisplay(console, metric=config.train.monitor)
@@ -58,7 +59,7 @@ def run_train(config: Config, console: Console) -> Path:
         save_bundle(checkpoint, bundle)
         tracker.end_run(record.key, "complete")
         _log_bundle(bundle, tracker, record.key, config, console)
-    console.print(f"bundle: {bundle}", soft_wrap=True)
+    print_line(console, f"bundle: {bundle}")
     return bundle
 
 
@@ -79,11 +80,11 @@ def run_tune(config: Config, console: Console) -> Path:
         record.summarise()
         metrics = {f"best/{key[4:]}": x for key, x in best.best.items() if key[:4] == "val/"}
         tracker.end_run(record.parent, "complete", metrics=metrics)
-        console.print(f"best: trial {best.number}, {trial_name(best.params)}")
+        print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")
         if is_new:
             _log_bundle(bundle, tracker, record.parent, config, console)
             _add_report(run, tracker, record.parent, console)
-    console.print(f"bundle: {bundle}", soft_wrap=True)
+    print_line(console, f"bundle: {bundle}")
     return bundle
 
 
@@ -99,7 +100,7 @@ def run_report(
     page, config = build_report(run, split=split, price=price), run.config
     path = run.folder / REPORT if out is None else out
     save_report(page, path)
-    console.print(f"report: {path}", soft_wrap=True)
+    print_line(console, f"report: {path}")
     try:
         uri = tracking_uri(config.tracking, config.run.folder)
         if run.name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
@@ -108,7 +109,7 @@ def run_report(
             key = tracker.start_run(run.name, key=run.name, params={}, tags={}, reopen=False)
             tracker.log_text(key, REPORT, page)
     except (ConfigError, ResourceError) as error:
-        console.print(f"the report is not in MLflow: {error}", style="yellow", soft_wrap=True)
+        print_line(console, f"the report is not in MLflow: {error}", "yellow")
     return path
 
 
@@ -144,7 +145,7 @@ def run_predict(
     """Write a split's scores and labels under `out`."""
     opened = open_dataset(dataset)
     rows = predict(bundle, opened, split, out, device=device)
-    console.print(f"predictions of {rows:,} rows: {out}")
+    print_line(console, f"predictions of {rows:,} rows: {out}")
 
 
 @contextmanager
@@ -173,11 +174,11 @@ def _start_ray(run: Run, console: Console) -> Run:
     """Start or join Ray; returns the run with its resources."""
     log = run.folder / "ray.log"
     logs = connect(log)
-    console.print(f"Ray's messages: {log}", style="dim", soft_wrap=True)
-    console.print(f"Ray's processes: {logs}", style="dim", soft_wrap=True)
+    print_line(console, f"Ray's messages: {log}", "dim")
+    print_line(console, f"Ray's processes: {logs}", "dim")
     run = equip(run)
     if wait := expect_nodes(run.config, run.resources):
-        console.print(wait, soft_wrap=True)
+        print_line(console, wait)
     return run
 
 
@@ -193,11 +194,11 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
             alias=config.tracking.alias,
         )
     except ResourceError as error:
-        console.print(f"the bundle is not in MLflow: {error}", style="yellow", soft_wrap=True)
+        print_line(console, f"the bundle is not in MLflow: {error}", "yellow")
         hint = f"to add it later, run `raymc replay {bundle.parent}`"
-        console.print(hint, style="yellow", soft_wrap=True)
+        print_line(console, hint, "yellow")
     else:
-        console.print(f"MLflow model: {model}", soft_wrap=True)
+        print_line(console, f"MLflow model: {model}")
 
 
 def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
@@ -207,7 +208,7 @@ def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
         save_report(page, run.folder / REPORT)
     except Exception as error:  # no error here may fail a finished sweep
         line = first_line(error)
-        console.print(f"no report could be made: {line}", style="yellow", soft_wrap=True)
+        print_line(console, f"no report could be made: {line}", "yellow")
     else:
         tracker.log_text(key, REPORT, page)
-        console.print(f"report: {run.folder / REPORT}", soft_wrap=True)
+        print_line(console, f"report: {run.folder / REPORT}")

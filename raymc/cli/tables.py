@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from raymc.search.trials import Trial, best_trial, duration, param_text, ranked, value_text
+from raymc.terminal import make_console, plain
 
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
 
@@ -19,7 +19,7 @@ def trials_table(trials: Sequence[Trial], metric: str = "val/mAP", *, width: int
     has_recall = any(trial.recall is not None for trial in trials)
     shown = ranked(trials)
     table = rows_table(shown, trials, metric, joined=False, has_recall=has_recall)
-    if Console(width=100 * width).measure(table).maximum <= width:
+    if make_console(width=100 * width).measure(table).maximum <= width:
         return table
     return rows_table(shown, trials, metric, joined=True, has_recall=has_recall)
 
@@ -41,7 +41,7 @@ def rows_table(
     for column in ("trial", "state", metric, *["R80"][:has_recall], "epoch", "time"):
         table.add_column(column, no_wrap=True, justify="left" if column == "state" else "right")
     for column in ["params"] if joined else names.values():
-        table.add_column(column, overflow="fold")
+        table.add_column(plain(column), overflow="fold")
     best = best_trial(trials)
     for trial in shown:
         numbers = [value_text(trial.value), *[value_text(trial.recall)][:has_recall]]
@@ -50,8 +50,9 @@ def rows_table(
         if joined:
             pairs = zip(names.values(), params, strict=True)
             params = [" ".join(f"{name}={value}" for name, value in pairs)]
-        cells = [str(trial.number), trial.state, *numbers, epoch, duration(trial.seconds), *params]
-        table.add_row(*cells, style="bold green" if trial is best else _STYLES.get(trial.state))
+        cells = [str(trial.number), trial.state, *numbers, epoch, duration(trial.seconds)]
+        style = "bold green" if trial is best else _STYLES.get(trial.state)
+        table.add_row(*cells, *map(plain, params), style=style)
     return table
 
 

@@ -14,12 +14,12 @@ import pyarrow as pa
 from jaxtyping import Int64
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from scipy.sparse import csr_array
 
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Manifest, ragged, read_shard
 from raymc.data.shards.ragged import label_entries, observed_classes
+from raymc.terminal import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,8 +104,8 @@ def print_info(info: DatasetInfo, console: Console) -> None:
     manifest = info.manifest
     facts = f"{info.rows:,} rows · {_size(info.bytes)} · {len(manifest.vocabulary)} labels"
     origin = f"licence {manifest.license or 'not stated'} · digest {manifest.digest()[:12]}"
-    console.print(info.path, style="bold", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{facts} · {origin}", markup=False, highlight=False)
+    console.print(plain(info.path, "bold"), soft_wrap=True)
+    console.print(plain(f"{facts} · {origin}"))
     for title, note, table in (
         ("Splits", "", _split_table(info)),
         (
@@ -117,7 +117,7 @@ def print_info(info: DatasetInfo, console: Console) -> None:
         ("Pairs", "rows with both labels, and their share of the rarer one's", _pair_table(info)),
     ):
         if table.row_count:
-            console.print(Text.assemble(f"\n{title}  ", (note, "not bold dim"), style="bold"))
+            console.print(plain(f"\n{title}  ", "bold").append(note, "not bold dim"))
             console.print(table)
 
 
@@ -127,7 +127,7 @@ def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
     for name in names:
         table.add_column(name, no_wrap=True, max_width=width, style="cyan")
     for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+        table.add_column(plain(name), justify="right", no_wrap=True, min_width=len(name))
     return table
 
 
@@ -136,7 +136,7 @@ def _split_table(info: DatasetInfo) -> Table:
     for split, shards in info.manifest.splits.items():
         rows = info.manifest.rows(split)
         table.add_row(
-            Text(split),
+            plain(split),
             f"{rows:,}",
             f"{len(shards):,}",
             _size(sum(shard.bytes for shard in shards)),
@@ -154,7 +154,7 @@ def _modality_table(info: DatasetInfo) -> Table:
         low, middle, high = np.quantile(present, [0, 0.5, 1]) if len(present) else np.zeros(3)
         seconds = (f"{tokens / modality.rate_hz:.4g}" for tokens in (low, middle, high))
         table.add_row(
-            Text(modality.name),
+            plain(modality.name),
             str(modality.dim),
             modality.dtype,
             f"{low:.0f} / {middle:.0f} / {high:.0f}",
@@ -174,8 +174,8 @@ def _label_table(info: DatasetInfo) -> Table:
     for k in shown:
         numbers = [f"{info.label_counts[split][k]:,}" for split in splits]
         bar = "█" * round(12 * shares[k] / max(shares[shown].max(), 1e-9))
-        name = Text(info.manifest.vocabulary.names[k])
-        table.add_row(name, *numbers, f"{shares[k]:.1%}", Text(bar, style="blue"))
+        name = plain(info.manifest.vocabulary.names[k])
+        table.add_row(name, *numbers, f"{shares[k]:.1%}", plain(bar, "blue"))
     more = len(info.manifest.vocabulary) - len(shown)
     if more:
         never = int((info.total_counts == 0).sum())
@@ -191,7 +191,7 @@ def _pair_table(info: DatasetInfo) -> Table:
     for i, j in zip(*np.unravel_index(order, together.shape), strict=True):
         if together[i, j]:
             share = together[i, j] / min(counts[i], counts[j])
-            table.add_row(Text(names[i]), Text(names[j]), f"{together[i, j]:,}", f"{share:.0%}")
+            table.add_row(plain(names[i]), plain(names[j]), f"{together[i, j]:,}", f"{share:.0%}")
     return table
 
 

@@ -13,6 +13,7 @@ from raymc.metrics.calibration import expected_calibration_error
 from raymc.metrics.families import FamilyScores, family_means, family_scores
 from raymc.metrics.metrics import Scores, evaluate_scores
 from raymc.metrics.text import percent
+from raymc.terminal import plain
 from raymc.training.bundle import Bundle, load_bundle
 
 CLASSES_SHOWN, GROUPS_SHOWN = 12, 32
@@ -87,8 +88,9 @@ def group_means(evaluation: Evaluation) -> dict[str, float]:
 
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the split's metrics, and its weakest and strongest classes, as a table."""
-    table = Table(title=f"{evaluation.scored.split}: {len(evaluation.scored.ids):,} rows")
-    table.add_column("metric or class")
+    title = f"{evaluation.scored.split}: {len(evaluation.scored.ids):,} rows"
+    table = Table(title=plain(title))
+    table.add_column("metric or class", overflow="fold")
     table.add_column("value", justify="right")
     table.add_column("rows with it", justify="right")
     for name, value in _overall_numbers(evaluation).items():
@@ -104,7 +106,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         if place == half and len(order) > CLASSES_SHOWN:
             table.add_row(f"… {len(order) - CLASSES_SHOWN} more", "", "")
         support = str(evaluation.scores.support[c])
-        table.add_row(f"AP {names[c]}", percent(float(per_class[c])), support)
+        table.add_row(plain(f"AP {names[c]}"), percent(float(per_class[c])), support)
     return table
 
 
@@ -113,12 +115,13 @@ def group_table(evaluation: Evaluation) -> Table | None:
     found, families = evaluation.families, evaluation.bundle.vocabulary.families()
     if not found:
         return None
-    table = Table("group", title=f"{evaluation.scored.split}, by group, in percent")
+    table = Table(title=plain(f"{evaluation.scored.split}, by group, in percent"))
+    table.add_column("group", overflow="fold")
     for title in ("classes", "mAP", "R80", "micro_AP", "AP of any label"):
         table.add_column(title, justify="right")
     for family, values in list(found.items())[:GROUPS_SHOWN]:
         cells = [f"{100 * value:.1f}" for value in asdict(values).values()]
-        table.add_row(family, str(len(families[family])), *cells)
+        table.add_row(plain(family), str(len(families[family])), *cells)
     if len(found) > GROUPS_SHOWN:
         table.add_row(f"… {len(found) - GROUPS_SHOWN} more")
     return table

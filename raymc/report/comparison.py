@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from raymc.evaluation.compare import ClassDifference, Comparison
 from raymc.metrics.bootstrap import Difference
@@ -11,6 +10,7 @@ from raymc.metrics.metrics import MetricName
 from raymc.metrics.text import difference_cells, difference_text, estimate_text
 from raymc.report.page import STYLES, Cell, Figure, Note, Page, Section, Table, number, render, text
 from raymc.search.trials import param_text
+from raymc.terminal import plain
 
 CLASSES_SHOWN = 12
 
@@ -25,9 +25,9 @@ def comparison_parts(
     """
     verdicts = zip(verdict_lines(comparison, metric), comparison.differences[metric])
     parts: list[RenderableType] = [
-        Text(line, style=STYLES.get(one.verdict, "")) for line, one in verdicts
+        plain(line, STYLES.get(one.verdict, "")) for line, one in verdicts
     ]
-    parts += ["", split_line(comparison)]
+    parts += ["", plain(split_line(comparison))]
     for section in _sections(comparison, classes):
         shown = [part for part in section.parts if not isinstance(part, Figure)]
         parts += ["", *(part.in_terminal() for part in shown)]

@@ -13,6 +13,8 @@ from markupsafe import Markup
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from raymc.terminal import plain
+
 STYLES = {"better": "green", "worse": "red"}  # of cells in the terminal; page.html has its own
 
 
@@ -48,14 +50,14 @@ class Table:
     def in_terminal(self) -> RichTable:
         """Return the table for rich to print."""
         table = RichTable(
-            title=Text(self.caption), title_justify="left", title_style="bold", box=None,
+            title=plain(self.caption), title_justify="left", title_style="bold", box=None,
             pad_edge=False, padding=(0, 2, 0, 0), header_style="italic",
         )  # fmt: skip
         for at, head in enumerate(self.heads):
             justify = "right" if at in self.numeric else "left"
-            table.add_column(Text(head), justify=justify, overflow="fold", min_width=6)
+            table.add_column(plain(head), justify=justify, overflow="fold", min_width=6)
         for row in self.rows:
-            table.add_row(*(Text(cell.text, style=STYLES.get(cell.style, "")) for cell in row))
+            table.add_row(*(plain(cell.text, STYLES.get(cell.style, "")) for cell in row))
         return table
 
 
@@ -77,7 +79,7 @@ class Note:
 
     def in_terminal(self) -> Text:
         """Return the paragraph for rich to print."""
-        return Text(self.text)
+        return plain(self.text)
 
 
 Part = Table | Figure | Note

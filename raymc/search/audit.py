@@ -8,6 +8,7 @@ from raymc.data.shards import open_dataset
 from raymc.data.storage import open_address
 from raymc.search.study import read_study
 from raymc.search.trials import trials_of
+from raymc.terminal import plain
 from raymc.training.audit import RunAudit, record_of
 from raymc.training.row_log import audit
 from raymc.training.runs import Run
@@ -36,7 +37,8 @@ def audit_trials(sweep: Run) -> list[RunAudit]:
 
 def trials_table(sweep: str, found: Sequence[RunAudit]) -> Table:
     """Return a table with a row for each trial, its epochs added up."""
-    table = Table(title=f"sweep {sweep}: epochs to each trial's best", title_justify="left")
+    title = plain(f"sweep {sweep}: epochs to each trial's best")
+    table = Table(title=title, title_justify="left")
     for column in ("trial", "epochs", "rows", "seen once", "lost", "repeated", "attempts"):
         table.add_column(column, justify="left" if column == "trial" else "right")
     for trial in found:

@@ -20,6 +20,7 @@ from raymc.data.shards import open_dataset
 from raymc.data.storage import open_address, reaching, write_text
 from raymc.errors import CheckpointError
 from raymc.events import EpochEnded, Event, Saved, Started, Stepped
+from raymc.terminal import plain
 from raymc.training import checkpoint
 from raymc.training.checkpoint import Found
 from raymc.training.row_log import EpochAudit, RowLog, audit
@@ -201,7 +202,8 @@ def record_of(filesystem: fs.FileSystem, path: str) -> RowLog:
 
 def audit_table(found: RunAudit) -> Table:
     """Return a table with a row for each epoch."""
-    table = Table(title=f"run {found.name}: {found.rows:,} rows an epoch", title_justify="left")
+    title = plain(f"run {found.name}: {found.rows:,} rows an epoch")
+    table = Table(title=title, title_justify="left")
     for column in ("epoch", "steps", "seen once", "lost", "repeated", "workers", "attempts", ""):
         table.add_column(column, justify="left" if column == "workers" else "right")
     for epoch in found.epochs:
