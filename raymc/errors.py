@@ -2,6 +2,7 @@
 
 RaymcError                 anything raymc itself reports
 ├── ConfigError            a key, value or file of the configuration
+│   └── UnknownSettingError  a key that this version of raymc does not have
 ├── DataError              a dataset, shard, row or column
 ├── BundleError            a trained model that can't be used, or not with this dataset
 ├── CheckpointError        a checkpoint that is torn, foreign or of another run
@@ -25,6 +26,10 @@ class RaymcError(Exception):
 
 class ConfigError(RaymcError):
     """A configuration file, key or value that can't be used."""
+
+
+class UnknownSettingError(ConfigError):
+    """A key of the configuration that this version of raymc does not have."""
 
 
 class DataError(RaymcError):

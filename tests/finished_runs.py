@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from raymc.config import Config, from_dict, override, to_dict
-from raymc.training.bundle import DESCRIPTION, WEIGHTS
+from raymc.training.bundle import DESCRIPTION, WEIGHTS, digest_of
 from raymc.training.runs import BUNDLE, CONFIG_FILE
 
 
@@ -43,6 +43,12 @@ def finished_run(
     save_file(weights, copy / WEIGHTS)
     description["config"] = to_dict(config)
     description["weights_sha256"] = hashlib.sha256((copy / WEIGHTS).read_bytes()).hexdigest()
-    (copy / DESCRIPTION).write_text(json.dumps(description))
+    write_description(copy, description)
     (runs / name / CONFIG_FILE).write_text(json.dumps(to_dict(config)))
     return runs / name
+
+
+def write_description(bundle: Path, description: dict[str, Any]) -> None:
+    """Write a bundle's description with its digest."""
+    described = {**description, "digest": digest_of(description)}
+    (bundle / DESCRIPTION).write_text(json.dumps(described))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -78,6 +79,7 @@ def run_promote(
             return
         field = _field(config, holder, asked)
         compared = _compare(bundle, holder, registry, field)
+        _check_measured(compared, asked, field)
         if holder is None:
             print_line(console, f"{model} has no {asked.alias} yet")
         else:
@@ -142,6 +144,16 @@ def _compare(
         rival_name = f"version {holder.number} of {holder.name}"
         check_classes(name, bundle.vocabulary, rival_name, rival.vocabulary)
         return compare([scored(rival_name, rival), scored(name, bundle)])
+
+
+def _check_measured(compared: Comparison, asked: Promotion, field: _Field) -> None:
+    """Check that the metric has a value for all models, without which nothing can be judged."""
+    estimates = compared.metrics[asked.metric]
+    if not asked.force and any(isnan(one.value) or isnan(one.high) for one in estimates):
+        raise DataError(
+            f"not promoted: {asked.metric} has no value on {field}, which has no row with a known "
+            "label: name a split that has with --split or --dataset; --force promotes it anyway"
+        )
 
 
 def _judge(found: str, difference: Difference, force: bool, console: Console) -> None:

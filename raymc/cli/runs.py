@@ -167,6 +167,7 @@ def _open_data(config: Config, console: Console) -> Dataset:
         dataset = prepare_dataset(config, on_row=on_row)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
+    dataset.verify(config.data.train, config.data.val)
     return dataset
 
 

@@ -21,7 +21,7 @@ from raymc.config.formats import MAKERS
 from raymc.config.model import LossConfig, ModelConfig, OptimizerConfig
 from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import SearchConfig
-from raymc.errors import ConfigError
+from raymc.errors import ConfigError, UnknownSettingError
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -75,7 +75,10 @@ def from_dict(values: Mapping[str, Any], *, source: str = "") -> Config:
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from None
+        kinds = {each["type"] for each in error.errors()}
+        unknown = "unexpected_keyword_argument" in kinds
+        wrong = UnknownSettingError if unknown else ConfigError
+        raise wrong(_explain(error, source)) from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:

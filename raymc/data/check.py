@@ -68,7 +68,7 @@ def check_dataset(path: str) -> list[Finding]:
         present = set(parquet_files(dataset.filesystem, dataset.path))
     for file in sorted(present - {FAILURES_FILE, *(shard.file for shard in shards)}):
         findings.append(
-            Finding(file, None, "is not in dataset.json, so it is never read; delete it")
+            Finding(file, None, "is not in dataset.json, so it is never read; move it elsewhere")
         )
     return findings
 

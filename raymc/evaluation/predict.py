@@ -25,7 +25,7 @@ def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str
         DataError: `out` already exists or can't be written, or a shard can't be read.
     """
     if out.exists():
-        raise DataError(f"{out} already exists: choose another --out, or delete it")
+        raise DataError(f"{out} already exists: choose another --out")
     loaded = load_bundle(bundle)
     loaded.check_dataset(dataset.manifest)
     rows = 0

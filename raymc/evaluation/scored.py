@@ -6,6 +6,7 @@ Axes: N rows, C classes.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,13 @@ class ScoredSplit:
     dataset_digest: str
 
 
-def save_scored(scored: ScoredSplit, path: Path) -> None:
-    """Write the file; it appears whole or not at all."""
+def save_scored(
+    scored: ScoredSplit, path: Path, *, belongs_to: Mapping[str, str] | None = None
+) -> None:
+    """Write the file; it appears whole or not at all.
+
+    `belongs_to` is what decides the scores, such as digests, to compare with when they are read.
+    """
     columns: dict[str, pa.Array] = {"id": pa.array(scored.ids, pa.string())}
     for name in _MATRICES:
         matrix = getattr(scored, name)
@@ -50,6 +56,7 @@ def save_scored(scored: ScoredSplit, path: Path) -> None:
         "vocabulary": scored.vocabulary.to_json(),
         "split": scored.split,
         "dataset_digest": scored.dataset_digest,
+        "belongs_to": dict(belongs_to or {}),
     }
     table = pa.table(columns).replace_schema_metadata({"raymc": json.dumps(about)})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,15 +64,18 @@ def save_scored(scored: ScoredSplit, path: Path) -> None:
         pq.write_table(table, partial, compression="zstd")
 
 
-def load_scored(path: Path) -> ScoredSplit:
+def load_scored(path: Path, *, belongs_to: Mapping[str, str] | None = None) -> ScoredSplit:
     """Read what `save_scored` wrote.
 
     Raises:
-        DataError: There is no such file, or it holds something else.
+        DataError: There is no such file, it holds something else, or its scores belong to
+            something else than `belongs_to`; None takes any.
     """
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"raymc"])
+        if belongs_to is not None and about["belongs_to"] != dict(belongs_to):
+            raise ValueError("they belong to another dataset, bundle, split, device or version")
         vocabulary = Vocabulary.from_json(about["vocabulary"])
         shape = (len(table), len(vocabulary))
         matrices = {
@@ -81,4 +91,4 @@ def load_scored(path: Path) -> ScoredSplit:
         )
     except (OSError, KeyError, ValueError, TypeError, DataError, pa.ArrowException) as error:
         line = first_line(error)
-        raise DataError(f"{path} does not hold scores of raymc ({line}): delete it") from error
+        raise DataError(f"{path} does not hold scores of raymc: {line}") from error

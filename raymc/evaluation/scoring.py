@@ -4,6 +4,8 @@ Results come in the order of the shards, however late a shard is done, and only 
 in memory at a time.
 """
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,15 +18,18 @@ import numpy as np
 import ray
 import torch
 
+import raymc
 from raymc.data.feed.batches import Block, block_from_table
 from raymc.data.shards import Dataset, Shard, read_shard
+from raymc.errors import DataError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.runtime.connect import capacity, connect, explained, gpus_to_use
-from raymc.training.bundle import DESCRIPTION, Bundle, load_bundle
+from raymc.training.bundle import Bundle, load_bundle
 from raymc.training.runs import run_of
 
 Result = TypeVar("Result")
 ROWS_HERE = 2000  # of a split that is scored in this process: starting Ray would take longer
+_KINDS = {"auto": ("gpu", "cpu"), "gpu": ("gpu",), "cpu": ("cpu",)}  # of device that may score
 
 
 def stored_scores(
@@ -32,25 +37,47 @@ def stored_scores(
 ) -> ScoredSplit:
     """Return a bundle's scores of a split; those of a run's bundle are computed once.
 
-    They are kept in the folder `run`, by default that of the bundle's own run, in a file named by
-    the split and by the digests of dataset and weights. `device` is `auto`, `cpu` or `gpu`.
+    They are kept in the folder `run`, by default that of the bundle's own run, with all that
+    decides them: the digests of dataset and bundle, the split, the kind of device, and the version
+    of raymc. Scores of anything else are not used. `device` is `auto`, `cpu` or `gpu`; `auto` also
+    takes scores that the other kind of device has computed.
 
     Raises:
         BundleError: The bundle doesn't match the dataset, or can no longer be read.
-        DataError: There is no such split, or a shard or the file of scores can't be read.
+        DataError: There is no such split, or a shard can't be read, or is not the one that was
+            written.
     """
     bundle.check_dataset(dataset.manifest)
     bundle.check_labels(dataset.manifest)
+    dataset.verify(split)
     run = run or run_of(bundle.folder)
-    of = f"{split}-{dataset.manifest.digest()[:16]}-{bundle.weights_digest[:16]}"
-    file = run / "scores" / f"{of}.parquet" if run else None
-    if file is not None and file.exists():
-        return load_scored(file)
+    if run is None:
+        return score_split(bundle, dataset, split, device=device)
+    for kind in _KINDS[device]:
+        file, belongs_to = _stored(run, bundle, dataset, split, kind)
+        with suppress(DataError):  # there is none, or it is damaged
+            return load_scored(file, belongs_to=belongs_to)
     scored = score_split(bundle, dataset, split, device=device)
-    if file is not None:
-        with suppress(OSError):  # the run may be another user's and read-only
-            save_scored(scored, file)
+    kind = "gpu" if _on_gpu(dataset, split, device) else "cpu"
+    file, belongs_to = _stored(run, bundle, dataset, split, kind)
+    with suppress(OSError):  # the run may be another user's and read-only
+        save_scored(scored, file, belongs_to=belongs_to)
     return scored
+
+
+def _stored(
+    run: Path, bundle: Bundle, dataset: Dataset, split: str, kind: str
+) -> tuple[Path, dict[str, str]]:
+    """Return the file of a run that keeps scores, and all that decides these."""
+    belongs_to = {
+        "dataset": dataset.manifest.digest(),
+        "split": split,
+        "bundle": bundle.digest,
+        "device": kind,
+        "raymc": raymc.__version__,
+    }
+    key = hashlib.sha256(json.dumps(belongs_to).encode()).hexdigest()
+    return run / "scores" / f"{key[:32]}.parquet", belongs_to
 
 
 def score_split(
@@ -105,17 +132,14 @@ def each_shard(
         DataError: There is no such split, or a shard can't be read.
         ResourceError: A GPU is asked for and there is none.
     """
-    shards, has_gpu = dataset.split(split), torch.cuda.is_available()
-    rows = sum(shard.rows for shard in shards)
-    if rows <= ROWS_HERE and (has_gpu or device != "gpu"):
-        bundle.model.to("cuda" if has_gpu and device != "cpu" else "cpu")
+    shards, on_gpu = dataset.split(split), _on_gpu(dataset, split, device)
+    if _is_small(dataset, split, device):
+        bundle.model.to("cuda" if on_gpu else "cpu")
         yield from (work(bundle, dataset, shard) for shard in shards)
         return
-    connect()
-    gpus = int(gpus_to_use(device))
+    gpus = int(on_gpu)
     at_a_time = 2 * max(1, int(capacity().get("GPU" if gpus else "CPU", 1)))
-    written_ns = (bundle.folder / DESCRIPTION).stat().st_mtime_ns
-    place = (str(bundle.folder.absolute()), written_ns, "cuda" if gpus else "cpu")
+    place = (str(bundle.folder.absolute()), bundle.digest, "cuda" if gpus else "cpu")
     # Ray ends a process after one task that had a GPU; here it keeps the model for the next.
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=0)(_work_there)
     waiting: deque[Any] = deque()
@@ -132,8 +156,22 @@ def each_shard(
             ray.cancel(unfinished)
 
 
+def _is_small(dataset: Dataset, split: str, device: str) -> bool:
+    """Whether a split is scored in this process."""
+    rows = sum(shard.rows for shard in dataset.split(split))
+    return rows <= ROWS_HERE and (device != "gpu" or torch.cuda.is_available())
+
+
+def _on_gpu(dataset: Dataset, split: str, device: str) -> bool:
+    """Whether a split is scored on a GPU; starts or joins Ray if it is scored there."""
+    if _is_small(dataset, split, device):
+        return device != "cpu" and torch.cuda.is_available()
+    connect()
+    return bool(gpus_to_use(device))
+
+
 def _work_there(
-    place: tuple[str, int, str],
+    place: tuple[str, str, str],
     dataset: Dataset,
     shard: Shard,
     work: Callable[[Bundle, Dataset, Shard], Any],
@@ -142,8 +180,8 @@ def _work_there(
 
 
 @cache
-def _bundle_there(path: str, written_ns: int, device: str) -> Bundle:
-    """Load the bundle once per process; `written_ns` tells it from an earlier one at that path."""
+def _bundle_there(path: str, digest: str, device: str) -> Bundle:
+    """Load the bundle once per process; `digest` tells it from an earlier one at that path."""
     return load_bundle(path, device=device)
 
 

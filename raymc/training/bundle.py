@@ -9,7 +9,7 @@ Axes: N rows, C classes.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,13 @@ from raymc.data.feed.batches import Block, RowStore, decode_tokens
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Manifest, Modality, Ragged
 from raymc.data.storage import whole_folder
-from raymc.errors import BundleError, CheckpointError, ConfigError, DataError
+from raymc.errors import (
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    UnknownSettingError,
+)
 from raymc.metrics.calibration import Calibration
 from raymc.model.losses import head_of
 from raymc.model.transformer import MultimodalTransformer
@@ -33,6 +39,16 @@ from raymc.training import checkpoint
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
 FORMAT_VERSION = 1
+# All keys of the description and of its parts, apart from the settings, which check themselves.
+_KEYS = {
+    "": {
+        *("format_version", "raymc_version", "config", "vocabulary", "modalities", "thresholds"),
+        *("calibration", "metrics", "epoch", "dataset_digest", "weights_sha256", "digest"),
+    },
+    "vocabulary": {"names", "groups", "background", "parents"},
+    "modalities": {field.name for field in fields(Modality)},
+    "calibration": {"slope", "biases", "curves"},
+}
 ROWS_AT_A_TIME = 256
 
 
@@ -52,6 +68,7 @@ class Bundle:
         metrics: of the epoch from which it was made.
         dataset_digest: of the dataset it was trained on.
         weights_digest: SHA-256 of its weights, in hex.
+        digest: SHA-256 of all of it, in hex: of its description, which has that of the weights.
     """
 
     folder: Path
@@ -64,6 +81,7 @@ class Bundle:
     metrics: Mapping[str, float]
     dataset_digest: str
     weights_digest: str
+    digest: str
 
     @property
     def device(self) -> torch.device:
@@ -183,14 +201,25 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
             "dataset_digest": progress.dataset["digest"],
             "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
         }
+        description["digest"] = digest_of(description)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=1))
+
+
+def digest_of(description: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of a bundle's description as JSON with sorted keys.
+
+    Its own key `digest` is left out, so that the digest can be written into the description.
+    """
+    told = {key: value for key, value in description.items() if key != "digest"}
+    text = json.dumps(json.loads(json.dumps(told)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     """Read a bundle and verify it.
 
     Raises:
-        BundleError: there is none, or it is torn, altered or made by a newer raymc.
+        BundleError: there is none, or it is torn, was changed or made by a newer raymc.
     """
     folder = Path(path)
     description = _read_description(folder)
@@ -198,12 +227,22 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
     if hashlib.sha256(data).hexdigest() != description.get("weights_sha256"):
         raise BundleError(f"bundle {folder} is corrupt: {WEIGHTS} differs from what was saved")
     try:
+        _check_keys(folder, description)
         bundle = _assemble(folder, description, data)
+    except UnknownSettingError as error:
+        raise _newer(folder, str(error)) from error
     except (KeyError, TypeError, AttributeError, ValueError, ConfigError, DataError) as error:
         reason = f"{type(error).__name__}: {error}"
+        if description.get("digest") == digest_of(description):  # it is as it was written
+            raise _newer(folder, reason) from error
         raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION}: {reason}") from error
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"bundle {folder}: {WEIGHTS} does not match its configuration") from error
+    if description.get("digest", bundle.digest) != bundle.digest:  # 0.1.0 wrote none
+        raise BundleError(
+            f"bundle {folder} was changed after it was saved: {DESCRIPTION} differs from its "
+            "digest; restore it from a copy, or make it again with the command of its run"
+        )
     bundle.model.to(device)
     return bundle
 
@@ -234,6 +273,25 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
         metrics=description["metrics"],
         dataset_digest=description["dataset_digest"],
         weights_digest=description["weights_sha256"],
+        digest=digest_of(description),
+    )
+
+
+def _check_keys(folder: Path, description: Mapping[str, Any]) -> None:
+    """Check that a description has no key that a later version of raymc may have added."""
+    for section, known in _KEYS.items():
+        values = description.get(section) if section else description
+        for part in values if isinstance(values, list) else [values]:
+            unknown = sorted(part.keys() - known) if isinstance(part, Mapping) else []
+            if unknown:
+                where = f" in {section!r}" if section else ""
+                raise _newer(folder, f"unknown key {unknown[0]!r}{where}")
+
+
+def _newer(folder: Path, reason: str) -> BundleError:
+    return BundleError(
+        f"bundle {folder} was made by a newer raymc than this, {raymc.__version__} ({reason}): "
+        "upgrade raymc"
     )
 
 

@@ -198,7 +198,7 @@ def test_predictions_are_not_overwritten(
     tiny_bundle: Path, tiny_path: Path, tmp_path: Path, ray_logs: Path
 ) -> None:
     line = complaint("predict", tiny_bundle, tiny_path, "--out", tmp_path)
-    assert line == f"{tmp_path} already exists: choose another --out, or delete it"
+    assert line == f"{tmp_path} already exists: choose another --out"
 
 
 def foreign(folder: Path, columns: dict[str, list[Any]]) -> Path:

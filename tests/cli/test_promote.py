@@ -1,12 +1,14 @@
 """`raymc promote` against a real registry: who takes an alias, who is refused, what is recorded."""
 
+import json
 import shutil
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from finished_runs import finished_run
+from finished_runs import finished_run, write_description
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
@@ -151,6 +153,26 @@ def test_a_worse_one_is_refused_unless_forced(runs: Path, model: str, tiny: Data
     assert holder(runs, model) == weights(runs / "bad")
 
 
+def test_nothing_is_promoted_where_nothing_can_be_measured(
+    runs: Path, model: str, tiny: Dataset, tmp_path: Path
+) -> None:
+    nothing = str(tmp_path / "unlabelled")
+    rows = [replace(tiny_row("test", i), labels=[], observed=None) for i in range(9)]
+    of = tiny.manifest
+    write_dataset(nothing, {"train": rows}, vocabulary=of.vocabulary, modalities=of.modalities)
+    words = ["promote", "bad", f"run.folder={runs}", "--name", model, "--split", "train"]
+    said = f"raymc: not promoted: mAP has no value on train of {nothing}, which has no row with a "
+    for champion in (None, weights(runs / "good")):
+        result = CliRunner().invoke(main, [*words, "--dataset", nothing])
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.startswith(said)
+        if champion is None:
+            promote(runs / "good", model)
+    assert holder(runs, model) == champion
+    promote(runs / "bad", model, dataset=nothing, force=True)
+    assert holder(runs, model) == weights(runs / "bad")
+
+
 def test_each_alias_has_its_own_holder(runs: Path, model: str) -> None:
     promote(runs / "good", model)
     promote(runs / "bad", model, alias="baseline")
@@ -195,8 +217,8 @@ def test_other_classes_are_an_error(
 ) -> None:
     promote(runs / "good", model)
     other = finished_run(tmp_path, "other", tiny_bundle, noise=0.1)
-    file = other / BUNDLE / "bundle.json"
-    file.write_text(file.read_text().replace('"spell"', '"spelling"'))
+    renamed = (other / BUNDLE / "bundle.json").read_text().replace('"spell"', '"spelling"')
+    write_description(other / BUNDLE, json.loads(renamed))
     address = f"tracking.uri=sqlite:///{runs}/mlflow.db"
     for options in ([], ["--force"]):
         words = ["promote", str(other), address, "--name", model, *options]

@@ -190,7 +190,7 @@ def test_files_that_the_manifest_does_not_know(tmp_path: Path) -> None:
     (tmp_path / "train/00009.parquet").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("")
     assert lines(tmp_path) == [
-        "train/00009.parquet: is not in dataset.json, so it is never read; delete it"
+        "train/00009.parquet: is not in dataset.json, so it is never read; move it elsewhere"
     ]
 
 

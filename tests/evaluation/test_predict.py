@@ -135,7 +135,7 @@ def test_a_large_split_is_scored_on_ray_as_a_small_one_is_here(
 
 def test_predictions_are_not_overwritten(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match=rf"{tmp_path} already exists: choose another --out, or"):
+    with pytest.raises(DataError, match=rf"{tmp_path} already exists: choose another --out"):
         predict(str(tiny_bundle), tiny, "test", tmp_path)
     assert contents(tmp_path) == {"mine.txt": b"mine"}
 

@@ -27,6 +27,7 @@ from raymc.training.bundle import (
     DESCRIPTION,
     WEIGHTS,
     Bundle,
+    digest_of,
     load_bundle,
     save_bundle,
     tokens_of_frames,
@@ -164,9 +165,9 @@ def test_a_bundle_without_a_calibration(copy: Path, absent: str) -> None:
     edit(
         copy,
         lambda values: (
-            values.pop("calibration") and None
+            [values.pop(key) for key in ("calibration", "digest")] and None
             if absent == "key"  # as earlier versions wrote it
-            else values.update(calibration=None)
+            else values.update(calibration=None, digest=digest_of({**values, "calibration": None}))
         ),
     )
     old = load_bundle(copy)
@@ -225,6 +226,12 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads(path.read_text())
     replaced = change(values)
     path.write_text(json.dumps(values if replaced is None else replaced))
+
+
+def new_loss(values: dict[str, Any]) -> dict[str, Any]:
+    """A description as a later version may write it, with the digest that belongs to it."""
+    values["config"]["loss"]["name"] = "arcface"
+    return {**values, "digest": digest_of(values)}
 
 
 def exchange_weights(folder: Path, data: bytes) -> None:
@@ -300,8 +307,36 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a setting of another raymc": (
         lambda folder: edit(folder, lambda values: values["config"]["model"].update(rope=True)),
-        r"is corrupt: bundle.json: ConfigError: unknown setting 'model.rope'",
+        r"was made by a newer raymc than this, .*\(unknown setting 'model.rope'.*: upgrade raymc",
     ),
+    "a key of another raymc": (
+        lambda folder: edit(folder, lambda values: values.update(languages=["en"])),
+        r"was made by a newer raymc than this, .*\(unknown key 'languages'\): upgrade raymc",
+    ),
+    "a modality's key of another raymc": (
+        lambda folder: edit(folder, lambda values: values["modalities"][0].update(unit="dB")),
+        r"was made by a newer raymc than this, .*\(unknown key 'unit' in 'modalities'\)",
+    ),
+    "a loss of another raymc": (
+        lambda folder: edit(folder, lambda values: new_loss(values)),
+        r"was made by a newer raymc than this, .*loss.name = 'arcface'.*: upgrade raymc",
+    ),
+    **{
+        f"other {key}": (
+            lambda folder, change=change: edit(folder, change),
+            r"was changed after it was saved: bundle.json differs from its digest; restore it ",
+        )
+        for key, change in {
+            "heads": lambda values: values["config"]["model"].update(heads=4),
+            "fusion_depth": lambda values: values["config"]["model"].update(fusion_depth=2),
+            "thresholds": lambda values: values["thresholds"].__setitem__(0, 0.2),
+            "calibration": lambda values: values["calibration"].update(slope=1.0),
+            "order of classes": lambda values: values["vocabulary"]["names"].reverse(),
+            "rate": lambda values: values["modalities"][0].update(rate_hz=1.0),
+            "dataset": lambda values: values.update(dataset_digest="0" * 64),
+            "digest": lambda values: values.update(digest="0" * 64),
+        }.items()
+    },
     "a modality that is none": (
         lambda folder: edit(folder, lambda values: values["modalities"][0].update(dim=0)),
         r"is corrupt: bundle.json: DataError: modality 'visual': expected dim",

@@ -1,12 +1,15 @@
 """The file `dataset.json`: what a dataset holds, shard by shard, and where it comes from.
 
-Its digest identifies the dataset in checkpoints, bundles and runs.
+Its digest identifies the dataset in checkpoints, bundles and runs. It covers the checksum of each
+shard, and so the content.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from raymc.data.labels import Vocabulary
@@ -24,12 +27,23 @@ class Shard:
     """One Parquet file of a dataset; `file` is its path inside it, e.g. `train/00000.parquet`.
 
     `sha256` is the checksum of the whole file, in hex; empty if unknown.
+
+    Raises:
+        DataError: `file` leads out of the dataset's folder.
     """
 
     file: str
     rows: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        absolute = PurePosixPath(self.file).is_absolute() or PureWindowsPath(self.file).anchor
+        if not self.file or absolute or ".." in re.split(r"[/\\]", self.file):
+            raise DataError(
+                f"shard {self.file!r} is not inside the dataset's folder; expected a path such as "
+                "'train/00000.parquet', without '..'"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,11 +27,20 @@ _STORED_AS = {"halffloat": "float16", "int8": "float16", "uint8": "uint8"}
 
 @dataclass(frozen=True)
 class Dataset:
-    """An open dataset; `path` is its folder in `filesystem`. It can be sent to other machines."""
+    """An open dataset, which can be sent to other machines.
+
+    Attributes:
+        path: Its folder in `filesystem`.
+        filesystem: Where it is.
+        manifest: What it holds. Every shard has a checksum.
+        checked: The shards whose checksums were computed when it was opened, because
+            `dataset.json` has none.
+    """
 
     path: str
     filesystem: fs.FileSystem
     manifest: Manifest
+    checked: frozenset[str] = frozenset()
 
     def split(self, split: str) -> tuple[Shard, ...]:
         """Return the shards of a split, in order; raises `DataError` if it has no rows."""
@@ -47,18 +58,38 @@ class Dataset:
         """Return the paths of a split's shards inside `filesystem`, in order; see `split`."""
         return [f"{self.path}/{shard.file}" for shard in self.split(split)]
 
+    def verify(self, *splits: str) -> None:
+        """Read the files of splits, and compare them with their checksums.
+
+        A file may have changed after `dataset.json` was written, and the dataset's digest would
+        then say that it is still the same.
+
+        Raises:
+            DataError: A file is missing, or is not the one that was written.
+        """
+        shards = [shard for split in splits for shard in self.manifest.splits.get(split, ())]
+        shards = [shard for shard in shards if shard.file not in self.checked]
+        for shard, found in zip(shards, _digests(self.filesystem, self.path, shards)):
+            if found != shard.sha256:
+                raise DataError(
+                    f"{self.path}/{shard.file} is not the file that was written: its SHA-256 "
+                    "differs; restore it, or make the dataset again in another folder"
+                )
+
 
 def open_dataset(path: str) -> Dataset:
     """Open a dataset.
 
     A folder without `dataset.json`, but with Parquet files in split folders, is scanned:
-    modalities come from its columns, and the vocabulary is all its labels, sorted.
+    modalities come from its columns, and the vocabulary is all its labels, sorted. Shards without
+    a checksum are read as a whole to compute it: the digest of a dataset is that of its content.
 
     Args:
         path: A local folder, or any address that pyarrow or fsspec knows, e.g. `s3://bucket/key`.
 
     Raises:
-        DataError: It does not exist, is not a dataset, is unfinished, or can't be reached.
+        DataError: It does not exist, is not a dataset, is unfinished, has a file or link that leads
+            out of its folder, or can't be reached.
     """
     filesystem, root = storage.open_address(path)
     with storage.reaching(path):
@@ -66,7 +97,7 @@ def open_dataset(path: str) -> Dataset:
             [root, f"{root}/{MANIFEST_FILE}", f"{root}/{PLAN_FILE}"]
         )
         if manifest.is_file:
-            return Dataset(root, filesystem, read_manifest(filesystem, root))
+            return _opened(root, filesystem, read_manifest(filesystem, root))
         if plan.is_file:
             raise DataError(
                 f"{path} holds an unfinished dataset; run the same command again to finish it"
@@ -75,7 +106,50 @@ def open_dataset(path: str) -> Dataset:
             raise DataError(f"{path} is a file; expected the folder that holds the split folders")
         if folder.type == fs.FileType.NotFound:
             raise DataError(f"no dataset at {path}: there is no such folder; check the path")
-        return Dataset(root, filesystem, scan(filesystem, root))
+        return _opened(root, filesystem, scan(filesystem, root))
+
+
+def _opened(root: str, filesystem: fs.FileSystem, manifest: Manifest) -> Dataset:
+    """Return the dataset of a manifest, with the checksums that this lacks."""
+    shards = [shard for shards in manifest.splits.values() for shard in shards]
+    _check_links(filesystem, root, [MANIFEST_FILE, *(shard.file for shard in shards)])
+    unknown = [shard for shard in shards if not shard.sha256]
+    if not unknown:
+        return Dataset(root, filesystem, manifest)
+    files = [shard.file for shard in unknown]
+    sums = dict(zip(files, _digests(filesystem, root, unknown)))
+    splits = {
+        split: tuple(replace(one, sha256=sums.get(one.file, one.sha256)) for one in each)
+        for split, each in manifest.splits.items()
+    }
+    return Dataset(root, filesystem, replace(manifest, splits=splits), frozenset(files))
+
+
+def _check_links(filesystem: fs.FileSystem, root: str, files: Iterable[str]) -> None:
+    """Check that no link leads out of a dataset's folder; the folder itself may be a link."""
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        return
+    home = os.path.realpath(root)
+    for file in files:
+        target = os.path.realpath(f"{root}/{file}")
+        if os.path.commonpath([home, target]) != home:
+            raise DataError(
+                f"{root}/{file} is a link out of the dataset's folder, to {target}; put the file "
+                "itself there"
+            )
+
+
+def _digests(filesystem: fs.FileSystem, root: str, shards: Sequence[Shard]) -> Iterator[str]:
+    """Yield the SHA-256 of shards, a few of which are read at a time."""
+
+    def digest(shard: Shard) -> str:
+        path = f"{root}/{shard.file}"
+        if not storage.exists(filesystem, path):
+            raise DataError(f"{path} is missing; restore it or make the dataset again")
+        return storage.digest(filesystem, path)
+
+    with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
+        yield from pool.map(digest, shards)
 
 
 def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
@@ -144,7 +218,8 @@ def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
 
     Modalities are the columns with raymc's metadata, tensors, and lists of floating, int8 or
     uint8 numbers; other columns are extra. It reads the footers and labels of all files, and
-    tokens only if a column's type doesn't have the dim. Checksums stay empty.
+    tokens only if a column's type doesn't have the dim. Checksums stay empty; `open_dataset` adds
+    them.
 
     Raises:
         DataError: There are no Parquet files in split folders, or they lack the column `id` or
@@ -175,7 +250,7 @@ def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
             except pa.ArrowException as error:
                 raise DataError(
                     f"{root}/{file} can't be read as Parquet ({first_line(error)}); "
-                    "copy it again or delete it"
+                    "copy it again, or move it out of the folder"
                 ) from error
             shard = Shard(file, parquet.metadata.num_rows, source.size(), sha256="")
         splits[split] = (*splits.get(split, ()), shard)

@@ -121,7 +121,7 @@ def start_dataset(
         _check_same(root, read_json(filesystem, plan_file), plan)
         return None
     for file in storage.parquet_files(filesystem, root):
-        raise DataError(f"{root} already holds {file}; choose another folder, or delete this one")
+        raise DataError(f"{root} already holds {file}; choose another folder")
     storage.write_bytes(filesystem, plan_file, to_text(plan.to_json()).encode())
     return None
 
@@ -133,7 +133,7 @@ def _check_same(root: str, found: Mapping[str, Any], plan: Manifest) -> None:
         hint = " (number of rows, or shard_rows)" if "splits" in differing else ""
         raise DataError(
             f"{root} holds another dataset: different {', '.join(differing)}{hint}; choose "
-            "another folder, or delete this one"
+            "another folder"
         )
 
 

@@ -49,6 +49,13 @@ BROKEN_MANIFESTS = [
     (lambda v: v["vocabulary"].pop("names"), "lacks its key 'names'"),
     (lambda v: v.update(splits=[]), "of the wrong type"),
     (lambda v: v["splits"]["val"][0].pop("rows"), "of the wrong type: .*'rows'"),
+    *(
+        (
+            lambda v, file=file: v["splits"]["val"][0].update(file=file),
+            r"shard '.*' is not inside the dataset's folder; expected a path such as",
+        )
+        for file in ("../other/private.parquet", "val/../../a", "/etc/a", "C:\\a", "..\\a", "")
+    ),
 ]
 
 
@@ -115,3 +122,48 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
 def test_addresses_nobody_knows(address: str) -> None:
     with pytest.raises(DataError, match=f"can't open {address}: .*; expected a local path, s3://"):
         open_dataset(address)
+
+
+def link_a_file(folder: Path) -> None:
+    (folder / "val/00000.parquet").rename(folder.parent / "private.parquet")
+    (folder / "val/00000.parquet").symlink_to("../../private.parquet")
+
+
+def link_a_split(folder: Path) -> None:
+    (folder / "val").rename(folder.parent / "private")
+    (folder / "val").symlink_to(folder.parent / "private")
+
+
+@pytest.mark.parametrize("link", [link_a_file, link_a_split])
+@pytest.mark.parametrize("scanned", [False, True])
+def test_links_out_of_a_dataset(
+    tmp_path: Path, link: Callable[[Path], object], scanned: bool
+) -> None:
+    folder = tmp_path / "data"
+    write(folder)
+    if scanned:
+        (folder / "dataset.json").unlink()
+    (tmp_path / "alias").symlink_to(folder)
+    (folder / "val/copy.parquet").symlink_to("00000.parquet")  # inside, so it may be
+    assert open_dataset(str(tmp_path / "alias")).manifest.rows("val")
+    link(folder)
+    for path in (folder, tmp_path / "alias"):
+        with pytest.raises(DataError, match=r"00000.parquet is a link out of .*private") as caught:
+            open_dataset(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_shards_are_verified(tmp_path: Path) -> None:
+    write(tmp_path)
+    open_dataset(str(tmp_path)).verify("train", "val")
+    shard = tmp_path / "val/00000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 1
+    shard.write_bytes(data)
+    changed = open_dataset(str(tmp_path))
+    changed.verify("train")
+    with pytest.raises(DataError, match=r"val/00000.parquet is not the file that was written"):
+        changed.verify("train", "val")
+    shard.unlink()
+    with pytest.raises(DataError, match=r"val/00000.parquet is missing; restore it"):
+        changed.verify("val")

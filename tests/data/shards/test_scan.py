@@ -1,5 +1,7 @@
 """Folders of Parquet that other tools wrote are understood without a dataset.json."""
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,11 +71,9 @@ def test_shards_splits_and_vocabulary(tmp_path: Path) -> None:
         "train": ["train/a.parquet", "train/b.parquet"],
     }
     shard = dataset.split("train")[0]
-    assert (shard.rows, shard.bytes, shard.sha256) == (
-        2,
-        (tmp_path / "train/a.parquet").stat().st_size,
-        "",
-    )
+    data = (tmp_path / "train/a.parquet").read_bytes()
+    assert (shard.rows, shard.bytes) == (2, len(data))
+    assert shard.sha256 == hashlib.sha256(data).hexdigest()
     table = read_shard(dataset, shard, ["v", "labels"])
     assert table.column_names == ["v", "labels"]
     assert table["labels"].to_pylist() == [["z"], []]
@@ -144,3 +144,17 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is a file; expected the folder that holds the split"):
         open_dataset(f"{tmp_path}/file")
+
+
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    column = pa.array([[1.0], [2.0]], FLOATS)
+    put(tmp_path, "train/a.parquet", {"v": column})
+    file = tmp_path / "train/a.parquet"
+    before, times = file.read_bytes(), file.stat()
+    digest = open_dataset(str(tmp_path)).manifest.digest()
+    put(tmp_path, "train/a.parquet", {"v": column, "labels": [["y", "x"], ["x"]]})
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert len(file.read_bytes()) == len(before)
+    assert open_dataset(str(tmp_path)).manifest.digest() != digest
+    file.write_bytes(before)
+    assert open_dataset(str(tmp_path)).manifest.digest() == digest
