@@ -144,8 +144,11 @@ def _digests(filesystem: fs.FileSystem, root: str, shards: Sequence[Shard]) -> I
 
     def digest(shard: Shard) -> str:
         path = f"{root}/{shard.file}"
-        if not storage.exists(filesystem, path):
+        with storage.reaching(path):
+            info = filesystem.get_file_info(path)
+        if not info.is_file:
             raise DataError(f"{path} is missing; restore it or make the dataset again")
+        _check_size(root, shard, info.size)
         return storage.digest(filesystem, path)
 
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
@@ -182,11 +185,7 @@ def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = N
     path = f"{dataset.path}/{shard.file}"
     try:
         with dataset.filesystem.open_input_file(path) as file:
-            if file.size() != shard.bytes:
-                raise DataError(
-                    f"{path} has {file.size()} bytes, the manifest says {shard.bytes}; "
-                    f"check it with `raymc data check {dataset.path}`"
-                )
+            _check_size(dataset.path, shard, file.size())
             parquet = pq.ParquetFile(file, pre_buffer=True)
             missing = set(columns or ()) - set(parquet.schema_arrow.names)
             if missing:
@@ -203,6 +202,14 @@ def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = N
             f"{path} can't be read ({first_line(error)}); "
             f"check it with `raymc data check {dataset.path}`"
         ) from error
+
+
+def _check_size(root: str, shard: Shard, size: int) -> None:
+    if size != shard.bytes:
+        raise DataError(
+            f"{root}/{shard.file} has {size} bytes, the manifest says {shard.bytes}; "
+            f"check it with `raymc data check {root}`"
+        )
 
 
 def _without_null_labels(table: pa.Table) -> pa.Table:
