@@ -30,12 +30,12 @@ from cluster.processes import PATIENCE_SECONDS, spawn, wait_until, without_ray
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
 from raymc.search.audit import audit_trials
-from raymc.search.study import STUDY_FILE, read_study
+from raymc.search.study import read_study
 from raymc.tracking import tracking_uri
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG
 from raymc.training.audit import RunAudit, audit_run
 from raymc.training.bundle import load_bundle
-from raymc.training.runs import read_run
+from raymc.training.runs import STUDY_FILE, read_run
 
 NAME = "chaos"
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}

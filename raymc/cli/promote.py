@@ -21,7 +21,7 @@ from raymc.terminal import print_line
 from raymc.tracking import Tracker, open_tracker
 from raymc.tracking.models import RecordedTest, Registry, Version, register_bundle
 from raymc.training.bundle import Bundle, load_bundle
-from raymc.training.runs import find_bundle, read_config, run_of
+from raymc.training.runs import find_bundle, read_config, read_run, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +175,11 @@ def _tested(compared: Comparison, field: _Field) -> RecordedTest:
 
 def _mlflow_run(tracker: Tracker, bundle: Bundle) -> str:
     """Return the id of the bundle's run in MLflow, recorded now if it never was."""
-    name = name_of(bundle.folder)
-    run = tracker.start_run(name, key=name, params=flatten(bundle.config), tags={}, reopen=False)
+    folder = run_of(bundle.folder)
+    # A bundle outside of any run is its weights, wherever it lies.
+    key = read_run(folder).id if folder else f"bundle-{bundle.weights_digest}"
+    run = tracker.start_run(
+        name_of(bundle.folder), key=key, params=flatten(bundle.config), tags={}, reopen=False
+    )
     tracker.end_run(run, "complete")
     return tracker.run_id(run)

@@ -23,23 +23,38 @@ _PATIENCE_SECONDS = 600.0  # after a long outage there may be much to write
 
 
 @click.command()
-@click.argument("sweep", required=False)
+@click.argument("run", required=False)
 @overridable
-def runs(sweep: str | None, overrides: tuple[str, ...]) -> None:
-    """List the sweeps, or compare the trials of one."""
-    if sweep is not None and "=" in sweep:
-        sweep, overrides = None, (sweep, *overrides)
+def runs(run: str | None, overrides: tuple[str, ...]) -> None:
+    """List runs and sweeps, or compare the trials of one sweep.
+
+    RUN is a name or the beginning of an id. Of several of one name, the newest is shown.
+    """
+    if run is not None and "=" in run:
+        run, overrides = None, (run, *overrides)
     config, console = load_config(None, overrides, {}), make_console()
-    from raymc.cli.tables import trials_table
+    from raymc.cli.tables import runs_table, trials_table
     from raymc.terminal import print_line
-    from raymc.tracking import list_sweeps, read_trials, tracking_uri
+    from raymc.tracking import find_recorded, list_runs, read_trials, tracking_uri
 
     uri, metric = tracking_uri(config.tracking, config.run.folder), config.train.monitor
-    if sweep is None:
-        for found in list_sweeps(uri, config.tracking.experiment):
-            print_line(console, f"{found.name}  ({found.trials} trials)")
+    experiment = config.tracking.experiment
+    known = list_runs(uri, experiment, metric=metric)
+    if run is None:
+        console.print(runs_table(known, metric))
         return
-    trials = read_trials(uri, config.tracking.experiment, sweep, metric=metric)
+    newest, *others = find_recorded(known, run)
+    if others:
+        ids = ", ".join(other.short_id for other in others)
+        print_line(
+            console,
+            f"{len(others) + 1} runs are meant by {run}; this is the newest, {newest.short_id} "
+            f"(the others: {ids})",
+        )
+    if newest.kind == "run":
+        console.print(runs_table([newest], metric))
+        return
+    trials = read_trials(uri, experiment, newest.run_id, metric=metric)
     console.print(trials_table(trials, metric, width=console.width))
 
 
@@ -98,16 +113,18 @@ def _answers(server: "subprocess.Popen[bytes]", address: str) -> bool:
 def replay(run: str, overrides: tuple[str, ...]) -> None:
     """Send MLflow the records that it missed while unreachable.
 
-    RUN is a run's or sweep's name, or its folder. Its bundle is logged too, if MLflow does not
-    have it.
+    RUN is the name of a run or sweep, its folder or the beginning of its id. Its bundle is logged
+    too, if MLflow does not have it.
     """
     settings, console = load_config(None, overrides, {}), make_console()
-    from raymc.errors import ResourceError
+    from raymc.errors import ConfigError, ResourceError
     from raymc.terminal import print_line
     from raymc.tracking import count_left, open_tracker
-    from raymc.training.runs import BUNDLE, find_run, read_run
+    from raymc.training.runs import BUNDLE, find_run, original_of, read_run
 
     folder = find_run(run, settings.run.folder)
+    if original := original_of(folder):
+        raise ConfigError(f"{folder} is a copy of {original}: replay that one")
     opened = read_run(folder, overrides)
     waiting = count_left(folder)
     with open_tracker(opened.config.tracking, str(folder.parent), folder=folder) as tracker:
@@ -124,7 +141,7 @@ def _add_bundle(run: "Run", tracker: "Tracker") -> str:
     from raymc.tracking.models import has_model, log_bundle
     from raymc.training.runs import BUNDLE
 
-    key = tracker.start_run(run.name, key=run.name, params={}, tags={}, reopen=False)
+    key = tracker.start_run(run.name, key=run.id, params={}, tags={}, reopen=False)
     run_id = tracker.run_id(key, timeout_seconds=_PATIENCE_SECONDS)
     if has_model(run_id, uri=tracker.uri):
         return ""

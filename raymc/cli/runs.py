@@ -29,14 +29,15 @@ from raymc.report import build_report, save_report
 from raymc.runtime.connect import connect, expect_nodes
 from raymc.search.sweep import sweep
 from raymc.terminal import print_line
-from raymc.tracking import Tracker, list_sweeps, open_tracker, tracking_uri
+from raymc.tracking import Tracker, list_runs, open_tracker, tracking_uri
 from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
 from raymc.tracking.recording import RunRecorder, SweepRecorder
+from raymc.tracking.records import fit_key
 from raymc.training.audit import AttemptRecorder
 from raymc.training.bundle import save_bundle
 from raymc.training.on_ray import equip, train
-from raymc.training.runs import BUNDLE, Run, open_run
+from raymc.training.runs import BUNDLE, Run, open_run, original_of
 
 REPORT = "report.html"
 
@@ -103,10 +104,13 @@ def run_report(
     print_line(console, f"report: {path}")
     try:
         uri = tracking_uri(config.tracking, config.run.folder)
-        if run.name not in {known.key for known in list_sweeps(uri, config.tracking.experiment)}:
-            raise ResourceError(f"{uri} has no sweep {run.name!r}")
+        if original := original_of(run.folder):
+            raise ConfigError(f"{run.folder} is a copy of {original}, whose report stays there")
+        known = list_runs(uri, config.tracking.experiment)
+        if fit_key(run.id) not in {recorded.key for recorded in known}:
+            raise ResourceError(f"{uri} has no sweep {run.name!r} with the id {run.id}")
         with open_tracker(config.tracking, config.run.folder) as tracker:
-            key = tracker.start_run(run.name, key=run.name, params={}, tags={}, reopen=False)
+            key = tracker.start_run(run.name, key=run.id, params={}, tags={}, reopen=False)
             tracker.log_text(key, REPORT, page)
     except (ConfigError, ResourceError) as error:
         print_line(console, f"the report is not in MLflow: {error}", "yellow")

@@ -1,11 +1,13 @@
-"""Tables of trials, best first, for the terminal."""
+"""Tables of runs, and of trials, best first, for the terminal."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from rich.table import Table
 
 from raymc.search.trials import Trial, best_trial, duration, param_text, ranked, value_text
 from raymc.terminal import make_console, plain
+from raymc.tracking.sweeps import RecordedRun
 
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
 
@@ -53,6 +55,25 @@ def rows_table(
         cells = [str(trial.number), trial.state, *numbers, epoch, duration(trial.seconds)]
         style = "bold green" if trial is best else _STYLES.get(trial.state)
         table.add_row(*cells, *map(plain, params), style=style)
+    return table
+
+
+def runs_table(runs: Sequence[RecordedRun], metric: str = "val/mAP") -> Table:
+    """Return runs and sweeps in the order given, with the metric at the best epoch."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("name", "id", "kind", "state", metric, "started"):
+        is_number = column == metric
+        table.add_column(
+            column,
+            no_wrap=column != "name",
+            overflow="fold",
+            justify="right" if is_number else "left",
+        )
+    for run in runs:
+        kind = f"sweep of {run.trials}" if run.kind == "sweep" else run.kind
+        started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
+        cells = [run.short_id, kind, run.state, value_text(run.value), started]
+        table.add_row(plain(run.name), *cells, style=_STYLES.get(run.state))
     return table
 
 

@@ -27,6 +27,7 @@ from raymc.config.reference import config_reference
 from raymc.config.run import CalibrationName, RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import Range, SearchConfig, default_space
 from raymc.config.tree import (
+    SHORTEST_ID,
     Config,
     check_space,
     differences,

@@ -23,6 +23,8 @@ from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import SearchConfig
 from raymc.errors import ConfigError, UnknownSettingError
 
+SHORTEST_ID = 6  # characters of an id by which a run may be asked for
+
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Config:

@@ -20,11 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from raymc.config import Config, Range, flatten
 from raymc.data.storage import patience
 from raymc.errors import ConfigError, first_line
-from raymc.training.runs import Run
+from raymc.training.runs import STUDY_FILE, Run
 
 # The study's attribute with the number of GPUs of each worker.
 GPUS_ATTRIBUTE = "gpus_per_worker"
-STUDY_FILE = "study.db"
 # How long a sweep waits for a database that is restarted.
 _PATIENCE_SECONDS = 180.0
 # Wraps a function so that it is retried while the study's database is unreachable.
@@ -40,9 +39,10 @@ def open_study(run: Run) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     config, address = run.config, _address(run)
     try:
+        storage = _storage(address)
         study = optuna.create_study(
-            storage=_storage(address),
-            study_name=run.name,
+            storage=storage,
+            study_name=_study_name(run, storage),
             direction="maximize",
             load_if_exists=True,
         )
@@ -76,9 +76,12 @@ def read_study(run: Run) -> optuna.Study:
         raise ConfigError(f"{run.folder} is not the folder of a sweep: it has no {STUDY_FILE}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return optuna.load_study(study_name=run.name, storage=_storage(address))
+        storage = _storage(address)
+        return optuna.load_study(study_name=_study_name(run, storage), storage=storage)
     except KeyError:
-        raise ConfigError(f"the storage {address} has no sweep {run.name!r}") from None
+        raise ConfigError(
+            f"the storage {address} has no study {run.id} of sweep {run.name!r}"
+        ) from None
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = first_line(error)
         raise ConfigError(f"the study {address} can't be opened: {line}") from error
@@ -119,6 +122,15 @@ def make_sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
 
 def _address(run: Run) -> str:
     return run.config.search.storage or f"sqlite:///{run.folder / STUDY_FILE}"
+
+
+def _study_name(run: Run, storage: RDBStorage) -> str:
+    """Return the sweep's id or, in the sweep's own database, the name of the study that is there.
+
+    That database has only one study, which raymc 0.1.0 called by the sweep's name.
+    """
+    known = [] if run.config.search.storage else optuna.get_all_study_names(storage)
+    return known[0] if known else run.id
 
 
 def _storage(address: str) -> RDBStorage:

@@ -10,7 +10,7 @@ from raymc.events import EpochEnded, Event
 from raymc.search.trials import Trial, ranked
 from raymc.tracking import Tracker, command_line
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
-from raymc.tracking.records import TRIAL_TAG
+from raymc.tracking.records import KIND_TAG, TRIAL_TAG
 from raymc.training.runs import Run
 
 # These don't change results.
@@ -48,7 +48,7 @@ class RunRecorder:
     def __init__(self, run: Run, manifest: Manifest, tracker: Tracker) -> None:
         self._tracker = tracker
         params = recorded_settings(run.config)
-        self.key = tracker.start_run(run.name, key=run.name, params=params, tags={})
+        self.key = tracker.start_run(run.name, key=run.id, params=params, tags={KIND_TAG: "run"})
         tracker.log_json(self.key, "config.json", to_dict(run.config))
         log_dataset(tracker, self.key, run.config, manifest)
 
@@ -72,7 +72,8 @@ class SweepRecorder:
         self._tracker, self._show = tracker, show
         self._trials: dict[int, Trial] = {}
         settings = recorded_settings(config, sweep=True)
-        self.parent = tracker.start_run(run.name, key=run.name, params=settings, tags={})
+        tags = {KIND_TAG: "sweep"}
+        self.parent = tracker.start_run(run.name, key=run.id, params=settings, tags=tags)
         tracker.log_json(self.parent, "config.json", to_dict(config))
         tracker.set_note(self.parent, plan_note(config, command_line()))
         tracker.set_views(self.parent, list(config.search.space), config.train.monitor)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 KEY_TAG = "raymc.key"
+KIND_TAG = "raymc.kind"  # run or sweep; raymc 0.1.0 wrote none
 STATE_TAG = "raymc.state"
 TRIAL_TAG = "raymc.trial"
 PARENT_TAG = "mlflow.parentRunId"

@@ -1,4 +1,4 @@
-"""Sweeps read back from MLflow.
+"""Runs, sweeps and their trials read back from MLflow.
 
 A local database is read with sqlite3: importing MLflow and opening its store take three seconds,
 reading takes three milliseconds. Servers and other databases are read through MLflow's client.
@@ -6,66 +6,127 @@ reading takes three milliseconds. Servers and other databases are read through M
 
 import math
 import sqlite3
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+from raymc.config import SHORTEST_ID
 from raymc.errors import ConfigError, ResourceError
 from raymc.search.trials import Trial, TrialState
 from raymc.tracking.connect import answering, check_reachable, open_client, sqlite_file
-from raymc.tracking.records import KEY_TAG, PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name
+from raymc.tracking.records import (
+    KEY_TAG,
+    KIND_TAG,
+    PARENT_TAG,
+    STATE_TAG,
+    TRIAL_TAG,
+    best_name,
+)
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """A parent run with trials: its key and name, its MLflow id, and how many trials it has."""
+class RecordedRun:
+    """A run or a sweep as MLflow has it.
+
+    Attributes:
+        key: The run's id; its name where raymc 0.1.0 recorded it.
+        name: The run's.
+        run_id: MLflow's own id.
+        kind: `run` or `sweep`.
+        state: Where it stands.
+        value: The metric asked for at the best epoch, of the best trial so far in a sweep; None
+            before the first epoch.
+        started: When it began, in milliseconds since 1970.
+        trials: How many a sweep has.
+    """
 
     key: str
     name: str
     run_id: str
+    kind: Literal["run", "sweep"]
+    state: str
+    value: float | None
+    started: int
     trials: int
 
+    @property
+    def short_id(self) -> str:
+        """The beginning of its id, by which it may be asked for."""
+        return (self.run_id if self.key == self.name else self.key)[:8]
 
-def list_sweeps(uri: str, experiment: str = "raymc") -> list[Sweep]:
-    """Return the sweeps of an experiment, newest first.
+
+def list_runs(uri: str, experiment: str = "raymc", *, metric: str = "val/mAP") -> list[RecordedRun]:
+    """Return the runs and sweeps of an experiment, newest first.
 
     Raises:
         ResourceError: MLflow does not answer, or holds no such experiment.
     """
-    return _sweeps(_all_runs(uri, experiment))
+    return _recorded(_all_runs(uri, experiment), metric)
 
 
-def read_trials(uri: str, experiment: str, sweep: str, *, metric: str = "val/mAP") -> list[Trial]:
-    """Return the trials of a sweep by number, without their single epochs.
+def find_recorded(runs: Sequence[RecordedRun], asked: str) -> list[RecordedRun]:
+    """Return the runs that are called so or else whose id begins so, in their order.
 
-    The sweep is given by its name, key or MLflow id; of several of one name the newest counts.
+    Raises:
+        ConfigError: There is none; the message names those there are.
+    """
+    named = [run for run in runs if asked in (run.name, run.key, run.run_id)]
+    if not named and len(asked) >= SHORTEST_ID:
+        named = [
+            run
+            for run in runs
+            if run.run_id.startswith(asked) or (run.key != run.name and run.key.startswith(asked))
+        ]
+    if not named:
+        known = ", ".join(dict.fromkeys(run.name for run in runs)) or "none"
+        raise ConfigError(f"MLflow has no run or sweep {asked!r}; there are: {known}")
+    return named
+
+
+def read_trials(uri: str, experiment: str, run_id: str, *, metric: str = "val/mAP") -> list[Trial]:
+    """Return the trials of a sweep, given by MLflow's id, by number, without their single epochs.
+
     `Trial.value` is `metric` at the best epoch.
 
     Raises:
-        ConfigError: The experiment has no such sweep; the message names those it has.
         ResourceError: MLflow does not answer, or holds no such experiment.
     """
-    runs = _all_runs(uri, experiment)
-    sweeps = _sweeps(runs)
-    chosen = next((one for one in sweeps if sweep in (one.name, one.key, one.run_id)), None)
-    if chosen is None:
-        known = ", ".join(one.name for one in sweeps) or "none"
-        raise ConfigError(f"no sweep {sweep!r} in experiment {experiment!r}; there are: {known}")
-    trials = [run for run in reversed(runs) if run.tags.get(PARENT_TAG) == chosen.run_id]
+    runs = reversed(_all_runs(uri, experiment))
+    trials = [run for run in runs if run.tags.get(PARENT_TAG) == run_id]
     found = [_trial(run, number, metric) for number, run in enumerate(trials)]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def _sweeps(runs: "Sequence[_Run]") -> list[Sweep]:
-    trials = Counter(run.tags.get(PARENT_TAG) for run in runs)
-    return [
-        Sweep(run.tags.get(KEY_TAG, ""), run.name, run.run_id, count)
-        for run in runs
-        if (count := trials[run.run_id])
-    ]
+def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
+    trials = defaultdict[str, list[Trial]](list)
+    for run in runs:
+        if PARENT_TAG in run.tags:
+            trials[run.tags[PARENT_TAG]].append(_trial(run, 0, metric))
+    found = []
+    for run in runs:
+        if KEY_TAG not in run.tags or PARENT_TAG in run.tags:
+            continue
+        value = run.metrics.get(best_name(metric), run.metrics.get(metric))
+        if value is None:
+            scores = (trial.score for trial in trials[run.run_id])
+            value = max((score for score in scores if not math.isnan(score)), default=None)
+        is_sweep = run.tags.get(KIND_TAG) == "sweep" or bool(trials[run.run_id])
+        found.append(
+            RecordedRun(
+                key=run.tags[KEY_TAG],
+                name=run.name,
+                run_id=run.run_id,
+                kind="sweep" if is_sweep else "run",
+                state=run.tags.get(STATE_TAG, "running"),
+                value=value,
+                started=run.started,
+                trials=len(trials[run.run_id]),
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ from raymc.terminal import plain
 from raymc.training import checkpoint
 from raymc.training.checkpoint import Found
 from raymc.training.row_log import EpochAudit, RowLog, audit
-from raymc.training.runs import Run
+from raymc.training.runs import ATTEMPTS_FILE, Run
 
-ATTEMPTS_FILE = "attempts.json"
 SECONDS_BETWEEN_WRITES = 1.0
 
 

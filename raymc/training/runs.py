@@ -1,26 +1,42 @@
 """A run or a sweep as one value: its id, name, folder, storage, resources and dataset.
 
 `Run` is made where a folder is opened, and handed on to training, search, tracking and report.
-The folder keeps the settings in `config.json` and who the run is in `run.json`.
+The folder keeps the settings in `config.json` and who the run is in `run.json`. A folder without
+`run.json` is of raymc 0.1.0, which knew runs by their names; there the name stays the id.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from raymc.config import Config, differences, from_dict, overridden, run_name, to_dict
+import raymc
+from raymc.config import (
+    SHORTEST_ID,
+    Config,
+    differences,
+    from_dict,
+    overridden,
+    run_name,
+    to_dict,
+)
 from raymc.data.storage import write_text
 from raymc.errors import ConfigError
 from raymc.training.bundle import DESCRIPTION
+from raymc.training.checkpoint import PROGRESS
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 BUNDLE = "bundle"
-TRIALS = "trials"  # of a sweep
+ATTEMPTS_FILE = "attempts.json"  # of a single run, from its first step on
+TRIALS = "trials"  # of a sweep, from its first trial on
+STUDY_FILE = "study.db"  # of a sweep, unless search.storage is set
+# Raise this when a change of the code makes the same settings and data train to other numbers. A
+# run that was begun under another number is not resumed.
+RESULTS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +44,13 @@ class Run:
     """A run or a sweep.
 
     Attributes:
-        id: Made with the folder, unique, and kept when the folder is moved.
-        name: For people; MLflow and Optuna know the run by it.
+        id: Made with the folder, unique, and kept when the folder is moved. MLflow, Optuna and
+            the storage of checkpoints know the run by it.
+        name: For people.
         folder: Where its settings, bundle and logs are, on this machine.
-        storage: Where its checkpoints are: an absolute path, or an address such as s3://b/runs/a.
+        storage: Where its checkpoints are: an absolute path, or an address such as s3://b/runs/ID.
         config: All settings.
-        dataset: Digest of the dataset it was last opened with; empty if none was recorded.
+        dataset: Digest of the dataset it was opened with; empty if none was recorded.
         resources: What each training worker takes of its node, by name, such as {"CPU": 1};
             empty until `equip` in `on_ray.py` has decided it.
     """
@@ -57,6 +74,29 @@ class Run:
         return (self.folder / TRIALS).is_dir()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Identity:
+    """What `run.json` holds.
+
+    Attributes:
+        id: The run's.
+        name: The run's.
+        dataset: Digest of its dataset; empty if it isn't known.
+        folder: Where the run was last opened to write to it; empty if that isn't known.
+        sweep: Whether it is a sweep; None if that isn't known.
+        results: `RESULTS` of the raymc that began the run.
+        raymc: Version of that raymc.
+    """
+
+    id: str
+    name: str
+    dataset: str = ""
+    folder: str = ""
+    sweep: bool | None = None
+    results: int = 1
+    raymc: str = "0.1.0"
+
+
 def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
     """Open a run to write to it; makes its folder if needed.
 
@@ -66,26 +106,37 @@ def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
         dataset: Digest of the dataset; empty keeps the one recorded.
 
     Raises:
-        ConfigError: A run of that name exists whose settings lead to other results, or the
-            folder can't be written.
+        ConfigError: A run of that name exists, and resuming it would mix results: of other
+            settings, another dataset, a raymc that trains differently, or another folder's run.
+            Or the folder can't be written.
     """
     name = run_name(config, sweep=sweep)
     folder = Path(config.run.folder).absolute() / name
     path = folder / CONFIG_FILE
-    if path.exists():
-        changed = differences(read_config(folder), config, with_space=sweep)
-        if changed:
-            raise ConfigError(
-                f"run {name!r} exists with other settings ({'; '.join(changed[:3])}): "
-                "choose another run.name"
-            )
+    known = _read_identity(folder) if path.exists() else None
+    is_trained = any((folder / trace).exists() for trace in (BUNDLE, ATTEMPTS_FILE, TRIALS))
+    problem = f"{folder} holds a run whose {CONFIG_FILE} is missing" if is_trained else ""
+    if known is not None:
+        problem = _other_settings(folder, known, config, sweep=sweep, dataset=dataset)
+        other = _other_origin(folder, known, config, sweep=sweep, dataset=dataset)
+        if is_trained:
+            problem = problem or other
+        elif other:
+            known = None  # nothing is trained that could be mixed, so this becomes a new run
+    if problem:
+        raise ConfigError(f"{problem}: choose another run.name to start anew")
+    begun = known or _Identity(id=uuid4().hex, name=name, results=RESULTS, raymc=raymc.__version__)
+    identity = replace(
+        begun, name=name, dataset=dataset or begun.dataset, folder=str(folder), sweep=sweep
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if identity != known:  # first, because a folder with settings alone is of 0.1.0
+            write_text(folder / RUN_FILE, json.dumps(asdict(identity), indent=1))
         write_text(path, json.dumps(to_dict(config), indent=1))
-        kept = _identify(folder, name, dataset)
     except OSError as error:
         raise ConfigError(f"run.folder: {folder} can't be written: {error.strerror}") from None
-    return _run(folder, config, kept)
+    return _run(folder, config, identity)
 
 
 def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
@@ -99,53 +150,111 @@ def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:
         ConfigError: The folder holds no run.
     """
     folder = folder.absolute()
-    config = read_config(folder)
-    kept = _read_identity(folder)
-    if not kept:  # a folder of raymc 0.1.0, which kept no id
-        name = run_name(config, sweep=(folder / TRIALS).is_dir())
-        kept = {"id": uuid4().hex, "name": name, "dataset": ""}
-        with suppress(OSError):  # a folder that can only be read can still be reported on
-            kept = _identify(folder, name, "")
-    return _run(folder, overridden(config, overrides), kept)
+    config = overridden(read_config(folder), overrides)
+    return _run(folder, config, _read_identity(folder))
 
 
-def _run(folder: Path, config: Config, kept: Mapping[str, str]) -> Run:
+def original_of(folder: Path) -> Path | None:
+    """Return the folder that a run's folder is a copy of, or None.
+
+    A folder that was moved is no copy: nothing of the same id is left where it was.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
+    identity = _read_identity(folder)
+    original = Path(identity.folder)
+    if not identity.folder or not (original / RUN_FILE).exists() or original.samefile(folder):
+        return None
+    return original if _read_identity(original).id == identity.id else None
+
+
+def _other_settings(
+    folder: Path, known: _Identity, config: Config, *, sweep: bool, dataset: str
+) -> str:
+    """Return which settings differ from those of the run in a folder; empty if none do.
+
+    A dataset of the same content may lie elsewhere.
+    """
+    changed = differences(read_config(folder), config, with_space=sweep)
+    if dataset and dataset == known.dataset:
+        changed = [one for one in changed if not one.startswith("data.path: ")]
+    if not changed or known.sweep not in (None, sweep):
+        return ""
+    return f"run {known.name!r} exists with other settings ({'; '.join(changed[:3])})"
+
+
+def _other_origin(
+    folder: Path, known: _Identity, config: Config, *, sweep: bool, dataset: str
+) -> str:
+    """Return why results would not belong to the run in a folder; empty if they do."""
+    name, kinds = f"run {known.name!r}", ("a single run", "a sweep")
+    if original := original_of(folder):
+        return f"{folder} is a copy of {original} and has the same id"
+    if known.sweep not in (None, sweep):
+        return f"{name} exists and is {kinds[not sweep]}, not {kinds[sweep]}"
+    if dataset and known.dataset not in ("", dataset):
+        return (
+            f"{name} was trained on another dataset (digest {known.dataset[:12]}) than "
+            f"{config.data.path} holds now (digest {dataset[:12]})"
+        )
+    is_finished = not sweep and (folder / BUNDLE).exists()
+    if known.results != RESULTS and not is_finished:
+        return (
+            f"{name} was begun by raymc {known.raymc}, which trains to other results than raymc "
+            f"{raymc.__version__}"
+        )
+    return ""
+
+
+def _run(folder: Path, config: Config, identity: _Identity) -> Run:
     storage = config.run.storage.rstrip("/")
     if storage and "://" not in storage:
         storage = str(Path(storage).absolute())
-    name, address = kept["name"], str(folder)
-    if storage:
-        address = f"{storage}/{name}"
     return Run(
-        id=kept["id"],
-        name=name,
+        id=identity.id,
+        name=identity.name,
         folder=folder,
-        storage=address,
+        storage=f"{storage}/{identity.id}" if storage else str(folder),
         config=config,
-        dataset=kept["dataset"],
+        dataset=identity.dataset,
     )
 
 
-def _read_identity(folder: Path) -> dict[str, str]:
-    """Return the id, name and dataset kept in a folder; empty if there are none."""
+def _read_identity(folder: Path) -> _Identity:
+    """Return who the run in a folder is.
+
+    Raises:
+        ConfigError: The folder holds no run, or its `run.json` is damaged.
+    """
+    path = folder / RUN_FILE
     try:
-        values: Any = json.loads((folder / RUN_FILE).read_text())
-        return {key: str(values[key]) for key in ("id", "name", "dataset")}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+        values: Any = json.loads(path.read_text())
+        known = {one.name for one in fields(_Identity)}
+        return _Identity(**{key: values[key] for key in values if key in known})
+    except FileNotFoundError:
+        return _identity_of_0_1_0(folder)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"{path} can't be read, so it isn't known which run {folder} is: restore the file"
+        ) from error
 
 
-def _identify(folder: Path, name: str, dataset: str) -> dict[str, str]:
-    """Return a folder's id, name and dataset, and keep them there."""
-    known = _read_identity(folder)
-    kept = {
-        "id": known.get("id") or uuid4().hex,
-        "name": name,
-        "dataset": dataset or known.get("dataset", ""),
-    }
-    if kept != known:
-        write_text(folder / RUN_FILE, json.dumps(kept, indent=1))
-    return kept
+def _identity_of_0_1_0(folder: Path) -> _Identity:
+    """Return who a run of raymc 0.1.0 is: its records in MLflow and its study go by its name.
+
+    What it was trained on is in its bundle or its checkpoints.
+    """
+    is_sweep = (folder / TRIALS).is_dir() or (folder / STUDY_FILE).exists()
+    name = run_name(read_config(folder), sweep=is_sweep)
+    dataset = ""
+    # Damaged files are dealt with where they are used.
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        if (folder / BUNDLE / DESCRIPTION).exists():
+            dataset = json.loads((folder / BUNDLE / DESCRIPTION).read_text())["dataset_digest"]
+        elif progress := next(folder.rglob(PROGRESS), None):
+            dataset = json.loads(progress.read_text())["dataset"]["digest"]
+    return _Identity(id=name, name=name, dataset=str(dataset), sweep=True if is_sweep else None)
 
 
 def read_config(folder: Path) -> Config:
@@ -168,16 +277,16 @@ def find_run(run: str, runs_folder: str) -> Path:
     """Return the folder of a run or sweep.
 
     Args:
-        run: Its name or its folder.
+        run: Its name, its folder, or the beginning of its id.
         runs_folder: Folder of runs, the setting `run.folder`.
 
     Raises:
         ConfigError: There is no such run.
     """
-    for folder in (Path(runs_folder, run), Path(run)):
+    for folder in _candidates(run, runs_folder):
         if (folder / CONFIG_FILE).exists():
             return folder.absolute()
-    known = sorted(path.parent.name for path in Path(runs_folder).glob(f"*/{CONFIG_FILE}"))
+    known = sorted(str(folder.relative_to(runs_folder)) for folder in _run_folders(runs_folder))
     raise ConfigError(
         f"no run {run!r} in {runs_folder}, and {run} is not the folder of a run or bundle: "
         f"check the name (there are: {', '.join(known) or 'none'}), or name the folder of runs "
@@ -189,18 +298,44 @@ def find_bundle(run: str, runs_folder: str) -> Path:
     """Return the bundle of a run or sweep.
 
     Args:
-        run: Its name, its folder, or the bundle's own folder.
+        run: Its name, its folder, the beginning of its id, or the bundle's own folder.
         runs_folder: Folder of runs, the setting `run.folder`.
 
     Raises:
         ConfigError: There is no such run, or it has no bundle yet.
     """
-    for folder in (Path(runs_folder, run), Path(run)):
+    for folder in _candidates(run, runs_folder):
         for place in (folder / BUNDLE, folder):
             if (place / DESCRIPTION).exists():
                 return place
     find_run(run, runs_folder)
     raise ConfigError(f"run {run!r} has no bundle yet: run its command again to finish it")
+
+
+def _candidates(run: str, runs_folder: str) -> Iterator[Path]:
+    """Yield the folders that may be meant: those named so, then the one whose id begins so."""
+    yield Path(runs_folder, run)
+    yield Path(run)
+    if len(run) < SHORTEST_ID:
+        return
+    found = []
+    for folder in _run_folders(runs_folder):
+        with suppress(ConfigError):  # a damaged folder among others
+            identity = _read_identity(folder)
+            if identity.id != identity.name and identity.id.startswith(run):
+                found.append(folder)
+    if len(found) > 1:
+        folders = ", ".join(map(str, found))
+        raise ConfigError(
+            f"several runs have an id that begins with {run!r}: name one of {folders}"
+        )
+    yield from found
+
+
+def _run_folders(runs_folder: str) -> Iterator[Path]:
+    """Yield the folders of runs; a name such as `a/b` puts one a level deeper."""
+    for pattern in (f"*/{CONFIG_FILE}", f"*/*/{CONFIG_FILE}"):
+        yield from (path.parent for path in sorted(Path(runs_folder).glob(pattern)))
 
 
 def run_of(bundle: Path) -> Path | None:

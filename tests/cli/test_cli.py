@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -278,14 +280,43 @@ def test_a_dataset_is_described(tiny_path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+LISTED = ["name", "id", "kind", "state", "val/mAP", "started"]
+
+
+def test_runs_are_listed_by_id(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with open_tracker(TrackingConfig(experiment="listed"), str(runs_folder)) as tracker:
+        for name, key in (("base [x]", "a" * 32), ("base [x]", "b" * 32), ("wide", "c" * 32)):
+            tracker.start_run(name, key=key, params={}, tags={"raymc.kind": "run"})
+            tracker.log_epoch(key, 1, {"val/mAP": 0.5}, is_best=True)
+            time.sleep(0.01)  # MLflow's times are in milliseconds
+        tracker.start_run("trial", key="c/0", parent="c" * 32, params={}, tags={})
+    settings = [f"run.folder={runs_folder}", "tracking.experiment=listed"]
+    heads, *rows = run("runs", *settings).output.splitlines()
+    assert heads.split() == LISTED
+    assert [row.split("  ")[0] for row in rows] == ["wide", "base [x]", "base [x]"]
+    now = datetime.now().strftime("%Y-%m-%d")
+    assert [row.split()[1:-2] for row in rows[:1]] == [
+        ["cccccccc", "sweep", "of", "1", "running", "0.5000"]
+    ]
+    assert all(row.split()[-2] == now for row in rows)
+    said, _, row = run("runs", "base [x]", *settings).output.splitlines()
+    assert said == (
+        "2 runs are meant by base [x]; this is the newest, bbbbbbbb (the others: aaaaaaaa)"
+    )
+    assert row.split()[:3] == ["base", "[x]", "bbbbbbbb"]
+    assert run("runs", "aaaaaa", *settings).output.splitlines()[1].split()[2] == "aaaaaaaa"
+    assert run("runs", "wide", *settings).output.split()[:2] == ["trial", "state"]
+
+
 def test_sweeps_that_nobody_knows(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with open_tracker(TrackingConfig(experiment="empty"), str(runs_folder)):
         pass
     settings = [f"run.folder={runs_folder}", "tracking.experiment=empty"]
     line = complaint("runs", "mine", *settings)
-    assert line == "no sweep 'mine' in experiment 'empty'; there are: none"
-    assert run("runs", *settings).output == ""
+    assert line == "MLflow has no run or sweep 'mine'; there are: none"
+    assert run("runs", *settings).output.split() == LISTED
     line = complaint("runs", f"run.folder={runs_folder / 'none'}")
     assert line.startswith("MLflow at sqlite:///")
     assert line == complaint("ui", f"run.folder={runs_folder / 'none'}")

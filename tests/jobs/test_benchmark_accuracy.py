@@ -24,7 +24,7 @@ from raymc.data.shards import Dataset
 from raymc.errors import ConfigError
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.metrics import evaluate_scores
-from raymc.tracking import list_sweeps, tracking_uri
+from raymc.tracking import list_runs, tracking_uri
 from raymc.tracking.records import git_commit
 
 
@@ -222,7 +222,7 @@ def test_the_benchmark_tunes_tests_and_resumes(tiny_config: Config, tmp_path: Pa
         storage=f"sqlite:///{out / 'tiny/prototype_contrast/study.db'}",
     )
     assert study.trials[0].params == {path: flatten(config)[path] for path in params}
-    [sweep] = list_sweeps(tracking_uri(config.tracking, config.run.folder))
+    [sweep] = list_runs(tracking_uri(config.tracking, config.run.folder))
     assert sweep.trials == 2
     (out / "tiny/prototype_contrast/seed-1.parquet").unlink()
     again = bench()

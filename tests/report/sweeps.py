@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import optuna
 from optuna.trial import TrialState, create_trial
 from tiny import LABELS, MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
@@ -107,8 +106,3 @@ def default_of(config: Config) -> dict[str, object]:
     """The configuration's own values of what its sweep searches."""
     settings = flatten(config)
     return {path: settings[path] for path in config.search.space}
-
-
-def study_of(folder: Path, name: str) -> optuna.Study:
-    """The study of a sweep's folder."""
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'study.db'}")

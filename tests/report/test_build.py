@@ -199,7 +199,7 @@ def test_a_run_is_no_sweep(sweep: Path, config: Config, tmp_path: Path) -> None:
     shutil.copy(sweep / "config.json", tmp_path)
     with pytest.raises(ConfigError, match=r"is not the folder of a sweep: it has no study\.db"):
         build_report(read_run(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
 
 
 def test_pages_appear_whole(tmp_path: Path) -> None:

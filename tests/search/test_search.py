@@ -64,7 +64,7 @@ class Sweep:
     def frozen(self) -> list[FrozenTrial]:
         """What Optuna holds, which nobody needs to have opened yet."""
         return optuna.load_study(
-            study_name=self.config.run.name, storage=f"sqlite:///{self.folder / 'study.db'}"
+            study_name=read_run(self.folder).id, storage=f"sqlite:///{self.folder / 'study.db'}"
         ).trials
 
     def trials(self) -> list[Trial]:

@@ -10,7 +10,7 @@ from tracking_cases import silent_server
 
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, RaymcError, ResourceError
-from raymc.tracking import connect, list_sweeps, open_tracker, runs_page, tracking_uri, ui_command
+from raymc.tracking import connect, list_runs, open_tracker, runs_page, tracking_uri, ui_command
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_deleted_experiment_is_explained(folder: str, config: TrackingConfig) 
 
 def test_reading_does_not_create_a_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    for read in (list_sweeps, ui_command):
+    for read in (list_runs, ui_command):
         with pytest.raises(ResourceError, match="nothing has been recorded there yet"):
             read(uri)
     assert not list(tmp_path.iterdir())

@@ -29,9 +29,10 @@ def replay(*arguments: str) -> tuple[int, str]:
 
 def leave_records(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Train in name only: MLflow hears of the start and the first epoch, and then nothing."""
-    folder = open_run(config).folder
+    opened = open_run(config)
+    folder = opened.folder
     tracker = open_tracker(config.tracking, config.run.folder, folder=folder)
-    run = tracker.start_run(folder.name, key=folder.name, params={"a": 1}, tags={})
+    run = tracker.start_run(opened.name, key=opened.id, params={"a": 1}, tags={})
     tracker.log_epoch(run, 1, {"val/mAP": 0.1}, is_best=True)
     tracker.run_id(run)
     with away(monkeypatch):
@@ -74,6 +75,13 @@ def test_the_bundle_is_added_once(
     assert code == 0
     assert "records, and the model models:/m-" in output
     assert replay(str(folder)) == (0, f"{folder.name}: MLflow has 0 records\n")
+    with open_tracker(config.tracking, config.run.folder) as tracker:
+        (only,) = runs_of(tracker)
+    assert only.outputs is not None
+    assert len(only.outputs.model_outputs) == 1
+    copy = shutil.copytree(folder, folder.with_name(f"{folder.name}-copy"))
+    line = f"raymc: {copy} is a copy of {folder}: replay that one\n"
+    assert replay(str(copy)) == (2, line)
 
 
 def test_the_next_run_of_the_name_writes_what_is_left_first(
@@ -81,7 +89,7 @@ def test_the_next_run_of_the_name_writes_what_is_left_first(
 ) -> None:
     folder = leave_records(config, monkeypatch)
     with open_tracker(config.tracking, config.run.folder, folder=folder) as tracker:
-        run = tracker.start_run(folder.name, key=folder.name, params={}, tags={})
+        run = tracker.start_run("renamed", key=open_run(config).id, params={}, tags={})
         tracker.log_epoch(run, 4, {"val/mAP": 0.4})
         assert tracker.close() == 0
     (only,) = runs_of(tracker)

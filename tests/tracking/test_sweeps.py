@@ -1,4 +1,4 @@
-"""Sweeps read back from MLflow."""
+"""Runs and sweeps read back from MLflow."""
 
 import math
 import sqlite3
@@ -12,7 +12,15 @@ from rich.console import Console
 from raymc.cli.tables import trials_table
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
-from raymc.tracking import EndState, Tracker, list_sweeps, open_tracker, read_trials, sweeps
+from raymc.tracking import (
+    EndState,
+    Tracker,
+    find_recorded,
+    list_runs,
+    open_tracker,
+    read_trials,
+    sweeps,
+)
 
 
 def record_sweep(tracker: Tracker, name: str, margins: dict[float, tuple[float, EndState]]) -> None:
@@ -36,9 +44,10 @@ def test_a_sweep_is_read_back_and_shown(folder: str, config: TrackingConfig) -> 
     tracker = open_tracker(config, folder)
     record_sweep(tracker, "new", {0.1: (0.4, "pruned"), 0.2: (0.6, "complete")})
 
-    known = list_sweeps(tracker.uri, config.experiment)
+    known = list_runs(tracker.uri, config.experiment)
     assert [(sweep.name, sweep.trials) for sweep in known] == [("new", 2), ("old", 1)]
-    first, second = read_trials(tracker.uri, config.experiment, "new")
+    assert [sweep.value for sweep in known] == [0.6, 0.3]
+    first, second = read_trials(tracker.uri, config.experiment, known[0].run_id)
     assert (first.number, first.state, first.value, first.epoch) == (0, "pruned", 0.4, 2)
     assert (second.number, second.recall, second.seconds) == (1, 0.3, 90.0)
     assert second.params["loss.margin"] == "0.2"
@@ -85,16 +94,42 @@ def test_a_trial_without_records_is_read_too(folder: str, config: TrackingConfig
     with open_tracker(config, folder) as tracker:
         tracker.start_run("s", key="s", params={}, tags={})
         tracker.start_run("t", key="t", parent="s", params={}, tags={})
-    (trial,) = read_trials(tracker.uri, config.experiment, "s")
+    (sweep,) = list_runs(tracker.uri, config.experiment)
+    assert (sweep.kind, sweep.state, sweep.value) == ("sweep", "running", None)
+    (trial,) = read_trials(tracker.uri, config.experiment, sweep.run_id)
     assert (trial.number, trial.state, trial.value, trial.epoch) == (0, "running", None, 0)
+
+
+def test_runs_of_one_name_are_told_apart(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        for key, kind in (("a" * 32, "run"), ("b" * 32, "sweep"), ("base", "run")):
+            run = tracker.start_run("base", key=key, params={}, tags={"raymc.kind": kind})
+            tracker.log_epoch(run, 1, {"val/mAP": ord(key[0]) / 200}, is_best=True)
+            tracker.log_epoch(run, 2, {"val/mAP": 0.1})
+        tracker.end_run("a" * 32, "complete")
+    known = {run.key: run for run in list_runs(tracker.uri, config.experiment)}
+    assert {key: run.kind for key, run in known.items()} == {
+        "a" * 32: "run",
+        "b" * 32: "sweep",
+        "base": "run",
+    }
+    one = known["a" * 32]
+    assert (one.name, one.state, one.value, one.trials) == ("base", "complete", 0.485, 0)
+    assert (one.short_id, known["base"].short_id) == ("aaaaaaaa", known["base"].run_id[:8])
+    runs = list(known.values())
+    assert len(find_recorded(runs, "base")) == 3
+    assert find_recorded(runs, "bbbbbb") == [known["b" * 32]]
+    assert find_recorded(runs, known["base"].short_id) == [known["base"]]
 
 
 def test_unknown_names_list_those_that_exist(folder: str, config: TrackingConfig) -> None:
     tracker = open_tracker(config, folder)
     record_sweep(tracker, "margins", {0.5: (0.3, "complete")})
-    with pytest.raises(ConfigError, match=r"^no sweep 'margin' in .*; there are: margins$"):
-        read_trials(tracker.uri, config.experiment, "margin")
+    runs = list_runs(tracker.uri, config.experiment)
+    for asked in ("margin", "aaa"):
+        with pytest.raises(ConfigError, match=rf"^MLflow has no .*{asked}'; there are: margins$"):
+            find_recorded(runs, asked)
     with pytest.raises(
         ResourceError, match=rf"no experiment 'x'; there are: .*{config.experiment}"
     ):
-        list_sweeps(tracker.uri, "x")
+        list_runs(tracker.uri, "x")

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from raymc.events import Ended, EpochEnded, Event, Saved, Started, Stepped, Warned
-from raymc.training.audit import ATTEMPTS_FILE, Attempt, AttemptRecorder, load_attempts, restarts
+from raymc.training.audit import Attempt, AttemptRecorder, load_attempts, restarts
+from raymc.training.runs import ATTEMPTS_FILE
 
 
 def started(epoch: int, step: int, workers: int = 1) -> Started:
