@@ -13,6 +13,9 @@ from raymc.errors import ConfigError
 from raymc.metrics.metrics import Ranking, checked_table, curve_of, rank_classes
 
 _BLOCK_DRAWS = 4_000_000  # counts drawn at a time: 32 MB
+# How far a score may move when it is computed again, on another device or among other rows:
+# float32 keeps seven digits, and sums are taken in another order. Relative to scores above 1.
+NOISE = 1e-5
 
 
 def thresholds_at_precision(
@@ -31,6 +34,10 @@ def thresholds_at_precision(
     It is precise enough when the precision is at least `precision` on the rows themselves, and
     in at least the share `confidence` of resamples of them.
 
+    A threshold lies halfway between two scores, so that rows keep their labels when they are
+    scored again. Where scores are so dense that some may cross it, by up to `NOISE`, the precision
+    must be high enough even if all these right labels are lost and all these wrong ones given.
+
     A resample draws each row a Poisson(1) number of times, which for many rows is the bootstrap
     (N. Oza and S. Russell 2001, *Online Bagging and Boosting*; N. Chamandy et al. 2012,
     *Estimating Uncertainty for Massive Data Streams*). Resampling alone trusts three positives
@@ -42,12 +49,12 @@ def thresholds_at_precision(
     gives confidence in a precision of 1. The share holds for each threshold by itself, not for
     the choice of the lowest, so classes with little data keep their precision less often.
 
-    Higher scores mean more likely; only their order matters. Labels are ignored where
+    Higher scores mean more likely. Labels are ignored where
     unobserved; `observed` None means that all are known. A confidence of 0 skips the resamples. A
     class's draws don't depend on the other classes.
 
     Returns:
-        float64 thresholds, each one of the class's scores; +inf if none is precise enough.
+        float64 thresholds that float32 scores can be compared with; +inf if none is precise enough.
 
     Raises:
         ConfigError: `precision` is outside (0, 1], `confidence` outside [0, 1), or `resamples`
@@ -82,7 +89,27 @@ def _precise_ends(
     reached = (curve.precision >= precision) & ranking.ends & ranking.observed
     drawn = np.cumsum(ranking.observed, axis=1)
     for k, at in enumerate(reached):
-        yield ranking.scores[k, at], curve.found[k, at], drawn[k, at]
+        ends = np.flatnonzero(at)
+        falling = ranking.scores[k, ranking.observed[k]].astype(np.float64)  # unobserved were last
+        noise = NOISE * max(1.0, np.abs(falling).max(initial=0.0))
+        cuts = _below(np.append(falling, falling[-1:] - 4 * noise), ends)
+        kept, reached_too = (
+            np.searchsorted(-falling, -(cuts + move), side="right") for move in (noise, -noise)
+        )
+        positives = np.append(0, curve.found[k])
+        right, wrong = positives[kept], reached_too - positives[reached_too]
+        sure = right / np.maximum(right + wrong, 1) >= precision
+        yield cuts[sure], curve.found[k, ends[sure]], drawn[k, ends[sure]]
+
+
+def _below(
+    falling: Float[np.ndarray, " N"], ends: Int[np.ndarray, " E"]
+) -> Float[np.ndarray, " E"]:
+    """Return float32 numbers halfway between the scores at `ends` and the next lower ones."""
+    upper, lower = falling[ends], falling[ends + 1]
+    middle = ((upper + lower) / 2).astype(np.float32).astype(np.float64)
+    # Between neighbouring float32 numbers there is none, and the middle may be rounded down.
+    return np.where((lower < middle) & (middle <= upper), middle, upper)
 
 
 def _shares(

@@ -42,16 +42,18 @@ def predict(
     *,
     device: torch.device,
     workers: Workers | None = None,
-    autocast: bool = False,
 ) -> Predictions:
-    """Score every row of a feed once; all workers return the same result."""
+    """Score every row of a feed once; all workers return the same result.
+
+    Scores are computed in float32 whatever the model is trained in, because a bundle computes them
+    so. Else its thresholds would belong to other scores.
+    """
     workers = workers or Workers()
     model.eval()
     parts = []
     for batch in feed.evaluation():
         batch = batch.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            _, scores = model.score_batch(batch)
+        _, scores = model.score_batch(batch)
         parts.append((batch.rows, scores, batch.labels, batch.observed))
     rows, scores, labels, observed = (
         workers.gather(torch.cat(column)).cpu().numpy() for column in zip(*parts)
@@ -83,13 +85,7 @@ def validate(
     Raises:
         DivergedError: a score is not finite.
     """
-    predictions = predict(
-        learner.result,
-        feed,
-        device=learner.device,
-        workers=learner.workers,
-        autocast=learner.autocast,
-    )
+    predictions = predict(learner.result, feed, device=learner.device, workers=learner.workers)
     if not np.isfinite(predictions.scores).all():
         raise diverged("scores of the validation split became NaN or infinite", epoch, config)
     scores = evaluate_scores(predictions.scores, predictions.labels, predictions.observed)

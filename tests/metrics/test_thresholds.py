@@ -23,8 +23,22 @@ def test_thresholds_equal_a_search_of_all_scores(seed: int, levels: int, target:
     found = thresholds_at_precision(scores, labels, observed, precision=target)
     for k, threshold in enumerate(found):
         values, truth = scores[observed[:, k], k], labels[observed[:, k], k]
-        precise = [t for t in set(values.tolist()) if truth[values >= t].mean() >= target]
-        assert threshold == min(precise, default=np.inf)
+        cuts = [t for t in set(values.tolist()) if truth[values >= t].mean() >= target]
+        noise = thresholds.NOISE * max(1.0, np.abs(values).max(initial=0.0))
+        precise = [t for t in cuts if worst_precision(values, truth, t, noise) >= target]
+        assert np.isinf(threshold) == (not precise)
+        if precise:
+            np.testing.assert_array_equal(values >= threshold, values >= min(precise))
+
+
+def worst_precision(values: np.ndarray, truth: np.ndarray, lowest: float, noise: float) -> float:
+    """The precision if every score between may cross the middle of the gap below `lowest`."""
+    below = max(values[values < lowest].tolist(), default=lowest - 4 * noise)
+    middle = np.float64(np.float32((lowest + below) / 2))
+    middle = middle if below < middle else lowest
+    right = (truth & (values >= middle + noise)).sum()
+    wrong = (~truth & (values >= middle - noise)).sum()
+    return right / max(right + wrong, 1)
 
 
 def test_thresholds_reach_the_recall_that_is_reported() -> None:
@@ -39,7 +53,33 @@ def test_thresholds_reach_the_recall_that_is_reported() -> None:
 def test_a_precision_of_exactly_the_target_is_enough() -> None:
     scores = np.array([[5.0], [4.0], [3.0], [2.0], [1.0], [0.0]])
     labels = np.array([[True], [True], [False], [True], [True], [False]])
-    assert thresholds_at_precision(scores, labels).tolist() == [1.0]
+    assert thresholds_at_precision(scores, labels).tolist() == [0.5]
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+@pytest.mark.parametrize("rows", [200, 20_000])
+def test_the_precision_holds_when_scores_are_computed_again(rows: int, scale: float) -> None:
+    generator = np.random.default_rng(rows)
+    labels = generator.random((rows, 8)) < 0.2
+    scores = (generator.normal(size=labels.shape) * 0.1 + 0.2 * labels).round(5)
+    scores = np.minimum(scores * scale, scale).astype(np.float32)
+    found = thresholds_at_precision(scores, labels).astype(np.float32)
+    assert np.isfinite(found).all()
+    noise = thresholds.NOISE * max(1.0, np.abs(scores).max()) / 2
+    for move in (noise, -noise, *(generator.uniform(-noise, noise, scores.shape) for _ in "ab")):
+        for against in (1, labels * 2.0 - 1):  # all up or down, or labels against the rest
+            given = (scores - move * against).astype(np.float32) >= found
+            precision = (given & labels).sum(axis=0) / given.sum(axis=0)
+            assert (precision >= 0.8).all()
+
+
+def test_thresholds_between_neighbours_are_float32() -> None:
+    one = np.float32(1.0)
+    scores = np.array([[2.0], [one], [np.nextafter(one, np.float32(0.0))]], np.float32)
+    labels = np.array([[True], [True], [False]])
+    cuts = thresholds._below(scores[:, 0].astype(np.float64), np.array([0, 1]))
+    assert cuts.tolist() == [1.5, 1.0]
+    assert thresholds_at_precision(scores, labels, precision=1.0).tolist() == [1.5]
 
 
 def slow_share(values: np.ndarray, truth: np.ndarray, threshold: float, draws: int) -> float:
@@ -69,7 +109,8 @@ def test_the_guard_equals_a_bootstrap_row_by_row(confidence: float) -> None:
         shares = {t: slow_share(scores[:, k], labels[:, k], t, 1500) for t in precise}
         sure = [t for t in precise if shares[t] >= confidence + 0.05]
         unsure = [t for t in precise if shares[t] >= confidence - 0.05]
-        assert min(unsure, default=np.inf) <= found[k] <= min(sure, default=np.inf)
+        lowest = min(scores[scores[:, k] >= found[k], k], default=np.inf)  # above the threshold
+        assert min(unsure, default=np.inf) <= lowest <= min(sure, default=np.inf)
     assert np.isfinite(found).any()
 
 

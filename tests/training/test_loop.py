@@ -19,6 +19,7 @@ from raymc.config import Config, LossName, override, to_dict
 from raymc.data.feed.batches import block_from_table
 from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
 from raymc.errors import CheckpointError, DivergedError
+from raymc.evaluation.scoring import score_split
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
 from raymc.metrics.calibration import fit_calibration
 from raymc.metrics.families import family_means
@@ -27,6 +28,7 @@ from raymc.metrics.thresholds import thresholds_at_precision
 from raymc.model.losses import compute_loss, supcon
 from raymc.training import checkpoint, loop, validation
 from raymc.training import learner as learning
+from raymc.training.bundle import load_bundle, save_bundle
 from raymc.training.checkpoint import Progress
 from raymc.training.optimizer import lr_at
 
@@ -669,3 +671,25 @@ def test_bfloat16_trains_and_keeps_its_weights_in_float32(
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     weights = checkpoint.load_weights(rough.checkpoint(1))
     assert {x.dtype for x in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_promised_precision_holds_when_the_bundle_scores_val(
+    tiny: Dataset, tiny_config: Config, tmp_path: Path, precision: str
+) -> None:
+    settings = {"train.epochs": 4, "train.precision": precision, "train.target_precision": 0.5}
+    run = train(override(tiny_config, {**settings, "optimizer.lr": 0.02}), tiny, tmp_path / "run")
+    best = checkpoint.load_progress(run.checkpoint(4)).best_epoch
+    save_bundle(run.checkpoint(best), tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    scored = score_split(bundle, tiny, "val", device="cpu")
+    given = (scored.scores >= bundle.thresholds) & scored.observed
+    there = np.isfinite(bundle.thresholds)
+    assert there.any()
+    assert (given[:, there].sum(axis=0) > 0).all()
+    right = (given & scored.labels)[:, there].sum(axis=0)
+    assert (right / given[:, there].sum(axis=0) >= 0.5).all()
+    known = scored.scores[scored.observed]
+    assert not np.isin(bundle.thresholds[there], known).any()
+    judged = evaluate_scores(scored.scores, scored.labels, scored.observed)
+    assert judged.mAP == pytest.approx(bundle.metrics["val/mAP"], abs=1e-9)
