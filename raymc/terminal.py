@@ -2,8 +2,8 @@
 
 Labels, ids, names, paths and errors may look like rich's markup (`[red]`, `[/x]`), like its emoji
 (`:car:`), or hold control characters that would steer the terminal. So there is one console, which
-interprets nothing, and every text that may be a person's enters a table through `plain`. Only this
-file makes consoles and rich's texts; a test says so.
+interprets nothing, and every text that may be a person's enters a table through `plain`. Passwords
+of addresses are not shown. Only this file makes consoles and rich's texts; a test says so.
 """
 
 import sys
@@ -12,6 +12,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from raymc.addresses import redacted
 
 # Control characters but for the line feed, and the halves of characters that can't be written.
 _UNSEEN = [*range(0x0A), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
@@ -52,9 +54,9 @@ def print_line(console: Console, line: str, style: str = "") -> None:
 
 def visible(text: str) -> str:
     r"""Return a text whose control characters can be seen, such as `\x1b`; line feeds stay."""
-    return text.translate(_ESCAPES)
+    return redacted(text).translate(_ESCAPES)
 
 
 def one_line(text: str) -> str:
     r"""Return a text on one line, whose control characters can be seen, line feeds as `\n`."""
-    return text.strip().translate(_LINE_ESCAPES)
+    return redacted(text).strip().translate(_LINE_ESCAPES)

@@ -56,12 +56,14 @@ def overridable(command: Command) -> Command:
 
 def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str, Any]) -> Any:
     """Load a configuration; a first argument of the form KEY=VALUE is an override."""
-    from raymc.config import load, override
+    from raymc.config import check_passwords, load, override
 
     if config is not None and "=" in config:
         config, overrides = None, (config, *overrides)
     loaded = load(config, overrides)
-    return override(loaded, {key: value for key, value in given.items() if value is not None})
+    loaded = override(loaded, {key: value for key, value in given.items() if value is not None})
+    check_passwords(loaded)
+    return loaded
 
 
 def make_console() -> Any:

@@ -29,6 +29,7 @@ from raymc.config.search import Range, SearchConfig, default_space
 from raymc.config.tree import (
     SHORTEST_ID,
     Config,
+    check_passwords,
     check_space,
     differences,
     differing_settings,

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.config.formats import DigitsConfig, MakeConfig
+from raymc.config.places import Place
 
 # The name that stands for no encoder.
 NONE = "none"
@@ -15,7 +16,7 @@ NONE = "none"
 class DataConfig:
     """The dataset: where it is, its splits, and how it is cached."""
 
-    path: str = Field(
+    path: Place = Field(
         default="data/digits", description="Folder of the dataset: a local path, s3:// or gs://."
     )
     make: MakeConfig | None = Field(
@@ -77,7 +78,7 @@ class BatchConfig:
 class ExtractConfig:
     """How videos become features."""
 
-    source: str = Field(
+    source: Place = Field(
         default="",
         description="Folder, glob pattern or table (CSV, JSON Lines, Parquet) of videos, local or "
         "remote.",
@@ -116,7 +117,9 @@ class ExtractConfig:
     text_interval_seconds: float = Field(
         default=5.0, gt=0, description="Seconds of speech per text token."
     )
-    weights: str = Field(default="", description="Folder of encoder weights; empty: download them.")
+    weights: Place = Field(
+        default="", description="Folder of encoder weights; empty: download them."
+    )
     dtype: Literal["float16", "float32"] = Field(
         default="float16", description="Type in which features are stored."
     )

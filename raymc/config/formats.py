@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 from pydantic.dataclasses import dataclass
 
+from raymc.config.places import LARGEST_SEED, Place
+
 Level = Literal["frame", "video"]
 Feature = Literal["rgb", "audio"]
 
@@ -19,11 +21,11 @@ class ApproveConfig:
     """The APPROVE release, joined with features by video id."""
 
     name: Literal["approve"] = Field(default="approve", description="Format of the data.")
-    folder: str = Field(
+    folder: Place = Field(
         min_length=1,
         description="Folder with approve_label_data.json and the three *_urls.csv files.",
     )
-    features: str = Field(
+    features: Place = Field(
         min_length=1,
         description="Dataset of features whose ids are those of the release, such as 41250.",
     )
@@ -44,7 +46,7 @@ class ApproveConfig:
     background_test_share: float = Field(
         default=0.2, ge=0, le=1, description="Share of the background videos put in test."
     )
-    seed: int = Field(default=0, description="Seed of the random divisions above.")
+    seed: int = Field(default=0, le=LARGEST_SEED, description="Seed of the random divisions above.")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -52,15 +54,15 @@ class ArffConfig:
     """ARFF files with an XML file of labels, as Mulan has them."""
 
     name: Literal["arff"] = Field(default="arff", description="Format of the data.")
-    train: str = Field(min_length=1, description="Path of the ARFF file of training rows.")
-    test: str = Field(
+    train: Place = Field(min_length=1, description="Path of the ARFF file of training rows.")
+    test: Place = Field(
         default="", description="Path of the ARFF file of test rows; empty: no test split."
     )
-    val: str = Field(
+    val: Place = Field(
         default="",
         description="Path of the ARFF file of validation rows; empty: `val_share` of train.",
     )
-    labels: str = Field(min_length=1, description="Path of the XML file that names the labels.")
+    labels: Place = Field(min_length=1, description="Path of the XML file that names the labels.")
     modalities: Mapping[str, str] = Field(
         default_factory=dict,
         description="Per modality, a regular expression for the full names of its features. A "
@@ -75,7 +77,9 @@ class ArffConfig:
         lt=1,
         description="Share of train held out for validation if there is no `val`.",
     )
-    seed: int = Field(default=0, ge=0, description="Seed that decides which rows are held out.")
+    seed: int = Field(
+        default=0, ge=0, le=LARGEST_SEED, description="Seed that decides which rows are held out."
+    )
     standardise: bool = Field(
         default=True,
         description="Scale each feature to mean 0 and variance 1 over the training rows.",
@@ -93,8 +97,8 @@ class CoinConfig:
     """The COIN annotations, joined with features by video id."""
 
     name: Literal["coin"] = Field(default="coin", description="Format of the data.")
-    annotations: str = Field(min_length=1, description="Path of COIN.json.")
-    features: str = Field(
+    annotations: Place = Field(min_length=1, description="Path of COIN.json.")
+    features: Place = Field(
         min_length=1, description="Dataset of features whose ids are YouTube ids, as in COIN.json."
     )
     labels: Literal["class", "steps", "both"] = Field(
@@ -107,7 +111,9 @@ class CoinConfig:
         lt=1,
         description="Share of each class's training videos held out for val.",
     )
-    seed: int = Field(default=0, description="Seed that decides which videos are held out.")
+    seed: int = Field(
+        default=0, le=LARGEST_SEED, description="Seed that decides which videos are held out."
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -118,7 +124,7 @@ class DigitsConfig:
     train_clips: int = Field(default=1200, ge=1, description="Clips for training.")
     val_clips: int = Field(default=300, ge=1, description="Clips for validation.")
     test_clips: int = Field(default=300, ge=1, description="Clips for the final test.")
-    seed: int = Field(default=0, ge=0, description="Seed of the clips.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of the clips.")
     clip_seconds: float = Field(
         default=5.0,
         ge=2,
@@ -137,7 +143,7 @@ class DigitsConfig:
         le=1,
         description="Probability that a digit heard is the one on screen, when both occur.",
     )
-    speech: str = Field(
+    speech: Place = Field(
         default="",
         description="Folder of recordings named {digit}_{speaker}_{n}.wav; empty: synthetic keypad "
         "tones.",
@@ -149,7 +155,7 @@ class Hdf5Config:
     """An HDF5 file, and what each of its datasets holds."""
 
     name: Literal["hdf5"] = Field(default="hdf5", description="Format of the data.")
-    file: str = Field(min_length=1, description="Path of the .h5 file.")
+    file: Place = Field(min_length=1, description="Path of the .h5 file.")
     modalities: Mapping[str, str] = Field(
         min_length=1,
         description="Dataset of each modality: [clips, tokens, dim]; or [tokens of all clips, dim] "
@@ -181,7 +187,7 @@ class NpzConfig:
     """An .npz file of NumPy arrays, and what each array holds."""
 
     name: Literal["npz"] = Field(default="npz", description="Format of the data.")
-    file: str = Field(min_length=1, description="Path of the .npz file.")
+    file: Place = Field(min_length=1, description="Path of the .npz file.")
     modalities: Mapping[str, str] = Field(
         min_length=1, description="Array [clips, tokens, dim] of each modality."
     )
@@ -206,13 +212,13 @@ class ParquetConfig:
     """Parquet files of any tool, and what their columns hold."""
 
     name: Literal["parquet"] = Field(default="parquet", description="Format of the data.")
-    files: str = Field(
+    files: Place = Field(
         default="",
         description="Files of all splits: a file, a folder or a pattern such as clips/*.parquet, "
         "local or at an address such as s3://bucket/clips. Set `split` too.",
     )
     split: str = Field(default="", description="Column with the split of each row, for `files`.")
-    split_files: Mapping[str, str] = Field(
+    split_files: Mapping[str, Place] = Field(
         default_factory=dict, description="Files of each split, in place of `files` and `split`."
     )
     columns: Mapping[str, str] = Field(min_length=1, description="Column of each modality.")
@@ -246,11 +252,13 @@ class Youtube8mConfig:
     """YouTube-8M record files, and what to take from them."""
 
     name: Literal["youtube8m"] = Field(default="youtube8m", description="Format of the data.")
-    train: str = Field(
+    train: Place = Field(
         default="", description="Record files: a path or address; the file name may contain *."
     )
-    val: str = Field(default="", description="Like `train`; YouTube-8M calls this split validate.")
-    test: str = Field(
+    val: Place = Field(
+        default="", description="Like `train`; YouTube-8M calls this split validate."
+    )
+    test: Place = Field(
         default="", description="Like `train`; YouTube-8M publishes no labels for it."
     )
     level: Level = Field(
@@ -262,7 +270,7 @@ class Youtube8mConfig:
         min_length=1,
         description="Feature of each modality: rgb or audio.",
     )
-    vocabulary: str = Field(
+    vocabulary: Place = Field(
         default="", description="Path of vocabulary.csv; empty: labels are named by number."
     )
     classes: int = Field(

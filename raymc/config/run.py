@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, PositiveFloat
 from pydantic.dataclasses import dataclass
 
+from raymc.config.places import LARGEST_SEED, Address, Name, Place
+
 CalibrationName = Literal["temperature", "isotonic", "none"]
 
 
@@ -57,7 +59,10 @@ class TrainConfig:
         "and a bias per class. isotonic: an increasing curve per class. none: not at all.",
     )
     seed: int = Field(
-        default=0, ge=0, description="Seed of initialisation, order of rows and dropout."
+        default=0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Seed of initialisation, order of rows and dropout.",
     )
     workers: Workers = Field(
         default=1,
@@ -105,9 +110,10 @@ class TrainConfig:
 class TrackingConfig:
     """Where MLflow records runs and models."""
 
-    uri: str = Field(
+    uri: Address = Field(
         default="",
-        description="Tracking address; empty: MLFLOW_TRACKING_URI, else SQLite in `run.folder`.",
+        description="Tracking address, in which `${NAME}` is a variable of the environment; empty: "
+        "MLFLOW_TRACKING_URI, else SQLite in `run.folder`.",
     )
     experiment: str = Field(default="raymc", min_length=1, description="MLflow experiment.")
     register_as: str = Field(
@@ -121,11 +127,11 @@ class TrackingConfig:
 class RunConfig:
     """The name of a run and where it is stored."""
 
-    name: str = Field(default="", description="Name of the run; empty: derived from the settings.")
-    folder: str = Field(
+    name: Name = Field(default="", description="Name of the run; empty: derived from the settings.")
+    folder: Place = Field(
         default="runs", description="Folder of runs, with their checkpoints, studies and logs."
     )
-    storage: str = Field(
+    storage: Place = Field(
         default="",
         description="Another place for the checkpoints of a run: a folder that all nodes share, or "
         "an address such as s3://bucket/runs. Those of a sweep stay in `folder`.",

@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from raymc.config.places import Address
+
 Value = bool | int | float | str
 
 
@@ -92,7 +94,8 @@ class SearchConfig:
         allow_inf_nan=False,
         description="GPUs of each worker; with a fraction, several trials share a GPU.",
     )
-    storage: str = Field(
+    storage: Address = Field(
         default="",
-        description="SQLAlchemy address of Optuna's study; empty: SQLite in the sweep's folder.",
+        description="SQLAlchemy address of Optuna's study, in which `${NAME}` is a variable of the "
+        "environment; empty: SQLite in the sweep's folder.",
     )

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from raymc.addresses import has_password, redacted, without_password
 from raymc.config.data import BatchConfig, DataConfig, ExtractConfig
 from raymc.config.formats import MAKERS
 from raymc.config.model import LossConfig, ModelConfig, OptimizerConfig
+from raymc.config.places import LONGEST_NAME
 from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import SearchConfig
 from raymc.errors import ConfigError, UnknownSettingError
@@ -47,6 +50,7 @@ class Config:
 
 
 _ADAPTER = TypeAdapter(Config)
+_OPENED_HERE = ("tracking.uri", "search.storage")
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -56,7 +60,9 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         ConfigError: names the file or override, the key and what was expected.
     """
     config = Config() if path is None else from_dict(_read_yaml(Path(path)), source=str(path))
-    return overridden(config, overrides)
+    config = overridden(config, overrides)
+    check_passwords(config)
+    return config
 
 
 def overridden(config: Config, overrides: Sequence[str]) -> Config:
@@ -133,8 +139,9 @@ def differing_settings(
 def run_name(config: Config, *, sweep: bool = False) -> str:
     """Return the name given to the run, or one derived from its dataset, loss and settings."""
     kind = "sweep" if sweep else config.loss.name
-    made = f"{Path(config.data.path).name}-{kind}-{digest(config, with_space=sweep)}"
-    return config.run.name or made
+    end = f"-{kind}-{digest(config, with_space=sweep)}"
+    name = os.fsencode(Path(config.data.path).name)[: LONGEST_NAME - len(end)]
+    return config.run.name or name.decode(errors="ignore") + end
 
 
 def _identity(config: Config, with_space: bool) -> dict[str, Any]:
@@ -171,14 +178,32 @@ def check_space(config: Config) -> None:
             )
 
 
+def check_passwords(config: Config) -> None:
+    """Check that only addresses that this process alone opens have a password.
+
+    Raises:
+        ConfigError: Another setting has one, which other processes would have to be sent.
+    """
+    for key, value in flatten(config).items():
+        if key not in _OPENED_HERE and isinstance(value, str) and has_password(value):
+            raise ConfigError(
+                f"setting {key} has a password or key, and all processes of a run need it: leave "
+                "it out of the address, and set it in the environment (such as AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY)"
+            )
+
+
 def _parse_override(text: str) -> tuple[str, Any]:
     dotted, equals, value = text.partition("=")
     if not equals or not dotted:
-        raise ConfigError(f"override {text!r}: expected KEY=VALUE, such as loss.margin=0.2")
+        raise ConfigError(
+            f"override {without_password(text)!r}: expected KEY=VALUE, such as loss.margin=0.2"
+        )
     try:
         return dotted.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not valid YAML") from error
+        shown = f"{dotted}={without_password(value)}"
+        raise ConfigError(f"override {shown!r}: the value is not valid YAML") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -187,8 +212,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"configuration {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"configuration {path} is not valid YAML: {line}") from None
+        raise ConfigError(f"configuration {path} is not valid YAML: {_fault(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -196,6 +220,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             f"configuration {path}: expected sections such as `model:` at the top level"
         )
     return values
+
+
+def _fault(error: Exception) -> str:
+    """Return what is wrong and where; not the line itself, which may hold a password."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"{error.problem}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
@@ -236,7 +268,8 @@ def _explain(error: ValidationError, source: str) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("missing", "value_error"):  # the input is the whole section
         return f"setting {dotted}{where}: {message}"
-    return f"setting {dotted} = {first['input']!r}{where}: {message}"
+    given = redacted(repr(first["input"]))
+    return f"setting {dotted} = {given}{where}: {message}"
 
 
 def _keys(value: Any, *section: str) -> list[str]:

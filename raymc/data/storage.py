@@ -17,6 +17,7 @@ import pyarrow as pa
 import tenacity
 from pyarrow import fs
 
+from raymc.addresses import keep_password, redacted, with_password
 from raymc.errors import DataError, first_line
 
 _PARTIAL = ".partial"
@@ -30,13 +31,14 @@ def open_address(path: str) -> tuple[fs.FileSystem, str]:
     """
     if "://" not in path:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    path = keep_password(path)
     try:
         with reaching(path):
-            return _from_uri(path)
+            return _from_uri(with_password(path))
     except (ValueError, ImportError) as error:
         raise DataError(
-            f"can't open {path}: {error}; expected a local path, s3://, gs:// or an address for "
-            "which fsspec's package is installed"
+            f"can't open {path}: {redacted(str(error))}; expected a local path, s3://, gs:// or an "
+            "address for which fsspec's package is installed"
         ) from error
 
 
@@ -54,7 +56,7 @@ def reaching(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = first_line(error)
+        reason = redacted(first_line(error))
         raise DataError(
             f"can't read or write {path}: {reason}; check the address, permissions, free space "
             "and network"

@@ -18,6 +18,7 @@ from ray._private import ray_constants
 from ray._private.state import state as ray_state
 from ray.exceptions import RayError
 
+from raymc.addresses import redacted
 from raymc.config import Config
 from raymc.errors import ConfigError, RaymcError, ResourceError
 from raymc.runtime.interruption import catch_again, interrupt_as
@@ -142,11 +143,17 @@ def keep_order() -> None:
     context.enable_progress_bars = False
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a message without passwords, which errors may quote."""
+        return redacted(super().format(record))
+
+
 def log_to(log_file: Path) -> None:
     """Send the messages of Ray and its libraries to a file instead of the terminal."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(log_file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     for name in ("ray", "ray.data", "ray.train", "ray.tune", "optuna"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

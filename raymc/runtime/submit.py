@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from raymc.addresses import has_password
 from raymc.config import Config, check_space, flatten, load, override, run_name
 from raymc.errors import ConfigError
 from raymc.runtime.packing import Tree, find_text, list_tree, tree_root
@@ -34,7 +35,6 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(
     r"PASS(WORD|WD|PHRASE)|SECRET|(^|_)(PASS|TOKEN|KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
 )
-_PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s:]*:[^/@\s]+@")
 _TELLING_LETTERS = 8  # shorter values occur in files by chance
 
 
@@ -132,7 +132,7 @@ def sent(names: Sequence[str]) -> dict[str, str]:
         value = os.environ.get(name)
         if value is None:
             raise ConfigError(f"--env {name}: there is no such variable in your environment")
-        if _SECRET.search(name) or holds_password(value):
+        if _SECRET.search(name) or has_password(value):
             raise ConfigError(
                 f"--env {name}: a secret that is sent can be read by everyone in Ray's logs and "
                 f"the job's details; set it on the cluster's nodes, and use --secret {name}"
@@ -150,11 +150,6 @@ def required(names: Sequence[str]) -> str:
     complaint = "raymc: $name is not set on this node; it is listed as a --secret of this job"
     check = f'printenv "$name" > /dev/null || {{ echo "{complaint}" >&2; exit 2; }}'
     return f"for name in {' '.join(names)}; do {check}; done; " if names else ""
-
-
-def holds_password(text: str) -> bool:
-    """Whether a text has an address with a password, such as postgresql://me:secret@host."""
-    return _PASSWORD_IN_ADDRESS.search(text) is not None
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -194,11 +189,11 @@ def _check_settings(config: Config, command: Command) -> None:
     """Refuse passwords, and folders that only one node would see."""
     settings = flatten(config)
     for key, value in settings.items():
-        if holds_password(str(value)):
+        if has_password(str(value)):
             raise ConfigError(
                 f"setting {key} has a password, which everyone could read in the job's "
-                "arguments: leave it out of the address, set it on the cluster's nodes (such as "
-                "MLFLOW_TRACKING_PASSWORD or PGPASSWORD) and name it with --secret"
+                "arguments: write ${NAME} in its place, set that variable on the cluster's nodes, "
+                "and name it with --secret NAME"
             )
     for key in SHARED_PATHS[command]:
         if "://" not in settings[key] and not Path(settings[key]).is_absolute():

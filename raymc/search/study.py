@@ -17,6 +17,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
+from raymc.addresses import redacted, resolved, with_password
 from raymc.config import Config, Range, flatten
 from raymc.data.storage import patience
 from raymc.errors import ConfigError, first_line
@@ -47,7 +48,7 @@ def open_study(run: Run) -> optuna.Study:
             load_if_exists=True,
         )
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
-        line = first_line(error)
+        line = redacted(first_line(error))
         raise ConfigError(f"search.storage: the study {address} can't be opened: {line}") from error
     study.sampler = make_sampler(config, known=len(study.trials))
     begin_with_default(study, config)
@@ -83,7 +84,7 @@ def read_study(run: Run) -> optuna.Study:
             f"the storage {address} has no study {run.id} of sweep {run.name!r}"
         ) from None
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
-        line = first_line(error)
+        line = redacted(first_line(error))
         raise ConfigError(f"the study {address} can't be opened: {line}") from error
 
 
@@ -121,7 +122,7 @@ def make_sampler(config: Config, *, known: int) -> optuna.samplers.BaseSampler:
 
 
 def _address(run: Run) -> str:
-    return run.config.search.storage or f"sqlite:///{run.folder / STUDY_FILE}"
+    return resolved(run.config.search.storage) or f"sqlite:///{run.folder / STUDY_FILE}"
 
 
 def _study_name(run: Run, storage: RDBStorage) -> str:
@@ -135,7 +136,7 @@ def _study_name(run: Run, storage: RDBStorage) -> str:
 
 def _storage(address: str) -> RDBStorage:
     """Return the database; connections are tested before use and replaced if they broke."""
-    return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+    return RDBStorage(with_password(address), engine_kwargs={"pool_pre_ping": True})
 
 
 def _holds(values: BaseDistribution, value: Any) -> bool:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from raymc.addresses import keep_password, resolved, with_password, without_password
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
-from raymc.tracking.records import reason, without_password
+from raymc.tracking.records import reason
 
 if TYPE_CHECKING:
     import mlflow
@@ -40,12 +41,16 @@ _SWITCHES = {
 def tracking_uri(config: TrackingConfig, runs_folder: str) -> str:
     """Return MLflow's address: the config's, MLFLOW_TRACKING_URI, or a file in the runs folder.
 
+    It has no password. If it is that of MLFLOW_TRACKING_URI but for the password, which settings
+    do not keep, the variable's is used to connect.
+
     Raises:
-        ConfigError: Neither is set, and the runs folder is remote, where no database can be.
+        ConfigError: Neither is set, and the runs folder is remote, where no database can be; or
+            the address names a variable that is not set.
     """
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if uri:
-        return uri
+    given = keep_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if uri := config.uri or given:
+        return resolved(uri)
     if "://" in runs_folder:
         raise ConfigError(
             f"runs folder {runs_folder}: MLflow's default database can't be in remote storage; "
@@ -63,15 +68,15 @@ def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
     """
     if urlsplit(uri).scheme in ("", "file"):
         raise ConfigError(
-            f"tracking.uri {uri}: MLflow can't write to a folder; expected sqlite:///FILE.db, "
-            "another database, or http(s)://HOST:PORT of a server"
+            f"tracking.uri {without_password(uri)}: MLflow can't write to a folder; expected "
+            "sqlite:///FILE.db, another database, or http(s)://HOST:PORT of a server"
         )
     check_reachable(uri, create=create)
     _set_switches()
     from mlflow import MlflowClient
 
     with answering(uri):
-        return MlflowClient(tracking_uri=uri)
+        return MlflowClient(tracking_uri=with_password(uri))
 
 
 def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) -> str:
@@ -108,8 +113,9 @@ def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) 
 def ui_command(uri: str, port: int = 5000) -> list[str]:
     """Return the command that serves MLflow's pages on http://127.0.0.1:PORT.
 
-    Run it with this process's environment, in which telemetry is switched off. The command is
-    empty if `uri` is a server's, which has these pages already.
+    Run it with this process's environment, which has the address, because everyone on this machine
+    can read a command, and in which telemetry is switched off. The command is empty if `uri` is a
+    server's, which has these pages already.
 
     Raises:
         ResourceError: There are no records at `uri`, or the port is taken.
@@ -125,9 +131,10 @@ def ui_command(uri: str, port: int = 5000) -> list[str]:
             "there already, choose another port with --port"
         ) from error
     _set_switches()
-    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     quiet = ["--workers", "1", "--uvicorn-opts", "--log-level=warning"]
-    return [*server, "--host", "127.0.0.1", "--port", str(port), *quiet]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = with_password(uri)
+    return [*server, *quiet]
 
 
 def check_reachable(uri: str, *, create: bool) -> None:

@@ -12,10 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import raymc
+from raymc.addresses import with_password, without_password
 from raymc.data.shards import Modality
 from raymc.errors import BundleError, ResourceError
 from raymc.tracking.connect import answering, open_client, unusable
-from raymc.tracking.records import reason, without_password
+from raymc.tracking.records import reason
 from raymc.training.bundle import DESCRIPTION, load_bundle
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Registry:
 
         try:
             files = download_artifacts(
-                version.location, dst_path=str(folder), tracking_uri=self.uri
+                version.location, dst_path=str(folder), tracking_uri=with_password(self.uri)
             )
         except Exception as error:  # stores raise errors of many kinds
             raise unusable(self.uri, error) from error

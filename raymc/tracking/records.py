@@ -1,7 +1,7 @@
 """What MLflow is given: tags, and names, texts and metrics within its limits.
 
 MLflow refuses long texts and most punctuation in names, and its searches have no way to escape a
-quote. Passwords in addresses are replaced here.
+quote. Passwords that a text quotes are replaced here.
 """
 
 import getpass
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from raymc.addresses import redacted, without_password
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -42,7 +44,7 @@ def fit_name(name: str) -> str:
 
 def fit_text(value: object, length: int) -> str:
     """Return a value as text of at most `length` characters, without passwords."""
-    text = without_password(str(value))
+    text = redacted(without_password(str(value)))
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -85,7 +87,7 @@ def command_line() -> str:
     """Return the command line of this process; `python -m raymc` is written `raymc`."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
-    return without_password(shlex.join([name, *sys.argv[1:]]))
+    return shlex.join(redacted(one) for one in (name, *sys.argv[1:]))
 
 
 @cache
@@ -99,11 +101,6 @@ def git_commit() -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-def without_password(text: str) -> str:
-    """Return a text in which user and password of every address are replaced by stars."""
-    return re.sub(r"://[^/@\s:]*:[^/@\s]*@", "://***@", text)
-
-
 def reason(error: BaseException) -> str:
     """Return in one line why something failed; a failed connection in the system's words."""
     cause: BaseException | None = error
@@ -112,7 +109,7 @@ def reason(error: BaseException) -> str:
             error = cause
         cause = cause.__cause__ or cause.__context__
     line = str(error).strip().partition("\n")[0][:300]
-    return without_password(line or type(error).__name__)
+    return redacted(line or type(error).__name__)
 
 
 def now() -> int:

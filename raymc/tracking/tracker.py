@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from raymc.addresses import keep_password, redacted, without_password
 from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.tracking.connect import open_client, open_experiment, tracking_uri
@@ -29,7 +30,6 @@ from raymc.tracking.records import (
     make_metrics,
     now,
     source_tags,
-    without_password,
 )
 from raymc.tracking.writer import Record, Spool, Writer
 
@@ -73,7 +73,7 @@ class Tracker:
     def __init__(
         self, client: "mlflow.MlflowClient", experiment_id: str, *, spool: Spool | None = None
     ) -> None:
-        self.uri: str = client.tracking_uri
+        self.uri = keep_password(client.tracking_uri)
         self.experiment_id = experiment_id
         self._runs = _MlflowRuns(client, experiment_id)
         self._writer = Writer(self.uri, self._runs.write, spool)
@@ -152,7 +152,7 @@ class Tracker:
 
     def log_text(self, run: str, file: str, text: str) -> None:
         """Store a text file with the run, at the relative path `file`."""
-        self._send(file, "log_text", run=run, file=file, text=without_password(text))
+        self._send(file, "log_text", run=run, file=file, text=redacted(text))
 
     def log_json(self, run: str, file: str, content: object) -> None:
         """Store JSON with the run, at the relative path `file`."""
@@ -187,7 +187,7 @@ class Tracker:
 
         A link below its first paragraph opens a comparison of the runs with the keys `compare`.
         """
-        note = without_password(markdown)
+        note = redacted(markdown)
         self._send(f"note of {run}", "set_note", run=run, markdown=note, compare=list(compare))
 
     def run_id(self, run: str, *, timeout_seconds: float = 30.0) -> str:

@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from raymc.addresses import without_password
 from raymc.errors import ResourceError
-from raymc.tracking.records import reason, without_password
+from raymc.tracking.records import reason
 
 SPOOL_FILE = "mlflow-spool.jsonl"
 _REFUSED = {  # MLflow's error codes for records that no further attempt can save

@@ -17,9 +17,10 @@ import pytest
 from drivers import RAYMC, running, wait_until, write_config
 from heads import BIN, Head, running_head
 
+from raymc.addresses import has_password
 from raymc.config import Config, override
 from raymc.errors import ConfigError
-from raymc.runtime.submit import Request, holds_password, plan, required, sent
+from raymc.runtime.submit import Request, plan, required, sent
 
 SECRET, SENT = "unguessable-5f0c", "eu-middle-7"
 
@@ -155,10 +156,10 @@ def test_what_may_not_be_sent(monkeypatch: pytest.MonkeyPatch, name: str) -> Non
 
 
 def test_passwords_in_addresses() -> None:
-    assert holds_password("sqlite and postgresql+psycopg2://me:pa:ss@db:5432/x")
-    assert holds_password("https://:ghp@github.com")
+    assert has_password("sqlite and postgresql+psycopg2://me:pa:ss@db:5432/x")
+    assert has_password("https://:ghp@github.com")
     for text in ("http://mlflow:5000", "s3://me@bucket/a:b", "http://h:1/a@b", "a:b@c"):
-        assert not holds_password(text)
+        assert not has_password(text)
 
 
 def test_a_node_without_a_secret_ends_the_job() -> None:

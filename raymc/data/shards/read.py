@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raymc.addresses import keep_password
 from raymc.data import storage
 from raymc.data.labels import Vocabulary
 from raymc.data.shards.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, Shard
@@ -91,6 +92,7 @@ def open_dataset(path: str) -> Dataset:
         DataError: It does not exist, is not a dataset, is unfinished, has a file or link that leads
             out of its folder, or can't be reached.
     """
+    path = keep_password(path)
     filesystem, root = storage.open_address(path)
     with storage.reaching(path):
         folder, manifest, plan = filesystem.get_file_info(
