@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from raymc.config import Config, flatten
 from raymc.data.shards import open_dataset
 from raymc.data.storage import write_text
-from raymc.errors import ConfigError, RaymcError
+from raymc.errors import ConfigError, DataError, RaymcError
 from raymc.evaluation.compare import Comparison, ScoredRun, compare, quick_resamples
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import embed_rows, stored_scores
@@ -30,7 +30,7 @@ from raymc.report.trials import Costs, costs_of
 from raymc.search.study import GPUS_ATTRIBUTE, read_study
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
-from raymc.training.runs import BUNDLE, Run
+from raymc.training.runs import BUNDLE, Run, read_config
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,16 @@ def _judge(
     folder: Path, config: Config, split: str, *, best: Trial, default: Trial | None
 ) -> _Judged:
     """Score the split with the winner, and with the default settings' model if there is one."""
-    dataset, device = open_dataset(config.data.path), config.train.device
-    with _bundle_of(best, folder) as path:
-        bundle = load_bundle(path)
+    path = config.data.path
+    dataset, device = open_dataset(path), config.train.device
+    with _bundle_of(best, folder) as made:
+        bundle = load_bundle(made)
+        is_own = path == read_config(folder).data.path
+        if is_own and dataset.manifest.digest() != bundle.dataset_digest:
+            raise DataError(
+                f"{path} holds another dataset than the sweep was trained on: name where that one "
+                "is now, or another to judge on, with data.path=FOLDER"
+            )
         scored = stored_scores(bundle, dataset, split, device=device, run=folder)
         embeddings = embed_rows(bundle, dataset, split, most=MAPPED_ROWS)
     rival, missing = None, ""

@@ -1,5 +1,6 @@
 """Whole pages of small sweeps: valid, self-contained, escaped, and there whatever is missing."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -156,6 +157,17 @@ def test_what_is_missing_is_said_in_its_place(
     assert message in seen.all_text()
     assert "There is no comparison with the default settings" in seen.all_text()
     assert {"trials", "history", "settings", "cost"} <= set(seen.ids)
+
+
+def test_a_replaced_dataset_is_not_judged_on(sweep: Path, tiny_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "some")
+    file = folder / "config.json"
+    settings = json.loads(file.read_text())
+    settings["data"]["path"] = str(tiny_path)
+    file.write_text(json.dumps(settings))
+    shown = Seen(build_report(read_run(folder))).all_text()
+    assert f"{tiny_path} holds another dataset than the sweep was trained on: name" in shown
+    assert "There is no comparison with the default settings" in shown
 
 
 def test_a_split_too_large_for_intervals_is_still_compared(

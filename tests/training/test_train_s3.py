@@ -95,8 +95,8 @@ def test_a_killed_run_resumes_from_a_bucket(
     file = write_config(config, tmp_path / "run.yaml")
 
     def stored() -> set[str]:
-        listed = client_of(s3).list_objects_v2(Bucket="empty", Prefix="deep/mine/")
-        return {one["Key"].removeprefix("deep/mine/") for one in listed.get("Contents", [])}
+        listed = client_of(s3).list_objects_v2(Bucket="empty", Prefix="deep/")
+        return {one["Key"].rpartition("/")[2] for one in listed.get("Contents", [])}
 
     log, environment = tmp_path / "log", environment_for(s3)
     with running(RAYMC, "train", file, log=log, environment=environment) as process:

@@ -1,0 +1,254 @@
+"""A stored result is used again only for what it was computed from; names identify nothing.
+
+Paths: run folder, MLflow run, study, spool, registry, report. Changed one at a time: the data, the
+settings, the raymc, the owner. `tests/training/test_runs.py` has the cases of the folder alone.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from click.testing import CliRunner
+from drivers import write_config
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+from optuna.trial import create_trial
+from tiny import MODALITIES, SHARD_ROWS, VOCABULARY, tiny_row
+
+from raymc.cli.main import main
+from raymc.config import Config, override, to_dict
+from raymc.data.shards import Dataset, open_dataset, write_dataset
+from raymc.search.study import distributions, open_study, read_study
+from raymc.search.trials import Epoch, note_epoch, trials_of
+from raymc.tracking import find_recorded, list_runs, open_tracker
+from raymc.tracking.models import log_bundle
+from raymc.tracking.recording import RunRecorder, SweepRecorder
+from raymc.tracking.records import KEY_TAG, PARENT_TAG
+from raymc.tracking.writer import Record, Spool
+from raymc.training import runs
+from raymc.training.bundle import load_bundle
+from raymc.training.runs import (
+    ATTEMPTS_FILE,
+    BUNDLE,
+    CONFIG_FILE,
+    RUN_FILE,
+    STUDY_FILE,
+    TRIALS,
+    Run,
+    open_run,
+)
+
+SPLITS = {"train": 8, "val": 8, "test": 8}
+
+
+@pytest.fixture
+def config(
+    tiny_config: Config, tmp_path: Path, runs_folder: Path, request: pytest.FixtureRequest
+) -> Config:
+    """A run in a folder of its own, in an MLflow that everybody shares."""
+    shared = {"uri": f"sqlite:///{runs_folder / 'mlflow.db'}", "experiment": request.node.name}
+    run = {"folder": str(tmp_path / "runs"), "name": "base"}
+    settings = {f"tracking.{key}": value for key, value in shared.items()}
+    return override(tiny_config, settings | {f"run.{key}": run[key] for key in run})
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A dataset that a test may move and replace."""
+    write(tmp_path / "data", shift=0)
+    return str(tmp_path / "data")
+
+
+def write(path: Path, *, shift: int) -> None:
+    write_dataset(
+        str(path),
+        {split: [tiny_row(split, i + shift) for i in range(n)] for split, n in SPLITS.items()},
+        vocabulary=VOCABULARY,
+        modalities=MODALITIES,
+        shard_rows=SHARD_ROWS,
+    )
+
+
+def record(run: Run, dataset: Dataset, *, epochs: int = 1, value: float = 0.5) -> str:
+    """Train in name only; returns MLflow's id of the run."""
+    (run.folder / ATTEMPTS_FILE).touch()
+    tracking = run.config.tracking
+    with open_tracker(tracking, run.config.run.folder, folder=run.folder) as tracker:
+        key = RunRecorder(run, dataset.manifest, tracker).key
+        for epoch in range(1, epochs + 1):
+            tracker.log_epoch(key, epoch, {"val/mAP": value}, is_best=True)
+        tracker.end_run(key, "complete")
+        return tracker.run_id(key)
+
+
+def in_mlflow(config: Config) -> dict[str, MlflowRun]:
+    """All runs of the experiment by MLflow's id."""
+    client = MlflowClient(config.tracking.uri)
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    assert experiment is not None
+    return {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def raymc(*arguments: str | Path) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return done.exit_code, done.output
+
+
+def test_every_run_of_a_name_has_its_own_record(
+    config: Config, tiny: Dataset, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Other settings in a folder made again, other folders, other people's: five runs, no two."""
+    changes: list[dict[str, Any]] = [
+        {},
+        {"optimizer.lr": 1e-5},  # after the folder was removed
+        {"run.name": "exp1/base"},
+        {"run.name": "exp2/base"},
+        {"run.folder": str(tmp_path / "colleague")},
+    ]
+    ids: list[str] = []
+    for number, change in enumerate(changes):
+        changed = override(config, change)
+        if number == 1:
+            shutil.rmtree(Path(config.run.folder) / "base")
+        run = open_run(changed, dataset=tiny.manifest.digest())
+        ids.append(record(run, tiny, value=number / 10))
+        assert record(open_run(changed), tiny, epochs=2, value=number / 10) == ids[-1]  # resumed
+    model = log_bundle(tiny_bundle, ids[1], uri=config.tracking.uri, register_as="", alias="")
+    found = in_mlflow(config)
+    assert sorted(found) == sorted(set(ids))
+    assert [found[each].data.metrics["best/mAP"] for each in ids] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    rates = [found[each].data.params["optimizer.lr"] for each in ids]
+    assert rates == ["0.001", "1e-05", "0.001", "0.001", "0.001"]
+    outputs = {each: found[each].outputs for each in ids}
+    logged = {each for each, one in outputs.items() if one is not None and one.model_outputs}
+    assert logged == {ids[1]}
+    assert model.startswith("models:/m-")
+
+    where = [
+        f"tracking.uri={config.tracking.uri}",
+        "tracking.experiment=" + config.tracking.experiment,
+    ]
+    code, text = raymc("runs", "base", *where)
+    newest = find_recorded(list_runs(config.tracking.uri, config.tracking.experiment), "base")[0]
+    assert (code, newest.run_id) == (0, ids[4])
+    assert text.startswith(f"3 runs are meant by base; this is the newest, {newest.short_id} (the ")
+
+
+def try_one(run: Run, *, value: float) -> optuna.Study:
+    """Run the sweep's next trial in name only."""
+    (run.folder / TRIALS).mkdir(exist_ok=True)
+    study = open_study(run)
+    trial = study.ask(distributions(run.config))
+    note_epoch(trial, Epoch(1, value, {"val/mAP": value, "val/R80": value}, 1.0, "nowhere"))
+    study.tell(trial, value)
+    return study
+
+
+def show_all(run: Run, dataset: Dataset) -> str:
+    """Record what the study has, as a sweep does; returns MLflow's id of the sweep."""
+    tracking = run.config.tracking
+    with open_tracker(tracking, run.config.run.folder, folder=run.folder) as tracker:
+        recorder = SweepRecorder(run, dataset.manifest, tracker, lambda trial: None)
+        for trial in trials_of(read_study(run).trials, run.config):
+            recorder(trial)
+        return tracker.run_id(recorder.parent)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_sweeps_of_one_name_have_a_study_each(
+    config: Config, tiny: Dataset, tmp_path: Path, is_shared: bool
+) -> None:
+    storage = f"sqlite:///{tmp_path / 'studies.db'}" if is_shared else ""
+    mine = override(config, {"search.storage": storage, "search.try_default": False})
+    yours = override(mine, {"run.folder": str(tmp_path / "colleague")})
+    digest = tiny.manifest.digest()
+    for number, each in enumerate((mine, yours)):
+        run = open_run(each, sweep=True, dataset=digest)
+        assert open_study(run).trials == []
+        try_one(run, value=0.1 + number)
+    for number, each in enumerate((mine, yours)):
+        again = open_run(each, sweep=True, dataset=digest)
+        assert try_one(again, value=0.2 + number).best_value == 0.2 + number
+        assert [one.value for one in read_study(again).trials] == [0.1 + number, 0.2 + number]
+        show_all(again, tiny)
+    sweeps = list_runs(config.tracking.uri, config.tracking.experiment)
+    assert [(one.name, one.kind, one.trials) for one in sweeps] == [("base", "sweep", 2)] * 2
+    assert sorted(one.value or 0 for one in sweeps) == [0.2, 1.2]
+
+    # Without its folder a sweep is gone from `raymc`'s sight: one made again shares nothing.
+    shutil.rmtree(Path(mine.run.folder) / "base")
+    assert open_study(open_run(mine, sweep=True, dataset=digest)).trials == []
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_sweep_of_0_1_0_is_resumed_into_the_same_records(
+    config: Config, tiny: Dataset, tmp_path: Path, is_shared: bool
+) -> None:
+    """What raymc 0.1.0 left: no run.json, and the name as key of study, MLflow runs and spool."""
+    folder = Path(config.run.folder) / "base"
+    (folder / TRIALS).mkdir(parents=True)
+    storage = f"sqlite:///{tmp_path / 'studies.db'}" if is_shared else ""
+    config = override(config, {"search.storage": storage})
+    (folder / CONFIG_FILE).write_text(json.dumps(to_dict(config)))
+    study = optuna.create_study(
+        storage=storage or f"sqlite:///{folder / STUDY_FILE}",
+        study_name="base",
+        direction="maximize",
+    )
+    space = distributions(config)
+    study.add_trial(create_trial(params={"loss.margin": 0.2}, distributions=space, value=0.4))
+    with open_tracker(config.tracking, config.run.folder) as tracker:
+        parent = tracker.start_run("base", key="base", params={}, tags={})
+        tracker.start_run("a", key="base/0", parent=parent, params={}, tags={"raymc.trial": "0"})
+        before = tracker.run_id(parent)
+    spool = Spool(folder)
+    spool.add(Record("note", "set_note", {"run": "base", "markdown": "spooled", "compare": []}))
+    spool.close(keep=True)
+
+    assert raymc("replay", folder) == (0, "base: MLflow has 1 records\n")
+    run = open_run(config, sweep=True, dataset=tiny.manifest.digest())
+    assert [one.value for one in read_study(run).trials] == [0.4]
+    try_one(run, value=0.5)
+    assert show_all(open_run(config, sweep=True), tiny) == before
+    found = in_mlflow(config)
+    assert sorted(one.data.tags[KEY_TAG] for one in found.values()) == ["base", "base/0", "base/1"]
+    assert {one.data.tags.get(PARENT_TAG) for one in found.values()} == {None, before}
+    assert json.loads((folder / RUN_FILE).read_text())["id"] == "base"
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_replaced_dataset_is_refused_before_anything_is_done(
+    command: str, config: Config, data: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    config = override(config, {"data.path": data})
+    digest = open_dataset(data).manifest.digest()
+    run = open_run(config, sweep=command == "tune", dataset=digest)
+    (run.folder / (TRIALS if command == "tune" else ATTEMPTS_FILE)).mkdir()
+    file = write_config(config, tmp_path / "mine.yaml")
+    shutil.move(data, tmp_path / "moved")
+    write(Path(data), shift=1)
+    for is_finished in (False, True):
+        if is_finished:
+            shutil.copytree(tiny_bundle, run.folder / BUNDLE)
+        kept = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+        code, line = raymc(command, file)
+        now = open_dataset(data).manifest.digest()
+        assert (code, line) == (
+            2,
+            f"raymc: run 'base' was trained on another dataset (digest {digest[:12]}) than "
+            f"{data} holds now (digest {now[:12]}): choose another run.name to start anew\n",
+        )
+        assert kept == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    if command == "train":  # the same data elsewhere
+        code, line = raymc(command, file, f"data.path={tmp_path / 'moved'}")
+        assert (code, line) == (0, f"run base is finished: its bundle is {run.folder / BUNDLE}\n")
+
+
+def test_results_stay_the_same_or_get_another_number(tiny_bundle: Path) -> None:
+    """Where this fails, training computes something else: raise `RESULTS` and note it there."""
+    metrics = load_bundle(tiny_bundle).metrics
+    found = (runs.RESULTS, metrics["train/loss"], metrics["val/loss"])
+    assert found == pytest.approx((1, 4.15273, 3.37647), abs=1e-3)
