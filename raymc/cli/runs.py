@@ -14,6 +14,7 @@ from rich.console import Console
 from raymc.cli.display import TrainDisplay, TrialsDisplay, rows_progress
 from raymc.cli.tables import trials_table
 from raymc.config import Config, check_space
+from raymc.data.leaks import find_leaks
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.evaluate import (
@@ -166,12 +167,17 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
 
 
 def _open_data(config: Config, console: Console) -> Dataset:
-    """Open the dataset, making it if needed; checks it before the run has a folder or processes."""
+    """Open the dataset, making it if needed; checks it before the run has a folder or processes.
+
+    Clips that training and evaluation share are only warned of.
+    """
     with rows_progress(console) as on_row:
         dataset = prepare_dataset(config, on_row=on_row)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
     dataset.verify(config.data.train, config.data.val)
+    for leak in find_leaks(dataset, (config.data.train, config.data.val, config.data.test)):
+        print_line(console, leak, "yellow")
     return dataset
 
 
