@@ -27,8 +27,8 @@ from raymc.report.comparison import metric_tables
 from raymc.report.page import Note, Page, Part, Section, render
 from raymc.report.trial_sections import cost_sentences, trial_sections
 from raymc.report.trials import Costs, costs_of
-from raymc.search.study import GPUS_ATTRIBUTE, read_study
-from raymc.search.trials import Trial, trials_of, winner
+from raymc.search.study import GPUS_ATTRIBUTE, read_study, trials_in
+from raymc.search.trials import Trial, winner
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 from raymc.training.runs import BUNDLE, Run, read_config
 
@@ -65,7 +65,7 @@ def build_report(run: Run, *, split: str | None = None, price: float | None = No
     """
     config, split = run.config, split or run.config.data.val
     study = read_study(run)
-    trials = trials_of(study.get_trials(deepcopy=False), config)
+    trials = trials_in(study, run)
     best, default = winner(trials), default_trial(trials, config)
     gpus = study.user_attrs.get(GPUS_ATTRIBUTE, config.search.gpus_per_trial)
     costs = costs_of(trials, workers=config.train.most_workers, gpus=gpus, price=price)

@@ -6,8 +6,7 @@ from rich.table import Table
 
 from raymc.data.shards import open_dataset
 from raymc.data.storage import open_address
-from raymc.search.study import read_study
-from raymc.search.trials import trials_of
+from raymc.search.study import read_study, trials_in
 from raymc.terminal import plain
 from raymc.training.audit import RunAudit, record_of
 from raymc.training.row_log import audit
@@ -26,7 +25,7 @@ def audit_trials(sweep: Run) -> list[RunAudit]:
     """
     data = sweep.config.data
     rows = open_dataset(data.path).manifest.rows(data.train)
-    trials = trials_of(read_study(sweep).get_trials(deepcopy=False), sweep.config)
+    trials = trials_in(read_study(sweep), sweep)
     found = []
     for number, address in ((t.number, t.checkpoint) for t in trials if t.checkpoint):
         log = record_of(*open_address(address))

@@ -3,6 +3,7 @@
 The study's database is the only state of a sweep that a restart needs.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from raymc.addresses import redacted, resolved, with_password
 from raymc.config import Config, Range, flatten
 from raymc.data.storage import patience
 from raymc.errors import ConfigError, first_line
-from raymc.training.runs import STUDY_FILE, Run
+from raymc.search.trials import Trial, trials_of
+from raymc.training.runs import STUDY_FILE, TRIALS, Run
 
 # The study's attribute with the number of GPUs of each worker.
 GPUS_ATTRIBUTE = "gpus_per_worker"
@@ -86,6 +88,20 @@ def read_study(run: Run) -> optuna.Study:
     except (ImportError, ValueError, SQLAlchemyError, StorageInternalError) as error:
         line = redacted(first_line(error))
         raise ConfigError(f"the study {address} can't be opened: {line}") from error
+
+
+def trials_in(study: optuna.Study, run: Run) -> list[Trial]:
+    """Return the trials of a sweep's study, in the order of their numbers.
+
+    Their checkpoints are those in the sweep's folder: the study has paths of where the folder was
+    when they were written, and if it was moved, another sweep may be there now.
+    """
+    trials = []
+    for trial in trials_of(study.get_trials(deepcopy=False), run.config):
+        _, is_inside, place = trial.checkpoint.rpartition(f"/{TRIALS}/")
+        here = str(run.folder / TRIALS / place) if is_inside else trial.checkpoint
+        trials.append(replace(trial, checkpoint=here))
+    return trials
 
 
 def distribution(values: Range, *, integer: bool) -> BaseDistribution:

@@ -25,8 +25,8 @@ from raymc.events import EpochEnded
 from raymc.runtime.connect import capacity, our_error
 from raymc.search.searcher import FAILURE, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
-from raymc.search.study import GPUS_ATTRIBUTE, open_study
-from raymc.search.trials import Trial, trials_of, winner
+from raymc.search.study import GPUS_ATTRIBUTE, open_study, trials_in
+from raymc.search.trials import Trial, winner
 from raymc.training import loop
 from raymc.training.on_ray import make_trainer
 from raymc.training.runs import TRIALS, Run
@@ -65,8 +65,7 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> t
                 "the study's database can't be reached: when it is back, run the same command "
                 "again to resume"
             ) from error
-    trials = trials_of(study.get_trials(deepcopy=False), config)
-    return winner(trials), is_new
+    return winner(trials_in(study, run)), is_new
 
 
 def make_scheduler(config: Config) -> ASHAScheduler | None:

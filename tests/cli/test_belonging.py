@@ -21,8 +21,8 @@ from tiny import MODALITIES, SHARD_ROWS, VOCABULARY, tiny_row
 from raymc.cli.main import main
 from raymc.config import Config, override, to_dict
 from raymc.data.shards import Dataset, open_dataset, write_dataset
-from raymc.search.study import distributions, open_study, read_study
-from raymc.search.trials import Epoch, note_epoch, trials_of
+from raymc.search.study import distributions, open_study, read_study, trials_in
+from raymc.search.trials import Epoch, note_epoch
 from raymc.tracking import find_recorded, list_runs, open_tracker
 from raymc.tracking.models import log_bundle
 from raymc.tracking.recording import RunRecorder, SweepRecorder
@@ -39,6 +39,7 @@ from raymc.training.runs import (
     TRIALS,
     Run,
     open_run,
+    read_run,
 )
 
 SPLITS = {"train": 8, "val": 8, "test": 8}
@@ -142,7 +143,8 @@ def try_one(run: Run, *, value: float) -> optuna.Study:
     (run.folder / TRIALS).mkdir(exist_ok=True)
     study = open_study(run)
     trial = study.ask(distributions(run.config))
-    note_epoch(trial, Epoch(1, value, {"val/mAP": value, "val/R80": value}, 1.0, "nowhere"))
+    checkpoint = str(run.folder / TRIALS / f"trial-{trial.number:04d}" / "best")
+    note_epoch(trial, Epoch(1, value, {"val/mAP": value, "val/R80": value}, 1.0, checkpoint))
     study.tell(trial, value)
     return study
 
@@ -152,7 +154,7 @@ def show_all(run: Run, dataset: Dataset) -> str:
     tracking = run.config.tracking
     with open_tracker(tracking, run.config.run.folder, folder=run.folder) as tracker:
         recorder = SweepRecorder(run, dataset.manifest, tracker, lambda trial: None)
-        for trial in trials_of(read_study(run).trials, run.config):
+        for trial in trials_in(read_study(run), run):
             recorder(trial)
         return tracker.run_id(recorder.parent)
 
@@ -181,6 +183,16 @@ def test_sweeps_of_one_name_have_a_study_each(
     # Without its folder a sweep is gone from `raymc`'s sight: one made again shares nothing.
     shutil.rmtree(Path(mine.run.folder) / "base")
     assert open_study(open_run(mine, sweep=True, dataset=digest)).trials == []
+
+
+def test_a_moved_sweep_leaves_its_place_to_another(config: Config) -> None:
+    """The study has absolute paths, which are the other sweep's by then."""
+    run = open_run(config, sweep=True)
+    try_one(run, value=0.5)
+    moved = read_run(run.folder.rename(run.folder.with_name("moved")))
+    try_one(open_run(config, sweep=True), value=0.1)
+    (trial,) = trials_in(read_study(moved), moved)
+    assert (trial.value, trial.checkpoint) == (0.5, str(moved.folder / "trials/trial-0000/best"))
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
