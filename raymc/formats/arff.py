@@ -388,7 +388,7 @@ class _Lines:
         if kind.split()[0].lower() in ("string", "date", "relational"):
             raise ValueError(
                 f"attribute '{name}' has type {kind[:_SHOWN]}; expected numbers or {{values}}: "
-                "remove it and its values in the rows"
+                "write the file again without it"
             )
         self.names[name] = None
         return "NUMERIC" if kind.lower() == "integer" else kind

@@ -196,7 +196,7 @@ def _ids(ids: FileArray, labels: FileArray) -> tuple[str, ...]:
         if clip in first_row:
             raise DataError(
                 f"{ids.where} holds '{clip}' in rows {first_row[clip]} and {row}; expected each "
-                "id once: rename one, or remove the repeated clip."
+                "id once: rename one, or write the file again without it."
             )
         first_row[clip] = row
     return names

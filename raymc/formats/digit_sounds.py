@@ -197,7 +197,7 @@ def _read_recording(file: Path) -> Float32[np.ndarray, " S"]:
         samples = resample(torch.from_numpy(samples), rate_hz, SAMPLE_RATE_HZ).numpy()
     samples = samples[: round(LONGEST_SECONDS * SAMPLE_RATE_HZ)]
     if not np.any(samples):
-        raise DataError(f"{file}: its first {LONGEST_SECONDS} s are silent; remove or replace it.")
+        raise DataError(f"{file}: its first {LONGEST_SECONDS} s are silent; record it again.")
     return _unit_power(_faded(samples))
 
 
@@ -211,7 +211,7 @@ def _check_digits(
         if missing:
             raise DataError(
                 f"speech: '{folder}' has no recording of {', '.join(missing)} by '{name}'; "
-                "add them or remove that speaker's files."
+                "add them, or move that speaker's files elsewhere."
             )
 
 

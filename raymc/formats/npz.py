@@ -109,6 +109,6 @@ def _tokens(array: FileArray, modality: Modality) -> Shaped[np.ndarray, "N T D"]
         if not np.isfinite(clip).all():
             raise DataError(
                 f"{array.where} holds NaN, infinity or a value too large for float32 in row {row}; "
-                "remove that clip or repair it."
+                "repair that clip, or write the file again without it."
             )
     return stored

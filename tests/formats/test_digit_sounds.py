@@ -119,7 +119,7 @@ def test_long_recordings_are_cut(speech_folder: Path) -> None:
         ("empty", "of 0 speakers .none.; expected at least 3"),
         ("other names", "of 0 speakers .none.; expected at least 3"),
         ("two speakers", "of 2 speakers .ann, bob.; expected at least 3"),
-        ("no 4 and 7", "no recording of 4, 7 by 'cy'; add them or remove"),
+        ("no 4 and 7", "no recording of 4, 7 by 'cy'; add them, or move"),
         ("8 bit", "5_cy_0.wav: 8-bit samples; expected 16-bit PCM"),
         ("text", "5_cy_0.wav: not a PCM wave file"),
         ("silent", "5_cy_0.wav: its first 0.8 s are silent"),
