@@ -171,7 +171,9 @@ def extract(
     SOURCE is a folder, a glob, or a table of paths and labels. Run the same command again to
     resume.
     """
-    if source is not None and "=" in source:
+    from raymc.config import is_setting
+
+    if source is not None and is_setting(source):
         source, overrides = None, (source, *overrides)
     named = {"out": "data.path", "window": "extract.window_seconds"}
     named["stride"] = "extract.stride_seconds"

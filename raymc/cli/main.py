@@ -122,10 +122,11 @@ def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: 
     sweep, its folder, or a bundle. Runs that differ only in their seed count as one.
     """
     from raymc.cli.compare import run_compare
+    from raymc.config import is_setting
 
-    overrides = [text for text in runs if "=" in text]
+    overrides = [text for text in runs if is_setting(text)]
     run_compare(
-        [text for text in runs if "=" not in text],
+        [text for text in runs if not is_setting(text)],
         make_console(),
         overrides=overrides,
         split=split,

@@ -4,6 +4,7 @@ Imports only click at first, so that `raymc --help` is answered at once.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import click
@@ -58,7 +59,7 @@ def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str,
     """Load a configuration; a first argument of the form KEY=VALUE is an override."""
     from raymc.config import check_passwords, load, override
 
-    if config is not None and "=" in config:
+    if config is not None and "=" in config and not Path(config).is_file():
         config, overrides = None, (config, *overrides)
     loaded = load(config, overrides)
     loaded = override(loaded, {key: value for key, value in given.items() if value is not None})

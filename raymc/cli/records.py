@@ -30,7 +30,9 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
 
     RUN is a name or the beginning of an id. Of several of one name, the newest is shown.
     """
-    if run is not None and "=" in run:
+    from raymc.config import is_setting
+
+    if run is not None and is_setting(run):
         run, overrides = None, (run, *overrides)
     config, console = load_config(None, overrides, {}), make_console()
     from raymc.cli.tables import runs_table, trials_table

@@ -5,6 +5,7 @@ seconds, so `main.py` does it only when one of these commands runs.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,14 +128,18 @@ def run_evaluate(
     device: str = "auto",
     json_file: Path | None = None,
 ) -> Evaluation:
-    """Measure a bundle on a split; prints tables, and writes the numbers to `json_file`."""
+    """Measure a bundle on a split; prints tables, and writes the numbers to `json_file`.
+
+    JSON has no NaN, so a metric without a value is null there.
+    """
     result = evaluate(bundle, open_dataset(dataset), split, device=device)
     console.print(evaluation_table(result))
     groups = group_table(result)
     if groups is not None:
         console.print(groups)
     if json_file is not None:
-        json_file.write_text(json.dumps(numbers_of(result), indent=1))
+        numbers = {k: x if math.isfinite(x) else None for k, x in numbers_of(result).items()}
+        json_file.write_text(json.dumps(numbers, indent=1, allow_nan=False))
     return result
 
 

@@ -36,6 +36,7 @@ from raymc.config.tree import (
     digest,
     flatten,
     from_dict,
+    is_setting,
     load,
     overridden,
     override,

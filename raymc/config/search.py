@@ -1,6 +1,6 @@
 """Settings of a sweep, and the values that it may try."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 from raymc.config.places import Address
 
 Value = bool | int | float | str
+_MOST_VALUES = 1000
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -34,6 +35,14 @@ class Range:
         elif self.log and self.low <= 0:
             raise ValueError(f"a logarithmic range must start above 0, not at {self.low}")
         return self
+
+    def values(self, *, integer: bool) -> Sequence[Value]:
+        """Return the values to check together with others: all, or the ends if there are many."""
+        low, high = self.low, self.high
+        if self.choices or low is None or high is None or not integer:
+            return self.ends()
+        first = int(low) + 1
+        return [low, high, *range(first, min(int(high), first + _MOST_VALUES))]
 
     def ends(self) -> tuple[Value, ...]:
         """Return the values whose validity proves that of all others in the range."""

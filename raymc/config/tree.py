@@ -7,8 +7,10 @@ says which settings make two runs differ.
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,19 @@ class Config:
 
 
 _ADAPTER = TypeAdapter(Config)
+_MOST_COMBINATIONS = 20_000  # of searched values that are checked: a quarter of a second
 _OPENED_HERE = ("tracking.uri", "search.storage")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as PyYAML reads it, except that 1e-3 is a number, as in YAML 1.2."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,3}$"),
+    list("-+.0123456789"),
+)
 
 
 def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -159,23 +173,65 @@ def _identity(config: Config, with_space: bool) -> dict[str, Any]:
     return {**values, "search": {"space": space}} if with_space else values
 
 
+def is_setting(text: str) -> bool:
+    """Return whether an argument is an override such as `loss.margin=0.2`, not a name with `=`."""
+    section = text.partition("=")[0].partition(".")[0].strip()
+    return "=" in text and section in {field.name for field in dataclasses.fields(Config)}
+
+
 def check_space(config: Config) -> None:
-    """Check that every value that the search may try is valid.
+    """Check that the search may try something, and that all of it is valid, also together.
 
     Raises:
-        ConfigError: names a path that is unknown, leaves its range, or is the same for all trials.
+        ConfigError: The space is empty, or names a path that is unknown, leaves its range, does
+            not fit others, or is the same for all trials.
     """
-    for dotted, values in config.search.space.items():
-        for value in values.ends():
-            try:
-                override(config, {dotted: value})
-            except ConfigError as error:
-                raise ConfigError(f"search.space: {error}") from None
+    space = config.search.space
+    if not space:
+        raise ConfigError(
+            "search.space is empty, so there is nothing to search: give it settings and their "
+            "ranges, or use `raymc train`"
+        )
+    for dotted in space:
         if dotted.partition(".")[0] in ("data", "extract", "search", "tracking", "run"):
             raise ConfigError(
                 f"search.space: {dotted} is the same for all trials; search only settings of "
                 "batch, model, loss, optimizer or train"
             )
+    sections = dict.fromkeys(dotted.rpartition(".")[0] for dotted in space)
+    for section in sections:  # settings restrict each other within a section only
+        _check_together(config, [path for path in space if path.rpartition(".")[0] == section])
+
+
+def _check_together(config: Config, paths: Sequence[str]) -> None:
+    """Check the combinations of the values that some settings of one section may have."""
+    settings = flatten(config)
+    whole = [type(settings.get(path)) is int for path in paths]
+    values = [
+        config.search.space[path].values(integer=is_whole) for path, is_whole in zip(paths, whole)
+    ]
+    section = getattr(config, paths[0].rpartition(".")[0], None)
+    for chosen in itertools.islice(itertools.product(*values), _MOST_COMBINATIONS):
+        tried = dict(zip(paths, chosen))
+        try:
+            if dataclasses.is_dataclass(section) and not isinstance(section, type):
+                given = {path.rpartition(".")[2]: value for path, value in tried.items()}
+                type(section)(**{**dataclasses.asdict(section), **given})
+            else:
+                override(config, tried)
+        except (ValidationError, ConfigError):
+            _explain_combination(config, tried, is_range=any(whole))
+
+
+def _explain_combination(config: Config, tried: Mapping[str, Any], *, is_range: bool) -> None:
+    """Raise the error of values that can't be had together."""
+    try:
+        override(config, tried)
+    except ConfigError as error:
+        hint = ""
+        if is_range and str(error).startswith("setting") and " = " not in str(error):
+            hint = "; every value of a range must fit: list those that do as `choices`"
+        raise ConfigError(f"search.space: {error}{hint}") from None
 
 
 def check_passwords(config: Config) -> None:
@@ -200,7 +256,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
             f"override {without_password(text)!r}: expected KEY=VALUE, such as loss.margin=0.2"
         )
     try:
-        return dotted.strip(), yaml.safe_load(value)
+        return dotted.strip(), yaml.load(value, _Yaml)
     except yaml.YAMLError as error:
         shown = f"{dotted}={without_password(value)}"
         raise ConfigError(f"override {shown!r}: the value is not valid YAML") from error
@@ -208,7 +264,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Yaml)
     except OSError as error:
         raise ConfigError(f"configuration {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

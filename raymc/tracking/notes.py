@@ -3,12 +3,15 @@
 Views are MLflow's own: experiment tags that its menu "Views" lists, and that an address can name.
 """
 
+import html
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from raymc.config import Config
 from raymc.search.trials import Trial, best_trial, duration, param_text, ranked
+from raymc.terminal import one_line, visible
 from raymc.tracking.connect import answering, open_client
 from raymc.tracking.records import PARENT_TAG, STATE_TAG, TRIAL_TAG, best_name, now
 
@@ -40,11 +43,11 @@ def short_name(path: str) -> str:
 
 def plan_note(config: Config, command: str) -> str:
     """Return what a sweep searches, on what, and the command that repeats it."""
-    asked = ", ".join(f"`{path}` {_values(config, path)}" for path in config.search.space)
+    asked = ", ".join(f"{code(path)} {_values(config, path)}" for path in config.search.space)
     return (
-        f"Searched in {config.search.trials} trials on `{config.data.path}`: {asked}.\n\n"
+        f"Searched in {config.search.trials} trials on {code(config.data.path)}: {asked}.\n\n"
         "Run this command again to resume the sweep, or to repeat it elsewhere:\n\n"
-        f"```\n{command}\n```\n"
+        f"{code_block(command)}\n"
     )
 
 
@@ -53,7 +56,7 @@ def sweep_note(config: Config, trials: Sequence[Trial], command: str) -> str:
     best, lines = best_trial(trials), []
     if best is not None:
         shown = ", ".join(_scores(best, config.train.monitor))
-        lines.append(f"**Best: trial {best.number}**, `{trial_name(best.params)}`: {shown}.")
+        lines.append(f"**Best: trial {best.number}**, {code(trial_name(best.params))}: {shown}.")
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed"))
     seconds = duration(sum(trial.seconds for trial in trials))
@@ -71,7 +74,7 @@ def trial_note(trial: Trial, metric: str) -> str:
     best = f"; at its best epoch {', '.join(known)}" if known else ""
     reached = f"after epoch {trial.epoch} of {trial.planned}"
     ended = f"**Trial {trial.number}, {trial.state}** {reached}{best}."
-    return "\n\n".join([ended, *([f"```\n{trial.message}\n```"] if trial.message else [])])
+    return "\n\n".join([ended, *([code_block(trial.message)] if trial.message else [])])
 
 
 def _scores(trial: Trial, metric: str) -> list[str]:
@@ -79,10 +82,29 @@ def _scores(trial: Trial, metric: str) -> list[str]:
     return [f"{name} {_percent(value)}" for name, value in scores.items() if value is not None]
 
 
+def code(text: str) -> str:
+    """Return a text as code in Markdown, which shows it as it is."""
+    text = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def code_block(text: str) -> str:
+    """Return a text as a block of code in Markdown."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{visible(text)}\n{fence}"
+
+
+def plain(text: str) -> str:
+    """Return a text that Markdown and HTML show as it is."""
+    text = html.escape(one_line(text), quote=False).replace("|", "&#124;")
+    return re.sub(r"([\\`*\[\]~]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table; a bar inside a cell, which would end it, is shown as `¦`."""
+    """Return a Markdown table of cells that are Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', '¦') for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _table(config: Config, trials: Sequence[Trial]) -> str:
@@ -93,15 +115,17 @@ def _table(config: Config, trials: Sequence[Trial]) -> str:
         numbers = [_percent(trial.value), *[_percent(trial.recall)][:has_recall]]
         cells = [str(trial.number), trial.state, *numbers]
         cells += [str(trial.epoch), duration(trial.seconds)]
-        cells += [param_text(trial.params.get(path, "")) for path in paths]
+        cells += [plain(param_text(trial.params.get(path, ""))) for path in paths]
         rows.append([f"{cell}{_SPACE}" for cell in cells])
-    return markdown_table([*titles, *map(short_name, paths)], rows).rstrip("\n")
+    return markdown_table([*titles, *(plain(short_name(path)) for path in paths)], rows).rstrip(
+        "\n"
+    )
 
 
 def _values(config: Config, path: str) -> str:
     values = config.search.space[path]
     if values.choices:
-        return "of " + ", ".join(str(choice) for choice in values.choices)
+        return "of " + ", ".join(plain(str(choice)) for choice in values.choices)
     return f"{values.low:g} to {values.high:g}{' (log)' if values.log else ''}"
 
 

@@ -5,13 +5,15 @@ quote. Passwords that a text quotes are replaced here.
 """
 
 import getpass
+import hashlib
 import re
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +44,20 @@ def fit_name(name: str) -> str:
     return re.sub(r"[^/\w.\- :]", "_", name)[:_NAME_LENGTH]
 
 
+def fit_names(names: Iterable[str]) -> dict[str, str]:
+    """Return names as `fit_name` does, by name.
+
+    Where several would become one, such as `m!` and `m?`, they end in digits of their digests.
+    """
+    fit = {name: fit_name(name) for name in names}
+    counts = Counter(fit.values())
+    for name, made in fit.items():
+        if counts[made] > 1 and made != name:
+            mark = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:6]
+            fit[name] = f"{made[: _NAME_LENGTH - 7]}-{mark}"
+    return fit
+
+
 def fit_text(value: object, length: int) -> str:
     """Return a value as text of at most `length` characters, without passwords."""
     text = redacted(without_password(str(value)))
@@ -63,9 +79,8 @@ def make_metrics(
     """
     from mlflow.entities import Metric
 
-    return [
-        Metric(fit_name(name), float(value), milliseconds, step) for name, value in values.items()
-    ]
+    names = fit_names(values)
+    return [Metric(names[name], float(value), milliseconds, step) for name, value in values.items()]
 
 
 def source_tags() -> dict[str, str]:

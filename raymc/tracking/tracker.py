@@ -26,6 +26,7 @@ from raymc.tracking.records import (
     best_name,
     fit_key,
     fit_name,
+    fit_names,
     fit_text,
     make_metrics,
     now,
@@ -109,6 +110,7 @@ class Tracker:
             The key as MLflow stores it, which the other methods take.
         """
         run = fit_key(key)
+        names = fit_names(params)
         marks = {**source_tags(), **tags, KEY_TAG: run, STATE_TAG: "running"}
         self._send(
             f"run {run}",
@@ -116,7 +118,7 @@ class Tracker:
             run=run,
             name=name,
             parent=fit_key(parent or ""),
-            params={fit_name(key): fit_text(value, PARAM_LENGTH) for key, value in params.items()},
+            params={names[key]: fit_text(value, PARAM_LENGTH) for key, value in params.items()},
             tags={fit_name(tag): fit_text(value, TAG_LENGTH) for tag, value in marks.items()},
             started=now(),
             reopen=reopen,

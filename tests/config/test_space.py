@@ -1,5 +1,6 @@
 """Ranges of a search: what they hold, what is refused, and their form for Optuna."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,18 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from raymc.config import Config, Range, SearchConfig, check_space, default_space, flatten, from_dict
-from raymc.search.study import distribution
+from raymc.config import (
+    Config,
+    Range,
+    SearchConfig,
+    check_space,
+    default_space,
+    flatten,
+    from_dict,
+    load,
+)
+from raymc.errors import ConfigError
+from raymc.search.study import distribution, distributions
 
 
 @pytest.mark.parametrize(
@@ -73,3 +84,43 @@ def test_the_default_space_is_of_settings_and_holds_their_defaults() -> None:
     for path, values in space.items():
         low, high = values.ends()
         assert low <= settings[path] <= high
+
+
+# Values that depend on each other
+
+
+def space(**ranges: dict[str, Any]) -> Config:
+    named = {f"model.{name}": values for name, values in ranges.items()}
+    return from_dict({"search": {"space": named}})
+
+
+def test_values_are_checked_together() -> None:
+    check_space(space(width={"choices": [48, 96]}, heads={"choices": [4, 6]}))
+    check_space(space(depth={"low": 4, "high": 6}, fusion_depth={"low": 0, "high": 4}))
+    refused = [
+        (space(width={"low": 96, "high": 128}), "width 97 is not a multiple .*as `choices`"),
+        (space(width={"choices": [48, 64]}, heads={"choices": [4, 6]}), "width 64 is not"),
+        (space(depth={"low": 2, "high": 4}, fusion_depth={"low": 0, "high": 4}), "fusion_depth 4"),
+    ]
+    for config, message in refused:
+        with pytest.raises(ConfigError, match=rf"^search.space: setting model: {message}"):
+            check_space(config)
+
+
+def test_a_search_needs_something_to_search() -> None:
+    with pytest.raises(ConfigError, match=r"search.space is empty.*raymc train"):
+        check_space(load(None, ["search.space={}"]))
+
+
+def test_an_exponent_makes_a_number(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "search:\n  space:\n    optimizer.lr: {choices: [1e-3, 2E-3, .2e-2]}\n"
+        "    train.epochs: {low: 1e0, high: 2e1}\nbatch: {size: 1e1}\n"
+    )
+    config = load(tmp_path / "c.yaml", ["optimizer.lr=2e-3", "run.name=12e45678"])
+    assert config.search.space["optimizer.lr"].choices == (0.001, 0.002, 0.002)
+    assert (config.batch.size, config.run.name) == (10, "12e45678")
+    check_space(config)
+    choices = distributions(config)["optimizer.lr"]
+    assert isinstance(choices, CategoricalDistribution)
+    assert config.optimizer.lr in choices.choices  # so that the configured values are tried first

@@ -1,11 +1,15 @@
 """Names and notes of sweeps and trials."""
 
+import html
+import re
 from dataclasses import replace
 
+import pytest
 from example_trials import trial
 
 from raymc.config import from_dict
-from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
+from raymc.tracking.notes import code, plain, plan_note, sweep_note, trial_name, trial_note
+from raymc.tracking.records import fit_names
 
 CONFIG = from_dict(
     {
@@ -53,7 +57,7 @@ def test_a_sweep_is_told_best_first() -> None:
     titles = ["trial", "state", "val/mAP", "R80", "epochs", "time", "margin", "τ", "name"]
     assert rows[:2] == [titles, ["---"] * 9]
     assert rows[2] == ["1", "complete", "61.2 %", "50.0 %", "7", "30.0 s", "0.1", "0.05", ""]
-    assert rows[3] == ["0", "pruned", "30.0 %", "", "7", "30.0 s", "0.2", "0.1", "a¦b"]
+    assert rows[3] == ["0", "pruned", "30.0 %", "", "7", "30.0 s", "0.2", "0.1", "a&#124;b"]
     assert [row[0] for row in rows[4:]] == [str(number) for number in range(3, 11)]
     assert rest == "These are the best 10 of 12."
 
@@ -72,3 +76,24 @@ def test_a_trial_says_how_it_ended() -> None:
     assert trial_note(lost, "val/mAP") == (
         "**Trial 4, failed** after epoch 0 of 20.\n\n```\nno memory\n```"
     )
+
+
+def test_names_that_mlflow_would_join_stay_apart() -> None:
+    names = fit_names(["val/mAP_m!", "val/mAP_m?", "val/mAP_m_", "val/mAP_a b", "x,y"])
+    assert len(set(names.values())) == 5
+    assert (names["val/mAP_m_"], names["val/mAP_a b"], names["x,y"]) == (
+        "val/mAP_m_", "val/mAP_a b", "x_y",
+    )  # fmt: skip
+    assert all(re.fullmatch(r"[/\w.\- :]{1,250}", name) for name in names.values())
+
+
+@pytest.mark.parametrize("text", ["`", "``x`", "a|b", "*b*", "<b>&", "[x](y)", "_a_", "a\nb"])
+def test_markdown_shows_what_was_typed(text: str) -> None:
+    shown = text.replace("\n", "\\n")
+    fence = code(text).partition(shown)[0].strip()
+    assert fence.strip("`") == ""
+    assert fence not in shown
+    assert code(text).endswith(fence)
+    unescaped = re.sub(r"\\([`*\[\]~_\\])", r"\1", html.unescape(plain(text)))
+    assert unescaped == shown
+    assert not re.search(r"(?<!\\)[*`\[]|[<|]", plain(text))
