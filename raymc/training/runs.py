@@ -164,7 +164,7 @@ def original_of(folder: Path) -> Path | None:
     """
     identity = _read_identity(folder)
     original = Path(identity.folder)
-    if not identity.folder or not (original / RUN_FILE).exists() or original.samefile(folder):
+    if not identity.folder or not (original / CONFIG_FILE).exists() or original.samefile(folder):
         return None
     return original if _read_identity(original).id == identity.id else None
 
@@ -254,7 +254,13 @@ def _identity_of_0_1_0(folder: Path) -> _Identity:
             dataset = json.loads((folder / BUNDLE / DESCRIPTION).read_text())["dataset_digest"]
         elif progress := next(folder.rglob(PROGRESS), None):
             dataset = json.loads(progress.read_text())["dataset"]["digest"]
-    return _Identity(id=name, name=name, dataset=str(dataset), sweep=True if is_sweep else None)
+    return _Identity(
+        id=name,
+        name=name,
+        dataset=str(dataset),
+        folder=str(folder.absolute().parent / Path(name).name),  # unless renamed, or a copy
+        sweep=True if is_sweep else None,
+    )
 
 
 def read_config(folder: Path) -> Config:

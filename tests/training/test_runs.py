@@ -66,8 +66,11 @@ def test_a_folder_of_0_1_0_keeps_its_name_as_id(config: Config, sweep: bool, nam
     assert not (folder / RUN_FILE).exists()  # reading writes nothing
     moved = folder.rename(folder.parent / "moved")
     assert read_run(moved).id == run.id
-    moved.rename(folder)
+    shutil.copytree(moved, folder)
+    assert original_of(moved) == folder
+    shutil.rmtree(moved)
     assert open_run(config, sweep=sweep).id == run.id == read_run(folder).id
+    assert original_of(folder) is None
 
 
 @pytest.mark.parametrize(
