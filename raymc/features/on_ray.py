@@ -7,6 +7,7 @@ interrupted job resumes there, and leaves the same files as an uninterrupted one
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -23,8 +24,9 @@ from ray.data import ActorPoolStrategy
 from raymc.config import ExtractConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import FAILURES_FILE, Manifest, Modality, Row, ShardStream
-from raymc.data.storage import open_address, read_bytes
-from raymc.errors import ConfigError, ExtractionError
+from raymc.data.shards.read import read_json
+from raymc.data.storage import exists, open_address, reaching, read_bytes
+from raymc.errors import ConfigError, DataError, ExtractionError
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
@@ -42,6 +44,10 @@ from raymc.features.extraction import (
 from raymc.features.sources import Source, list_sources
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
+# Raise it with any change after which the same media and settings give other tokens.
+FEATURES = 1
+# Beside the dataset: what its media were when it was begun.
+_MEDIA_FILE = ".media.json"
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
 
 
@@ -71,7 +77,7 @@ def extract(
 
     Raises:
         ConfigError: An encoder is unknown, or none is named.
-        DataError: The media can't be listed, or `out` holds another dataset.
+        DataError: The media can't be listed or have changed, or `out` holds another dataset.
         ExtractionError: No file could be read.
         ResourceError: Weights, a package or a requested GPU are missing.
     """
@@ -85,12 +91,58 @@ def extract(
         extra_fields=_extra_fields(sources),
         shard_rows=config.shard_rows,
     )
+    _check_media(out, stream, sources)
     if stream.finished is None:
         connect()  # only now: errors in the request are reported without starting Ray
         gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
         _Job(sources, plan, stream, listener).run(gpus)
     assert stream.finished is not None
     return ExtractSummary(stream.finished, len(sources), _read_failures(out))
+
+
+def _check_media(out: str, stream: ShardStream, sources: Sequence[Source]) -> None:
+    """Check that the media and raymc are those with which the dataset was begun, or note them.
+
+    Of a local file the size and the time of its last change count. Other files count by their
+    address, and by their digest if the table has one.
+
+    Raises:
+        DataError: A file has changed, or was missing, or raymc makes other features by now.
+    """
+    filesystem, root = open_address(out)
+    place, now = f"{root}/{_MEDIA_FILE}", _states(sources)
+    with reaching(place):
+        known = read_json(filesystem, place) if exists(filesystem, place) else None
+    if known is None:
+        if stream.finished is None:
+            noted = json.dumps({"features": FEATURES, "files": now}).encode()
+            stream.write_beside(_MEDIA_FILE, pa.py_buffer(noted))
+        return
+    if known.get("features") != FEATURES:
+        raise DataError(
+            f"{out} was begun by a raymc that makes other features: choose another folder with "
+            "--out"
+        )
+    before = known.get("files", {})
+    changed = [path for path, state in now.items() if state and before.get(path) != state]
+    if changed:
+        count = "a media file has" if len(changed) == 1 else f"{len(changed)} media files have"
+        raise DataError(
+            f"{count} changed since {out} was begun, such as {changed[0]}: choose another folder "
+            "with --out"
+        )
+
+
+def _states(sources: Sequence[Source]) -> dict[str, list[int] | None]:
+    """Return the size and the time of the last change of each local file; None if it is missing."""
+    states: dict[str, list[int] | None] = {}
+    for path in dict.fromkeys(source.path for source in sources if "://" not in source.path):
+        try:
+            found = os.stat(path)
+            states[path] = [found.st_size, found.st_mtime_ns]
+        except (OSError, ValueError):
+            states[path] = None
+    return states
 
 
 class _Job:
