@@ -74,7 +74,7 @@ def run_promote(
     with open_tracker(config.tracking, config.run.folder) as tracker:
         registry = Registry(tracker.uri)
         holder = registry.holder(model, asked.alias)
-        if holder is not None and holder.weights == bundle.weights_digest:
+        if holder is not None and holder.is_of(bundle):
             print_line(console, f"{name} is already {asked.alias} of {model}")
             return
         field = _field(config, holder, asked)
@@ -88,7 +88,7 @@ def run_promote(
             found = f"{name} against {rival} on {field}: {asked.metric} "
             _judge(found + difference_text(difference), difference, asked.force, console)
         tested = _tested(compared, field)
-        version = registry.version_of(model, bundle.weights_digest)
+        version = registry.version_of(model, bundle)
         if version is None:
             run_id = _mlflow_run(tracker, bundle)
             tags = tested.to_tags()

@@ -17,7 +17,7 @@ from raymc.data.shards import Modality
 from raymc.errors import BundleError, ResourceError
 from raymc.tracking.connect import answering, open_client, unusable
 from raymc.tracking.records import reason
-from raymc.training.bundle import DESCRIPTION, load_bundle
+from raymc.training.bundle import DESCRIPTION, Bundle, load_bundle
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MODEL_NAME = "bundle"
 LOADER = "raymc.tracking.pyfunc_model"
 WEIGHTS_TAG = "raymc.weights"  # digest of a version's weights
+BUNDLE_TAG = "raymc.bundle"  # digest of all of a version's bundle; 0.1.0 wrote none
 _VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's page of a model reads its versions from here
 _DATASET, _DIGEST, _SPLIT, _METRICS = (
     f"raymc.test_{part}" for part in ("dataset", "digest", "split", "metrics")
@@ -50,7 +51,7 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
         model = _log(client, folder, run_id, bundle.modalities)
         if not register_as:
             return model.model_uri
-        tags = {WEIGHTS_TAG: bundle.weights_digest}
+        tags = _tags(bundle)
         version = _register(client, model, register_as, tags)
         client.set_registered_model_alias(register_as, alias, version)
     except Exception as error:  # no error of a store may hide that training succeeded
@@ -87,7 +88,7 @@ def register_bundle(
     client = open_client(uri, create=False)
     try:
         model = _log(client, folder, run_id, bundle.modalities)
-        return _register(client, model, name, {WEIGHTS_TAG: bundle.weights_digest, **tags})
+        return _register(client, model, name, {**_tags(bundle), **tags})
     except Exception as error:  # stores raise errors of many kinds
         raise unusable(uri, error) from error
 
@@ -197,14 +198,21 @@ class RecordedTest:
 class Version:
     """A version of a registered model, with the location of its files.
 
-    `weights` is the digest of its weights, empty if raymc did not register it.
+    `weights` is the digest of its weights, empty if raymc did not register it; `bundle` that of
+    all of its bundle, empty if raymc 0.1.0 did.
     """
 
     name: str
     number: str
     location: str
     weights: str
+    bundle: str
     tested: RecordedTest | None
+
+    def is_of(self, bundle: Bundle) -> bool:
+        """Whether a bundle is that of this version."""
+        same = self.weights == bundle.weights_digest
+        return same and self.bundle in ("", bundle.digest)
 
 
 class Registry:
@@ -232,11 +240,11 @@ class Registry:
                 return None
             raise unusable(self.uri, error) from error
 
-    def version_of(self, name: str, weights: str) -> Version | None:
-        """Return the newest version of a model with these weights, or None."""
+    def version_of(self, name: str, bundle: Bundle) -> Version | None:
+        """Return the newest version of a model that is this bundle, or None."""
         with answering(self.uri):
             found = self._client.search_model_versions(f"name = '{name}'")
-        same = [_version(one) for one in found if one.tags.get(WEIGHTS_TAG) == weights]
+        same = [version for version in map(_version, found) if version.is_of(bundle)]
         return max(same, key=lambda version: int(version.number), default=None)
 
     def fetch_bundle(self, version: Version, folder: Path) -> Path:
@@ -273,11 +281,16 @@ class Registry:
             self._client.set_registered_model_alias(name, alias, number)
 
 
+def _tags(bundle: Bundle) -> dict[str, str]:
+    return {WEIGHTS_TAG: bundle.weights_digest, BUNDLE_TAG: bundle.digest}
+
+
 def _version(found: "ModelVersion") -> Version:
     return Version(
         name=found.name,
         number=str(found.version),
         location=str(found.source),
         weights=found.tags.get(WEIGHTS_TAG, ""),
+        bundle=found.tags.get(BUNDLE_TAG, ""),
         tested=RecordedTest.of_tags(found.tags),
     )

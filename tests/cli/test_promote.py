@@ -191,6 +191,22 @@ def test_the_holder_is_left_alone(runs: Path, model: str) -> None:
     assert versions(runs, model) == [1]
 
 
+def test_other_thresholds_are_another_version(
+    runs: Path, model: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    promote(runs / "good", model)
+    other = finished_run(tmp_path, "other", tiny_bundle)
+    described = json.loads((other / BUNDLE / "bundle.json").read_text())
+    write_description(other / BUNDLE, {**described, "thresholds": [0.5] * 5})
+    address = f"tracking.uri=sqlite:///{runs}/mlflow.db"
+    words = ["promote", str(other), address, "--name", model, "--split", "train"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    version = client(runs).get_model_version_by_alias(model, "champion")
+    assert version.tags["raymc.bundle"] == load_bundle(other / BUNDLE).digest
+    assert versions(runs, model) == [1, 2]
+
+
 def test_the_holder_s_recorded_test_set_is_used(
     runs: Path, model: str, tiny_path: Path, tmp_path: Path
 ) -> None:

@@ -88,7 +88,7 @@ def test_other_settings_and_another_raymc(tmp_path: Path, monkeypatch: pytest.Mo
     assert again(config, shutil.copytree(out, tmp_path / "copy")) == 2  # somebody else's copy
     (tmp_path / "a.mp4").unlink()  # media may be moved away once they are read
     assert again(config, out) == 2
-    with pytest.raises(DataError, match="holds another dataset: different .*provenance"):
+    with pytest.raises(DataError, match=r"holds another dataset: different .*provenance"):
         again(replace(config, fps=2.0), out)
     monkeypatch.setattr(on_ray, "FEATURES", 2)
     with pytest.raises(DataError, match=r"/out was begun by a raymc that makes other features: ch"):
