@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from raymc.terminal import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -60,7 +62,7 @@ def as_svg(draw: Callable[["Figure"], None], *, name: str, label: str, height: f
 
 
 def _inline(svg: bytes, name: str, label: str) -> str:
-    root = ElementTree.fromstring(svg)
+    root = ElementTree.fromstring(visible(svg.decode()))  # XML has no control characters
     for parent in (root, *root.findall(f"{{{_SVG}}}defs")):
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):

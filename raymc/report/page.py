@@ -13,7 +13,7 @@ from markupsafe import Markup
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from raymc.terminal import plain
+from raymc.terminal import plain, visible
 
 STYLES = {"better": "green", "worse": "red"}  # of cells in the terminal; page.html has its own
 
@@ -117,7 +117,11 @@ def text(shown: str) -> Cell:
 def render(page: Page) -> str:
     """Return the page as one HTML document that loads nothing."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     source = files("raymc.report").joinpath("page.html").read_text("utf-8")
     return environment.from_string(source).render(page=page)

@@ -1,0 +1,140 @@
+"""Any text as label, id, group, run or folder: what was typed is what is shown and written."""
+
+import html
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+from rich.console import Console
+from sweeps import Planned, keep_bundle, make_sweep
+from tiny import MODALITIES, tiny_row
+
+from raymc.cli.compare import run_compare
+from raymc.cli.jobs import _table
+from raymc.cli.runs import run_evaluate, run_predict
+from raymc.config import Config, override
+from raymc.data.info import describe, print_info
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Row, open_dataset, write_dataset
+from raymc.report import build_report
+from raymc.runtime.jobs import Job
+from raymc.terminal import print_line, visible
+from raymc.training.runs import read_run
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+ODD = (
+    "[/x]",
+    "math [easy]",
+    ":car:",
+    "\x1b[31mred",
+    "a\nb",
+    "<b>&amp;",
+    "`|*_",
+    "$x_{1}$",
+    "{{x}}",
+)
+NAMES = st.one_of(st.sampled_from(ODD), TEXTS)
+# What a file system takes as one name.
+FOLDERS = NAMES.map(lambda text: text.replace("/", "∕").replace("\0", "0")).filter(
+    lambda text: text not in (".", "..") and not text.startswith("~")
+)
+EXAMPLE: dict[str, Any] = {
+    "labels": ["[/x]", "math [easy]", "\x1b[31mred\x07", "a\nb", "<b>&amp;"],
+    "groups": ["m!", "[/m]"],
+    "id": "[/id]\x1b",
+    "run": "[abc]=",
+}
+
+
+def dataset_of(folder: Path, labels: list[str], groups: list[str], id: str) -> str:
+    """Write a dataset of a few rows under names; returns its folder."""
+
+    def row(split: str, number: int) -> Row:
+        made = tiny_row(split, 8 * number)
+        here = [labels[number % 5], labels[(number + 1) % 5]]
+        return Row(id=f"{id}{split}{number}", labels=here, tokens=made.tokens)
+
+    members = {groups[0]: tuple(labels[:2]), groups[1]: tuple(labels[2:4])}
+    write_dataset(
+        str(folder),
+        {split: [row(split, n) for n in range(6)] for split in ("train", "val", "test")},
+        vocabulary=Vocabulary(tuple(labels), groups=members),
+        modalities=MODALITIES,
+        shard_rows=6,
+    )
+    return str(folder)
+
+
+def shows(text: str, typed: str) -> bool:
+    """Whether a text on many lines shows what was typed, which may have several, too."""
+    return all(line.rstrip() in text for line in visible(typed).split("\n"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")
+@settings(
+    max_examples=2,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    labels=st.lists(NAMES, min_size=5, max_size=5, unique=True),
+    groups=st.lists(NAMES, min_size=2, max_size=2, unique=True),
+    id=NAMES,
+    run=FOLDERS,
+)
+@example(**EXAMPLE)
+def test_what_was_typed_is_what_is_seen(
+    tiny_config: Config, labels: list[str], groups: list[str], id: str, run: str
+) -> None:
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, run)
+        data = dataset_of(folder / "data", labels, groups, id)
+        config = override(
+            tiny_config,
+            {
+                "data.path": data,
+                "run.folder": str(folder),
+                "run.name": run,
+                "train.epochs": 1,
+                "search.space": {"loss.margin": {"choices": [0.1, 0.2]}},
+            },
+        )
+        opened = open_dataset(data)
+        plan = Planned({"loss.margin": 0.1}, TrialState.COMPLETE, is_trained=True)
+        sweep = make_sweep(config, opened, [plan])
+        keep_bundle(sweep, 0)
+        printed = StringIO()
+        console = Console(file=printed, width=500)  # not ours: texts must not depend on it
+        run_evaluate(str(sweep / "bundle"), data, console)
+        print_info(describe(opened), console)
+        run_predict(str(sweep / "bundle"), data, folder / "out", console)
+        other = make_sweep(override(config, {"run.name": f"{run}2"}), opened, [plan])
+        keep_bundle(other, 0)
+        page = folder / "page.html"
+        names = [str(sweep), str(other)]
+        run_compare(names, console, overrides=(), html=page)
+        print_line(console, f"job {id}")
+        job = Job(
+            id=id, name=id, state="RUNNING", command=run, message="", exit_code=None,
+            started=0.0, ended=1.0,
+        )  # fmt: skip
+        console.print(_table([job]))
+        shown = printed.getvalue()
+        for typed in (*labels, *groups, id, run):
+            assert shows(shown, typed), typed
+        assert not {c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n"}
+        table = pq.read_table(folder / "out")
+        assert set(table["id"].to_pylist()) == {f"{id}test{n}" for n in range(6)}
+        assert {name for row in table["labels"].to_pylist() for name in row} <= set(labels)
+        for text in (build_report(read_run(sweep)), page.read_text()):
+            for typed in (*labels, run):
+                assert shows(html.unescape(text), typed), typed

@@ -1,0 +1,169 @@
+"""Passwords in addresses: taken apart by a parser, used to connect, and found nowhere else."""
+
+import os
+import pickle
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from click.testing import CliRunner
+from drivers import RAYMC, wait_until, write_config
+from sockets import free_port
+
+from cluster.chaos.services import PostgresServer
+from raymc.addresses import (
+    has_password,
+    keep_password,
+    redacted,
+    resolved,
+    with_password,
+    without_password,
+)
+from raymc.cli.main import main
+from raymc.config import Config, override
+from raymc.errors import ConfigError, ResourceError
+
+PLANTED = "Pl4nt3d@w/rd"  # typed in an address as it is, and percent-encoded in a query
+ENCODED = "Pl4nt3d%40w%2Frd"
+TELLING = b"Pl4nt3d"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://me:p@ss@h/db", "postgresql://me@h/db"),
+        ("postgresql+psycopg2://me:pass@h:5/db?x=1", "postgresql+psycopg2://me@h:5/db?x=1"),
+        ("postgresql://me:p/a@s@h/db", "postgresql://me@h/db"),
+        ("postgresql://me:p@s/a@h/db", "postgresql://h/db"),
+        ("postgresql://me:p?ss@h/db", "postgresql://me@h/db"),
+        ("postgresql://h/db?password=pass&sslmode=require", "postgresql://h/db?sslmode=require"),
+        ("postgresql://h/db?sslpassword=pass", "postgresql://h/db"),
+        ("postgresql://me:pass@a:1,b:2/db?password=pass", "postgresql://a:1,b:2/db"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dpass", "mssql+pyodbc:///"),
+        ("http://me:p@ss@h:80/x?Token=pass&b=c#access_token=pass", "http://me@h:80/x?b=c"),
+        ("http://me:p/ss@h/x", "http://h/x"),
+        ("HTTPS://:pass@h", "https://h"),
+        ("s3://key:pa/ss@bucket/a", "s3://bucket/a"),
+        ("s3://b/a?X-Amz-Signature=pass&x=1", "s3://b/a?x=1"),
+    ],
+)
+def test_an_address_without_its_password(address: str, shown: str) -> None:
+    assert without_password(address) == shown
+    assert without_password(shown) == shown
+    assert has_password(address)
+    assert keep_password(address) == shown
+    assert with_password(shown) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("sqlite:////tmp/a@b:c.db", "sqlite:///x.db?timeout=5", "http://h:80/a@b", "s3://b/a:b"),
+        *("http://me@h/", "postgresql://me@h/db", "file:///a:b@c", "runs/a:b@c", "data", ""),
+        *("postgresql://me:${WORD}@h/db", "http://h/?token=${WORD}", "http://h/?keys=1&monkey=2"),
+    ],
+)
+def test_an_address_that_has_none_stays_as_it_is(address: str) -> None:
+    assert without_password(address) == address
+    assert keep_password(address) == address
+
+
+def test_a_variable_is_replaced_where_the_address_is_used() -> None:
+    environment = {"WORD": "p@ss/word", "WHOLE": "http://me:other@h"}
+    address = resolved("postgresql://me:${WORD}@h/db", environment)
+    assert address == "postgresql://me@h/db"
+    assert with_password(address) == "postgresql://me:p%40ss%2Fword@h/db"
+    assert with_password(resolved("${WHOLE}", environment)) == "http://me:other@h"
+    assert redacted("can't log in as p@ss/word at http://me:other@h/api") == (
+        "can't log in as *** at http://me@h/api"
+    )
+    with pytest.raises(ConfigError, match="the variable MISSING, which your environment"):
+        resolved("postgresql://me:${MISSING}@h/db", environment)
+
+
+def test_no_refusal_shows_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    closed = f"127.0.0.1:{free_port()}"
+    server, database = f"http://me:{PLANTED}@{closed}", f"postgresql://me:{PLANTED}@{closed}/a"
+    query = f"postgresql://{closed}/a?password={ENCODED}"
+    file = tmp_path / "c.yaml"
+    file.write_text(f"tracking: {{uri: '{server}', experiment: [}}\n")
+    refused = [
+        *(["runs", f"tracking.uri={uri}"] for uri in (server, database, query)),
+        *(["runs", given] for given in (server, f"tracking.uri=file://me:{PLANTED}@h/x")),
+        ["ui", f"tracking.uri={database}"],
+        ["train", str(file)],
+        ["train", f"tracking.ury={server}"],
+        ["train", f"tracking.uri=[{server}]"],
+        ["train", f"tracking.uri={server}: ["],
+        ["train", f"data.path=s3://me:{PLANTED}@bucket/a"],
+        ["evaluate", str(tmp_path), f"s3://me:{PLANTED}@bucket/a"],
+        ["data", "info", f"nowhere://me:{PLANTED}@bucket/a?secret={ENCODED}"],
+        ["submit", "c.yaml", "--set", f"tracking.uri={server}"],
+        ["jobs", "--address", server],
+    ]
+    for arguments in refused:
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 2, (arguments, done.output, done.exception)
+        assert TELLING.decode() not in done.output, arguments
+        assert done.output.count("\n") <= 1 or "Usage" in done.output, arguments
+
+
+def files_with(text: bytes, *folders: Path) -> list[str]:
+    """Return the files that hold a text, or have it in their names."""
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    assert files
+    return [str(file) for file in files if text in file.read_bytes() or text in bytes(file)]
+
+
+@pytest.mark.slow
+def test_a_password_is_found_nowhere(tiny_config: Config, tmp_path: Path) -> None:
+    pytest.importorskip("psycopg2")
+    settings = {"run.name": "s", "run.folder": str(tmp_path / "runs"), "train.epochs": 1}
+    config = write_config(override(tiny_config, {**settings, "search.trials": 1}), tmp_path / "c.y")
+    printed = tmp_path / "printed"
+    with TemporaryDirectory(prefix="raymc-") as folder:
+        Path(folder).chmod(0o711)
+        ray = Path(folder, "ray")  # whose sockets need a short path
+        ray.mkdir()
+        server = PostgresServer(Path(folder, "postgres"), ("study", "mlflow"))
+        try:
+            server.start()
+        except ResourceError as error:
+            pytest.skip(str(error))
+        try:
+            study = server.address("study").replace("raymc@", f"raymc:{ENCODED}@")
+            uri = f"{server.address('mlflow')}?password={ENCODED}"
+            inherited = {n: x for n, x in os.environ.items() if not n.startswith("RAY_")}
+            environment = {**inherited, "STUDY": study, "TRACKING": uri}
+            environment["RAY_TMPDIR"] = str(ray)
+            given = ["search.storage=${STUDY}", f"tracking.uri={uri}"]
+            command = [str(RAYMC), "tune", str(config), *given]
+            done = subprocess.run(command, env=environment, capture_output=True)
+            assert done.returncode == 0, done.stderr
+            printed.write_bytes(done.stdout + done.stderr)
+            dumped = subprocess.run(
+                ["pg_dump", "-h", "127.0.0.1", "-p", server.port, "-U", "raymc", "mlflow"],
+                capture_output=True,
+                check=True,
+            ).stdout
+            assert b"raymc.key" in dumped
+            assert TELLING not in dumped
+            assert files_with(TELLING, tmp_path, ray) == []
+            listed = [str(RAYMC), "ui", "tracking.uri=${TRACKING}", "--port", str(free_port())]
+            with printed.open("wb") as output:
+                ui = subprocess.Popen(listed, env=environment, stdout=output, stderr=output)
+                wait_until(lambda: b"Sweeps and runs" in printed.read_bytes(), ui)
+                shown = subprocess.check_output(["ps", "-eo", "args"])
+                ui.terminate()
+                ui.wait()
+            assert b"mlflow server" in shown
+            assert TELLING not in shown + printed.read_bytes()
+        finally:
+            server.kill()
+
+
+def test_settings_are_sent_to_workers_without_passwords(tiny_config: Config) -> None:
+    config = override(tiny_config, {"search.storage": f"postgresql://me:{PLANTED}@h/a"})
+    assert TELLING not in pickle.dumps(config) + repr(config).encode()
