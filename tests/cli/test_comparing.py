@@ -1,12 +1,16 @@
 """`raymc compare` on folders of runs: what is scored, once, and what can't be compared."""
 
+import itertools
 import json
+import os
 import shutil
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -18,9 +22,9 @@ from raymc.cli.compare import run_compare
 from raymc.cli.main import main
 from raymc.cli.runs import run_evaluate
 from raymc.data.labels import Vocabulary
-from raymc.data.shards import Dataset, write_dataset
+from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import ConfigError, DataError
-from raymc.evaluation.scored import load_scored
+from raymc.evaluation.scored import ScoredSplit, load_scored
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import paired_difference
 from raymc.metrics.text import difference_text
@@ -73,6 +77,88 @@ def test_a_split_is_scored_once(
     mended = run_evaluate(str(run / BUNDLE), str(copied), quiet(), split="val")
     np.testing.assert_array_equal(mended.scored.scores, again.scored.scores)
     assert load_scored(file).ids == again.scored.ids
+
+
+def swap_labels(file: Path) -> None:
+    """Exchange the labels of two rows in place; size and time of the file stay."""
+    table, times, size = pq.read_table(file), file.stat(), file.stat().st_size
+    labels = table["labels"].to_pylist()
+    lengths = [len(names) for names in labels]
+    one, other = next(
+        (i, j)
+        for i, j in itertools.combinations(range(len(labels)), 2)
+        if lengths[i] == lengths[j] and labels[i] != labels[j]
+    )
+    labels[one], labels[other] = labels[other], labels[one]
+    at = table.schema.get_field_index("labels")
+    changed = table.set_column(at, "labels", pa.array(labels, table.schema.field(at).type))
+    pq.write_table(changed, file, compression="none", use_dictionary=False, write_statistics=False)
+    assert file.stat().st_size == size
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def rewritten(file: Path) -> None:
+    """Write a shard as `swap_labels` does, so that its size stays the same there."""
+    pq.write_table(
+        pq.read_table(file), file, compression="none", use_dictionary=False, write_statistics=False
+    )
+
+
+def test_scores_are_used_again_only_where_they_belong(
+    tiny_bundle: Path, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, other = (finished_run(tmp_path, name, tiny_bundle) for name in ("run", "other"))
+    own, foreign = (
+        shutil.copytree(Path(tiny.path), tmp_path / kind) for kind in ("own", "foreign")
+    )
+    (foreign / "dataset.json").unlink()
+    rewritten(foreign / "val/00000.parquet")
+    made: list[str] = []
+    score = Bundle.embed_tokens
+    monkeypatch.setattr(
+        Bundle, "embed_tokens", lambda self, tokens: made.append("") or score(self, tokens)
+    )
+
+    def scored(data: Path, folder: Path = run, device: str = "auto") -> tuple[ScoredSplit, bool]:
+        made.clear()
+        bundle = load_bundle(folder / BUNDLE)
+        bundle = replace(bundle, vocabulary=open_dataset(str(data)).manifest.vocabulary)
+        return stored_scores(bundle, open_dataset(str(data)), "val", device=device), bool(made)
+
+    for data in (own, foreign):
+        first, is_new = scored(data)
+        assert is_new
+        again, is_new = scored(data)
+        assert not is_new
+        np.testing.assert_array_equal(first.scores, again.scores)
+    assert not scored(shutil.copytree(own, tmp_path / "elsewhere"))[1]  # the same content
+    assert not scored(own, shutil.copytree(run, tmp_path / "copied"))[1]  # another owner
+
+    before, _ = scored(foreign)
+    swap_labels(foreign / "val/00000.parquet")
+    after, is_new = scored(foreign)
+    assert is_new
+    assert (after.labels != before.labels).any()
+    assert after.dataset_digest != before.dataset_digest
+
+    described = json.loads((run / BUNDLE / "bundle.json").read_text())
+    described["config"]["model"]["heads"] = 4
+    write_description(run / BUNDLE, described)
+    changed, is_new = scored(own)
+    assert is_new
+    assert not np.array_equal(changed.scores, scored(own, other)[0].scores)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raymc.__version__", "9.9")
+        assert scored(own)[1]
+    assert not scored(own)[1]
+
+    shard = own / "val/00000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"add")] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=r"own/val/00000.parquet is not the file that was written"):
+        scored(own)
 
 
 def test_a_bundle_of_no_run_leaves_nothing_behind(
