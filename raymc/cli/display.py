@@ -126,7 +126,10 @@ class TrainDisplay(_LiveDisplay):
         start = f"resuming at epoch {event.first_epoch}{after} of" if done or begun else "training"
         shared = f", {event.workers} workers" if event.workers > 1 else ""
         rows = f"{event.rows:,} rows, {event.parameters:,} parameters{shared}"
-        self._print(f"{start} {event.epochs} epochs of {steps:,} steps: {rows}")
+        if event.first_epoch > event.epochs:
+            self._print(f"all {event.epochs} epochs were trained before: {rows}")
+        else:
+            self._print(f"{start} {event.epochs} epochs of {steps:,} steps: {rows}")
 
     def _stepped(self, event: Stepped) -> None:
         self._loss = event.loss
@@ -179,6 +182,11 @@ class TrialsDisplay(_LiveDisplay):
         with self._lock:
             return [trial for _, trial in sorted(self._seen.items())]
 
+    @property
+    def _all(self) -> int:
+        """The number of trials: as planned, or more if an earlier command asked for more."""
+        return max(self._planned, len(self._seen))
+
     def update(self, trial: Trial) -> None:
         """Take a trial that changed; a terminal shows it within a quarter second."""
         with self._lock:
@@ -198,13 +206,13 @@ class TrialsDisplay(_LiveDisplay):
         table.expand = True
         params = table.columns[-1]
         params.ratio, params.no_wrap, params.overflow = 1, True, "ellipsis"
-        lines = (self._counts(trials), _outlook(trials, self._planned))
+        lines = (self._counts(trials), _outlook(trials, self._all))
         return Group(*(plain(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
 
     def _counts(self, trials: Sequence[Trial]) -> str:
         counts = Counter(trial.state for trial in trials)
         shown = [f"{counts[state]} {state}" for state in get_args(TrialState) if counts[state]]
-        return f"{self._planned} trials: " + (", ".join(shown) or "none started")
+        return f"{self._all} trials: " + (", ".join(shown) or "none started")
 
     def _line(self, trial: Trial) -> str:
         trials = self.trials
@@ -213,7 +221,7 @@ class TrialsDisplay(_LiveDisplay):
             f"{key.rpartition('.')[2]}={param_text(item)}" for key, item in trial.params.items()
         )
         parts = [
-            f"{ended}/{self._planned} ended: trial {trial.number} {trial.state}",
+            f"{ended}/{self._all} ended: trial {trial.number} {trial.state}",
             f"{self._metric} {value_text(trial.value) or 'none'}",
             f"epoch {trial.epoch}/{trial.planned}",
             duration(trial.seconds),

@@ -28,7 +28,7 @@ from raymc.data.shards import (
 )
 from raymc.data.shards.ragged import multi_hot, observed_classes, unnest
 from raymc.data.shards.read import column_faults
-from raymc.data.shards.tokens import is_finite
+from raymc.data.shards.tokens import LARGEST_VALUE, is_finite
 from raymc.data.storage import parquet_files, reaching
 from raymc.errors import DataError, first_line
 
@@ -165,6 +165,11 @@ def _token_faults(column: pa.ChunkedArray, modality: Modality) -> Iterator[Fault
         broken = np.flatnonzero(~np.isfinite(tokens.values).all(axis=1))
         rows = np.unique(np.searchsorted(tokens.offsets, broken, side="right") - 1)
         yield from _first(rows, f"modality '{modality.name}' has NaN or infinite values")
+    elif tokens.values.dtype == np.float32:
+        large = np.flatnonzero((np.abs(tokens.values) > LARGEST_VALUE).any(axis=1))
+        rows = np.unique(np.searchsorted(tokens.offsets, large, side="right") - 1)
+        reason = f"values beyond {LARGEST_VALUE:g}, whose squares overflow float32"
+        yield from _first(rows, f"modality '{modality.name}' has {reason}")
 
 
 def _first(rows: Int64[np.ndarray, " _"], message: str) -> Iterator[Fault]:

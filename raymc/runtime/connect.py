@@ -3,10 +3,12 @@
 Every command that needs Ray calls `connect` first; nothing else starts Ray.
 """
 
+import atexit
 import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +17,14 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray._private.state import state as ray_state
 from ray.exceptions import RayError
 
 from raymc.addresses import redacted
 from raymc.config import Config
-from raymc.errors import ConfigError, RaymcError, ResourceError
-from raymc.runtime.interruption import catch_again, interrupt_as
+from raymc.errors import ConfigError, RaymcError, ResourceError, first_line
+from raymc.runtime.interruption import catch_again, interrupt_as, remember_started
 
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
 # starve behind workers that wait for their rows.
@@ -29,6 +32,11 @@ SPARE_CPUS = 1
 # What a cluster that starts nodes by itself may grow to, such as CPU=40,GPU=4: Ray's own
 # autoscaler does not tell.
 GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"
+_ANSWER_SECONDS = 8.0  # that a cluster may take to answer
+_PROBE = (
+    "import sys; from ray._raylet import GcsClient; print(flush=True); "
+    "GcsClient(address=sys.argv[1])"
+)
 _START_NODES_SECONDS = "1800"  # that workers wait for nodes, which clouds may lack for a while
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -62,7 +70,9 @@ def connect(log_file: Path | None = None) -> str:
         os.environ.setdefault(name, value)
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        if not address:
+        if address:
+            _check_answers(address)
+        else:
             _stay_on_loopback()
         try:
             with _keeping_signals():
@@ -73,14 +83,62 @@ def connect(log_file: Path | None = None) -> str:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-        except (ConnectionError, OSError) as error:
+        except (
+            Exception
+        ) as error:  # Ray's own here are plain ones: a node that did not start in 30 s
+            if address:
+                raise _unreachable(address, first_line(error)) from error
             raise ResourceError(
-                f"the Ray cluster at {address or 'this machine'} doesn't answer ({error}): "
-                "check RAY_ADDRESS, or unset it to start Ray here"
+                f"Ray did not start on this machine ({first_line(error)}): is it very busy, or out "
+                "of memory or disk? Run the same command again"
             ) from error
+        if not address:
+            atexit.register(remember_started)  # runs before Ray's own, which ends their parents
     logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
     log_to(log_file or logs / "raymc.log")
     return str(logs)
+
+
+def _check_answers(address: str) -> None:
+    """Check that a cluster answers before Ray is asked to join it, which would wait for minutes.
+
+    Raises:
+        ResourceError: Nothing answers at the address, or it is not that of a cluster's GCS.
+    """
+    if "://" in address:
+        raise ResourceError(
+            f"RAY_ADDRESS is {address}, and raymc joins a cluster by HOST:PORT, from one of its "
+            "nodes: set RAY_ADDRESS to that (the port is 6379 unless chosen), or send the command "
+            "as a job with `raymc submit`"
+        )
+    try:
+        found = canonicalize_bootstrap_address_or_die("auto") if address == "auto" else address
+        host, _, port = found.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError("expected HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, first_line(error)) from error
+    # Ray's client of the GCS waits for 40 s and writes to the terminal, so it is not asked here.
+    probe = [sys.executable, "-c", _PROBE, found]
+    with subprocess.Popen(probe, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # Ray is imported, which takes long on a busy machine
+        try:
+            is_there = process.wait(_ANSWER_SECONDS) == 0
+        except subprocess.TimeoutExpired:
+            is_there = False
+        finally:
+            process.kill()
+    if not is_there:
+        raise _unreachable(address, "what listens there is not Ray, or hangs")
+
+
+def _unreachable(address: str, why: str) -> ResourceError:
+    return ResourceError(
+        f"the Ray cluster at {address} doesn't answer ({why}): check RAY_ADDRESS, or unset it to "
+        "start Ray here"
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ loses nothing either: whatever is on disk is whole, as after a power cut.
 
 Ours is needed because Ray, Tune and Ray Train install handlers of their own: Tune's returns from
 the sweep as if it had finished, Ray's prints a stack and aborts. Processes are found by a variable
-in their environment, because a process of Ray whose parent was killed is nobody's child.
+in their environment too, because a process of Ray whose parent was killed is nobody's child.
 """
 
 import atexit
@@ -15,8 +15,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_TO_END = 15.0
@@ -26,13 +32,18 @@ _SECONDS_TO_KILL = 5.0
 _SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it
 
 
+@dataclass
 class _State:
-    """What has happened to this process."""
+    """What has happened to this process; `received` is by the monotonic clock."""
 
-    mark = ""
-    signal = 0
-    received = 0.0  # by the monotonic clock
-    is_told = False
+    mark: str = ""
+    signal: int = 0
+    received: float = 0.0
+    is_told: bool = False
+    started: "set[psutil.Process]" = field(default_factory=set)
+
+
+_state = _State()
 
 
 def catch_signals() -> None:
@@ -40,8 +51,8 @@ def catch_signals() -> None:
 
     A signal that is ignored, as `nohup` and shells do for background commands, stays ignored.
     """
-    if not _State.mark:
-        _State.mark = os.environ[_MARK] = f"{os.getpid()}-{time.time_ns()}"
+    if not _state.mark:
+        _state.mark = os.environ[_MARK] = f"{os.getpid()}-{time.time_ns()}"
         atexit.register(_leave_nothing)  # before Ray's, and so run after it
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -50,7 +61,7 @@ def catch_signals() -> None:
 
 def catch_again() -> None:
     """Put our handlers back after a library has installed its own, if this process has ours."""
-    if _State.mark and threading.current_thread() is threading.main_thread():
+    if _state.mark and threading.current_thread() is threading.main_thread():
         catch_signals()
 
 
@@ -61,18 +72,18 @@ def interrupt_as(number: int) -> None:
 
 def is_interrupted() -> bool:
     """Whether this process has received a signal that ends it."""
-    return _State.signal != 0
+    return _state.signal != 0
 
 
 def exit_code() -> int:
     """Return the exit code of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM."""
-    return 128 + (_State.signal or signal.SIGINT)
+    return 128 + (_state.signal or signal.SIGINT)
 
 
 def told(advice: str = "run the same command again") -> str:
     """Return the line that says that the command was interrupted, and what to do."""
-    _State.is_told = True
-    by = _State.signal or signal.SIGINT
+    _state.is_told = True
+    by = _state.signal or signal.SIGINT
     what = "interrupted" if by == signal.SIGINT else f"ended by {signal.Signals(by).name}"
     return f"raymc: {what}; {advice}"
 
@@ -85,7 +96,7 @@ def end_now() -> None:
     if os.isatty(1):
         with suppress(OSError):
             os.write(1, _SHOW_CURSOR)
-    if not _State.is_told:
+    if not _state.is_told:
         with suppress(OSError):  # the terminal may be gone
             os.write(2, f"{told()}\n".encode())
     with suppress(Exception):
@@ -94,12 +105,12 @@ def end_now() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    since = time.monotonic() - _State.received
-    if _State.signal and since < _SAME_SIGNAL_SECONDS:
+    since = time.monotonic() - _state.received
+    if _state.signal and since < _SAME_SIGNAL_SECONDS:
         return
-    if _State.signal:
+    if _state.signal:
         end_now()
-    _State.signal, _State.received = number, time.monotonic()
+    _state.signal, _state.received = number, time.monotonic()
     threading.Thread(target=_end_late, name="raymc-end", daemon=True).start()
     raise KeyboardInterrupt
 
@@ -115,13 +126,44 @@ def _leave_nothing() -> None:
         return
     import psutil
 
-    wanted, end = _State.mark, time.monotonic() + _SECONDS_TO_KILL
+    remember_started()
+    end = time.monotonic() + _SECONDS_TO_KILL
     while time.monotonic() < end:
-        left = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error, OSError):
-                if process.pid != os.getpid() and process.environ().get(_MARK) == wanted:
-                    process.kill()
-                    left.append(process)
-        if not psutil.wait_procs(left, timeout=1.0)[0]:
+        left = [process for process in {*_state.started, *_marked()} if _lives(process)]
+        if not left:
             return
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=1.0)
+
+
+def remember_started() -> None:
+    """Note what runs now of all that this process has started, before any of it loses its parent.
+
+    Needed beside the variable in the environment, which a process of Ray overwrites when it sets
+    its title.
+    """
+    import psutil
+
+    _state.started |= set(psutil.Process().children(recursive=True))
+
+
+def _lives(process: "psutil.Process") -> bool:
+    """Whether a process runs: not one that has ended and is only not yet reaped."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _marked() -> "Iterator[psutil.Process]":
+    """Yield the other processes that have our variable in their environment."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(_MARK) == _state.mark:
+                yield process

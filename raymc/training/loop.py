@@ -225,7 +225,7 @@ def train_epoch(
         after(batch, lambda: Part(step + 1, total.item(), rows, seconds))  # noqa: B023
     mean = total.item() / feed.steps
     if not np.isfinite(mean):
-        raise diverged(f"the loss became {mean}", epoch, config)
+        raise diverged(f"the loss became {mean}", epoch, config, feed)
     taken = time.perf_counter() - started
     return {
         "train/loss": mean,

@@ -11,6 +11,7 @@ import torch
 from raymc.config import Config, TrainConfig
 from raymc.data.feed.feed import Feed
 from raymc.data.labels import Vocabulary
+from raymc.data.shards.tokens import LARGEST_VALUE
 from raymc.errors import DivergedError
 from raymc.metrics.calibration import fit_calibration
 from raymc.metrics.families import family_metrics
@@ -87,7 +88,7 @@ def validate(
     """
     predictions = predict(learner.result, feed, device=learner.device, workers=learner.workers)
     if not np.isfinite(predictions.scores).all():
-        raise diverged("scores of the validation split became NaN or infinite", epoch, config)
+        raise diverged("scores of the validation split became NaN or infinite", epoch, config, feed)
     scores = evaluate_scores(predictions.scores, predictions.labels, predictions.observed)
     metrics = {f"val/{name}": value for name, value in scores.to_dict().items()}
     metrics["val/loss"] = split_loss(config, predictions)
@@ -109,10 +110,29 @@ def decide(progress: Progress, predictions: Predictions, config: TrainConfig) ->
     )
 
 
-def diverged(what: str, epoch: int, config: Config) -> DivergedError:
-    """Return the error of a run whose loss or scores are no longer finite."""
-    return DivergedError(
-        f"{what} in epoch {epoch}: try a smaller optimizer.lr ({config.optimizer.lr:g}) or a "
-        f"larger loss.temperature ({config.loss.temperature:g}); run `raymc data check "
-        f"{config.data.path}` to see whether tokens contain NaN"
+def diverged(what: str, epoch: int, config: Config, feed: Feed) -> DivergedError:
+    """Return the error of a run whose loss or scores on a feed are no longer finite."""
+    culprit = _overflowing(feed)
+    advice = (
+        f"{culprit}, and the square of a value beyond {LARGEST_VALUE:g} overflows float32: scale "
+        "the features or correct what is wrong with them"
+        if culprit
+        else f"try a smaller optimizer.lr ({config.optimizer.lr:g}) or a larger "
+        f"loss.temperature ({config.loss.temperature:g})"
     )
+    return DivergedError(
+        f"{what} in epoch {epoch}: {advice}; run `raymc data check {config.data.path}` to see "
+        "whether tokens contain NaN or too large values"
+    )
+
+
+def _overflowing(feed: Feed) -> str:
+    """Say which row has the first value too large to train on; an empty text if none has."""
+    for batch in feed.evaluation():
+        for name, tokens in batch.tokens.items():
+            if tokens.is_floating_point():
+                largest = tokens.abs().flatten(1).amax(1)
+                for at in (largest > LARGEST_VALUE).nonzero().flatten().tolist()[:1]:
+                    row, split = int(batch.rows[at]), feed.split
+                    return f"row {row} of split {split} has {largest[at]:g} in modality {name}"
+    return ""

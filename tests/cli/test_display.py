@@ -56,6 +56,20 @@ def test_a_pipe_gets_a_line_per_event_and_no_control_codes() -> None:
     ]
 
 
+def test_more_trials_and_epochs_than_are_asked_for() -> None:
+    console = pipe(width=200)
+    trials, run = TrialsDisplay(console, trials=2), TrainDisplay(console)
+    for number in range(3):
+        trials.update(replace(TRIALS[0], number=number, state="complete"))
+    run.handle(replace(STARTED, first_epoch=13))
+    assert [line[:12] for line in written(console).splitlines()[:3]] == [
+        "1/2 ended: t",
+        "2/2 ended: t",
+        "3/3 ended: t",
+    ]
+    assert "all 12 epochs were trained before: 1,234 rows" in written(console)
+
+
 def test_a_dumb_terminal_gets_plain_lines() -> None:
     console = Console(file=StringIO(), force_terminal=True, _environ={"TERM": "dumb"})
     with TrainDisplay(console) as display:

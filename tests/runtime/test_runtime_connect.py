@@ -1,10 +1,12 @@
 """What a cluster has and what it may grow to, what that allows, and who can reach it."""
 
 import os
+import socket
 from typing import Any
 
 import psutil
 import pytest
+import ray
 from sockets import LOOPBACK, addresses_of
 
 from raymc.config import Config, override
@@ -12,6 +14,7 @@ from raymc.errors import ConfigError, ResourceError
 from raymc.runtime.connect import (
     GROWS_TO,
     capacity,
+    connect,
     expect_nodes,
     worker_resources,
 )
@@ -27,6 +30,31 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TIMEOUT, "")
     monkeypatch.delenv(TIMEOUT)
     monkeypatch.setenv(GROWS_TO, "CPU=40,GPU=4,fake_gpu=2")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", "Connection refused"),
+        ("ray://127.0.0.1:10001", "HOST:PORT"),
+        ("http://127.0.0.1:8265", "`raymc submit`"),
+        ("nowhere", "expected HOST:PORT"),
+        ("another server", "what listens there is not Ray"),
+    ],
+)
+def test_an_address_where_no_cluster_answers(
+    monkeypatch: pytest.MonkeyPatch, address: str, why: str
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if address == "another server":  # takes connections and says nothing
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            monkeypatch.setattr("raymc.runtime.connect._ANSWER_SECONDS", 0.5)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ResourceError, match=why) as caught:
+            connect()
+    assert address in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_all_of_ray_listens_on_this_machine_alone() -> None:

@@ -16,6 +16,7 @@ import torch
 from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
 
 from raymc.config import Config, LossName, override, to_dict
+from raymc.data.check import check_dataset
 from raymc.data.feed.batches import block_from_table
 from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
 from raymc.errors import CheckpointError, DivergedError
@@ -403,6 +404,21 @@ def test_a_run_diverges(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> N
     with pytest.raises(DivergedError, match=message) as caught:
         train(config, tiny, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_values_too_large_to_square_are_named(
+    tiny: Dataset, tiny_config: Config, tmp_path: Path
+) -> None:
+    splits = {split: [tiny_row(split, i) for i in range(9)] for split in ("train", "val")}
+    splits["train"][4].tokens["audio"][0, 2] = 1e30
+    path = f"{tmp_path}/large"
+    write_dataset(path, splits, vocabulary=VOCABULARY, modalities=MODALITIES)
+    message = r"epoch 1: row 4 of split train has 1e\+30 in modality audio, and .*: scale the feat"
+    with pytest.raises(DivergedError, match=message) as caught:
+        train(override(tiny_config, {"data.path": path}), open_dataset(path), tmp_path / "run")
+    assert "optimizer.lr" not in str(caught.value)
+    found = [str(finding) for finding in check_dataset(path)]
+    assert any("modality 'audio' has values beyond 1e+18" in finding for finding in found)
 
 
 def test_a_run_diverges_in_its_last_step(

@@ -70,6 +70,7 @@ class Feed:
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self.manifest, self.config, self.seed, self.keep = manifest, config, seed, keep
+        self.split = split
         self.shard_rows = [shard.rows for shard in manifest.splits[split]]
         self.shard_bytes = [shard.bytes for shard in manifest.splits[split]]
         self.rows = sum(self.shard_rows)
