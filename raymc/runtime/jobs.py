@@ -20,6 +20,7 @@ import ray.job_submission
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
+from raymc.addresses import keep_password
 from raymc.errors import ResourceError
 from raymc.runtime.packing import size_text, write_archive
 from raymc.runtime.submit import Plan
@@ -86,6 +87,7 @@ def connect(address: str) -> Client:
     Raises:
         ResourceError: no job server answers there, or it refuses access.
     """
+    keep_password(address)  # so that no message shows it
     if not address.startswith(("http://", "https://")):
         raise ResourceError(
             f"{address!r} is not the address of a job server; expected http://HEAD:8265"
