@@ -4,6 +4,7 @@ Its rows are made so that everything odd happens: clips of any length, modalitie
 are missing, groups that nobody annotated; and so that a model can learn something.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,19 @@ os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
 # Read when MLflow is imported, which a test may do before raymc does.
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that shares the one Ray as slow: starting Ray alone takes ten seconds."""
+    for item in items:
+        if "ray_logs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,7 @@ class Contents:
         if not {"train", "val"} <= self.rows.keys():
             notes.append(
                 f"the splits are {', '.join(self.rows)}; training reads 'train' and 'val' unless "
-                "it is told other names."
+                "you name others."
             )
         return notes
 

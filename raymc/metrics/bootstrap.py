@@ -87,7 +87,7 @@ def paired_difference(
     A resample draws rows, the same for both, and runs of each model, so the interval covers
     chance differences between splits and between seeds.
 
-    `ours` and `theirs` are the scores of each model's runs, such as one a seed; at least one.
+    `ours` and `theirs` are the scores of each model's runs, such as one per seed; at least one.
     Labels are ignored where unobserved; `observed` None means that all are known. `confidence` is
     the share of resamples inside the interval.
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from raymc.cli.promote import Promotion, run_promote
 from raymc.config import TrackingConfig
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import BundleError, ConfigError, DataError, PromotionError, ResourceError
+from raymc.evaluation.compare import compare
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import bootstrap_interval, paired_difference
@@ -42,9 +44,13 @@ def runs(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+RESAMPLES = 100  # a tenth of what users get, everywhere in this file
+
+
 @pytest.fixture(autouse=True)
-def _default_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def _default_address_and_few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("raymc.cli.promote.compare", partial(compare, resamples=RESAMPLES))
 
 
 @pytest.fixture
@@ -88,7 +94,13 @@ def scores(run: Path, dataset: Dataset) -> ScoredSplit:
 def difference(run: Path, other: Path, dataset: Dataset) -> str:
     ours, theirs = (scores(each, dataset) for each in (run, other))
     return difference_text(
-        paired_difference([ours.scores], [theirs.scores], ours.labels, ours.observed)
+        paired_difference(
+            [ours.scores],
+            [theirs.scores],
+            ours.labels,
+            ours.observed,
+            resamples=RESAMPLES,
+        )
     )
 
 
@@ -110,7 +122,11 @@ def test_the_first_one_is_promoted_and_its_test_recorded(
     table = (scored.scores, scored.labels, scored.observed)
     assert set(trial.metrics) == {"mAP", "R80", "micro_AP", "LRAP"}
     for name, each in trial.metrics.items():
-        interval = bootstrap_interval(*table, metric=name)  # pyright: ignore[reportArgumentType]
+        interval = bootstrap_interval(
+            *table,
+            metric=name,  # pyright: ignore[reportArgumentType]
+            resamples=RESAMPLES,
+        )
         expected = (evaluate_scores(*table).to_dict()[name], *interval)
         assert each == pytest.approx(expected, abs=1e-6)
     run = client(runs).get_run(version.run_id)

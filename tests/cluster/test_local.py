@@ -25,12 +25,13 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
     file.write_text(yaml.safe_dump(to_dict(override(tiny_config, settings))))
     with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5.0)) as cluster:
         mark = ("RAYMC_LOCAL_CLUSTER", cluster.environment["RAYMC_LOCAL_CLUSTER"])
-        wait_until(lambda: len(addresses_of(marked(*mark))) > 5)
-        addresses = addresses_of(marked(*mark))
-        assert {host for host, _ in addresses} <= LOOPBACK
         assert cluster.gpu_nodes_alive() == 0
         done = cluster.run([sys.executable, "-m", "raymc", "train", file], capture_output=True)
         assert done.returncode == 0, done.stderr
+        addresses = addresses_of(marked(*mark))
+        told = {int(each.rpartition(":")[2]) for each in (cluster.address, cluster.dashboard)}
+        assert told <= {port for _, port in addresses}
+        assert {host for host, _ in addresses} <= LOOPBACK
         assert "\nwaiting for 1 fake_gpu: the cluster starts nodes\n" in done.stdout
         assert list((tmp_path / "runs").glob("*/bundle/bundle.json"))
         wait_until(lambda: cluster.gpu_nodes_alive() == 0)

@@ -65,10 +65,10 @@ def spoil(path: Path, kind: str, after: float) -> None:
         ("missing.mp4", None, "no such file"),
         ("empty.mp4", b"", "Invalid data"),
         ("text.mp4", b"Once upon a time\n" * 99, "Invalid data"),
-        ("text.txt", b"Once upon a time\n" * 99, "no file of sound or video"),
+        ("text.txt", b"Once upon a time\n" * 99, "an audio or video file"),
         ("list.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://nowhere.invalid/a.ts\n", "Invalid data"),
         ("zeros.mkv", bytes(5000), "Invalid data"),
-        ("words.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhi\n", "no file of sound or video"),
+        ("words.srt", b"1\n00:00:00,000 --> 00:00:01,000\nhi\n", "an audio or video file"),
     ],
 )
 def test_what_is_no_media_file(tmp_path: Path, name: str, data: bytes | None, message: str) -> None:

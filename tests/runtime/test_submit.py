@@ -8,19 +8,23 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ROOT
 from drivers import RAYMC, running, wait_until, write_config
 from heads import BIN, Head, running_head
+from tiny import LABELS
 
 from raymc.addresses import has_password
 from raymc.config import Config, override
 from raymc.errors import ConfigError
 from raymc.runtime.submit import Request, plan, required, sent
+from raymc.training.bundle import load_bundle
 
 SECRET, SENT = "unguessable-5f0c", "eu-middle-7"
 
@@ -355,6 +359,27 @@ def everything_below(folder: Path) -> str:
     """What all files in a folder hold."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return "".join(path.read_bytes().decode(errors="replace") for path in files)
+
+
+@pytest.mark.slow
+def test_a_file_of_jobs_is_submitted_with_ray_s_own_command(
+    head: Head, tiny_config: Config, runs_folder: Path, tmp_path: Path
+) -> None:
+    names = {"run.name": "job", "run.folder": str(runs_folder), "tracking.experiment": "job"}
+    file = write_config(override(tiny_config, names), tmp_path / "config.yaml")
+    job = [sys.executable, ROOT / "jobs" / "train.py", file, "train.epochs=1"]
+    done = subprocess.run(
+        [BIN / "ray", "job", "submit", "--address", head.address, "--", *job],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **head.environment, "RAY_API_SERVER_ADDRESS": head.address},
+        timeout=300,
+    )
+    assert done.returncode == 0, done
+    bundle = runs_folder / "job" / "bundle"
+    assert f"bundle: {bundle}" in done.stdout
+    assert load_bundle(bundle).vocabulary.names == LABELS
+    assert load_bundle(bundle).config.train.epochs == 1
 
 
 @pytest.mark.slow

@@ -211,6 +211,7 @@ def work(rank: int, folder: str, values: dict[str, Any]) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_one_worker_then_two_then_one(tiny_config: Config, tiny: Dataset, tmp_path: Path) -> None:
     plain = override(tiny_config, {"model.dropout": 0.0, "model.modality_dropout": 0.0})
     alone = Run(tmp_path / "alone").train(plain, tiny)

@@ -198,7 +198,7 @@ def open_media(path: str) -> Iterator[MediaFile]:
         path: A local path, opened by FFmpeg itself, or an address, read through pyarrow.
 
     Raises:
-        DataError: The address can't be reached, or it isn't a file of sound or video.
+        DataError: The address can't be reached, or it isn't an audio or video file.
         FFmpegError: FFmpeg can't read it.
         OSError: It is missing, or isn't a file.
     """
@@ -212,7 +212,7 @@ def open_media(path: str) -> Iterator[MediaFile]:
                 container = _open_remote(stack.enter_context(filesystem.open_input_file(inner)))
         except FFmpegError as error:
             if "whitelist" in reason(error):
-                raise DataError("it is no file of sound or video") from error
+                raise DataError("it isn't an audio or video file") from error
             raise
         yield MediaFile(stack.enter_context(container), log.last())
 

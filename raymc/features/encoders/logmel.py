@@ -23,9 +23,9 @@ _SCALE_DB = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class LogMelEncoder:
-    """40 log-mel bands every 25 ms; neighbouring frames are put together into a token.
+    """40 log-mel bands every 25 ms; neighbouring frames are joined into one token.
 
-    `rate_hz` is 40 or a whole part of it; others raise `ConfigError`.
+    `rate_hz` must divide 40; other values raise `ConfigError`.
     """
 
     rate_hz: float = 10.0

@@ -1,7 +1,7 @@
 """Frames to tokens without weights: small pictures as normalised patches.
 
-It works everywhere: it tells scenes, layouts and movements apart, and leaves the rest to the
-model that is trained on it.
+It needs no download. It tells scenes, layouts and movements apart; the rest is left to the model
+that is trained on it.
 
 Axes: T frames, P patches, D dim.
 """
@@ -25,9 +25,9 @@ _GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 class PatchEncoder:
     """Each frame as 24 × 24 pixels in 16 patches, 640 values.
 
-    Of each patch, row by row: its 36 grey values, less their mean and over their deviation (what
-    is drawn there, whatever the light); then that deviation, the mean, and the mean of red and
-    of blue less grey, all scaled to about 1.
+    Per patch, row by row: its 36 grey values, normalised by their mean and deviation, so that
+    brightness and contrast don't count; then that deviation, the mean, and the means of red and
+    of blue minus grey, all scaled to about 1.
     """
 
     rate_hz: float = 1.0
@@ -42,7 +42,7 @@ class PatchEncoder:
         return Picture(height=SIDE, width=SIDE, interpolation="area")
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T D"]:
-        """One token a frame, from that frame alone; it must have the size of `picture`."""
+        """Make one token per frame; the frames must have the size of `picture`."""
         if frames.shape[1:3] != (SIDE, SIDE):
             found = f"{frames.shape[1]} × {frames.shape[2]}"
             raise DataError(f"frames of {found} pixels; patches expects {SIDE} × {SIDE}")

@@ -336,7 +336,7 @@ def test_with_sparse_labels_not_even_bools_are_a_matrix(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, classes = 64, 20_000
-    chunks_of(64, monkeypatch)
+    chunks_of(160, monkeypatch)
     entries = torch.stack([torch.arange(rows), torch.arange(rows) * 70])
     with Meter() as meter:
         embedding = torch.randn(rows, 2, requires_grad=True)
