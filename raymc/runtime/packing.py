@@ -24,10 +24,12 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from raymc.errors import ConfigError, ResourceError
 
 LIMIT_BYTES = 100 << 20  # the largest request that Ray's dashboard accepts
-SECRET_FILES = (
-    *(".env", ".env.*", ".netrc", ".git-credentials", ".pypirc"),
-    *("*.pem", "*.key", "id_rsa", "id_ed25519", "auth_token"),
+SECRET_FILES = (  # of names in any case
+    *(".env", ".env.*", ".netrc", ".git-credentials", ".npmrc", ".pypirc", "auth_token"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
+    *("credentials", "kubeconfig", "service-account*.json", "secrets.y*ml", ".huggingface_token"),
 )
+_EXAMPLES = (".env.example", ".env.sample", ".env.template")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -171,7 +173,9 @@ def _reason(name: str, away: Collection[str]) -> str:
     folder = next((folder for folder in away if name.startswith(f"{folder}/")), None)
     if folder is not None:
         return f"{folder}/ (data or runs)"
-    if any(fnmatch.fnmatchcase(name.rpartition("/")[2], pattern) for pattern in SECRET_FILES):
+    last = name.rpartition("/")[2].lower()
+    is_secret = any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_FILES)
+    if last not in _EXAMPLES and (is_secret or name.lower().endswith(".kube/config")):
         return f"{name} (may hold secrets)"
     return f"{name} (Ray can't unpack a name with a backslash)" if "\\" in name else ""
 
