@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,8 @@ def _keeping_signals() -> Iterator[None]:
     First Ray makes SIGTERM exit with code 15. Then its native part, the core worker, makes it print
     a stack and abort, so SIGTERM is held back until our handler stands again.
     """
-    make_core_worker = ray._raylet.CoreWorker
+    native: Any = import_module("ray._raylet")
+    make_core_worker = native.CoreWorker
 
     def make(*args: Any, **kwargs: Any) -> Any:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -158,7 +160,7 @@ def _keeping_signals() -> Iterator[None]:
             catch_again()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    ray._raylet.CoreWorker = make
+    native.CoreWorker = make
     try:
         yield
     except SystemExit as error:
@@ -166,7 +168,7 @@ def _keeping_signals() -> Iterator[None]:
             interrupt_as(signal.SIGTERM)
         raise
     finally:
-        ray._raylet.CoreWorker = make_core_worker
+        native.CoreWorker = make_core_worker
 
 
 def _stay_on_loopback() -> None:

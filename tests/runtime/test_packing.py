@@ -85,7 +85,7 @@ def test_data_and_runs_stay_here(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", SECRET_FILES)
 def test_files_of_secrets_stay_here(tmp_path: Path, pattern: str) -> None:
-    name = f"deep/{pattern.replace('*', 'server')}"
+    name = f"deep/{pattern.replace('*', 'server').upper()}"
     root = make_tree(tmp_path, {name: "password", "code.py": ""}, tracked=(name,))
     tree = list_tree(root)
     assert list(tree.files) == ["code.py"]

@@ -48,7 +48,7 @@ def test_the_last_checkpoint_is_audited(config: Config, tmp_path: Path, at_stora
     if at_storage:
         config = override(config, {"run.storage": f"file://{tmp_path}/elsewhere"})
     run = open_run(config)
-    folder = tmp_path / ("elsewhere" if at_storage else "runs") / "mine"
+    folder = tmp_path / "elsewhere" / run.id if at_storage else run.folder
     log = used(RowLog(N), 1, np.arange(N))
     save(folder, log, 1)
     last = save(folder, used(log, 2, np.arange(8)), 1, step=1)
