@@ -2,19 +2,15 @@
 
 import sys
 
-from raymc.runtime.interruption import catch_signals, end_now, is_interrupted
+from raymc.runtime.interruption import ending_in_order
 
 
 def main() -> None:
     """Run the command line of this process."""
-    catch_signals()
-    try:
+    with ending_in_order():
         from raymc.cli.main import main as command
 
         command()
-    finally:
-        if is_interrupted():
-            end_now()
 
 
 if __name__ == "__main__":

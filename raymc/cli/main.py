@@ -16,7 +16,7 @@ from raymc.cli.demo import demo
 from raymc.cli.jobs import JOB_COMMANDS
 from raymc.cli.options import Commands, configured, load_config, make_console, overridable
 from raymc.cli.records import replay, runs, ui
-from raymc.runtime.interruption import catch_signals, end_now, is_interrupted
+from raymc.runtime.interruption import ending_in_order
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
 _device = click.option(
@@ -33,12 +33,8 @@ class Program(Commands):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command, and leave no process behind."""
-        catch_signals()
-        try:
+        with ending_in_order():
             return self.main(*args, **kwargs)
-        finally:
-            if is_interrupted():
-                end_now()
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})

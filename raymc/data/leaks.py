@@ -74,7 +74,7 @@ def _of_contents(clips: Mapping[str, _Clips]) -> Iterator[str]:
     for here, there in itertools.combinations(clips, 2):
         ours, theirs = clips[here], clips[there]
         at = _places(theirs.contents, ours.contents)
-        found = pc.call_function("and", [at.is_valid(), _places(theirs.ids, ours.ids).is_null()])
+        found = _under_other_ids(at, theirs, ours)
         for row in np.flatnonzero(found.to_numpy(zero_copy_only=False))[:1].tolist():
             ids = theirs.ids[row].as_py(), ours.ids[at[row].as_py()].as_py()
             example = example or f"{ids[0]!r} in {there}, which equals {ids[1]!r} in {here}"
@@ -88,13 +88,7 @@ def _of_videos(clips: Mapping[str, _Clips]) -> Iterator[str]:
     example = ""
     for here, there in itertools.combinations(clips, 2):
         ours, theirs = clips[here], clips[there]
-        found = pc.call_function(
-            "and",
-            [
-                _places(theirs.videos, ours.videos).is_valid(),
-                _places(theirs.ids, ours.ids).is_null(),
-            ],
-        )
+        found = _under_other_ids(_places(theirs.videos, ours.videos), theirs, ours)
         videos = theirs.videos.filter(found)
         if len(videos):
             shared.append(videos)
@@ -107,6 +101,11 @@ def _told(shared: Sequence[pa.Array], one: str, many: str, what: str) -> Iterato
     count = len(pa.chunked_array(shared).unique()) if shared else 0
     if count:
         yield f"leak: {count:,} {one if count == 1 else many} {what}; scores on them are too high"
+
+
+def _under_other_ids(places: pa.Array, theirs: _Clips, ours: _Clips) -> pa.Array:
+    """Say which of their clips have a place among ours without having the id of one of ours."""
+    return pc.call_function("and", [places.is_valid(), _places(theirs.ids, ours.ids).is_null()])
 
 
 def _places(values: pa.Array, among: pa.Array) -> pa.Array:

@@ -84,9 +84,7 @@ def connect(log_file: Path | None = None) -> str:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-        except (
-            Exception
-        ) as error:  # Ray's own here are plain ones: a node that did not start in 30 s
+        except Exception as error:  # Ray raises a plain one if no node started in 30 s
             if address:
                 raise _unreachable(address, first_line(error)) from error
             raise ResourceError(

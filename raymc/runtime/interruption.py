@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -63,6 +63,20 @@ def catch_again() -> None:
     """Put our handlers back after a library has installed its own, if this process has ours."""
     if _state.mark and threading.current_thread() is threading.main_thread():
         catch_signals()
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Catch signals inside the block; one that came ends the process after it, with all it started.
+
+    Blocks may be nested.
+    """
+    catch_signals()
+    try:
+        yield
+    finally:
+        if is_interrupted():
+            end_now()
 
 
 def interrupt_as(number: int) -> None:
