@@ -26,9 +26,12 @@ _SECRET = re.compile(
 )
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _TELLING_LETTERS = 4  # shorter passwords occur in texts by chance
+# A short word or a number, such as "true", is a password only after : or =.
+_COMMON = re.compile("[A-Za-z]{,7}|[0-9]{,7}")
 
 _known: dict[str, str] = {}  # addresses with their passwords, by the address without
-_secrets: dict[str, str] = {}  # what no text may hold, and what to write in its place
+# What no text may hold: by it, a pattern that finds it, and what to write in its place.
+_secrets: dict[str, tuple[str, str]] = {}
 
 
 def without_password(address: str) -> str:
@@ -112,15 +115,16 @@ def keep_password(address: str) -> str:
 
 
 def _remember(address: str, shown: str) -> None:
-    _secrets[address] = shown
-    _secrets[address.rstrip("/")] = shown.rstrip("/")
+    for secret, text in ((address, shown), (address.rstrip("/"), shown.rstrip("/"))):
+        _secrets[secret] = re.escape(secret), text
     user = address.partition("://")[2].rpartition("@")[0]
     values = [user.partition(":")[2]]
     values += [piece.partition("=")[2] for piece in re.split("[?&#]", address) if "=" in piece]
     for value in values:
         for form in (value, unquote(value), quote(value, safe="")):
             if len(form) >= _TELLING_LETTERS and form not in shown:
-                _secrets[form] = "***"
+                before = "(?<=[:=])" if _COMMON.fullmatch(form) else r"(?<![\w.-])"
+                _secrets[form] = rf"{before}{re.escape(form)}(?![\w-])", "***"
 
 
 def with_password(address: str) -> str:
@@ -155,7 +159,13 @@ def resolved(address: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def redacted(text: str) -> str:
-    """Return a text in which every password that this process has read is replaced."""
+    """Return a text in which every password that this process has read is replaced.
+
+    The letters of a password inside a word are left, since they are there by chance; so is a
+    short word, such as "true", that follows no : or =.
+    """
     for secret in sorted(_secrets, key=len, reverse=True):
-        text = text.replace(secret, _secrets[secret])
+        if secret in text:
+            pattern, shown = _secrets[secret]
+            text = re.sub(pattern, lambda _, shown=shown: shown, text)
     return text

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 
+from raymc import addresses
 from raymc.config import Config, from_dict
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.events import EpochEnded
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "ray_logs" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _no_password_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "_known", {})
+    monkeypatch.setattr(addresses, "_secrets", {})
 
 
 @pytest.fixture(scope="session")

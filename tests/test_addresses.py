@@ -82,6 +82,24 @@ def test_a_variable_is_replaced_where_the_address_is_used() -> None:
         resolved("postgresql://me:${MISSING}@h/db", environment)
 
 
+@pytest.mark.parametrize(
+    ("password", "text", "shown"),
+    [
+        ("word", "overflow-wrap: break-word, a word, words", None),
+        ("true", "resume = true", None),
+        ("true", "can't log in to me:true@h with password=true", "me:***@h with password=***"),
+        ("0125", "0.0125, 10125 rows, trial-0125", None),
+        ("hunter2", "'hunter2' was refused; hunter22", "'***' was refused; hunter22"),
+        ("correct-horse", "no correct-horse for me", "no *** for me"),
+    ],
+)
+def test_a_text_that_happens_to_hold_the_letters_of_a_password_stays(
+    password: str, text: str, shown: str | None
+) -> None:
+    keep_password(f"postgresql://me:{password}@h/a")
+    assert redacted(text).endswith(shown or text)
+
+
 def test_no_refusal_shows_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     closed = f"127.0.0.1:{free_port()}"
