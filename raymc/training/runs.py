@@ -5,9 +5,11 @@ The folder keeps the settings in `config.json` and who the run is in `run.json`.
 `run.json` is of raymc 0.1.0, which knew runs by their names; there the name stays the id.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -110,9 +112,38 @@ def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
             settings, another dataset, a raymc that trains differently, or another folder's run.
             Or the folder can't be written.
     """
-    name = run_name(config, sweep=sweep)
-    folder = Path(config.run.folder).absolute() / name
-    path = folder / CONFIG_FILE
+    folder = Path(config.run.folder).absolute() / run_name(config, sweep=sweep)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder):
+            identity = _identify(folder, config, sweep=sweep, dataset=dataset)
+            # First who it is, because a folder with settings alone is of 0.1.0.
+            write_text(folder / RUN_FILE, json.dumps(asdict(identity), indent=1))
+            write_text(folder / CONFIG_FILE, json.dumps(to_dict(config), indent=1))
+    except OSError as error:
+        raise ConfigError(f"run.folder: {folder} can't be written: {error.strerror}") from None
+    return _run(folder, config, identity)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let commands that open one new run at the same moment agree on its id."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _identify(folder: Path, config: Config, *, sweep: bool, dataset: str) -> _Identity:
+    """Return who the run in a folder is, or a new one's identity.
+
+    Raises:
+        ConfigError: The run there is another one, as `open_run` says.
+    """
+    name, path = run_name(config, sweep=sweep), folder / CONFIG_FILE
     known = _read_identity(folder) if path.exists() else None
     is_trained = any((folder / trace).exists() for trace in (BUNDLE, ATTEMPTS_FILE, TRIALS))
     problem = f"{folder} holds a run whose {CONFIG_FILE} is missing" if is_trained else ""
@@ -126,17 +157,9 @@ def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
     if problem:
         raise ConfigError(f"{problem}: choose another run.name to start anew")
     begun = known or _Identity(id=uuid4().hex, name=name, results=RESULTS, raymc=raymc.__version__)
-    identity = replace(
+    return replace(
         begun, name=name, dataset=dataset or begun.dataset, folder=str(folder), sweep=sweep
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if identity != known:  # first, because a folder with settings alone is of 0.1.0
-            write_text(folder / RUN_FILE, json.dumps(asdict(identity), indent=1))
-        write_text(path, json.dumps(to_dict(config), indent=1))
-    except OSError as error:
-        raise ConfigError(f"run.folder: {folder} can't be written: {error.strerror}") from None
-    return _run(folder, config, identity)
 
 
 def read_run(folder: Path, overrides: Sequence[str] = ()) -> Run:

@@ -6,6 +6,7 @@ settings, the raymc, the owner. `tests/training/test_runs.py` has the cases of t
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,26 @@ def test_a_replaced_dataset_is_refused_before_anything_is_done(
     if command == "train":  # the same data elsewhere
         code, line = raymc(command, file, f"data.path={tmp_path / 'moved'}")
         assert (code, line) == (0, f"run base is finished: its bundle is {run.folder / BUNDLE}\n")
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_clips_in_two_splits_are_told_before_training(
+    command: str, config: Config, tmp_path: Path
+) -> None:
+    rows = {split: [tiny_row(split, i) for i in range(n)] for split, n in SPLITS.items()}
+    rows["test"][2] = replace(rows["test"][2], id=rows["train"][5].id)
+    path = str(tmp_path / "shared")
+    write_dataset(path, rows, vocabulary=VOCABULARY, modalities=MODALITIES, shard_rows=SHARD_ROWS)
+    run = open_run(override(config, {"data.path": path}), sweep=command == "train")
+    (run.folder / TRIALS).mkdir()  # of the other kind, so that nothing is trained here
+    code, lines = raymc(command, write_config(run.config, tmp_path / "mine.yaml"))
+    leak, refusal = lines.splitlines()
+    assert code == 2
+    assert leak == (
+        f"leak: 1 id is in more than one split, such as {rows['train'][5].id!r} in train and test; "
+        "scores on them are too high"
+    )
+    assert "exists and is a" in refusal
 
 
 def test_results_stay_the_same_or_get_another_number(tiny_bundle: Path) -> None:

@@ -72,6 +72,16 @@ def test_every_row_is_evaluated_once(
     np.testing.assert_array_equal(found.scores.support, scores.support)
 
 
+def test_a_metric_without_a_value_is_null(tiny_bundle: Path, tmp_path: Path) -> None:
+    unlabelled = [replace(tiny_row("test", i), labels=()) for i in range(3)]
+    data, file = str(tmp_path / "data"), tmp_path / "metrics.json"
+    write_dataset(data, {"test": unlabelled}, vocabulary=VOCABULARY, modalities=MODALITIES)
+    run_evaluate(str(tiny_bundle), data, CONSOLE, json_file=file)
+    text = file.read_text()
+    assert json.loads(text)["mAP"] is None
+    assert "NaN" not in text
+
+
 @pytest.mark.slow
 def test_predictions(
     tiny_bundle: Path, tiny_path: Path, bundle: Bundle, expected: Predictions, tmp_path: Path

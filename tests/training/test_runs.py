@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -235,6 +237,19 @@ def test_a_folder_made_again_is_another_run(config: Config) -> None:
     (run.folder / CONFIG_FILE).unlink()
     begin(run)
     assert "holds a run whose config.json is missing" in refusal(config)
+
+
+def test_commands_that_open_a_new_run_at_once_agree_on_it(config: Config) -> None:
+    for name in "abcdefgh":
+        named = replace(config, run=replace(config.run, name=name))
+        with ThreadPoolExecutor(4) as pool:
+            ids = pool.map(open_with_others, [named] * 4, [Barrier(4)] * 4)
+        assert len(set(ids)) == 1
+
+
+def open_with_others(config: Config, others: Barrier) -> str:
+    others.wait()
+    return open_run(config).id
 
 
 def test_a_raymc_that_trains_differently(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
