@@ -78,7 +78,7 @@ def data_audit(run: str, overrides: tuple[str, ...]) -> None:
     from raymc.training.audit import audit_run, audit_table, restarts_line
     from raymc.training.runs import find_run, read_run
 
-    opened = read_run(find_run(run, settings.run.folder))
+    opened = read_run(find_run(run, settings.run.folder), overrides)
     if opened.is_sweep:
         found = audit_trials(opened)
         console.print(trials_table(run, found))

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from raymc.data.shards import open_dataset
 from raymc.data.storage import open_address
 from raymc.search.study import read_study, trials_in
 from raymc.terminal import plain
 from raymc.training.audit import RunAudit, record_of
 from raymc.training.row_log import audit
-from raymc.training.runs import Run
+from raymc.training.runs import Run, dataset_of
 
 
 def audit_trials(sweep: Run) -> list[RunAudit]:
@@ -21,10 +20,10 @@ def audit_trials(sweep: Run) -> list[RunAudit]:
 
     Raises:
         CheckpointError: A checkpoint is damaged or missing.
+        ConfigError: The dataset was replaced.
         DataError: The dataset or a checkpoint can't be reached.
     """
-    data = sweep.config.data
-    rows = open_dataset(data.path).manifest.rows(data.train)
+    rows = dataset_of(sweep).manifest.rows(sweep.config.data.train)
     trials = trials_in(read_study(sweep), sweep)
     found = []
     for number, address in ((t.number, t.checkpoint) for t in trials if t.checkpoint):

@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory
 from pyarrow import fs
 from rich.table import Table
 
-from raymc.data.shards import open_dataset
 from raymc.data.storage import open_address, reaching, write_text
 from raymc.errors import CheckpointError
 from raymc.events import EpochEnded, Event, Saved, Started, Stepped
@@ -24,7 +23,7 @@ from raymc.terminal import plain
 from raymc.training import checkpoint
 from raymc.training.checkpoint import Found
 from raymc.training.row_log import EpochAudit, RowLog, audit
-from raymc.training.runs import ATTEMPTS_FILE, Run
+from raymc.training.runs import ATTEMPTS_FILE, Run, dataset_of
 
 SECONDS_BETWEEN_WRITES = 1.0
 
@@ -155,10 +154,10 @@ def audit_run(run: Run) -> RunAudit:
 
     Raises:
         CheckpointError: It has no intact checkpoint.
+        ConfigError: Its dataset was replaced.
         DataError: Its dataset or its checkpoints can't be reached.
     """
-    data = run.config.data
-    rows = open_dataset(data.path).manifest.rows(data.train)
+    rows = dataset_of(run).manifest.rows(run.config.data.train)
     last, log = _last_record(run.storage)
     progress = last.progress
     is_part = progress.part.steps > 0

@@ -25,6 +25,7 @@ from raymc.config import (
     run_name,
     to_dict,
 )
+from raymc.data.shards import Dataset, open_dataset
 from raymc.data.storage import write_text
 from raymc.errors import ConfigError
 from raymc.training.bundle import DESCRIPTION
@@ -217,10 +218,7 @@ def _other_origin(
     if known.sweep not in (None, sweep):
         return f"{name} exists and is {kinds[not sweep]}, not {kinds[sweep]}"
     if dataset and known.dataset not in ("", dataset):
-        return (
-            f"{name} was trained on another dataset (digest {known.dataset[:12]}) than "
-            f"{config.data.path} holds now (digest {dataset[:12]})"
-        )
+        return _other_dataset(known.name, known.dataset, config, dataset)
     is_finished = not sweep and (folder / BUNDLE).exists()
     if known.results != RESULTS and not is_finished:
         return (
@@ -228,6 +226,28 @@ def _other_origin(
             f"{raymc.__version__}"
         )
     return ""
+
+
+def _other_dataset(name: str, trained_on: str, config: Config, digest: str) -> str:
+    return (
+        f"run {name!r} was trained on another dataset (digest {trained_on[:12]}) than "
+        f"{config.data.path} holds now (digest {digest[:12]})"
+    )
+
+
+def dataset_of(run: Run) -> Dataset:
+    """Return the dataset that a run was trained on.
+
+    Raises:
+        ConfigError: Its path holds another one now.
+        DataError: It can't be read.
+    """
+    dataset = open_dataset(run.config.data.path)
+    digest = dataset.manifest.digest()
+    if run.dataset not in ("", digest):
+        problem = _other_dataset(run.name, run.dataset, run.config, digest)
+        raise ConfigError(f"{problem}: name the folder it was moved to with data.path=FOLDER")
+    return dataset
 
 
 def _run(folder: Path, config: Config, identity: _Identity) -> Run:

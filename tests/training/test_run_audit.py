@@ -10,6 +10,7 @@ from tiny import SPLIT_ROWS
 
 from raymc.cli.main import main
 from raymc.config import Config, override
+from raymc.data.shards import Dataset
 from raymc.errors import CheckpointError, ConfigError
 from raymc.events import Started, Stepped
 from raymc.training import checkpoint
@@ -92,6 +93,18 @@ def test_a_torn_checkpoint_is_left_out(config: Config) -> None:
     (intact / checkpoint.WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match=r"nothing to audit: .* has no intact checkpoint"):
         audit_run(read_run(folder))
+
+
+def test_another_dataset_at_the_path_is_refused(config: Config, tiny: Dataset) -> None:
+    run = open_run(override(config, {"data.path": "moved/away"}), dataset="0123456789abcdef")
+    save(run.folder, used(RowLog(N), 1, np.arange(N)), 1)
+    code, output = run_cli(str(run.folder), f"data.path={tiny.path}")
+    now = tiny.manifest.digest()[:12]
+    assert code == 2
+    assert output == (
+        f"raymc: run 'mine' was trained on another dataset (digest 0123456789ab) than {tiny.path} "
+        f"holds now (digest {now}): name the folder it was moved to with data.path=FOLDER"
+    )
 
 
 def test_what_restarts_cost_is_told(config: Config) -> None:
