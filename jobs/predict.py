@@ -7,7 +7,7 @@ Does what `raymc predict` does, on the cluster that it is submitted to.
 
 import sys
 
-from raymc.cli.main import main
+from raymc.__main__ import main
 
 if __name__ == "__main__":
     main(["predict", *sys.argv[1:]])

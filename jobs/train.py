@@ -7,7 +7,7 @@ Does what `raymc train` does, on the cluster that it is submitted to.
 
 import sys
 
-from raymc.cli.main import main
+from raymc.__main__ import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

@@ -7,7 +7,7 @@ Does what `raymc tune` does, on the cluster that it is submitted to.
 
 import sys
 
-from raymc.cli.main import main
+from raymc.__main__ import main
 
 if __name__ == "__main__":
     main(["tune", *sys.argv[1:]])

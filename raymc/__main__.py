@@ -1,16 +1,23 @@
 """The command `raymc`, also as `python -m raymc`; catches signals before the slow imports."""
 
+import signal
 import sys
+from collections.abc import Sequence
 
-from raymc.runtime.interruption import ending_in_order
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of this process, or other arguments in its place."""
+    # A signal that comes while the handlers' own module is imported waits for them.
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    )
+    from raymc.runtime.interruption import ending_in_order
 
-def main() -> None:
-    """Run the command line of this process."""
     with ending_in_order():
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         from raymc.cli.main import main as command
 
-        command()
+        command(arguments)
 
 
 if __name__ == "__main__":

@@ -69,17 +69,26 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def session_of(leader: int) -> list[int]:
     """Return the living processes of a session, the leader first."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _session(int(entry.name)) == leader:
-            found.append(int(entry.name))
+    found = [pid for pid in _processes() if lives(pid) and _session(pid) == leader]
     return sorted(found, key=lambda pid: pid != leader)
 
 
-def _session(pid: int) -> int:
-    """Return a process's session; 0 if the process is gone, or dead and only not yet reaped."""
+def lives(pid: int) -> bool:
+    """Say whether a process runs: it is not gone, nor dead and only not yet reaped."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return 0 if state == "Z" else os.getsid(pid)
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _session(pid: int) -> int:
+    """Return a process's session; 0 if the process is gone."""
+    try:
+        return os.getsid(pid)
     except OSError:
         return 0

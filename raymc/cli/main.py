@@ -16,7 +16,6 @@ from raymc.cli.demo import demo
 from raymc.cli.jobs import JOB_COMMANDS
 from raymc.cli.options import Commands, configured, load_config, make_console, overridable
 from raymc.cli.records import replay, runs, ui
-from raymc.runtime.interruption import ending_in_order
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
 _device = click.option(
@@ -28,16 +27,7 @@ _device = click.option(
 )
 
 
-class Program(Commands):
-    """The whole command line, which as a process of its own ends in order on a signal."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command, and leave no process behind."""
-        with ending_in_order():
-            return self.main(*args, **kwargs)
-
-
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="raymc")
 def main() -> None:
     """Train, tune and use classifiers of multi-label, fine-grained educational videos.

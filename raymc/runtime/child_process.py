@@ -4,7 +4,9 @@ Native libraries that read media and scientific formats do both on damaged files
 can catch that.
 """
 
+import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -24,7 +26,8 @@ class Child:
     """Runs `function(connection, *arguments)` in a child process, until it is closed.
 
     The child is a new interpreter: forking a process with threads is unsafe, and a
-    `multiprocessing` spawn would run the user's script again.
+    `multiprocessing` spawn would run the user's script again. It ends with its parent, however
+    that ends: its standard input is a pipe that only the parent holds open.
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -32,9 +35,10 @@ class Child:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _RUN, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C is for the parent
             )
         self.connection.send((function, arguments))
 
@@ -53,14 +57,28 @@ class Child:
         """End the process."""
         self.connection.close()
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def run(descriptor: int) -> None:
     """Run a `Child`'s function, in the child process."""
+    _end_with_parent(sys.stdin.fileno())
     with Connection(descriptor) as connection:
         function, arguments = connection.recv()
         function(connection, *arguments)
+
+
+def _end_with_parent(descriptor: int) -> None:
+    """Have the kernel end this process as soon as the pipe's other end is closed.
+
+    It sends SIGIO, which also ends C code that never returns to Python. On macOS that signal is
+    ignored, and the process ends when it next sends or receives.
+    """
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([descriptor], [], [], 0)[0]:  # the parent has ended already
+        sys.exit(1)
 
 
 def limit_cpu(seconds: float) -> None:

@@ -9,6 +9,7 @@ the sweep as if it had finished, Ray's prints a stack and aborts. Processes are 
 in their environment too, because a process of Ray whose parent was killed is nobody's child.
 """
 
+import _thread
 import atexit
 import os
 import signal
@@ -29,6 +30,7 @@ SECONDS_TO_END = 15.0
 _MARK = "RAYMC_COMMAND"  # in the environment of every process that a command starts
 _SAME_SIGNAL_SECONDS = 0.3  # `timeout` and shells send a signal to a process and to its group
 _SECONDS_TO_KILL = 5.0
+_SECONDS_TO_SAY = 2.0
 _SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it
 
 
@@ -104,18 +106,26 @@ def told(advice: str = "run the same command again") -> str:
 
 def end_now() -> None:
     """End this process and all that it has started, without any cleanup."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-    if os.isatty(1):
-        with suppress(OSError):
-            os.write(1, _SHOW_CURSOR)
-    if not _state.is_told:
-        with suppress(OSError):  # the terminal may be gone
-            os.write(2, f"{told()}\n".encode())
+    said = _thread.allocate_lock()
+    said.acquire()
+    _thread.start_new_thread(_say_end, (said,))
+    said.acquire(timeout=_SECONDS_TO_SAY)  # a pipe or terminal that nobody reads may be full
     with suppress(Exception):
         _leave_nothing()
     os._exit(exit_code())
+
+
+def _say_end(said: _thread.LockType) -> None:
+    """Write what is still to be written, and the line of the interruption if that was not yet."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    with suppress(OSError):  # the terminal may be gone
+        if os.isatty(1):
+            os.write(1, _SHOW_CURSOR)
+        if not _state.is_told:
+            os.write(2, f"{told()}\n".encode())
+    said.release()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -125,7 +135,10 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _state.signal:
         end_now()
     _state.signal, _state.received = number, time.monotonic()
-    threading.Thread(target=_end_late, name="raymc-end", daemon=True).start()
+    _thread.start_new_thread(_end_late, ())  # not `threading`: its locks may be held just now
+    if os.isatty(2):
+        with suppress(OSError):
+            os.write(2, b"\r")  # so that our line overwrites the terminal's ^C
     raise KeyboardInterrupt
 
 
@@ -136,8 +149,8 @@ def _end_late() -> None:
 
 def _leave_nothing() -> None:
     """Kill what this process has started and has not ended, also what that has started."""
-    if "ray" not in sys.modules:
-        return
+    if "ray" not in sys.modules and not is_interrupted():
+        return  # only Ray leaves processes at the end of a command
     import psutil
 
     remember_started()

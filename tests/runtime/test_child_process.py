@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drivers import lives, wait_until
 
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
@@ -69,6 +72,36 @@ def test_loops_are_ended() -> None:
         assert child.receive() == "no limit"
         with pytest.raises(ChildError, match="never ended"):
             child.receive()
+
+
+def loop_unheard(connection: Connection, folder: Path) -> None:
+    whole_pid(folder / "pid")
+    sum(range(10**15))
+
+
+def whole_pid(file: Path) -> None:
+    file.with_suffix(".new").write_text(str(os.getpid()))
+    file.with_suffix(".new").rename(file)
+
+
+_PARENT = """
+import sys
+from pathlib import Path
+from raymc.runtime.child_process import Child
+from test_child_process import loop_unheard
+Child(loop_unheard, Path(sys.argv[1])).receive()
+"""
+
+
+def test_it_ends_with_a_killed_parent_even_in_a_loop_of_c_code(tmp_path: Path) -> None:
+    path = os.pathsep.join(filter(None, sys.path))
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, tmp_path], env={**os.environ, "PYTHONPATH": path}
+    ) as parent:
+        wait_until((tmp_path / "pid").exists, parent)
+        parent.kill()
+    child = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not lives(child))
 
 
 @pytest.fixture
