@@ -18,10 +18,12 @@ from raymc.errors import ConfigError
 
 _DATABASES = {"cockroachdb", "mariadb", "mssql", "mysql", "oracle", "postgres", "postgresql"}
 _DATABASES |= {"sqlite"}
-# Names of parts of a query that are secret, in any case and with any prefix, as in sslpassword.
+# Names of parts of a query and of variables that are secret: at their end with any prefix, as in
+# sslpassword, or as a word of theirs, as in AWS_ACCESS_KEY_ID.
 _SECRET = re.compile(
-    r"(pass|password|passwd|passphrase|pwd|secret|token|credentials?|signature|^sig|^auth"
-    r"|authorization|(^|[_-])key|(api|access|account|secret)[_-]?key|odbc_connect)$",
+    r"(pass|passwd|passphrase|password|pwd|secret|token|credentials?|signature|^sig|^auth"
+    r"|authorization|(api|access|account|secret)[_-]?key|odbc_connect)$"
+    r"|passw(or)?d|passphrase|secret|(^|[_-])(pass|pat|token|key|credentials?)([_-]|$)",
     re.IGNORECASE,
 )
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -97,8 +99,13 @@ def _open_parts(query: str) -> str:
     return "&".join(kept)
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether a variable or a part of a query has the name of a secret."""
+    return _SECRET.search(name) is not None
+
+
 def _is_secret(name: str, value: str | tuple[str, ...]) -> bool:
-    return _SECRET.search(name) is not None and not _is_variable(str(value))
+    return is_secret_name(name) and not _is_variable(str(value))
 
 
 def _is_variable(text: str) -> bool:

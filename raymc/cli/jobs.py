@@ -58,6 +58,12 @@ _address = click.option(
     help="A variable that the cluster's nodes must have; only its name is sent.",
 )
 @click.option(
+    "--allow",
+    multiple=True,
+    metavar="FILE",
+    help="Send this file although its name or content looks like a secret.",
+)
+@click.option(
     "--cpus",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,

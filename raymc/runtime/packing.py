@@ -5,7 +5,8 @@ is what it can't do:
 - It lists no untracked files of submodules and other repositories inside: we ask git in each.
 - It knows neither our data and runs nor files of credentials: we leave those out, and say so.
 - It lists links, which may lead out of the tree, and which Ray does not unpack as links: we pack
-  copies of what is packed itself.
+  copies of what is packed itself, but not of a folder that the link is in.
+- It lists the files of other working trees of the same repository (`git worktree`) inside.
 - It can't pack untracked files: we write the zip, always the same for the same files, so that
   Ray uploads it once, and stop at the size that the job server accepts.
 Ray's own packing reads only `.gitignore` files, follows links out of the tree and does not
@@ -14,6 +15,7 @@ compress.
 
 import fnmatch
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
@@ -24,12 +26,25 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from raymc.errors import ConfigError, ResourceError
 
 LIMIT_BYTES = 100 << 20  # the largest request that Ray's dashboard accepts
-SECRET_FILES = (  # of names in any case
-    *(".env", ".env.*", ".netrc", ".git-credentials", ".npmrc", ".pypirc", "auth_token"),
-    *("*.pem", "*.key", "*.p12", "*.pfx", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
-    *("credentials", "kubeconfig", "service-account*.json", "secrets.y*ml", ".huggingface_token"),
+# Files of credentials, by name or end of the path, in any case. After the documentation of the
+# programs that write them and gitrob's signatures (github.com/michenriksen/gitrob), without those
+# that are as likely to be code, logs or a database.
+SECRET_FILES = (
+    *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pgpass", ".htpasswd", ".my.cnf"),
+    *(".git-credentials", ".npmrc", ".pypirc", ".dockercfg", ".dockerconfigjson", ".s3cfg"),
+    *(".boto", ".databrickscfg", ".vault-token", ".huggingface_token", "auth_token"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "*.pkcs12", "*.ppk", "*.jks", "*.keystore", "*.kdbx"),
+    *("*.keypair", "*.ovpn", "*.kwallet", "*.keychain", "secring.gpg"),
+    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*_rsa", "*_dsa", "*_ecdsa", "*_ed25519"),
+    *("credentials", ".credentials", "credentials.json", "credentials.toml", "credentials.y*ml"),
+    *("credentials.xml", "credentials.db", "credentials.tfrc.json"),
+    *("application_default_credentials.json", "client_secret*.json", "service-account*.json"),
+    *("service_account*.json", "serviceaccount*.json", "accesstokens.json", "kaggle.json"),
+    *("secret.y*ml", "secrets.y*ml", "secrets.json", "secrets.toml", "secrets.ini", "*.tfvars"),
+    *("kubeconfig", "*.kubeconfig", "*/.kube/config", "*/.docker/config.json", "rclone.conf"),
+    *("*/huggingface/token", "*/.huggingface/token", "*/gh/hosts.yml", "*/.ssh/*"),
 )
-_EXAMPLES = (".env.example", ".env.sample", ".env.template")
+_EXAMPLE = re.compile(r"[._-](example|sample|template|tmpl|dist)(\.|$)|\.pub$")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -55,34 +70,53 @@ def tree_root(folder: Path) -> Path:
         ConfigError: it is not in a working tree.
         ResourceError: git is not installed.
     """
-    return Path(_git(folder, "rev-parse", "--show-toplevel").removesuffix("\n")).resolve()
+    return Path(git(folder, "rev-parse", "--show-toplevel").removesuffix("\n")).resolve()
 
 
-def list_tree(root: Path, *, leave_out: Collection[Path] = ()) -> Tree:
+def list_tree(root: Path, *, leave_out: Collection[Path] = (), allow: Collection[str] = ()) -> Tree:
     """List the files to pack.
 
     Args:
         root: Top folder of a git working tree.
         leave_out: Folders of data and runs, whose files are not packed.
+        allow: Names of files that are packed although their names are those of secrets.
 
     Raises:
         ConfigError: git can't list the tree, or a name in it is not UTF-8.
         ResourceError: git is not installed.
     """
     away = {os.path.relpath(folder.resolve(), root) for folder in leave_out}
-    names = list(_names(root))
-    reasons = {name: reason for name in names if (reason := _reason(name, away))}
-    kept = [name for name in names if name not in reasons]
+    reasons: dict[str, str] = {}
+    kept = []
+    for name in _names(root, reasons):
+        if reason := _reason(name, away, allow):
+            reasons[name] = reason
+        else:
+            kept.append(name)
     links = {name for name in kept if (root / name).is_symlink()}
     # a tracked file that was deleted is listed, but not there
     plain = {name: root / name for name in kept if name not in links and (root / name).is_file()}
     files = dict(plain)
     for link in links:
+        if _leads_up(root / link):
+            reasons[link] = f"{link} (a link to a folder that it is in)"
+            continue
         copies = _copies(root, link, plain)
         files.update(copies)
         if not copies:
             reasons[link] = f"{link} (leads to what is not packed)"
     return Tree(root, dict(sorted(files.items())), tuple(sorted(set(reasons.values()))))
+
+
+def list_ignored(root: Path) -> tuple[str, ...]:
+    """Return the files that git ignores in a tree; a folder in place of all its files.
+
+    Raises:
+        ConfigError: git can't list the tree.
+        ResourceError: git is not installed.
+    """
+    given = ("--others", "--ignored", "--exclude-standard", "--directory")
+    return tuple(sorted(filter(None, git(root, "ls-files", "-z", *given).split("\0"))))
 
 
 def find_text(tree: Tree, text: str) -> str | None:
@@ -155,9 +189,12 @@ def _too_large(tree: Tree, limit_bytes: int) -> ResourceError:
     )
 
 
-def _names(root: Path) -> Iterator[str]:
-    """Yield the names that git lists in a repository and those inside it, relative to its top."""
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+def _names(root: Path, reasons: dict[str, str]) -> Iterator[str]:
+    """Yield the names that git lists in a repository and those inside it, relative to its top.
+
+    Other working trees of the repository are left out, and their names added to `reasons`.
+    """
+    listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in filter(None, listed.split("\0")):
         path = root / name
         if any("\udc80" <= letter <= "\udcff" for letter in name):
@@ -165,19 +202,42 @@ def _names(root: Path) -> Iterator[str]:
         if path.is_symlink() or not path.is_dir():
             yield name
         elif (path / ".git").exists():  # git lists the folder of a repository inside, no more
-            yield from (f"{name.rstrip('/')}/{inner}" for inner in _names(path))
+            if _is_worktree(path):
+                reasons[name] = f"{name} (another working tree of this repository)"
+            else:
+                yield from (f"{name.rstrip('/')}/{inner}" for inner in _names(path, reasons))
 
 
-def _reason(name: str, away: Collection[str]) -> str:
+def _is_worktree(folder: Path) -> bool:
+    """Return whether `git worktree` made a folder; submodules have a file `.git` too."""
+    mark = folder / ".git"
+    return mark.is_file() and "/worktrees/" in mark.read_text(errors="replace")
+
+
+def _reason(name: str, away: Collection[str], allow: Collection[str]) -> str:
     """Return why a name is not packed; empty if it is."""
     folder = next((folder for folder in away if name.startswith(f"{folder}/")), None)
     if folder is not None:
         return f"{folder}/ (data or runs)"
-    last = name.rpartition("/")[2].lower()
-    is_secret = any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_FILES)
-    if last not in _EXAMPLES and (is_secret or name.lower().endswith(".kube/config")):
+    if name not in allow and is_secret_file(name):
         return f"{name} (may hold secrets)"
     return f"{name} (Ray can't unpack a name with a backslash)" if "\\" in name else ""
+
+
+def is_secret_file(name: str) -> bool:
+    """Return whether a file's name in the tree is one of files of credentials."""
+    path = f"/{name.lower()}"
+    last = path.rpartition("/")[2]
+    if _EXAMPLE.search(last):
+        return False
+    return any(
+        fnmatch.fnmatchcase(path if "/" in pattern else last, pattern) for pattern in SECRET_FILES
+    )
+
+
+def _leads_up(link: Path) -> bool:
+    """Return whether a link leads to a folder that it is in, whose files would be packed twice."""
+    return Path(os.path.realpath(link.parent)).is_relative_to(os.path.realpath(link))
 
 
 def _copies(root: Path, link: str, files: Mapping[str, Path]) -> dict[str, Path]:
@@ -185,15 +245,20 @@ def _copies(root: Path, link: str, files: Mapping[str, Path]) -> dict[str, Path]
     target = os.path.relpath(os.path.realpath(root / link), os.path.realpath(root))
     if target in files:
         return {link: files[target]}
-    inside = "" if target == "." else f"{target}/"
     return {
-        f"{link}/{name.removeprefix(inside)}": path
+        f"{link}/{name.removeprefix(f'{target}/')}": path
         for name, path in files.items()
-        if name.startswith(inside)
+        if name.startswith(f"{target}/")
     }
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
+    """Return what a command of git prints in a folder.
+
+    Raises:
+        ConfigError: git fails there.
+        ResourceError: git is not installed.
+    """
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, env={**os.environ, "LC_ALL": "C"}

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from raymc.addresses import has_password
+from raymc.addresses import has_password, is_secret_name
 from raymc.config import Config, check_space, flatten, load, override, run_name
 from raymc.errors import ConfigError
 from raymc.runtime.packing import Tree, find_text, list_tree, tree_root
+from raymc.runtime.secrets import find_secrets, kind_of_secret
 
 Command = Literal["train", "tune", "extract", "data"]
 STAYING_NODE = {"ray.io/market-type": "!spot"}  # also matches nodes without the label
@@ -32,9 +33,6 @@ SHARED_PATHS: Mapping[Command, tuple[str, ...]] = {
 }
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(
-    r"PASS(WORD|WD|PHRASE)|SECRET|(^|_)(PASS|TOKEN|KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
-)
 _TELLING_LETTERS = 8  # shorter values occur in files by chance
 
 
@@ -49,6 +47,7 @@ class Request:
         settings: Overrides, KEY=VALUE.
         env: Variables of our environment to send; no secrets.
         secrets: Variables that the cluster's nodes must have.
+        allow: Files to send although they look like secrets, relative to our folder.
         cpus: CPUs of the driver.
         any_node: Whether the driver may run on a spot node, which can be taken away.
     """
@@ -59,6 +58,7 @@ class Request:
     settings: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
     cpus: float = 1.0
     any_node: bool = False
 
@@ -75,6 +75,7 @@ class Plan:
         tree: Files to send.
         cpus: CPUs of the driver.
         labels: Labels that the driver's node must have.
+        allow: Names of files that are sent although they look like secrets.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Plan:
     tree: Tree
     cpus: float
     labels: Mapping[str, str]
+    allow: frozenset[str] = frozenset()
 
 
 def plan(request: Request) -> Plan:
@@ -94,6 +96,13 @@ def plan(request: Request) -> Plan:
             would be sent.
         ResourceError: git is not installed.
     """
+    planned = draft(request)
+    refuse_secrets(planned)
+    return planned
+
+
+def draft(request: Request) -> Plan:
+    """Do the same as `plan`, without looking for secrets inside files."""
     config = load(request.config, request.settings)
     space_given = config.search.space != Config().search.space
     command = request.command or ("tune" if space_given else "train")
@@ -103,7 +112,8 @@ def plan(request: Request) -> Plan:
     _check_settings(override(config, {"run.name": name}), command)
     here = Path.cwd().resolve()
     root = tree_root(here)
-    tree = list_tree(root, leave_out=_data_folders(request, config, {here, root}))
+    allow = _allowed(request.allow, root, here)
+    tree = list_tree(root, leave_out=_data_folders(request, config, {here, root}), allow=allow)
     file = _packed_config(request.config, tree, here)
     line = ["raymc", *_arguments(command, file, request.settings, name)]
     folder = here.relative_to(root).as_posix()
@@ -113,12 +123,41 @@ def plan(request: Request) -> Plan:
         entry_point=_entry_point(line, folder, request.secrets),
         env=sent(request.env),
         tree=tree,
+        allow=allow,
         cpus=request.cpus,
         labels={} if request.any_node else STAYING_NODE,
     )
     texts = {"the job's arguments": planned.entry_point}
     _refuse_values(request.secrets, {**texts, **planned.env}, tree)
     return planned
+
+
+def refuse_secrets(planned: Plan) -> None:
+    """Refuse a plan whose arguments or files hold what looks like a secret.
+
+    Raises:
+        ConfigError: one does; the message says where, and never what.
+    """
+    if kind := kind_of_secret(planned.entry_point):
+        raise ConfigError(
+            f"the job's arguments hold what looks like a secret ({kind}), which everyone could "
+            "read: set it as a variable on the cluster's nodes, and name it with --secret"
+        )
+    tree = planned.tree
+    allowed = {tree.files.get(name) for name in planned.allow}
+    found = find_secrets({name: file for name, file in tree.files.items() if file not in allowed})
+    if not found:
+        return
+    name, *others = (
+        os.path.relpath(tree.root / name) for name in dict.fromkeys(x.file for x in found)
+    )
+    so_do = [*others[:3], f"{len(others) - 3} more files"] if len(others) > 3 else others
+    more = f", and so do {', '.join(so_do)}" if others else ""
+    raise ConfigError(
+        f"{name}, line {found[0].line}, holds what looks like a secret ({found[0].kind}){more}; "
+        "everyone who uses the cluster could read it: name a variable with --secret instead, make "
+        f"git ignore the file, or, if it is no secret, add --allow {shlex.quote(name)}"
+    )
 
 
 def sent(names: Sequence[str]) -> dict[str, str]:
@@ -132,7 +171,7 @@ def sent(names: Sequence[str]) -> dict[str, str]:
         value = os.environ.get(name)
         if value is None:
             raise ConfigError(f"--env {name}: there is no such variable in your environment")
-        if _SECRET.search(name) or has_password(value):
+        if is_secret_name(name) or has_password(value) or kind_of_secret(value):
             raise ConfigError(
                 f"--env {name}: a secret that is sent can be read by everyone in Ray's logs and "
                 f"the job's details; set it on the cluster's nodes, and use --secret {name}"
@@ -209,6 +248,14 @@ def _data_folders(request: Request, config: Config, bases: Set[Path]) -> list[Pa
     configs = (config, load(request.config), Config())
     paths = {path for each in configs for path in (each.data.path, each.run.folder)}
     return [base / path for base in bases for path in sorted(paths) if "://" not in path]
+
+
+def _allowed(names: Sequence[str], root: Path, here: Path) -> frozenset[str]:
+    """Return the names in the tree of files that may look like secrets."""
+    for name in names:
+        if not (here / name).is_file():
+            raise ConfigError(f"--allow {name}: there is no such file")
+    return frozenset(os.path.relpath(here / name, root) for name in names)
 
 
 def _packed_config(given: str, tree: Tree, here: Path) -> str:

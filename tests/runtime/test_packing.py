@@ -9,7 +9,15 @@ from zipfile import ZipFile
 import pytest
 
 from raymc.errors import ConfigError, RaymcError, ResourceError
-from raymc.runtime.packing import SECRET_FILES, Tree, find_text, list_tree, tree_root, write_archive
+from raymc.runtime.packing import (
+    SECRET_FILES,
+    Tree,
+    find_text,
+    list_ignored,
+    list_tree,
+    tree_root,
+    write_archive,
+)
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -90,6 +98,16 @@ def test_files_of_secrets_stay_here(tmp_path: Path, pattern: str) -> None:
     tree = list_tree(root)
     assert list(tree.files) == ["code.py"]
     assert tree.left_out == (f"{name} (may hold secrets)",)
+    assert list(list_tree(root, allow=[name]).files) == sorted([name, "code.py"])
+
+
+def test_names_that_only_look_like_secrets(tmp_path: Path) -> None:
+    names = ["credentials.py", "test_credentials.md", "docs/credentials.md", "secrets.py"]
+    names += ["tokenizer.json", "config.json", "environment.yml", "keys.py", "id_rsa.pub"]
+    names += [".env.example", "secrets.yaml.sample", ".env.template.local", "kube/config"]
+    tree = list_tree(make_tree(tmp_path, dict.fromkeys(names, "")))
+    assert list(tree.files) == sorted(names)
+    assert tree.left_out == ()
 
 
 def test_links_lead_to_what_is_packed(tmp_path: Path) -> None:
@@ -122,6 +140,30 @@ def test_links_lead_to_what_is_packed(tmp_path: Path) -> None:
     }
     reason = "(leads to what is not packed)"
     assert tree.left_out == tuple(f"{x} {reason}" for x in ("loop", "lost", "out", "to hidden"))
+
+
+def test_no_tree_is_packed_twice(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "tree", {"a": "1", "code/b": "2"}, tracked=("a",))
+    git(root, "-c", "user.name=me", "-c", "user.email=me", "commit", "--quiet", "-m", "a")
+    git(root, "worktree", "add", "--quiet", "other")
+    (root / "inner").mkdir()
+    links = {"itself": ".", "code/up": "..", "code/here": str(root / "code"), "above": ".."}
+    links |= {"code/to a": "../a", "inner/code": "../code"}
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    tree = list_tree(root)
+    assert list(tree.files) == ["a", "code/b", "code/to a", "inner/code/b"]
+    is_in = "(a link to a folder that it is in)"
+    assert tree.left_out == (
+        *(f"{name} {is_in}" for name in ("above", "code/here", "code/up", "itself")),
+        "other/ (another working tree of this repository)",
+    )
+
+
+def test_what_git_ignores_is_listed(tmp_path: Path) -> None:
+    files = {".gitignore": "*.log\n/big/\n", "a.log": "", "big/1": "", "big/2": "", "c": ""}
+    root = make_tree(tmp_path, files)
+    assert list_ignored(root) == ("a.log", "big/")
 
 
 def test_what_ray_cannot_unpack(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from raymc.runtime.submit import Request, plan, required, sent
 from raymc.training.bundle import load_bundle
 
 SECRET, SENT = "unguessable-5f0c", "eu-middle-7"
+TOKEN = "ghp_" + "aB3dE6gH9j" * 3 + "123456"  # in parts, so that this file may be sent
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -199,6 +200,18 @@ def with_a_secret_in_a_file(request: Request, tree: Path) -> Request:
     return replace(request, secrets=("LESSON_PASSWORD",))
 
 
+def with_tokens_in_files(request: Request, tree: Path) -> Request:
+    (tree / "b.py").write_text(f"\ntoken = '{TOKEN}'\n")
+    (tree / "c.md").write_text(TOKEN)
+    return request
+
+
+def with_a_password_that_a_setting_replaces(request: Request, tree: Path) -> Request:
+    with (tree / request.config).open("a") as file:
+        file.write(f"tracking: {{uri: 'http://me:{SECRET}@mlflow'}}\n")
+    return replace(request, settings=("tracking.uri=http://mlflow",))
+
+
 def with_a_secret_in_a_setting(request: Request, tree: Path) -> Request:
     settings = (f"tracking.experiment={SECRET}",)
     return replace(request, secrets=("LESSON_PASSWORD",), settings=settings)
@@ -238,6 +251,22 @@ REFUSED = [
     (given(env=("LESSON_UNSET",)), r"--env LESSON_UNSET: there is no such variable"),
     (given(env=("LESSON_PASSWORD",)), r"--env LESSON_PASSWORD: a secret .* --secret LESSON_PASS"),
     (given(env=("LESSON_DATABASE",)), r"--env LESSON_DATABASE: a secret that is sent"),
+    (given(env=("LESSON_SIGN_IN",)), r"--env LESSON_SIGN_IN: a secret that is sent"),
+    (given(allow=("gone",)), r"--allow gone: there is no such file"),
+    (
+        setting(f"tracking.experiment={TOKEN}"),
+        r"arguments hold what looks like a secret \(GitHub T",
+    ),
+    (
+        with_tokens_in_files,
+        r"^b\.py, line 2, holds what looks like a secret \(GitHub Token\), and so do c\.md; .*"
+        r"--allow b\.py$",
+    ),
+    (
+        with_a_password_that_a_setting_replaces,
+        r"lesson plan\.yaml, line \d+, holds what looks like a secret \(password in an address\); "
+        r".* --allow 'lesson plan\.yaml'$",
+    ),
     (given(env=("A=b",)), r"--env and --secret take names of variables, without values"),
     (given(secrets=("A; rm",)), r"--env and --secret take names of variables, without values"),
     (with_a_secret_in_a_file, r"value of LESSON_PASSWORD is in notes\.md and would be sent"),
@@ -256,11 +285,27 @@ def test_refused(
 ) -> None:
     monkeypatch.setenv("LESSON_PASSWORD", SECRET)
     monkeypatch.setenv("LESSON_COPY", f"xx{SECRET}xx")
+    monkeypatch.setenv("LESSON_SIGN_IN", TOKEN)
     monkeypatch.setenv("LESSON_DATABASE", "postgresql://me:word@db/study")
     with pytest.raises(ConfigError, match=message) as caught:
         plan(case(lesson, tree))
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_file_that_looks_like_a_secret_is_sent_if_one_says_so(
+    lesson: Request, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "below").mkdir()
+    for name in ("below/token.md", "below/ca.pem"):
+        (tree / name).write_text(TOKEN)
+    (tree / "link").symlink_to("below/token.md")
+    monkeypatch.chdir(tree / "below")
+    request = replace(lesson, config="../lesson plan.yaml", allow=("token.md", "ca.pem"))
+    assert {"below/token.md", "below/ca.pem", "link"} <= set(plan(request).tree.files)
+    with pytest.raises(ConfigError, match=r"^token\.md, line 1, .* --allow token\.md$"):
+        plan(replace(request, allow=("ca.pem",)))
 
 
 # What a head does with it
