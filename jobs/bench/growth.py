@@ -21,9 +21,8 @@ from jobs.bench.measure import Columns, Measurement, apart, publish, shown, tabl
 from jobs.bench.memory import added_bytes, drop_page_cache
 from jobs.bench.ragged import LABELS_OF_A_CLIP, RaggedRows, write_ragged
 from raymc.data.check import check_dataset
-from raymc.data.feed.on_ray import count_classes
 from raymc.data.info import describe
-from raymc.data.shards import Modality, open_dataset
+from raymc.data.shards import Modality, count_classes, open_dataset
 
 BRIEF = {"rows": 30_000}
 CLASSES = tuple(f"class-{k}" for k in range(1000))

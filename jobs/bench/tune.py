@@ -178,6 +178,7 @@ class Bench:
             from_dict(SETTINGS),
             {
                 "data.path": str(self.folder / f"digits-{settings.clips}"),
+                "data.make.name": "digits",
                 "data.make.train_clips": settings.clips,
                 "data.make.val_clips": max(8, settings.clips // 4),
                 "data.make.test_clips": 8,

@@ -31,8 +31,7 @@ from jobs.bench.train_ways import feed_from_files
 from raymc.cli.runs import run_tune
 from raymc.config import Config, from_dict, override, to_dict
 from raymc.data.feed.feed import Feeds
-from raymc.data.feed.on_ray import count_classes
-from raymc.data.shards import Dataset, open_dataset
+from raymc.data.shards import Dataset, count_classes, open_dataset
 from raymc.metrics.metrics import evaluate_scores
 from raymc.runtime.connect import connect
 from raymc.search.study import distributions, open_study

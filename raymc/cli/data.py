@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from raymc.config import Config
-    from raymc.data.shards import Manifest
     from raymc.features.on_ray import ExtractSummary
 
 
@@ -25,12 +24,12 @@ def data() -> None:
 
 @data.command("make")
 @configured
-def data_make(config: str | None, overrides: tuple[str, ...]) -> None:
+def data_make(target: str | None, overrides: tuple[str, ...]) -> None:
     """Make the dataset that data.make describes.
 
     A dataset that exists is left alone.
     """
-    run_import(load_config(config, overrides, {}))
+    run_import(load_config(target, overrides))
 
 
 @data.command("check")
@@ -72,7 +71,7 @@ def data_audit(run: str, overrides: tuple[str, ...]) -> None:
 
     RUN is its name or its folder. Exits with code 1 if a row was lost or used twice in an epoch.
     """
-    settings, console = load_config(None, overrides, {}), make_console()
+    settings, console = load_config(None, overrides), make_console()
     from raymc.search.audit import audit_trials, trials_table
     from raymc.terminal import print_line
     from raymc.training.audit import audit_run, audit_table, restarts_line
@@ -138,6 +137,7 @@ def _import(name: str, out: str, given: dict[str, Any]) -> None:
 def run_import(config: "Config") -> None:
     """Write the dataset that `data.make` describes, and what was unusual about it."""
     from raymc.cli.display import rows_progress
+    from raymc.data.info import rows_line
     from raymc.formats.prepare import prepare_dataset
     from raymc.terminal import print_line
 
@@ -146,7 +146,7 @@ def run_import(config: "Config") -> None:
         manifest = prepare_dataset(config, on_row=on_row).manifest
     for note in manifest.provenance.get("notes", ()):
         print_line(console, f"note: {note}")
-    print_line(console, _rows_line(manifest, config.data.path))
+    print_line(console, rows_line(manifest, config.data.path))
 
 
 @click.command()
@@ -187,17 +187,21 @@ def run_extract(config: "Config", console: "Console") -> "ExtractSummary":
     """Make the dataset of the configured media; reports what could not be read.
 
     Raises:
+        ConfigError: No folder is given for the dataset.
         ExtractionError: More files failed than `extract.max_failures` allows.
     """
     from raymc.cli.display import ExtractDisplay
+    from raymc.data.info import rows_line
     from raymc.data.shards import FAILURES_FILE
-    from raymc.errors import ExtractionError
+    from raymc.errors import ConfigError, ExtractionError
     from raymc.features.on_ray import extract as extract_features
     from raymc.terminal import print_line
 
+    if not config.data.path:
+        raise ConfigError("where to write the dataset? Name a folder, such as --out data/lessons")
     with ExtractDisplay(console) as display:
         summary = extract_features(config.extract, config.data.path, listener=display.handle)
-    print_line(console, _rows_line(summary.manifest, config.data.path))
+    print_line(console, rows_line(summary.manifest, config.data.path))
     failed, files = summary.failed_files, summary.files
     if failed:
         line = f"{failed:,} of {files:,} files could not be read in full"
@@ -210,11 +214,6 @@ def run_extract(config: "Config", console: "Console") -> "ExtractSummary":
             f"{summary.failures[0].error}"
         )
     return summary
-
-
-def _rows_line(manifest: "Manifest", path: str) -> str:
-    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
-    return f"{path}: {rows}"
 
 
 def _share(text: str | None) -> float | str | None:

@@ -3,15 +3,13 @@
 It does nothing that a user could not type with the other commands.
 """
 
-import shutil
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import make_console
+from raymc.cli.options import make_console, program
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,16 +97,5 @@ def next_steps(config: "Config", bundle: Path, out: Path) -> list[str]:
         f"  {raymc} data info {config.data.path}    what the dataset holds",
         f"  {bundle}    the model",
         f"  {out}    its predictions (Parquet)",
-        f"  {raymc} train MY.yaml    train on your own data: see the README",
+        f"  {raymc} extract MY-TABLE.csv --out data/mine    begin with your own videos",
     ]
-
-
-def program() -> str:
-    """Return how to type `raymc`: as a path if the environment is not activated."""
-    if shutil.which("raymc"):
-        return "raymc"
-    beside = Path(sys.executable).with_name("raymc")
-    if not beside.exists():
-        return f"{sys.executable} -m raymc"
-    here = Path.cwd()
-    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)

@@ -32,8 +32,9 @@ _device = click.option(
 def main() -> None:
     """Train, tune and use classifiers of multi-label, fine-grained educational videos.
 
-    CONFIG is a YAML file of settings; without one, the embedded example is used. KEY=VALUE
-    changes a setting, such as loss.margin=0.2. `raymc config --reference` explains them all.
+    DATASET is the folder that `raymc extract` or `raymc import` wrote, or `digits` for the embedded
+    example. CONFIG is a YAML file of settings. KEY=VALUE changes a setting, such as
+    loss.margin=0.2. `raymc config --reference` explains them all.
     """
 
 
@@ -42,13 +43,13 @@ def main() -> None:
 @click.option("--workers", type=int, help="Training workers that share each batch.")
 @click.option("--name", help="Name of the run.")
 def train(
-    config: str | None, overrides: tuple[str, ...], workers: int | None, name: str | None
+    target: str | None, overrides: tuple[str, ...], workers: int | None, name: str | None
 ) -> None:
     """Train a model, and keep its best epoch as a bundle.
 
     Run the same command again to resume.
     """
-    loaded = load_config(config, overrides, {"train.workers": workers, "run.name": name})
+    loaded = load_config(target, overrides, {"train.workers": workers, "run.name": name})
     from raymc.cli.runs import run_train
 
     run_train(loaded, make_console())
@@ -60,7 +61,7 @@ def train(
 @click.option("--workers", type=int, help="Training workers of each trial.")
 @click.option("--gpus-per-trial", type=float, help="GPUs of each worker; 0.25: four share one.")
 @click.option("--name", help="Name of the sweep.")
-def tune(config: str | None, overrides: tuple[str, ...], **asked: Any) -> None:
+def tune(target: str | None, overrides: tuple[str, ...], **asked: Any) -> None:
     """Search for better settings, and keep the best model.
 
     The settings to search and their ranges are in search.space. Run the same command again to
@@ -68,7 +69,7 @@ def tune(config: str | None, overrides: tuple[str, ...], **asked: Any) -> None:
     """
     given = {f"search.{key}": asked[key] for key in ("trials", "gpus_per_trial")}
     given |= {"train.workers": asked["workers"], "run.name": asked["name"]}
-    loaded = load_config(config, overrides, given)
+    loaded = load_config(target, overrides, given)
     from raymc.cli.runs import run_tune
 
     run_tune(loaded, make_console())
@@ -87,7 +88,7 @@ def report(
 
     SWEEP is its name or its folder.
     """
-    settings = load_config(None, overrides, {})
+    settings = load_config(None, overrides)
     from raymc.cli.runs import run_report
     from raymc.training.runs import find_run, read_run
 
@@ -123,36 +124,62 @@ def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: 
 
 
 @click.command()
-@click.argument("bundle")
-@click.argument("dataset")
+@click.argument("run")
+@click.argument("dataset", required=False)
+@overridable
 @click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
 @_device
 @click.option("--json", "json_file", type=click.Path(), help="Write the metrics to this file, too.")
-def evaluate(bundle: str, dataset: str, split: str, device: str, json_file: str | None) -> None:
-    """Measure a bundle on a split of a dataset.
+def evaluate(
+    run: str,
+    dataset: str | None,
+    overrides: tuple[str, ...],
+    split: str,
+    device: str,
+    json_file: str | None,
+) -> None:
+    """Measure a trained model on a split of a dataset.
 
-    BUNDLE is the folder of a trained model, such as runs/NAME/bundle.
+    RUN is the name or folder of a run or sweep, or a bundle. Without a DATASET, it is the one that
+    the run was trained on.
     """
+    from raymc.config import is_setting
+
+    if dataset is not None and is_setting(dataset):
+        dataset, overrides = None, (dataset, *overrides)
+    folder = load_config(None, overrides).run.folder
     from raymc.cli.runs import run_evaluate
 
-    target = Path(json_file) if json_file else None
-    run_evaluate(bundle, dataset, make_console(), split=split, device=device, json_file=target)
+    run_evaluate(
+        run,
+        dataset,
+        make_console(),
+        runs_folder=folder,
+        split=split,
+        device=device,
+        json_file=Path(json_file) if json_file else None,
+    )
 
 
 @click.command()
-@click.argument("bundle")
+@click.argument("run")
 @click.argument("dataset")
+@overridable
 @click.option("--out", required=True, type=click.Path(), help="Folder for the predictions.")
 @click.option("--split", default="test", show_default=True, help="Split to predict.")
 @_device
-def predict(bundle: str, dataset: str, out: str, split: str, device: str) -> None:
-    """Write a bundle's scores and labels of a split as Parquet.
+def predict(
+    run: str, dataset: str, overrides: tuple[str, ...], out: str, split: str, device: str
+) -> None:
+    """Write a trained model's scores and labels of a split as Parquet.
 
-    BUNDLE is the folder of a trained model, such as runs/NAME/bundle.
+    RUN is the name or folder of a run or sweep, or a bundle.
     """
+    folder = load_config(None, overrides).run.folder
     from raymc.cli.runs import run_predict
 
-    run_predict(bundle, dataset, Path(out), make_console(), split=split, device=device)
+    console, target = make_console(), Path(out)
+    run_predict(run, dataset, target, console, runs_folder=folder, split=split, device=device)
 
 
 @click.command()
@@ -181,13 +208,13 @@ def promote(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
 @click.command("config")
 @configured
 @click.option("--reference", is_flag=True, help="Explain every setting, as Markdown.")
-def show_config(config: str | None, overrides: tuple[str, ...], reference: bool) -> None:
+def show_config(target: str | None, overrides: tuple[str, ...], reference: bool) -> None:
     """Print all settings as YAML, or explain them."""
     import yaml
 
     from raymc.config import config_reference, to_dict
 
-    loaded = load_config(config, overrides, {})
+    loaded = load_config(target, overrides)
     click.echo(
         config_reference() if reference else yaml.safe_dump(to_dict(loaded), sort_keys=False)
     )

@@ -3,15 +3,21 @@
 Imports only click at first, so that `raymc --help` is answered at once.
 """
 
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
-from raymc.errors import RaymcError
+from raymc.errors import ConfigError, RaymcError
 from raymc.runtime.interruption import exit_code, is_interrupted, told
 
+if TYPE_CHECKING:
+    from raymc.config import Config
+
+_CONFIGS = (".yaml", ".yml")
 _UNITS = ("_seconds", "_hz")
 _RESUMED = {"train", "tune", "extract", "demo", "replay"}
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,8 +52,10 @@ class Commands(click.Group):
 
 
 def configured(command: Command) -> Command:
-    """Add the arguments of every command that takes a configuration."""
-    return click.argument("config", required=False, metavar="[CONFIG]")(overridable(command))
+    """Add the arguments of every command that takes a dataset or a configuration."""
+    return click.argument("target", required=False, metavar="[DATASET|CONFIG]")(
+        overridable(command)
+    )
 
 
 def overridable(command: Command) -> Command:
@@ -55,16 +63,53 @@ def overridable(command: Command) -> Command:
     return click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(command)
 
 
-def load_config(config: str | None, overrides: tuple[str, ...], given: dict[str, Any]) -> Any:
-    """Load a configuration; a first argument of the form KEY=VALUE is an override."""
-    from raymc.config import check_passwords, load, override
+def load_config(
+    target: str | None, overrides: tuple[str, ...] = (), given: Mapping[str, Any] = {}
+) -> "Config":
+    """Load the settings that a command was given; the later ones replace the earlier.
 
-    if config is not None and "=" in config and not Path(config).is_file():
-        config, overrides = None, (config, *overrides)
-    loaded = load(config, overrides)
+    Args:
+        target: A YAML file of settings, the address of a dataset, or `digits` for the embedded
+            example; an override if it has the form KEY=VALUE.
+        overrides: Settings of the form KEY=VALUE.
+        given: Settings by dotted path, from options; None where an option was not used.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range, or the target is another kind of file.
+    """
+    from raymc.config import check_passwords, is_setting, load, overridden, override
+
+    if target is not None and not Path(target).exists():
+        value_is_missing = "." in target and is_setting(f"{target}=")
+        if "=" in target or value_is_missing:
+            target, overrides = None, (target, *overrides)
+    config, data = (target, {}) if _is_config(target) else (None, _dataset(target))
+    loaded = overridden(override(load(config), data), overrides)
     loaded = override(loaded, {key: value for key, value in given.items() if value is not None})
     check_passwords(loaded)
     return loaded
+
+
+def _is_config(target: str | None) -> bool:
+    if target is None or not Path(target).is_file():
+        return target is not None and Path(target).suffix in _CONFIGS
+    if Path(target).suffix in _CONFIGS:
+        return True
+    raise ConfigError(
+        f"{target} is neither the folder of a dataset nor a YAML file of settings; to make a "
+        f"dataset of a video or a table of videos: raymc extract {target} --out FOLDER"
+    )
+
+
+def _dataset(target: str | None) -> dict[str, Any]:
+    """Return the settings of the dataset that a command was given."""
+    from raymc.config import EXAMPLE, EXAMPLE_FOLDER
+
+    if target is None:
+        return {}
+    if target == EXAMPLE and not Path(target).exists():
+        return {"data.path": EXAMPLE_FOLDER, "data.make": {"name": EXAMPLE}}
+    return {"data.path": target}
 
 
 def make_console() -> Any:
@@ -72,6 +117,17 @@ def make_console() -> Any:
     from raymc import terminal
 
     return terminal.make_console()
+
+
+def program() -> str:
+    """Return how to type `raymc`: as a path if the environment is not activated."""
+    if shutil.which("raymc"):
+        return "raymc"
+    beside = Path(sys.executable).with_name("raymc")
+    if not beside.exists():
+        return f"{sys.executable} -m raymc"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
 
 
 def options_of(kind: Any) -> list[click.Parameter]:

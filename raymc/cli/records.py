@@ -34,7 +34,7 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
 
     if run is not None and is_setting(run):
         run, overrides = None, (run, *overrides)
-    config, console = load_config(None, overrides, {}), make_console()
+    config, console = load_config(None, overrides), make_console()
     from raymc.cli.tables import runs_table, trials_table
     from raymc.terminal import print_line
     from raymc.tracking import find_recorded, list_runs, read_trials, tracking_uri
@@ -65,7 +65,7 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
 @click.option("--port", default=5000, show_default=True, help="Port on this machine.")
 def ui(overrides: tuple[str, ...], port: int) -> None:
     """Serve MLflow's pages about the runs, on this machine."""
-    run_ui(load_config(None, overrides, {}), port, make_console())
+    run_ui(load_config(None, overrides), port, make_console())
 
 
 def run_ui(config: "Config", port: int, console: "Console") -> None:
@@ -118,7 +118,7 @@ def replay(run: str, overrides: tuple[str, ...]) -> None:
     RUN is the name of a run or sweep, its folder or the beginning of its id. Its bundle is logged
     too, if MLflow does not have it.
     """
-    settings, console = load_config(None, overrides, {}), make_console()
+    settings, console = load_config(None, overrides), make_console()
     from raymc.errors import ConfigError, ResourceError
     from raymc.terminal import print_line
     from raymc.tracking import count_left, open_tracker

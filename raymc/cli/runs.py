@@ -6,6 +6,7 @@ seconds, so `main.py` does it only when one of these commands runs.
 
 import json
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ from pathlib import Path
 from rich.console import Console
 
 from raymc.cli.display import TrainDisplay, TrialsDisplay, rows_progress
+from raymc.cli.options import program
 from raymc.cli.tables import trials_table
-from raymc.config import Config, check_space
+from raymc.config import Config, DataConfig, check_space
+from raymc.data.info import training_lines
 from raymc.data.leaks import find_leaks
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
@@ -25,7 +28,9 @@ from raymc.evaluation.evaluate import (
     group_table,
     numbers_of,
 )
+from raymc.evaluation.outcomes import label_outcomes, outcome_lines
 from raymc.evaluation.predict import predict
+from raymc.evaluation.scoring import stored_scores
 from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
 from raymc.runtime.connect import connect, expect_nodes
@@ -37,9 +42,18 @@ from raymc.tracking.notes import trial_name
 from raymc.tracking.recording import RunRecorder, SweepRecorder
 from raymc.tracking.records import fit_key
 from raymc.training.audit import AttemptRecorder
-from raymc.training.bundle import save_bundle
+from raymc.training.bundle import load_bundle, save_bundle
 from raymc.training.on_ray import equip, train
-from raymc.training.runs import BUNDLE, Run, open_run, original_of
+from raymc.training.runs import (
+    BUNDLE,
+    Run,
+    dataset_of,
+    find_bundle,
+    open_run,
+    original_of,
+    read_run,
+    run_of,
+)
 
 REPORT = "report.html"
 
@@ -52,6 +66,7 @@ def run_train(config: Config, console: Console) -> Path:
     if bundle.exists():
         print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
+    _describe(dataset, config.data, console)
     run = _start_ray(run, console)
     display = TrainDisplay(console, metric=config.train.monitor)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
@@ -62,7 +77,7 @@ def run_train(config: Config, console: Console) -> Path:
         save_bundle(checkpoint, bundle)
         tracker.end_run(record.key, "complete")
         _log_bundle(bundle, tracker, record.key, config, console)
-    print_line(console, f"bundle: {bundle}")
+    _conclude(run, dataset, bundle, console)
     return bundle
 
 
@@ -71,6 +86,7 @@ def run_tune(config: Config, console: Console) -> Path:
     check_space(config)
     dataset = _open_data(config, console)
     run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
+    _describe(dataset, config.data, console)
     run = _start_ray(run, console)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
@@ -87,7 +103,7 @@ def run_tune(config: Config, console: Console) -> Path:
         if is_new:
             _log_bundle(bundle, tracker, record.parent, config, console)
             _add_report(run, tracker, record.parent, console)
-    print_line(console, f"bundle: {bundle}")
+    _conclude(run, dataset, bundle, console)
     return bundle
 
 
@@ -120,19 +136,28 @@ def run_report(
 
 
 def run_evaluate(
-    bundle: str,
-    dataset: str,
+    run: str,
+    dataset: str | None,
     console: Console,
     *,
+    runs_folder: str = "runs",
     split: str = "test",
     device: str = "auto",
     json_file: Path | None = None,
 ) -> Evaluation:
-    """Measure a bundle on a split; prints tables, and writes the numbers to `json_file`.
+    """Measure a run's bundle on a split; prints tables, and writes the numbers to `json_file`.
 
-    JSON has no NaN, so a metric without a value is null there.
+    Without a dataset, it is the one that the run was trained on. JSON has no NaN, so a metric
+    without a value is null there.
     """
-    result = evaluate(bundle, open_dataset(dataset), split, device=device)
+    bundle = find_bundle(run, runs_folder)
+    if dataset:
+        opened = open_dataset(dataset)
+    elif folder := run_of(bundle):
+        opened = dataset_of(read_run(folder))
+    else:
+        raise ConfigError(f"which dataset? The bundle {bundle} is in no run's folder: name one")
+    result = evaluate(str(bundle), opened, split, device=device)
     console.print(evaluation_table(result))
     groups = group_table(result)
     if groups is not None:
@@ -144,17 +169,18 @@ def run_evaluate(
 
 
 def run_predict(
-    bundle: str,
+    run: str,
     dataset: str,
     out: Path,
     console: Console,
     *,
+    runs_folder: str = "runs",
     split: str = "test",
     device: str = "auto",
 ) -> None:
     """Write a split's scores and labels under `out`."""
-    opened = open_dataset(dataset)
-    rows = predict(bundle, opened, split, out, device=device)
+    bundle = find_bundle(run, runs_folder)
+    rows = predict(str(bundle), open_dataset(dataset), split, out, device=device)
     print_line(console, f"predictions of {rows:,} rows: {out}")
 
 
@@ -172,18 +198,21 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
 
 
 def _open_data(config: Config, console: Console) -> Dataset:
-    """Open the dataset, making it if needed; checks it before the run has a folder or processes.
-
-    Clips that training and evaluation share are only warned of.
-    """
+    """Open the dataset, making it if needed; checks it before the run has a folder or processes."""
     with rows_progress(console) as on_row:
         dataset = prepare_dataset(config, on_row=on_row)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
     dataset.verify(config.data.train, config.data.val)
-    for leak in find_leaks(dataset, (config.data.train, config.data.val, config.data.test)):
-        print_line(console, leak, "yellow")
     return dataset
+
+
+def _describe(dataset: Dataset, data: DataConfig, console: Console) -> None:
+    """Say what there is to train on, and warn of clips that several splits share."""
+    for line in training_lines(dataset, data.train):
+        print_line(console, line)
+    for leak in find_leaks(dataset, (data.train, data.val, data.test)):
+        print_line(console, leak, "yellow")
 
 
 def _start_ray(run: Run, console: Console) -> Run:
@@ -196,6 +225,25 @@ def _start_ray(run: Run, console: Console) -> Run:
     if wait := expect_nodes(run.config, run.resources):
         print_line(console, wait)
     return run
+
+
+def _conclude(run: Run, dataset: Dataset, bundle: Path, console: Console) -> None:
+    """Say what the model can do, and how to go on."""
+    loaded, val = load_bundle(bundle), run.config.data.val
+    outcomes = label_outcomes(loaded, stored_scores(loaded, dataset, val))
+    for line in outcome_lines(outcomes, val):
+        print_line(console, line)
+    print_line(console, f"bundle: {bundle}")
+    if dataset.manifest.rows(test := run.config.data.test):
+        here = Path.cwd()
+        folder = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
+        command = [
+            program(),
+            "evaluate",
+            str(folder),
+            *(["--split", test] if test != "test" else []),
+        ]
+        print_line(console, f"next, measure it on clips it has not seen: {shlex.join(command)}")
 
 
 def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:

@@ -9,6 +9,8 @@ nothing heavier, so that a misspelt key is reported at once.
 
 from raymc.config.data import NONE, BatchConfig, DataConfig, ExtractConfig
 from raymc.config.formats import (
+    EXAMPLE,
+    EXAMPLE_FOLDER,
     IMPORTERS,
     ApproveConfig,
     ArffConfig,

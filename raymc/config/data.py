@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from raymc.config.formats import DigitsConfig, MakeConfig
+from raymc.config.formats import MakeConfig
 from raymc.config.places import Place
 
 # The name that stands for no encoder.
@@ -17,10 +17,10 @@ class DataConfig:
     """The dataset: where it is, its splits, and how it is cached."""
 
     path: Place = Field(
-        default="data/digits", description="Folder of the dataset: a local path, s3:// or gs://."
+        default="", description="Folder of the dataset: a local path, s3:// or gs://."
     )
     make: MakeConfig | None = Field(
-        default_factory=DigitsConfig,
+        default=None,
         description="Recipe that writes the dataset to `path` if it is not there yet; null: none.",
     )
     modalities: tuple[str, ...] = Field(

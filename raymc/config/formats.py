@@ -295,14 +295,16 @@ IMPORTERS: Mapping[str, type] = {
     "parquet": ParquetConfig,
     "youtube8m": Youtube8mConfig,
 }
+# The embedded example and where it is made.
+EXAMPLE, EXAMPLE_FOLDER = "digits", "data/digits"
 # Everything that `data.make` may name.
 MAKERS: Mapping[str, type] = {"digits": DigitsConfig, **IMPORTERS}
 
 
 def _maker(values: Any) -> Any:
-    """Return the name of the recipe that a `data.make` section holds; digits if it has none."""
+    """Return the name of the recipe that a `data.make` section holds."""
     if isinstance(values, Mapping):
-        return values.get("name", "digits")
+        return values.get("name")
     return getattr(values, "name", None)
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter
 
-from raymc.config.formats import IMPORTERS
+from raymc.config.formats import MAKERS
 from raymc.config.search import Range
 from raymc.config.tree import Config
 
@@ -18,7 +18,7 @@ def config_reference() -> str:
     parts = []
     for section in dataclasses.fields(Config):
         parts.append(_section(section.name, type(getattr(Config(), section.name))))
-    for kind in (type(Config().data.make), *IMPORTERS.values()):
+    for kind in MAKERS.values():
         parts.append(_section("data.make", kind))
     parts.append(_section("search.space.PATH", Range))
     return "\n".join(parts)

@@ -33,7 +33,7 @@ SHORTEST_ID = 6  # characters of an id by which a run may be asked for
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Config:
-    """All settings. The defaults train on the embedded dataset of digits."""
+    """All settings."""
 
     data: DataConfig = Field(default_factory=DataConfig, description="The dataset.")
     extract: ExtractConfig = Field(

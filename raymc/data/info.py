@@ -17,7 +17,7 @@ from rich.table import Table
 from scipy.sparse import csr_array
 
 from raymc.data.labels import Vocabulary, label_counts
-from raymc.data.shards import Dataset, Manifest, ragged, read_shard
+from raymc.data.shards import Dataset, Manifest, count_classes, ragged, read_shard
 from raymc.data.shards.ragged import label_entries, observed_classes
 from raymc.terminal import plain
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SHOWN_LABELS = 20
 SHOWN_PAIRS = 10
+NAMED_LABELS = 8  # in a line
+FEW_CLIPS = 8  # of a label: with fewer, hardly anything can be learned
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito
 
 
@@ -91,6 +93,39 @@ def describe(dataset: Dataset) -> DatasetInfo:
                 lengths[modality.name].append(ragged(table[modality.name], modality).lengths)
     tokens = {name: np.concatenate(parts) for name, parts in lengths.items()}
     return DatasetInfo(dataset.path, manifest, counts, observed, unlabelled, tokens, pairs)
+
+
+def rows_line(manifest: Manifest, path: str) -> str:
+    """Return how many rows each split has."""
+    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
+    return f"{path}: {rows}"
+
+
+def training_lines(dataset: Dataset, split: str) -> list[str]:
+    """Return what there is to train on: rows, modalities, and the clips of a split by label.
+
+    Raises:
+        DataError: A shard of the split can't be read.
+    """
+    manifest = dataset.manifest
+    names = manifest.vocabulary.names
+    counts = dict(zip(names, count_classes(dataset, split).tolist(), strict=True))
+    ordered = sorted(counts, key=lambda name: -counts[name])
+    rare = [name for name in reversed(ordered) if counts[name] < FEW_CLIPS]
+    modalities = ", ".join(modality.name for modality in manifest.modalities)
+    lines = [
+        f"{rows_line(manifest, dataset.path)}; {modalities}",
+        f"{len(names):,} labels, clips of {split}: {_listed(counts, ordered)}",
+    ]
+    if rare:
+        lines.append(f"rare, so expect little of them: {_listed(counts, rare)}")
+    return lines
+
+
+def _listed(counts: Mapping[str, int], names: Sequence[str]) -> str:
+    shown = ", ".join(f"{name!r} {counts[name]:,}" for name in names[:NAMED_LABELS])
+    more = len(names) - NAMED_LABELS
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 def _annotated(table: pa.Table, vocabulary: Vocabulary) -> Int64[np.ndarray, " C"]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from raymc.config import Config, MakeConfig
 from raymc.data.shards import Dataset, open_dataset
+from raymc.errors import ConfigError
 from raymc.formats.approve import approve
 from raymc.formats.arff import arff
 from raymc.formats.coin import coin
@@ -34,7 +35,16 @@ def prepare_dataset(
 
     A second call resumes an interrupted write, and does not change a finished dataset. `on_row` is
     called with the number of each row written, from 1, and the number of all rows.
+
+    Raises:
+        ConfigError: No dataset is named.
+        DataError: There is none, or it can't be read or written.
     """
+    if not config.data.path:
+        raise ConfigError(
+            "which dataset? Name its folder, such as data/lessons, or `digits` for the embedded "
+            "example"
+        )
     if config.data.make is not None:
         make_dataset(recipe_of(config.data.make), config.data.path, on_row=on_row)
     return open_dataset(config.data.path)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from raymc.addresses import has_password, is_secret_name
-from raymc.config import Config, check_space, flatten, load, override, run_name
+from raymc.config import EXAMPLE_FOLDER, Config, check_space, flatten, load, override, run_name
 from raymc.errors import ConfigError
 from raymc.runtime.packing import Tree, find_text, list_tree, tree_root
 from raymc.runtime.secrets import find_secrets, kind_of_secret
@@ -235,6 +235,8 @@ def _check_settings(config: Config, command: Command) -> None:
                 "and name it with --secret NAME"
             )
     for key in SHARED_PATHS[command]:
+        if not settings[key]:
+            raise ConfigError(f"setting {key} is empty: name it with --set {key}=/shared/FOLDER")
         if "://" not in settings[key] and not Path(settings[key]).is_absolute():
             raise ConfigError(
                 f"setting {key} = {settings[key]!r}: it would be in the job's own copy of the "
@@ -246,7 +248,8 @@ def _check_settings(config: Config, command: Command) -> None:
 def _data_folders(request: Request, config: Config, bases: Set[Path]) -> list[Path]:
     """Return the folders of data and runs that commands may have left on this machine."""
     configs = (config, load(request.config), Config())
-    paths = {path for each in configs for path in (each.data.path, each.run.folder)}
+    paths = {path for each in configs for path in (each.data.path, each.run.folder) if path}
+    paths.add(EXAMPLE_FOLDER)
     return [base / path for base in bases for path in sorted(paths) if "://" not in path]
 
 

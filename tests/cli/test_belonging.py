@@ -19,9 +19,11 @@ from mlflow.entities import Run as MlflowRun
 from optuna.trial import create_trial
 from tiny import MODALITIES, SHARD_ROWS, VOCABULARY, tiny_row
 
+from raymc.cli import runs as commands
 from raymc.cli.main import main
 from raymc.config import Config, override, to_dict
 from raymc.data.shards import Dataset, open_dataset, write_dataset
+from raymc.errors import ResourceError
 from raymc.search.study import distributions, open_study, read_study, trials_in
 from raymc.search.trials import Epoch, note_epoch
 from raymc.tracking import find_recorded, list_runs, open_tracker
@@ -262,22 +264,29 @@ def test_a_replaced_dataset_is_refused_before_anything_is_done(
 
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_clips_in_two_splits_are_told_before_training(
-    command: str, config: Config, tmp_path: Path
+    command: str, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = {split: [tiny_row(split, i) for i in range(n)] for split, n in SPLITS.items()}
     rows["test"][2] = replace(rows["test"][2], id=rows["train"][5].id)
     path = str(tmp_path / "shared")
     write_dataset(path, rows, vocabulary=VOCABULARY, modalities=MODALITIES, shard_rows=SHARD_ROWS)
-    run = open_run(override(config, {"data.path": path}), sweep=command == "train")
-    (run.folder / TRIALS).mkdir()  # of the other kind, so that nothing is trained here
-    code, lines = raymc(command, write_config(run.config, tmp_path / "mine.yaml"))
-    leak, refusal = lines.splitlines()
+    file = write_config(override(config, {"data.path": path}), tmp_path / "mine.yaml")
+
+    def not_now(*_: object) -> None:
+        raise ResourceError("no Ray here")
+
+    monkeypatch.setattr(commands, "_start_ray", not_now)
+    code, lines = raymc(command, file)
+    rows_line, labels, rare, leak, refusal = lines.splitlines()
     assert code == 2
+    assert rows_line == f"{path}: 8 train, 8 val, 8 test; visual, audio"
+    assert labels.startswith("5 labels, clips of train: ")
+    assert rare.startswith("rare, so expect little of them: ")
     assert leak == (
         f"leak: 1 id is in more than one split, such as {rows['train'][5].id!r} in train and test; "
         "scores on them are too high"
     )
-    assert "exists and is a" in refusal
+    assert refusal == "raymc: no Ray here"
 
 
 def test_results_stay_the_same_or_get_another_number(tiny_bundle: Path) -> None:

@@ -66,7 +66,7 @@ def copy(tiny_path: Path, tmp_path: Path) -> Path:
     [
         (["loss.margn=0.2"], "unknown setting 'loss.margn': did you mean 'margin'?"),
         (["loss.margin=3"], "setting loss.margin = 3: Input should be less than or equal to 2"),
-        (["loss.margin"], "configuration loss.margin can't be read: No such file or directory"),
+        (["loss.margin"], "override 'loss.margin': expected KEY=VALUE, such as loss.margin=0.2"),
         (["none.yaml"], "configuration none.yaml can't be read: No such file or directory"),
         (["train.workers=0"], "setting train.workers: 0: expected a number ≥ 1"),
         (["model.width=many"], "setting model.width = 'many': Input should be a valid integer"),
@@ -171,7 +171,7 @@ def test_bundles_and_datasets_that_are_none(
 ) -> None:
     rest = ["--out", tmp_path / "out"] if command == "predict" else []
     line = complaint(command, tmp_path, tiny_path, *rest)
-    assert line.startswith(f"{tmp_path} is not a raymc bundle: ")
+    assert line.startswith(f"no run '{tmp_path}' in runs, and {tmp_path} is not the folder of a ru")
     line = complaint(command, tiny_bundle, tmp_path / "none", *rest)
     assert line.startswith(f"no dataset at {tmp_path / 'none'}: ")
     write_dataset(
@@ -414,8 +414,12 @@ for arguments, code in {cases}:
     [
         (["extract", "--out", "x"], "no media are named"),
         (["extract", "nowhere", "--out", "x"], "nowhere: no media"),
-        (["extract", "nowhere", "--visual", "patch"], "unknown visual encoder 'patch'; did you"),
-        (["extract", "nowhere", "--max-failures", "5%"], "nowhere: no media"),
+        (["extract", "nowhere"], "where to write the dataset? Name a folder, such as --out data/"),
+        (
+            ["extract", "nowhere", "--out", "x", "--visual", "patch"],
+            "unknown visual encoder 'patch'; did you",
+        ),
+        (["extract", "nowhere", "--out", "x", "--max-failures", "5%"], "nowhere: no media"),
         (["extract", "nowhere", "--max-failures", "some"], "setting extract.max_failures = 'some'"),
         (["extract", "nowhere", "--max-failures", "200%"], "setting extract.max_failures = 2.0"),
         (

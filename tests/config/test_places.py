@@ -27,7 +27,7 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) 
         ('run.name="a\\0b"', "NUL character"),
         ('run.folder="a\\ud800"', "can't be part of a path"),
         (f"train.seed={10**19}", "less than or equal to 9223372036854775807"),
-        (f"data.make.seed={10**19}", "less than or equal to"),
+        (f"data.make={{name: digits, seed: {10**19}}}", "less than or equal to"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(setting: str, message: str) -> None:

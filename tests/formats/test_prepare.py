@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from raymc.config import Config, from_dict, override
-from raymc.errors import DataError
+from raymc.errors import ConfigError, DataError
 from raymc.formats.prepare import prepare_dataset, recipe_of
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A few digits."""
-    sizes = {"train_clips": 5, "val_clips": 2, "test_clips": 2, "clip_seconds": 2}
-    return from_dict({"data": {"path": str(tmp_path / "digits"), "make": sizes}})
+    make = {"name": "digits", "train_clips": 5, "val_clips": 2, "test_clips": 2, "clip_seconds": 2}
+    return from_dict({"data": {"path": str(tmp_path / "digits"), "make": make}})
 
 
 def test_the_dataset_is_made_once(config: Config) -> None:
@@ -38,6 +38,8 @@ def test_another_dataset_is_not_written_over(config: Config) -> None:
 
 
 def test_neither_dataset_nor_recipe(config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"which dataset\? Name its folder"):
+        prepare_dataset(Config())
     with pytest.raises(DataError, match=r"no dataset at .*digits"):
         prepare_dataset(override(config, {"data.make": None}))
 

@@ -15,8 +15,7 @@ from jobs.bench.growth import Settings, bench_growth, make_dataset, table_of, wa
 from jobs.bench.measure import Measurement, apart
 from jobs.bench.ragged import RaggedRows
 from raymc.data.check import check_dataset
-from raymc.data.feed.on_ray import count_classes
-from raymc.data.shards import Modality, Row, open_dataset
+from raymc.data.shards import Modality, Row, count_classes, open_dataset
 
 
 @pytest.fixture(scope="module")

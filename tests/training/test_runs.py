@@ -31,7 +31,8 @@ from raymc.training.runs import (
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A run in a folder that isn't there yet."""
-    settings = {"loss.margin": 0.1, "model.depth": 4, "train.epochs": 20}
+    settings: dict[str, object] = {"data.path": "data/digits", "loss.margin": 0.1}
+    settings |= {"model.depth": 4, "train.epochs": 20}
     folder = str(tmp_path / "deep" / "runs")
     return override(Config(), {**settings, "run.folder": folder, "run.name": "mine"})
 

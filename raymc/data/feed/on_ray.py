@@ -17,8 +17,7 @@ from pyarrow import fs
 
 from raymc.config import Config, DataConfig
 from raymc.data.feed.feed import Feed, Feeds, mapped_ahead
-from raymc.data.shards import Dataset, Manifest, Shard, read_shard
-from raymc.data.shards.ragged import label_entries
+from raymc.data.shards import Dataset, Manifest, Shard, count_classes, read_shard
 from raymc.errors import DataError
 from raymc.runtime.connect import explained
 
@@ -160,19 +159,6 @@ def row_columns(path: str, filesystem: fs.FileSystem, modalities: Sequence[str])
             f"shard {path} can't be read ({error}); run `raymc data check` to check them all"
         ) from error
     return [name for name in ("id", "labels", "observed", *modalities) if name in there]
-
-
-def count_classes(dataset: Dataset, split: str) -> np.ndarray:
-    """Count each class in a split, [C] int64; only the column `labels` is read."""
-    vocabulary = dataset.manifest.vocabulary
-    counts = np.zeros(len(vocabulary.names), dtype=np.int64)
-    for shard in dataset.split(split):
-        labels = read_shard(dataset, shard, columns=["labels"])["labels"]
-        try:
-            counts += np.bincount(label_entries(labels, vocabulary)[1], minlength=len(counts))
-        except DataError as error:
-            raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
-    return counts
 
 
 def _fits(size: int, share: float) -> bool:

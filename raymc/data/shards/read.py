@@ -19,7 +19,7 @@ from raymc.addresses import keep_password
 from raymc.data import storage
 from raymc.data.labels import Vocabulary
 from raymc.data.shards.manifest import MANIFEST_FILE, PLAN_FILE, Manifest, Shard
-from raymc.data.shards.ragged import is_list, is_token_value, unnest
+from raymc.data.shards.ragged import is_list, is_token_value, label_entries, unnest
 from raymc.data.shards.tokens import RESERVED_COLUMNS, Modality
 from raymc.errors import DataError, first_line
 
@@ -204,6 +204,19 @@ def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = N
             f"{path} can't be read ({first_line(error)}); "
             f"check it with `raymc data check {dataset.path}`"
         ) from error
+
+
+def count_classes(dataset: Dataset, split: str) -> np.ndarray:
+    """Count each class in a split, [C] int64; only the column `labels` is read."""
+    vocabulary = dataset.manifest.vocabulary
+    counts = np.zeros(len(vocabulary.names), dtype=np.int64)
+    for shard in dataset.split(split):
+        labels = read_shard(dataset, shard, columns=["labels"])["labels"]
+        try:
+            counts += np.bincount(label_entries(labels, vocabulary)[1], minlength=len(counts))
+        except DataError as error:
+            raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
+    return counts
 
 
 def _check_size(root: str, shard: Shard, size: int) -> None:

@@ -13,8 +13,8 @@ from raymc.config import Config, override
 from raymc.data.feed import on_ray as feeds
 from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed
-from raymc.data.feed.on_ray import SharedSplit, count_classes, share_data, share_split
-from raymc.data.shards import Dataset, open_dataset
+from raymc.data.feed.on_ray import SharedSplit, share_data, share_split
+from raymc.data.shards import Dataset, count_classes, open_dataset
 from raymc.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("ray_logs")

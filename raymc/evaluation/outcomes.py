@@ -1,0 +1,83 @@
+"""What a bundle's labels are worth on a split: found, missed, given wrongly, or never given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymc.evaluation.scored import ScoredSplit
+from raymc.metrics.thresholds import thresholds_at_precision
+from raymc.training.bundle import Bundle
+
+LABELS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one label.
+
+    Attributes:
+        label: Its name.
+        clips: Clips that have it, of those in which it was annotated.
+        found: Clips of these that the bundle gives it to.
+        false_alarms: Other annotated clips that the bundle gives it to.
+        reason: Why it has no threshold and is never given; empty if it has one.
+    """
+
+    label: str
+    clips: int
+    found: int
+    false_alarms: int
+    reason: str
+
+
+def label_outcomes(bundle: Bundle, scored: ScoredSplit) -> list[Outcome]:
+    """Return what becomes of each class on a split; reasons speak of it as the validation split."""
+    given = (scored.scores >= bundle.thresholds) & scored.observed
+    true = scored.labels & scored.observed
+    reasons = _reasons(bundle, scored)
+    numbers = zip(true.sum(0), (true & given).sum(0), (given & ~true).sum(0), strict=True)
+    return [
+        Outcome(name, *(int(number) for number in counts), reason)
+        for name, counts, reason in zip(bundle.vocabulary.names, numbers, reasons, strict=True)
+    ]
+
+
+def _reasons(bundle: Bundle, scored: ScoredSplit) -> list[str]:
+    judged = (scored.scores, scored.labels, scored.observed)
+    target = bundle.config.train.target_precision
+    unguarded = np.isfinite(thresholds_at_precision(*judged, precision=target))
+    clips, wanted = (scored.labels & scored.observed).sum(0), f"{100 * target:g} % precision"
+    reasons = []
+    for threshold, count, is_reached in zip(bundle.thresholds, clips, unguarded, strict=True):
+        if np.isfinite(threshold):
+            reasons.append("")
+        elif not count:
+            reasons.append(f"no clip of {scored.split} has it")
+        elif is_reached:
+            reasons.append(f"{count} in {scored.split}, too few to be sure of {wanted}")
+        else:
+            reasons.append(f"its scores never reach {wanted}")
+    return reasons
+
+
+def outcome_lines(outcomes: Sequence[Outcome], split: str) -> list[str]:
+    """Return sentences about the outcomes, the most frequent labels first."""
+    shown = sorted(outcomes, key=lambda outcome: -outcome.clips)
+    given = [outcome for outcome in shown if not outcome.reason]
+    withheld = [outcome for outcome in shown if outcome.reason]
+    lines = []
+    if given:
+        lines.append(f"on {split}, at the thresholds chosen there, the model found:")
+    for one in given[:LABELS_SHOWN]:
+        alarms = f"{one.false_alarms} false alarm{'s' * (one.false_alarms != 1)}"
+        lines.append(f"  {one.found} of {one.clips} {one.label!r}, {alarms}")
+    if len(given) > LABELS_SHOWN:
+        lines.append(f"  … and {len(given) - LABELS_SHOWN} more labels")
+    if withheld:
+        lines.append("never given, because they have no threshold (probabilities are written):")
+    for one in withheld[:LABELS_SHOWN]:
+        lines.append(f"  {one.label!r}: {one.reason}")
+    if len(withheld) > LABELS_SHOWN:
+        lines.append(f"  … and {len(withheld) - LABELS_SHOWN} more labels")
+    return lines
