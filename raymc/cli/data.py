@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import Commands, configured, load_config, make_console, overridable
+from raymc.cli.options import (
+    Commands,
+    configured,
+    load_config,
+    make_console,
+    overridable,
+    pair_of,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,6 +161,19 @@ def run_import(config: "Config") -> None:
 @overridable
 @click.option("--out", help="Folder of the dataset to write.")
 @click.option("--config", help="YAML file with further settings.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be extracted.")
+@click.option(
+    "--column",
+    multiple=True,
+    metavar="ROLE=HEADING",
+    help="Heading of the table for path, labels, id, split, start_seconds, ...; may be repeated.",
+)
+@click.option("--separator", help="Separator between the labels in a cell, or none.")
+@click.option("--encoding", help="Encoding of the table, where it is not recognised.")
+@click.option("--sheet", help="Sheet of a spreadsheet.")
+@click.option("--unlabelled", is_flag=True, default=None, help="Accept a table without labels.")
+@click.option("--split", help="Split of videos without one: auto (drawn), none, or its name.")
+@click.option("--seed", type=int, help="Seed by which splits are drawn.")
 @click.option("--fps", type=float, help="Frames to encode per second.")
 @click.option("--window", type=float, help="Split longer videos into clips of this many seconds.")
 @click.option("--stride", type=float, help="Seconds from the start of one clip to the next.")
@@ -164,27 +184,37 @@ def run_import(config: "Config") -> None:
 @click.option("--weights", help="Folder of the encoders' weights, for machines without network.")
 @click.option("--max-failures", help="Share of files that may fail, such as 5%.")
 def extract(
-    source: str | None, overrides: tuple[str, ...], config: str | None, **given: Any
+    source: str | None,
+    overrides: tuple[str, ...],
+    config: str | None,
+    dry_run: bool,
+    **given: Any,
 ) -> None:
     """Turn videos into a dataset of features.
 
-    SOURCE is a folder, a glob, or a table of paths and labels. Run the same command again to
-    resume.
+    SOURCE is a folder, a glob, or a table of paths and labels: CSV, a spreadsheet (.xlsx, .ods),
+    JSON Lines or Parquet. Run the same command again to resume.
     """
     from raymc.config import is_setting
 
     if source is not None and is_setting(source):
         source, overrides = None, (source, *overrides)
     named = {"out": "data.path", "window": "extract.window_seconds"}
-    named["stride"] = "extract.stride_seconds"
+    named |= {"stride": "extract.stride_seconds", "separator": "extract.label_separator"}
+    columns = dict(pair_of(piece, "columns") for piece in given.pop("column"))
     settings = {named.get(key, f"extract.{key}"): value for key, value in given.items()}
     settings["extract.max_failures"] = _share(given["max_failures"])
     settings["extract.source"] = source
-    run_extract(load_config(config, overrides, settings), make_console())
+    settings["extract.columns"] = columns or None
+    run_extract(load_config(config, overrides, settings), make_console(), dry_run=dry_run)
 
 
-def run_extract(config: "Config", console: "Console") -> "ExtractSummary":
-    """Make the dataset of the configured media; reports what could not be read.
+def run_extract(
+    config: "Config", console: "Console", *, dry_run: bool = False
+) -> "ExtractSummary | None":
+    """Make the dataset of the configured media; says what they are, and what could not be read.
+
+    Returns None after a dry run.
 
     Raises:
         ConfigError: No folder is given for the dataset.
@@ -195,12 +225,23 @@ def run_extract(config: "Config", console: "Console") -> "ExtractSummary":
     from raymc.data.shards import FAILURES_FILE
     from raymc.errors import ConfigError, ExtractionError
     from raymc.features.on_ray import extract as extract_features
-    from raymc.terminal import print_line
+    from raymc.features.sources import Listing, list_media
+    from raymc.terminal import one_line, print_line
 
+    def show(listing: Listing) -> None:
+        for line in listing.lines:
+            indent = line[: len(line) - len(line.lstrip())]
+            print_line(console, indent + one_line(line))
+
+    if dry_run:
+        show(list_media(config.extract))
+        return None
     if not config.data.path:
         raise ConfigError("where to write the dataset? Name a folder, such as --out data/lessons")
     with ExtractDisplay(console) as display:
-        summary = extract_features(config.extract, config.data.path, listener=display.handle)
+        summary = extract_features(
+            config.extract, config.data.path, listener=display.handle, on_listing=show
+        )
     print_line(console, rows_line(summary.manifest, config.data.path))
     failed, files = summary.failed_files, summary.files
     if failed:

@@ -153,7 +153,7 @@ def settings_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None or value == ():
             continue
         if _is(field, Mapping):
-            settings[name] = dict(_pair(piece, name) for piece in value)
+            settings[name] = dict(pair_of(piece, name) for piece in value)
         else:
             settings[name] = list(value) if isinstance(value, tuple) else value
     return settings
@@ -196,7 +196,8 @@ def _is(field: Any, kind: type) -> bool:
     return isinstance(origin, type) and issubclass(origin, kind)
 
 
-def _pair(piece: str, name: str) -> tuple[str, str]:
+def pair_of(piece: str, name: str) -> tuple[str, str]:
+    """Return the two sides of NAME=VALUE, a piece of the mapping `name`."""
     key, equals, value = piece.partition("=")
     if not equals or not key or not value:
         option = option_name(name, many=True)

@@ -1,12 +1,13 @@
 """Settings of the dataset, of batches and of feature extraction."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from raymc.config.formats import MakeConfig
-from raymc.config.places import Place
+from raymc.config.places import LARGEST_SEED, Place
 
 # The name that stands for no encoder.
 NONE = "none"
@@ -80,11 +81,36 @@ class ExtractConfig:
 
     source: Place = Field(
         default="",
-        description="Folder, glob pattern or table (CSV, JSON Lines, Parquet) of videos, local or "
-        "remote.",
+        description="Folder, glob pattern or table (CSV, .xlsx, .ods, JSON Lines, Parquet) of "
+        "videos, local or remote.",
     )
+    columns: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Heading of the table for each of path, id, labels, split, start_seconds, "
+        "end_seconds, duration, sha256 and group (videos that stay in one split), where raymc does "
+        "not recognise it. `labels` may be several headings with commas between them, one a label.",
+    )
+    label_separator: str = Field(
+        default="",
+        description="Separator between the labels in a cell; none: a cell is one label; empty: "
+        "semicolons, bars and line breaks, or commas if there are none of these.",
+    )
+    encoding: str = Field(
+        default="", description="Encoding of tables of text, such as windows-1252; empty: detected."
+    )
+    sheet: str = Field(
+        default="", description="Sheet of a spreadsheet; empty: the first that names files."
+    )
+    unlabelled: bool = Field(default=False, description="Accept a table without labels.")
     split: str = Field(
-        default="train", min_length=1, description="Split of videos for which no table names one."
+        default="auto",
+        min_length=1,
+        description="Split of videos for which no table names one. auto: labelled videos are drawn "
+        "into train, val and test, all clips of a video into one; videos without labels are train. "
+        "none: train. Another name: that split.",
+    )
+    seed: int = Field(
+        default=0, ge=0, le=LARGEST_SEED, description="Seed by which splits are drawn."
     )
     fps: float = Field(
         default=1.0, gt=0, le=1000, description="Frames encoded per second of video."

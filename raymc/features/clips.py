@@ -1,4 +1,4 @@
-"""What can be asked of a media file, and what comes back: clips and failures.
+"""What can be asked of a media file, and what comes back: sources, clips and failures.
 
 `media.py` reads the files.
 
@@ -6,8 +6,9 @@ Axes: T frames, H height, W width, S samples.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -15,6 +16,31 @@ from jaxtyping import Float32, UInt8
 from raymc.errors import ConfigError
 
 MAX_PICTURE_SIDE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One media file, or a stated part of it.
+
+    Attributes:
+        path: A local path, or an address (s3://, gs://, or what fsspec knows).
+        id: Unique in the list.
+        labels: Of all its clips.
+        split: Of all its clips.
+        start_seconds: Where the part begins.
+        end_seconds: Where it ends; None: with the file.
+        sha256: The expected digest of the file, in lower-case hex; None if unknown.
+        extra: Further columns of the table, and `sha256`.
+    """
+
+    path: str
+    id: str
+    labels: tuple[str, ...] = ()
+    split: str = "train"
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+    sha256: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

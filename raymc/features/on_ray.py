@@ -26,7 +26,7 @@ from raymc.data.labels import Vocabulary
 from raymc.data.shards import FAILURES_FILE, Manifest, Modality, Row, ShardStream
 from raymc.data.shards.read import read_json
 from raymc.data.storage import exists, open_address, reaching, read_bytes
-from raymc.errors import ConfigError, DataError, ExtractionError
+from raymc.errors import DataError, ExtractionError
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
@@ -41,7 +41,7 @@ from raymc.features.extraction import (
     make_encoders,
     plan_extraction,
 )
-from raymc.features.sources import Source, list_sources
+from raymc.features.sources import Listing, Source, extra_fields, list_media
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
 # Raise it with any change after which the same media and settings give other tokens.
@@ -66,7 +66,11 @@ class ExtractSummary:
 
 
 def extract(
-    config: ExtractConfig, out: str, *, listener: Callable[[ExtractProgress], None]
+    config: ExtractConfig,
+    out: str,
+    *,
+    listener: Callable[[ExtractProgress], None],
+    on_listing: Callable[[Listing], None] = lambda listing: None,
 ) -> ExtractSummary:
     """Make a dataset of the features of videos, or resume an interrupted job.
 
@@ -74,6 +78,7 @@ def extract(
         config: Which media, and how they are encoded.
         out: Folder of the dataset: a local path, or any address pyarrow or fsspec knows.
         listener: Called with the job's progress after each file.
+        on_listing: Called with the media before any is decoded.
 
     Raises:
         ConfigError: An encoder is unknown, or none is named.
@@ -81,14 +86,14 @@ def extract(
         ExtractionError: No file could be read.
         ResourceError: Weights, a package or a requested GPU are missing.
     """
-    if not config.source:
-        raise ConfigError("no media are named; give a folder, a glob or a table of videos")
     plan = plan_extraction(config)
-    sources = _by_split(list_sources(config.source))
+    listing = list_media(config)
+    on_listing(listing)
+    sources = _by_split(listing.sources)
     stream = ShardStream(
         out,
-        _manifest(plan, sources),
-        extra_fields=_extra_fields(sources),
+        _manifest(plan, sources, listing.notes),
+        extra_fields=extra_fields(sources),
         shard_rows=config.shard_rows,
     )
     _check_media(out, stream, sources)
@@ -225,7 +230,7 @@ def _by_split(sources: Sequence[Source]) -> list[Source]:
     return sorted(sources, key=lambda source: (usual.get(source.split, 3), source.split))
 
 
-def _manifest(plan: ExtractPlan, sources: Sequence[Source]) -> Manifest:
+def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str] = ()) -> Manifest:
     """Return the planned dataset; its provenance has the settings that change its rows."""
     names = sorted({label for source in sources for label in source.labels})
     told = json.dumps([asdict(source) for source in sources], sort_keys=True, default=str)
@@ -237,22 +242,18 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source]) -> Manifest:
         provenance={
             "made_by": "raymc extract",
             **settings,
+            "split": "train",  # as raymc 0.1.0 wrote it: datasets that it began go on
             "files": len(sources),
             "sources_sha256": hashlib.sha256(told.encode()).hexdigest(),
+            **({"notes": [note.strip() for note in notes]} if notes else {}),
         },
         license=plan.config.license,
     )
 
 
-_NOT_IN_RESULTS = ("weights", "max_failures", "device", "license")
-
-
-def _extra_fields(sources: Sequence[Source]) -> list[pa.Field]:
-    kinds = {"path": pa.string(), "start_seconds": pa.float64(), "end_seconds": pa.float64()}
-    for name in dict.fromkeys(name for source in sources for name in source.extra):
-        kind = pa.array([source.extra.get(name) for source in sources]).type
-        kinds[name] = pa.string() if kind == pa.null() else kind
-    return [pa.field(name, kind) for name, kind in kinds.items()]
+# What is read from a table is in `sources_sha256`.
+_OF_TABLES = ("columns", "label_separator", "encoding", "sheet", "unlabelled", "split", "seed")
+_NOT_IN_RESULTS = ("weights", "max_failures", "device", "license", *_OF_TABLES)
 
 
 def _row(source: Source, item: EncodedClip, plan: ExtractPlan) -> Row:
@@ -317,7 +318,7 @@ def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
     if _has_died():
         waiting = extract_files_apart(files, plan)
     else:
-        waiting = extract_files(files, plan, _light_encoders(plan))
+        waiting = extract_files(files, plan, _light_encoders(shared))
     while some := list(islice(waiting, CLIPS_PER_BLOCK)):
         yield _block(some)
 
@@ -356,7 +357,8 @@ def _fetch(shared: ray.ObjectRef) -> tuple[tuple[Source, ...], ExtractPlan]:
 
 
 @cache
-def _light_encoders(plan: ExtractPlan) -> Encoders:
+def _light_encoders(shared: ray.ObjectRef) -> Encoders:
+    _, plan = _fetch(shared)
     return make_encoders(plan.config, plan.light)
 
 

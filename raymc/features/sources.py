@@ -1,31 +1,29 @@
 """Where clips come from: a folder of media files, a glob, one file, or a table that names them.
 
-Only the table is opened here; a missing or damaged media file is reported when its clips are
-read. `Digests` compares files with the digests in a table.
+`list_media` lists them, and says what it found and understood. Only tables are opened here; a
+missing or damaged media file is reported when its clips are read. `Digests` compares files with
+the digests in a table.
 """
 
-import csv
-import io
-import json
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import date, time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
+from raymc.config import NONE, ExtractConfig
+from raymc.data.shards.tokens import RESERVED_COLUMNS
+from raymc.data.splits import FEWEST_VIDEOS, SPLITS, draw_splits, lone_labels
 from raymc.data.storage import digest, exists, open_address, reaching, read_bytes
-from raymc.errors import DataError, first_line
+from raymc.errors import ConfigError, DataError
+from raymc.features.clips import Source
+from raymc.features.columns import ROLES, Understood, default_ids, names_files, understand
+from raymc.features.tables import TABLE_SUFFIXES, Reading, read_table
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_PLAIN = (str, int, float, bytes, list, dict)
 _SUFFIXES = """
 .3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
 .ogv .rm .ts .vob .webm .wmv .asf .wtv
@@ -33,76 +31,77 @@ _SUFFIXES = """
 .wav .wma .wv
 """
 MEDIA_SUFFIXES = frozenset(_SUFFIXES.split())
-_COLUMNS = ("path", "id", "labels", "split", "start_seconds", "end_seconds")
+_MOST_NAMED = 10  # files or labels in a line
+# Columns that `raymc extract` writes by itself.
+_OWN_COLUMNS = (*RESERVED_COLUMNS, "path", "start_seconds", "end_seconds")
 _EXPECTED = (
     f"a folder or glob of media files, one of them, or a table ({', '.join(TABLE_SUFFIXES)})"
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One media file, or a stated part of it.
+@dataclass(frozen=True)
+class Listing:
+    """The media of a job.
 
     Attributes:
-        path: A local path, or an address (s3://, gs://, or what fsspec knows).
-        id: Unique in the list.
-        labels: Of all its clips.
-        split: Of all its clips.
-        start_seconds: Where the part begins.
-        end_seconds: Where it ends; None: with the file.
-        sha256: The expected digest of the file, in lower-case hex; None if unknown.
-        extra: Further columns of the table, and `sha256`.
+        sources: In the order of the table, or sorted by path.
+        lines: What was found and understood, for people.
+        notes: What of it belongs into the dataset's provenance.
     """
 
-    path: str
-    id: str
-    labels: tuple[str, ...] = ()
-    split: str = "train"
-    start_seconds: float = 0.0
-    end_seconds: float | None = None
-    sha256: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    sources: Sequence[Source]
+    lines: Sequence[str]
+    notes: Sequence[str] = ()
 
 
-def list_sources(address: str, *, split: str = "train") -> list[Source]:
-    """List the sources of a folder, glob, media file or table.
+def list_media(config: ExtractConfig) -> Listing:
+    """List the media that `extract.source` names.
 
     - A folder: the media files below it, recognised by suffix, sorted by path; hidden ones are
       left out.
     - A glob (`*`, `?`, `[...]` within a name, `**` for any folders): what it matches, sorted; only
       media files, unless the pattern has a suffix. Addresses have no `?`.
-    - A table (.csv, .tsv, .jsonl, .ndjson, .parquet) in its own order: `path` (a relative one is
-      relative to the table's folder), and if it has them `id`, `labels` (a list, or one text
-      with `;` or `|` between them), `split`, `start_seconds`, `end_seconds`, `sha256` (of the
-      whole file, in hex); other columns are kept as `extra`.
+    - A table (`TABLE_SUFFIXES`) in its own order; `columns.py` says what it may hold. A relative
+      path is relative to the table's folder. Labelled rows without a split are divided by video,
+      unless `extract.split` says otherwise.
 
     The default id is the path (below the folder) without its suffix; files that differ only by
     suffix keep it, and a part of a file adds `@START-END`.
 
-    Args:
-        address: A local path, or an address that pyarrow or fsspec knows.
-        split: The split of sources for which a table names none.
-
     Raises:
-        DataError: Nothing is found, or the table or one of its rows is not as above.
+        ConfigError: No media are named.
+        DataError: Nothing is found, or the table or one of its rows can't be used.
     """
+    address = config.source
+    if not address:
+        raise ConfigError("no media are named; give a folder, a glob or a table of videos")
     base, pattern = _split_glob(address)
     filesystem, root = open_address(base)
     with reaching(address):
         kind = filesystem.get_file_info(root).type
         if kind == fs.FileType.Directory:
-            return _of_files(address, base, _below(filesystem, root), pattern, split)
+            return _of_files(address, base, _below(filesystem, root), pattern, config)
     if kind != fs.FileType.File or pattern:
         raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
     suffix = _suffix(root)
     if suffix in TABLE_SUFFIXES:
         with reaching(address):
             data = read_bytes(filesystem, root)
-        return _of_rows(_read_rows(data, suffix, address), address, split)
+        return _of_table(data, suffix, config)
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
-        return _of_files(address, folder, [name], "", split)
+        return _of_files(address, folder, [name], "", config)
     raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}.")
+
+
+def list_sources(address: str, *, split: str = "train") -> list[Source]:
+    """List the sources of an address as they are, labelled or not; see `list_media`.
+
+    Args:
+        address: A local path, or an address that pyarrow or fsspec knows.
+        split: The split of sources for which a table names none.
+    """
+    return [*list_media(ExtractConfig(source=address, split=split, unlabelled=True)).sources]
 
 
 def _split_glob(address: str) -> tuple[str, str]:
@@ -127,8 +126,8 @@ def _below(filesystem: fs.FileSystem, root: str) -> list[str]:
 
 
 def _of_files(
-    address: str, folder: str, files: Sequence[str], pattern: str, split: str
-) -> list[Source]:
+    address: str, folder: str, files: Sequence[str], pattern: str, config: ExtractConfig
+) -> Listing:
     parts = pattern.split("/")
     if pattern:
         files = [file for file in files if _matches(file.split("/"), parts)]
@@ -136,10 +135,12 @@ def _of_files(
         files = [file for file in files if _suffix(file) in MEDIA_SUFFIXES]
     if not files:
         raise DataError(f"{address}: no media files; expected names that end in .mp4, .wav, ...")
-    return [
+    split = _split_of_all(config)
+    sources = [
         Source(path=_joined(folder, file), id=name, split=split)
-        for file, name in zip(files, _default_ids(files))
+        for file, name in zip(files, default_ids(files))
     ]
+    return Listing(sources, [f"{address}: {_counted(len(files), 'file')}, all in {split}"])
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -168,155 +169,157 @@ def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _default_ids(files: Sequence[str]) -> list[str]:
-    """The names without suffixes, unless they are then no longer unique."""
-    stems = [os.path.splitext(file)[0] for file in files]
-    count = Counter(os.path.splitext(file)[0] for file in set(files))
-    ids = [stem if count[stem] == 1 else file for stem, file in zip(stems, files)]
-    return ids if len(set(ids)) == len(set(files)) else list(files)
-
-
-def _of_rows(rows: Sequence[Mapping[str, Any]], address: str, split: str) -> list[Source]:
-    places = [f"{address}: row {number}" for number in range(1, len(rows) + 1)]
-    paths = [_path(row, where) for row, where in zip(rows, places)]
-    if not rows:
-        raise DataError(f"{address}: the table has no rows; expected one for each media file.")
-    folder = _folder_of(address)
-    sources = [
-        _of_row(row, _joined(folder, path), default_id, split, where)
-        for row, path, default_id, where in zip(rows, paths, _default_ids(paths), places)
-    ]
-    name, count = Counter(source.id for source in sources).most_common(1)[0]
+def _of_table(data: bytes, suffix: str, config: ExtractConfig) -> Listing:
+    where, given = config.source, config.columns
+    reading = Reading(lambda name: names_files(name, given), config.encoding, config.sheet)
+    table = read_table(data, suffix, where, reading)
+    if not table.rows:
+        raise DataError(f"{where}: the table has no rows; expected one for each media file.")
+    rows, understood = understand(table, given, config.label_separator)
+    folder = _folder_of(where)
+    rows = [replace(source, path=_joined(folder, source.path)) for source in rows]
+    name, count = Counter(source.id for source in rows).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{address}: {count} rows have the id '{name}'; give each its own id.")
-    return sources
+        raise DataError(f"{where}: {count} rows have the id '{name}'; give each its own id.")
+    if not understood.columns.labels and not config.unlabelled:
+        raise DataError(
+            f"{where}: no heading is that of the labels; there are {', '.join(table.names)}: add "
+            "--column labels=HEADING, or --unlabelled if there are none"
+        )
+    _check_others(understood.columns.others, config)
+    extra_fields(rows, where)
+    sources, notes = _divided(rows, understood, config)
+    lines = [_first_line(where, len(rows), understood), *_label_lines(understood)]
+    lines += notes or [f"  splits: {_split_counts(sources)}"]
+    lines += [f"  warning: {warning}" for warning in understood.warnings]
+    return Listing(sources, lines, notes)
 
 
-def _of_row(row: Mapping[str, Any], path: str, default_id: str, split: str, where: str) -> Source:
-    start = _seconds(row, "start_seconds", where)
-    end = _seconds(row, "end_seconds", where)
-    if end is not None and end <= (start or 0.0):
-        raise DataError(f"{where}: end_seconds {end:g} is not after the start, {start or 0.0:g}.")
-    if start is not None or end is not None:
-        default_id = f"{default_id}@{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
-    return Source(
-        path=path,
-        id=_text(row, "id", where) if "id" in row else default_id,
-        labels=_labels(row.get("labels"), where),
-        split=split if row.get("split") is None else _text(row, "split", where),
-        start_seconds=start or 0.0,
-        end_seconds=end,
-        sha256=_sha256(row, where),
-        extra={name: value for name, value in row.items() if name not in _COLUMNS},
+def _check_others(names: Sequence[str], config: ExtractConfig) -> None:
+    used = [name for name in ("visual", "audio", "text") if getattr(config, name) != NONE]
+    for name in names:
+        if name in (*_OWN_COLUMNS, *used):
+            raise DataError(
+                f"{config.source}: raymc uses the name of the column '{name}' itself; rename it, "
+                f"or say what it is with --column ROLE={name} ({', '.join(ROLES)})"
+            )
+
+
+def extra_fields(sources: Sequence[Source], where: str = "the table") -> list[pa.Field]:
+    """Return the types of the columns that a dataset of these sources has beside its own.
+
+    Raises:
+        DataError: The values of a column have no type in common.
+    """
+    kinds = {"path": pa.string(), "start_seconds": pa.float64(), "end_seconds": pa.float64()}
+    for name in dict.fromkeys(name for source in sources for name in source.extra):
+        values = [source.extra.get(name) for source in sources]
+        try:
+            kind = pa.array(values).type
+        except (pa.ArrowException, OverflowError) as error:
+            raise DataError(f"{where}: {_mixed(name, values)}") from error
+        kinds[name] = pa.string() if kind == pa.null() else kind
+    return [pa.field(name, kind) for name, kind in kinds.items()]
+
+
+def _mixed(name: str, values: Sequence[object]) -> str:
+    """Say which rows of a column have values of different kinds."""
+    kinds: dict[type, int] = {}
+    for row, value in enumerate(values, 1):
+        if value is not None:
+            kinds.setdefault(type(value), row)
+    examples = [f"{values[row - 1]!r:.40} in row {row}" for row in kinds.values()]
+    shown = " and ".join(examples[:2]) if len(examples) > 1 else "values of different kinds inside"
+    return f"{name} has {shown}; write values of one kind, such as texts in quotes"
+
+
+# Splits
+
+
+def _split_of_all(config: ExtractConfig) -> str:
+    return SPLITS[0] if config.split in ("auto", NONE) else config.split
+
+
+def _divided(
+    rows: Sequence[Source], understood: Understood, config: ExtractConfig
+) -> tuple[list[Source], list[str]]:
+    """Give each row its split; returns the sources, and what was done if a draw was."""
+    default = _split_of_all(config)
+    if not understood.has_splits and config.split == "auto" and understood.counts:
+        return _drawn(rows, understood, config)
+    sources = [replace(source, split=source.split or default) for source in rows]
+    return sources, []
+
+
+def _drawn(
+    rows: Sequence[Source], understood: Understood, config: ExtractConfig
+) -> tuple[list[Source], list[str]]:
+    groups = understood.groups or [""] * len(rows)
+    videos = [group or source.path for group, source in zip(groups, rows)]
+    labels = [source.labels for source in rows]
+    splits = draw_splits(labels, videos, seed=config.seed)
+    sources = [replace(source, split=split) for source, split in zip(rows, splits)]
+    by = understood.columns.of.get("group")
+    unit = "video" if by is None else f'"{by}"'
+    if len(set(videos)) < FEWEST_VIDEOS:
+        return sources, [f"  splits: none → all in train; a draw needs {FEWEST_VIDEOS} videos"]
+    lone = lone_labels(labels, splits)
+    told = (
+        f"  splits: none → {_split_counts(sources)}, drawn by {unit}, balanced by label (seed "
+        f"{config.seed}; --split none to leave all in train)"
+    )
+    if lone:
+        told += f"; not in every split: {_named(lone)}"
+    return sources, [told]
+
+
+def _split_counts(sources: Sequence[Source]) -> str:
+    counts = Counter(source.split for source in sources)
+    usual = [name for name in SPLITS if counts[name]]
+    return ", ".join(
+        f"{counts[name]:,} {name}" for name in [*usual, *(counts.keys() - {*usual})] if name
     )
 
 
-def _path(row: Mapping[str, Any], where: str) -> str:
-    path = row.get("path")
-    if not isinstance(path, str) or not path.strip():
-        names = ", ".join(row)
-        raise DataError(f"{where}: no path; expected a column 'path', there are {names}.")
-    return path
+# What is said
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    value = row[name]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        found = "empty" if value is None or value == "" else repr(value)
-        raise DataError(f"{where}: {name} is {found}; expected text.")
-    return value
+def _first_line(where: str, rows: int, understood: Understood) -> str:
+    columns = understood.columns
+    parts = [_counted(rows, "row"), *understood.notes, f'path ← "{columns.of["path"]}"']
+    if columns.one_a_label:
+        parts.append(f"labels ← {_counted(len(columns.labels), 'column')}, one a label")
+    elif columns.labels:
+        told = f", split at {understood.separator}" if understood.separator else ""
+        parts.append("labels ← " + ", ".join(f'"{name}"' for name in columns.labels) + told)
+    else:
+        parts.append("no labels")
+    parts += [
+        f'{role.removesuffix("_seconds")} ← "{name}"'
+        for role, name in columns.of.items()
+        if role != "path"
+    ]
+    if columns.others:
+        parts.append(f"kept: {_named(columns.others)}")
+    return f"{where}: {'; '.join(parts)}"
 
 
-def _labels(value: Any, where: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    names = re.split(r"[;|]", value) if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(
-            f"{where}: labels are {value!r}; expected names, or one text of names with ;"
-        )
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+def _label_lines(understood: Understood) -> Iterator[str]:
+    if not understood.counts:
+        return
+    counts = [f"{name} {count:,}" for name, count in understood.counts.items()]
+    once = sum(count == 1 for count in understood.counts.values())
+    yield f"  {_counted(len(counts), 'label')}: {_named(counts)}" + (
+        f"; {once} only once" if once else ""
+    )
 
 
-def _sha256(row: Mapping[str, Any], where: str) -> str | None:
-    value = row.get("sha256")
-    if value is None:
-        return None
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value.strip()):
-        raise DataError(
-            f"{where}: sha256 is {value!r}; expected 64 hex digits, as sha256sum prints."
-        )
-    return value.strip().lower()
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")
 
 
-def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
-    value = row.get(name)
-    if value is None:
-        return None
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise DataError(f"{where}: {name} is {value!r}; expected seconds, 0 or more.")
-    return seconds
-
-
-def _read_rows(data: bytes, suffix: str, address: str) -> list[Mapping[str, Any]]:
-    """Read the rows of a table as plain values; an empty field of a CSV file is None.
-
-    All other fields of a CSV file are text: the id 007 is not the number 7.
-    """
-    try:
-        if suffix == ".parquet":
-            return list(_parquet_rows(data))
-        text = data.decode("utf-8-sig")
-        if suffix in (".csv", ".tsv"):
-            return list(_csv_rows(text, "\t" if suffix == ".tsv" else ",", address))
-        return list(_json_rows(text, address))
-    except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
-        reason = first_line(error)
-        raise DataError(
-            f"{address}: can't be read as {suffix[1:]}: {reason}; write it again, in UTF-8."
-        ) from error
-
-
-def _csv_rows(text: str, delimiter: str, address: str) -> Iterator[Mapping[str, Any]]:
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    names = next(lines, [])
-    if len(set(names)) < len(names):
-        raise DataError(f"{address}: a column occurs twice: {', '.join(names)}; rename one.")
-    for number, fields in enumerate((fields for fields in lines if fields), 1):
-        if len(fields) != len(names):
-            raise DataError(
-                f"{address}: row {number} has {len(fields)} fields, but the first line has "
-                f"{len(names)}; put fields with a comma in quotes."
-            )
-        yield {name: field or None for name, field in zip(names, fields)}
-
-
-def _json_rows(text: str, address: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        row = json.loads(line) if line.strip() else {}
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{address}: line {number} is not an object; expected one with a 'path'."
-            )
-        if row:
-            yield row
-
-
-def _parquet_rows(data: bytes) -> Iterator[Mapping[str, Any]]:
-    for row in pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist():
-        yield {name: _plain(value) for name, value in row.items()}
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    return value.isoformat() if isinstance(value, date | time) else str(value)
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 class Digests:

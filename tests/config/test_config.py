@@ -244,6 +244,7 @@ def another(path: str, kind: Any, value: Any) -> Any:
     special = {"model.heads": 2, "model.width": 48, "data.modalities": ["visual"]}
     special |= {"search.space": {"model.depth": {"low": 4, "high": 5}}}
     special |= {"data.make": NPZ, "train.worker_resources": {"fake_gpu": 1.0}}
+    special |= {"extract.columns": {"path": "Filename"}}
     if path in special:
         return special[path]
     if value is None:

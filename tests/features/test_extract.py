@@ -29,7 +29,7 @@ from raymc.features.extraction import (
     make_encoders,
     plan_extraction,
 )
-from raymc.features.sources import list_sources
+from raymc.features.sources import Listing, list_media, list_sources
 
 SPLITS = ("train", "train", "val", "test")
 
@@ -72,7 +72,7 @@ def expected(config: Config) -> tuple[dict[str, list[EncodedClip]], list[Failure
     light, heavy = (make_encoders(config.extract, names) for names in (plan.light, plan.heavy))
     clips: dict[str, list[EncodedClip]] = {}
     failures: dict[str, list[Failure]] = {}
-    for source in list_sources(config.extract.source, split=config.extract.split):
+    for source in list_media(config.extract).sources:
         for item in extract_source(source, plan, light):
             if isinstance(item, EncodedClip):
                 item = encode(item, source.path, plan, heavy)
@@ -167,7 +167,7 @@ def test_files_without_their_digest_give_no_row(
         shutil.copy(video, tmp_path)
     table = tmp_path / "videos.tsv"
     table.write_text("\n".join(lines))
-    whole = configured(table, tmp_path / "whole")
+    whole = configured(table, tmp_path / "whole", unlabelled=True)
     run_extract(whole, Console(file=StringIO()))
     assert assert_as_expected(whole) == []
 
@@ -175,7 +175,7 @@ def test_files_without_their_digest_give_no_row(
     data = bytearray(damaged.read_bytes())
     data[data.index(b"mdat") + 2000] ^= 1
     damaged.write_bytes(data)
-    config = configured(table, tmp_path / "out")
+    config = configured(table, tmp_path / "out", unlabelled=True)
     run_extract(config, Console(file=StringIO()))
     failures = assert_as_expected(config)
     found = hashlib.sha256(data).hexdigest()
@@ -224,7 +224,8 @@ def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
     sources = list_sources(str(table))
     for k in (8, 9, 20):
         sources[k] = Crashing(**vars(sources[k]), driver=os.getpid())
-    monkeypatch.setattr("raymc.features.on_ray.list_sources", lambda source: sources)
+    listing = Listing(sources, ())
+    monkeypatch.setattr("raymc.features.on_ray.list_media", lambda config: listing)
     summary = run_extract(config, Console(file=StringIO()))
     assert [(x.path, x.id, x.stage, x.error) for x in summary.failures] == [
         (sources[k].path, f"clip-{k:02d}", "open", "its decoder crashed (SIGSEGV)")

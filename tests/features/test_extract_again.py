@@ -16,7 +16,7 @@ from raymc.errors import DataError
 from raymc.features import on_ray
 from raymc.features.extraction import plan_extraction
 from raymc.features.on_ray import extract
-from raymc.features.sources import list_sources
+from raymc.features.sources import extra_fields, list_media
 
 
 def begun(folder: Path, *, finish: bool) -> tuple[ExtractConfig, Path]:
@@ -25,12 +25,12 @@ def begun(folder: Path, *, finish: bool) -> tuple[ExtractConfig, Path]:
         (folder / f"{name}.mp4").write_bytes(name.encode() * 9)
     table = folder / "videos.csv"
     table.write_text("path,labels\na.mp4,one\nb.mp4,two\nc.mp4,one\n")
-    config = ExtractConfig(source=str(table), audio="none", shard_rows=2)
-    plan, sources = plan_extraction(config), on_ray._by_split(list_sources(config.source))
+    config = ExtractConfig(source=str(table), audio="none", shard_rows=2, split="none")
+    plan, sources = plan_extraction(config), on_ray._by_split(list_media(config).sources)
     stream = ShardStream(
         str(folder / "out"),
         on_ray._manifest(plan, sources),
-        extra_fields=on_ray._extra_fields(sources),
+        extra_fields=extra_fields(sources),
     )
     on_ray._check_media(str(folder / "out"), stream, sources)
     tokens = {"visual": np.zeros((1, plan.modalities[0].dim), np.float16)}

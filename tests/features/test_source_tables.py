@@ -49,7 +49,8 @@ def test_values_of_parquet_are_plain(tmp_path: Path) -> None:
         ("t.jsonl", '{"path": "a", "split": ""}', "row 1: split is empty"),
         ("t.jsonl", "[" * 100_000, "can't be read as jsonl"),
         ("t.csv", "", "the table has no rows"),
-        ("t.json", "{}", "'.json' is not a suffix of media or tables; give a folder or glob"),
+        ("t.json", "{}", "not a list; expected a list of objects"),
+        ("t.zip", "", "'.zip' is not a suffix of media or tables; give a folder or glob"),
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path: Path, name: str, data: str, message: str) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raymc.errors import DataError
+from raymc.errors import DataError, RaymcError
 from raymc.features.sources import Source, list_sources
 
 
@@ -145,7 +145,7 @@ def test_a_row_that_cannot_be_used(folder: Path, row: dict[str, Any], message: s
     [
         ("t.csv", b"path,id\na.mp4\n", "row 1 has 1 fields, but the first line has 2"),
         ("t.csv", b'path\n"a', "can't be read as csv"),
-        ("t.csv", b"path\n\xff\n", "can't be read as csv"),
+        ("t.csv", b"path\n\xff\n", "neither UTF-8 nor another encoding"),
         ("t.csv", b"path\n", "the table has no rows"),
         ("t.jsonl", b"{", "can't be read as jsonl"),
         ("t.jsonl", b"[1]", "line 1 is not an object"),
@@ -161,5 +161,5 @@ def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, mes
 
 @pytest.mark.parametrize("address", ["", "nowhere", "nowhere/*.mp4"])
 def test_media_that_are_not_there(tmp_path: Path, address: str) -> None:
-    with pytest.raises(DataError, match="no media"):
+    with pytest.raises(RaymcError, match="no media"):
         list_sources(f"{tmp_path}/{address}" if address else "")

@@ -1,0 +1,530 @@
+"""What the columns of a table of videos mean: headings, labels, times and splits as people write.
+
+A column has a role (`ROLES`) by its heading or by `extract.columns`. `understand` makes sources of
+the rows, and says what it took for what, so that a person can see whether it is right.
+"""
+
+import ast
+import itertools
+import json
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from raymc.errors import DataError
+from raymc.features.clips import Source
+from raymc.features.tables import Table
+
+# Usual headings of each role, the likeliest first; a table's first that occurs has the role.
+_HEADINGS = {
+    "path": "path, file path, filepath, filename, file name, file, media file path, "
+    "media file name, media path, media file, media, video path, video file name, video filename, "
+    "video file, video, audio path, audio file, audio, clip path, clip file",
+    "id": "id, clip id, segment id, row id, uid",
+    "labels": "labels, label, tags, tag, codes, code, classes, class, categories, category, "
+    "topics, topic, label names, label name, class names, class name, annotations, annotation, "
+    "behaviors, behavior, behaviours, behaviour",
+    "split": "split, splits, data split, subset, set, partition, train test, train val test",
+    "start_seconds": "start seconds, start, start time, begin, begin time, onset, from, "
+    "time start, time in, t start",
+    "end_seconds": "end seconds, end, end time, stop, stop time, finish, until, to, time end, "
+    "time out, t end",
+    "duration": "duration seconds, duration, length, clip length, clip duration",
+    "sha256": "sha256, sha 256",
+    "group": "group, groups",
+}
+ROLES = tuple(_HEADINGS)
+_PLACES = {
+    role: {name: place for place, name in enumerate(names.split(", "))}
+    for role, names in _HEADINGS.items()
+}
+_SCALES = {"s": 1.0, "sec": 1.0, "secs": 1.0, "second": 1.0, "seconds": 1.0}
+_SCALES |= dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 0.001)
+_SCALES |= dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0)
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)")
+_NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:s|sec|seconds)?", re.IGNORECASE)
+
+# The values of a column that stands for one label.
+_YES = {"x", "1", "1.0", "yes", "y", "true", "t", "✓", "✔", "✔️", "☑", "✅", "ja", "oui", "sí", "si"}
+_NO = {"0", "0.0", "no", "n", "false", "f", "-", "–", "✗", "✘", "☐", "❌", "nein", "non"}
+_NONE = {"", "-", "–", "—", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "<na>"}
+_SEPARATORS = ";|\n；、"  # wherever one stands
+_COMMAS = ",，"  # only where none of the others stands
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout", "held out"), "test"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which heading has which role; `labels` may be several, one a label.
+
+    Attributes:
+        of: The heading by role.
+        labels: The headings of labels.
+        one_a_label: Whether each of them stands for one label.
+        others: Headings without a role.
+    """
+
+    of: Mapping[str, str]
+    labels: tuple[str, ...] = ()
+    one_a_label: bool = False
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Understood:
+    """What a table was taken to say.
+
+    Attributes:
+        columns: The roles of its headings.
+        separator: Between labels, in words; empty if no cell has two.
+        counts: Rows by label.
+        has_splits: Whether any row names its split.
+        groups: What videos belong together by, for each source; empty without such a column.
+        notes: How the file was read.
+        warnings: What looks wrong, and what to do.
+    """
+
+    columns: Columns
+    separator: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    has_splits: bool = False
+    groups: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+
+
+def names_files(heading: str, given: Mapping[str, str]) -> bool:
+    """Tell whether a heading is that of the files' paths."""
+    if "path" in given:
+        return _plain(heading) == _plain(given["path"])
+    return _base(heading)[0] in _PLACES["path"]
+
+
+def columns_of(table: Table, given: Mapping[str, str]) -> Columns:
+    """Find the role of each heading.
+
+    Args:
+        table: The table.
+        given: Headings by role, as `extract.columns` has them; of labels also several with commas.
+
+    Raises:
+        DataError: No heading names the files, two could equally well, or a given one isn't there.
+    """
+    for role in given:
+        if role not in ROLES:
+            raise DataError(f"--column {role}=…: no such role; there are {', '.join(ROLES)}")
+    of = {role: _given(table, role, name) for role, name in given.items() if role != "labels"}
+    labels = tuple(_given_labels(table, given["labels"])) if "labels" in given else ()
+    for role in ROLES:
+        if role not in given:
+            taken = {*of.values(), *labels}
+            found = _likeliest(table, role, [name for name in table.names if name not in taken])
+            if found is not None and role == "labels":
+                labels = (found,)
+            elif found is not None:
+                of[role] = found
+    if "path" not in of and table.rows:
+        raise DataError(
+            f"{table.where}: row 1: no path; expected a column 'path', there are "
+            f"{_listed(table.names)}: if one of them names the files, add --column path=HEADING"
+        )
+    if "start_seconds" not in of or "end_seconds" in of:
+        of.pop("duration", None)
+    others = [name for name in table.names if name not in {*of.values(), *labels}]
+    one_a_label = "labels" in given and (len(labels) > 1 or _is_of_one(table, labels[0]))
+    if not labels:
+        labels = tuple(name for name in others if _is_of_one(table, name))
+        others = [name for name in others if name not in labels]
+        one_a_label = bool(labels)
+    # a group is still of interest to whoever reads the dataset, as a digest is
+    others += [of[role] for role in ("group", "sha256", "duration") if role in of]
+    kept = tuple(name for name in table.names if name in others)
+    return Columns(of=of, labels=labels, one_a_label=one_a_label, others=kept)
+
+
+def understand(
+    table: Table, given: Mapping[str, str], separator: str = ""
+) -> tuple[list[Source], Understood]:
+    """Make a source of each row; the paths are as they stand in the table.
+
+    Args:
+        table: The table.
+        given: Headings by role; see `columns_of`.
+        separator: Between labels; empty: found; `none`: a cell is one label.
+
+    Returns:
+        The sources, whose split is empty where the table gives none; and what was understood.
+
+    Raises:
+        DataError: A heading or a row can't be used.
+    """
+    columns = columns_of(table, given)
+    labels, told = _labels(table, columns, separator)
+    places = [f"{table.where}: row {number}" for number in range(1, len(table.rows) + 1)]
+    paths = [_path(row, columns, where) for row, where in zip(table.rows, places)]
+    sources = [
+        replace(_source(row, columns, default_id, where), path=path, labels=found)
+        for row, found, path, default_id, where in zip(
+            table.rows, labels, paths, default_ids(paths), places
+        )
+    ]
+    counts = Counter(label for source in sources for label in source.labels)
+    group = columns.of.get("group")
+    understood = Understood(
+        columns=columns,
+        separator=told,
+        counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        has_splits=any(source.split for source in sources),
+        groups=[str(row.get(group) or "") for row in table.rows] if group else (),
+        notes=table.notes,
+        warnings=[*_label_warnings(counts, columns, told), *_split_warnings(sources)],
+    )
+    return sources, understood
+
+
+# Headings
+
+
+def _plain(heading: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", heading).casefold().split())
+
+
+def _base(heading: str) -> tuple[str, float]:
+    """Return a heading in the form of `_HEADINGS`, and the seconds that 1 stands for under it."""
+    text = re.sub(r"(?<=\w)\(e?s\)", "", _plain(heading))  # label(s)
+    text = re.sub(r"(hh:)?mm:ss\W*\w*|ss\.m\w+", "", text)  # as ELAN names its columns
+    unit = re.search(r"[(\[]\s*(\w+)\.?\s*[)\]]\s*$", text)
+    scale = _SCALES.get(unit[1], 1.0) if unit else 1.0
+    words = re.sub(r"[(\[].*?[)\]]|[\W_]", " ", text).split()
+    last = words[-1] if len(words) > 1 else ""
+    if not unit and last in _SCALES and " ".join(words) not in _PLACES["start_seconds"]:
+        scale = _SCALES[last]
+        words = words[:-1]
+    return " ".join(words), scale
+
+
+def _likeliest(table: Table, role: str, names: Iterable[str]) -> str | None:
+    places = {name: -1 if name == role else _PLACES[role].get(_base(name)[0]) for name in names}
+    ranked = sorted((place, name) for name, place in places.items() if place is not None)
+    if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
+        raise DataError(
+            f'{table.where}: "{ranked[0][1]}" and "{ranked[1][1]}" may both be the {role}; choose '
+            f"with --column '{role}={ranked[0][1]}'"
+        )
+    return ranked[0][1] if ranked else None
+
+
+def _given(table: Table, role: str, name: str) -> str:
+    alike = [known for known in table.names if _plain(known) == _plain(name)]
+    if name in table.names or len(alike) == 1:
+        return name if name in table.names else alike[0]
+    raise DataError(
+        f"{table.where}: no heading {name!r} for {role}; there are {_listed(table.names)}"
+    )
+
+
+def _given_labels(table: Table, names: str) -> Iterator[str]:
+    alike = {_plain(known) for known in table.names}
+    for name in [names] if _plain(names) in alike else names.split(","):
+        yield _given(table, "labels", name.strip())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _is_of_one(table: Table, name: str) -> bool:
+    """Whether all cells of a column say yes or no, and one says yes."""
+    words = {_word(row.get(name)) for row in table.rows}
+    return bool(words & _YES) and words <= _YES | _NO | _NONE
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else str(value).strip().casefold()
+
+
+# Labels
+
+
+def _labels(table: Table, columns: Columns, separator: str) -> tuple[list[tuple[str, ...]], str]:
+    """Return the labels of each row, and the separators between them, in words."""
+    if columns.one_a_label:
+        return [
+            tuple(name for name in columns.labels if _says_yes(table, number, row, name))
+            for number, row in enumerate(table.rows, 1)
+        ], ""
+    cells = [
+        _names(row.get(name), f"{table.where}: row {number}", name)
+        for number, row in enumerate(table.rows, 1)
+        for name in columns.labels
+    ]
+    texts = "".join(cell for cell in cells if isinstance(cell, str))
+    marks = _marks(texts, separator)
+    split = re.compile("|".join(map(re.escape, marks)) or r"(?!)")  # (?!) is nowhere
+    parts = [split.split(cell) if isinstance(cell, str) else cell for cell in cells]
+    width = len(columns.labels)
+    rows = [itertools.chain(*parts[i * width : (i + 1) * width]) for i in range(len(table.rows))]
+    labels = [
+        tuple(dict.fromkeys(name.strip() for name in row if _word(name) not in _NONE))
+        for row in rows
+    ]
+    shown = {"\n": "line breaks", "\t": "tabs", " ": "spaces"}
+    used = [shown.get(mark, f'"{mark}"') for mark in marks if mark in texts]
+    return labels, " and ".join(used)
+
+
+def _marks(texts: str, separator: str) -> Sequence[str]:
+    """Return what is between labels, from all texts of the table."""
+    if separator:
+        named = {"none": [], "\\n": ["\n"], "\\t": ["\t"], "space": [" "]}
+        return named.get(separator, [separator])
+    return _SEPARATORS if any(mark in texts for mark in _SEPARATORS) else _COMMAS
+
+
+def _names(value: Any, where: str, name: str) -> list[str] | str:
+    """Return a cell's names: a list as it is, or a text that is still to be split."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        found = _literal(value)
+        return value if found is None else found
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return value
+    raise DataError(f"{where}: {name} are {value!r}; expected names, or one text of names with ;")
+
+
+def _literal(text: str) -> list[str] | None:
+    """Return the items of a list as JSON, Python or NumPy print it; None for other text."""
+    text = text.strip()
+    if len(text) < 2 or text[0] + text[-1] not in ("[]", "()", "{}"):
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        items = list(found) if isinstance(found, list | tuple | set) else None
+        # NumPy prints no commas, and Python joins texts without one
+        quoted = [ast.literal_eval(item) for item in _QUOTED.findall(text)]
+        if items is not None and all(isinstance(item, str) for item in items):
+            return items if len(quoted) in (0, len(items)) else quoted
+    return None
+
+
+def _says_yes(table: Table, number: int, row: Mapping[str, Any], name: str) -> bool:
+    word = _word(row.get(name))
+    if word not in _YES | _NO | _NONE:
+        raise DataError(
+            f"{table.where}: row {number}: {name} is {row.get(name)!r}; expected 1 or 0, x or "
+            "nothing, yes or no, as in a column for one label"
+        )
+    return word in _YES
+
+
+def _label_warnings(counts: Mapping[str, int], columns: Columns, told: str) -> Iterator[str]:
+    if columns.labels and not counts:
+        yield (
+            f"no row has a label under {_listed(columns.labels)}; if the labels are elsewhere, add "
+            "--column labels=HEADING"
+        )
+    yield from _separator_warnings(counts, told)
+    for name in counts:
+        if re.match(r"[\[({<'\"]", name) or re.search(r"[\[({<]['\"]|^[\])}]", name):
+            yield f'label "{name}" begins with a bracket or a quote; write {_EXAMPLE}'
+            break
+    yield from _twin_warnings(counts)
+
+
+_EXAMPLE = "labels as a;b, or as a list of quoted names"
+
+
+def _separator_warnings(counts: Mapping[str, int], told: str) -> Iterator[str]:
+    known = {name.casefold() for name in counts}
+    for name in counts:
+        for mark in (",", ";", "|", "/", "&", "+"):
+            parts = [part.strip().casefold() for part in name.split(mark)]
+            is_several = len(counts) == 1 or any(part in known for part in parts)
+            if len(parts) > 1 and all(parts) and is_several:
+                yield (
+                    f'label "{name}" holds "{mark}"; if it is several labels, add --separator '
+                    f"'{mark}'"
+                )
+                return
+
+
+def _twin_warnings(counts: Mapping[str, int]) -> Iterator[str]:
+    """Warn of labels that differ in case, spaces or one letter."""
+    by_case: dict[str, list[str]] = {}
+    for name in counts:
+        by_case.setdefault(_plain(name).replace("_", " ").replace("-", " "), []).append(name)
+    for names in by_case.values():
+        if len(names) > 1:
+            only = "case" if len({name.casefold() for name in names}) == 1 else "signs"
+            listed = " and ".join(f'"{name}"' for name in names)
+            yield f"{listed} differ in {only} only; if they are one label, write them alike"
+    firsts = [names[0] for names in by_case.values()]
+    listed = [f'"{a}" and "{b}"' for a, b in near_twins(firsts)]
+    if listed:
+        more = f", and {len(listed) - 3} more pairs" if len(listed) > 3 else ""
+        yield f"{', '.join(listed[:3])}{more} differ in one letter; if that is a slip, mend it"
+
+
+def near_twins(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs of names that differ in one letter, but in no digit; short ones have none.
+
+    Names without one letter are compared, so it takes no time for thousands of names.
+    """
+    seen: dict[str, list[str]] = {}
+    pairs: dict[tuple[str, str], None] = {}
+    for name in names:
+        if len(name) < 5:
+            continue
+        shorter = {name[:i] + name[i + 1 :] for i in range(len(name)) if not name[i].isdigit()}
+        for key in {name, *shorter}:
+            for other in seen.get(key, ()):
+                if re.sub(r"\D", "", other) == re.sub(r"\D", "", name) and _is_near(other, name):
+                    pairs[other, name] = None
+            seen.setdefault(key, []).append(name)
+    return list(pairs)
+
+
+def _is_near(a: str, b: str) -> bool:
+    """Whether one letter is another or too many, of two names that are equal without a letter."""
+    if len(a) == len(b):
+        return sum(x != y for x, y in zip(a, b)) == 1
+    return abs(len(a) - len(b)) == 1
+
+
+# Rows
+
+
+def default_ids(files: Sequence[str]) -> list[str]:
+    """Return the names without suffixes, unless they are then no longer unique."""
+    stems = [os.path.splitext(file)[0] for file in files]
+    count = Counter(os.path.splitext(file)[0] for file in set(files))
+    ids = [stem if count[stem] == 1 else file for stem, file in zip(stems, files)]
+    return ids if len(set(ids)) == len(set(files)) else list(files)
+
+
+def _path(row: Mapping[str, Any], columns: Columns, where: str) -> str:
+    path = row.get(columns.of["path"])
+    if not isinstance(path, str) or not path.strip():
+        raise DataError(f"{where}: no path; expected a column 'path', there are {_listed([*row])}.")
+    return path
+
+
+def _source(row: Mapping[str, Any], columns: Columns, default_id: str, where: str) -> Source:
+    """Return the source of a row, without path and labels."""
+    start = _seconds(row, columns.of.get("start_seconds"), where)
+    end = _seconds(row, columns.of.get("end_seconds"), where)
+    if "duration" in columns.of:
+        length = _seconds(row, columns.of["duration"], where)
+        end = None if length is None else (start or 0.0) + length
+    if end is not None and end <= (start or 0.0):
+        name = columns.of.get("end_seconds", columns.of.get("duration"))
+        raise DataError(f"{where}: {name} {end:g} is not after the start, {start or 0.0:g}.")
+    if start is not None or end is not None:
+        default_id = f"{default_id}@{start or 0.0:g}-{'' if end is None else f'{end:g}'}"
+    return Source(
+        path="",
+        id=_text(row, columns.of["id"], where) if columns.of.get("id") in row else default_id,
+        split=_split(row, columns.of.get("split"), where),
+        start_seconds=start or 0.0,
+        end_seconds=end,
+        sha256=_sha256(row, columns.of.get("sha256"), where),
+        extra={name: row[name] for name in columns.others if name in row},
+    )
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row[name]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        found = "empty" if value is None or value == "" else repr(value)
+        raise DataError(f"{where}: {name} is {found}; expected text.")
+    return value
+
+
+def _split(row: Mapping[str, Any], name: str | None, where: str) -> str:
+    if name is None or row.get(name) is None:
+        return ""
+    found = _text(row, name, where).strip()
+    if found.casefold() in _NONE:
+        return ""
+    usual = _SPLITS.get(_base(found)[0])
+    if usual is None and not re.fullmatch(r"[^\W_][\w-]*", found):
+        raise DataError(
+            f"{where}: {name} is {found!r}; expected train, val, test, or a name of letters, "
+            "digits, - and _"
+        )
+    return usual or found
+
+
+def _sha256(row: Mapping[str, Any], name: str | None, where: str) -> str | None:
+    value = None if name is None else row.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value.strip()):
+        raise DataError(
+            f"{where}: {name} is {value!r}; expected 64 hex digits, as sha256sum prints."
+        )
+    return value.strip().lower()
+
+
+def _seconds(row: Mapping[str, Any], name: str | None, where: str) -> float | None:
+    """Return seconds, from a number or a time such as 1:23 or 0:01:23.5; None for an empty cell."""
+    value = None if name is None else row.get(name)
+    if name is None or value is None:
+        return None
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value) * _base(name)[1]
+    elif isinstance(value, str):
+        seconds = parse_time(value, _base(name)[1])
+    if not 0 <= seconds < math.inf:
+        raise DataError(
+            f"{where}: {name} is {value!r}; expected seconds, 0 or more, or a time such as 1:23."
+        )
+    return seconds
+
+
+def parse_time(text: str, scale: float = 1.0) -> float:
+    """Return the seconds of `83`, `83.5`, `83,5`, `83 s`, `1:23` or `0:01:23.5`; NaN for others.
+
+    `scale` is what 1 stands for where the text is a number.
+    """
+    text = text.strip()
+    if number := _NUMBER.fullmatch(text):
+        value = float(number[1].replace(",", "."))
+        return value * scale if number[0] == number[1] else value
+    clock = _CLOCK.fullmatch(text)
+    if clock is None:
+        return math.nan
+    seconds, minutes = float(clock[3].replace(",", ".")), int(clock[2])
+    if seconds >= 60 or (clock[1] is not None and minutes >= 60):
+        return math.nan
+    return int(clock[1] or 0) * 3600 + minutes * 60 + seconds
+
+
+def _split_warnings(sources: Sequence[Source]) -> Iterator[str]:
+    splits = Counter(source.split for source in sources)
+    odd = [name for name in splits if name and name not in ("train", "val", "test")]
+    if odd:
+        yield (
+            f"splits named {_listed(odd)}; training uses train, val and test unless data.train, "
+            "data.val and data.test name others"
+        )
+    if splits[""] and len(splits) > 1:
+        yield f"{splits['']} rows have no split; they are in train"
