@@ -18,8 +18,12 @@ def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]
     last window shorter than a tenth of `window_seconds`, or than half the time between two
     frames, is left out. A clip has a frame for every middle of [t, t + 1) / fps that lies before
     its end, or its last frame if there is no such middle; before the first frame of the file the
-    first is shown, after the last the last. Sound that starts late or has gaps is silent there.
-    Time 0 is where the earliest stream of the file starts.
+    first is shown, after the last the last. Where that is for more than a second, the clip has a
+    failure, unless the video has one frame alone. Sound that starts late or has gaps is silent
+    there. Time 0 is where the earliest stream of the file starts.
+
+    Frames are shown at the times that FFmpeg gives them when it decodes the whole file, and are the
+    same as then. Recordings that were joined in one file (MPEG-PS, MPEG-TS, Ogg) follow each other.
 
     A damaged file never raises an error. A file that can't be opened yields only a failure, and
     so does a window of which nothing can be used, and the rest of a file that ends too early.

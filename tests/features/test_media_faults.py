@@ -6,17 +6,19 @@ import resource
 import struct
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import av
 import numpy as np
 import pytest
 from av.stream import Disposition
 from damage import CHECKED, DAMAGES, FUZZED, flip, write_fuzzed
-from media_files import Sound, Video, write_media
+from media_files import Sound, Video, grey_of, write_media
 
 from raymc.features.clips import Clip, ClipRequest, Failure, Picture
 from raymc.features.decoding import reading
-from raymc.features.decoding.packet_times import Clock, PacketTimes
+from raymc.features.decoding.shown import Display, PictureMaker
+from raymc.features.decoding.timeline import Clock, Timeline
 from raymc.features.media import read_clips
 from raymc.features.sources import Source
 
@@ -205,24 +207,43 @@ def test_damage_before_the_next_wanted_group_is_no_matter(tmp_path: Path) -> Non
     np.testing.assert_array_equal(clip.frames, whole[0].frames)
 
 
-def test_times_that_begin_anew(tmp_path: Path) -> None:
-    path = write_media(tmp_path / "a.ts", Video(seconds=16.0, fps=5))
-    whole = read(path, window_seconds=4.0, sample_rate_hz=None)
+@pytest.mark.parametrize("name", ["a.ts", "b.mpg", "c.ogg"])
+def test_joined_recordings(tmp_path: Path, name: str) -> None:
+    video, sound = Video(codec="mpeg2video", seconds=8.0), Sound(codec="mp2", seconds=8.0)
+    if name == "c.ogg":
+        video, sound = None, Sound(codec="flac", seconds=8.0)
+    path = write_media(tmp_path / name, video, sound)
+    wanted: dict[str, Any] = {"window_seconds": 4.0, "picture": SMALL if video else None}
+    whole = read(path, **wanted)
     path.write_bytes(path.read_bytes() * 2)
-    clips = read(path, window_seconds=4.0, sample_rate_hz=None)
-    for clip, other in zip(clips[:3], whole):
-        np.testing.assert_array_equal(clip.frames, other.frames)
-    assert any("time jumps from" in f.error for c in clips for f in getattr(c, "failures", (c,)))
+    clips = read(path, **wanted)
+    assert len(clips) in (4, 5)
+    for clip, other in zip(clips, [*whole[:2], *whole[:2]]):
+        assert [f.error for f in clip.failures] in ([], ["a packet is cut or damaged"])
+        assert np.abs(clip.waveform).mean() == pytest.approx(np.abs(other.waveform).mean(), 0.03)
+        for k, picture in enumerate(clip.frames if video else []):
+            number = int(25 * (other.start_seconds + (k + 0.5) / 2))
+            greys = [grey_of(number + d) for d in range(-2, 3)]  # sound and pictures end apart
+            assert min(abs(picture.mean() - grey) for grey in greys) < 3
 
 
-def test_pictures_that_stop_are_told(tmp_path: Path) -> None:
+def test_the_last_picture_stays(tmp_path: Path) -> None:
     sound = Sound(codec="pcm_s16le", seconds=30.0)
     path = write_media(tmp_path / "a.mkv", Video(codec="mpeg4", seconds=4.0), sound)
+    (whole,) = read(path)
     clips = read(path, window_seconds=6.0)
+    np.testing.assert_array_equal(np.concatenate([clip.frames for clip in clips]), whole.frames)
     assert [stages(clip) for clip in clips] == [["video"]] * 5
-    assert "1 of 12 pictures repeat" in clips[0].failures[0].error or clips[0].frames is not None
-    assert all(clip.frames is None for clip in clips[1:])
-    assert all(clip.waveform is not None for clip in clips)
+    repeat = [clip.failures[0].error for clip in (*clips, whole)]
+    assert [error.split(" of ")[0] for error in repeat] == ["2", "12", "12", "12", "12", "50"]
+
+
+def test_a_video_of_one_picture_is_a_still(tmp_path: Path) -> None:
+    sound = Sound(codec="pcm_s16le", seconds=30.0)
+    path = write_media(tmp_path / "a.mkv", Video(seconds=0.04), sound)
+    for clip in (*read(path), *read(path, window_seconds=6.0), *read(path, start=20.0)):
+        assert clip.failures == ()
+        np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), 20, atol=2)
 
 
 def test_sound_that_stops_is_told(tmp_path: Path) -> None:
@@ -296,38 +317,61 @@ def test_a_clip_beyond_memory_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read(path, sample_rate_hz=None, window_seconds=1.0)) == 4
 
 
-LOST = -1.0
+@pytest.mark.parametrize(
+    ("seconds", "shown", "is_told"),
+    [
+        ([0, 1, 2, 3], {0: 0, 1: 1, 2: 2, 3: 3}, False),
+        ([0, 1, 500, 2, 3], {1: 1, 2: 3, 3: 4}, True),  # one is wrong
+        ([0, 1, 50, 51, 52], {1: 1, 40: 1, 50: 2, 52: 4}, False),  # a gap
+        ([0, 60, 120, 180], {0: 0, 59: 0, 60: 1, 150: 2, 180: 3}, False),  # rare
+        ([0, 1, 2, 3, 500], {3: 3, 190: 3}, True),  # nothing confirms the last
+        ([0, 1, 2, 3, 150], {3: 3, 149: 3, 150: 4}, False),  # but this isn't beyond the end
+        ([40, 41, 42], {40: 0, 42: 2}, False),  # starts late
+        ([900, 0, 1], {0: 1, 1: 2}, True),
+        ([0, 1, 2, 0, 3], {1: 1, 2: 2, 3: 4}, True),  # goes back
+    ],
+)
+def test_times_that_cannot_be_right(
+    seconds: list[int], shown: dict[int, int], is_told: bool
+) -> None:
+    clock = Clock(tick_seconds=0.001, origin_seconds=0.0)
+    display = Display(clock, PictureMaker(SMALL), step=1000, from_tick=0, start_tick=0)
+    moments = [second + 0.5 for second in shown]
+    display.want(moments)
+    for number, second in enumerate(seconds):
+        grey = np.full((8, 8, 3), 10 * number, np.uint8)
+        display.add(av.VideoFrame.from_ndarray(grey, format="rgb24"), second * 1000)
+    display.finish(200_000)
+    pictures, trouble = display.take(moments, 0.0)
+    assert pictures is not None
+    assert [round(picture.mean() / 10) for picture in pictures] == list(shown.values())
+    assert bool(trouble) == is_told
 
 
 @pytest.mark.parametrize(
-    ("seconds", "settled"),
+    ("packets", "placed"),
     [
-        ([0, 1, 2, 3], [0, 1, 2, 3]),
-        ([0, 1, 500, 2, 3], [0, 1, None, 2, 3]),  # one is wrong
-        ([0, 1, 50, 51, 52], [0, 1, 50, 51, 52]),  # a gap
-        ([0, 60, 120, 180], [0, 60, 120, 180]),  # rare
-        ([0, 1, 2, 3, 500], [0, 1, 2, 3, None]),  # nothing confirms the last
-        ([0, 1, 2, 3, 50], [0, 1, 2, 3, 50]),  # but this isn't beyond the end
-        ([40, 41, 42], [40, 41, 42]),  # starts late
-        ([900, 0, 1], [None, 0, 1]),
-        ([100, 101, 0, 1, 2], [100, 101, LOST]),  # begins anew
-        ([0, 1, 9000, 9001], [0, 1, LOST]),
+        ("v0 a0 v1 a1 v2", "v0 a0 v1 a1 v2"),
+        ("v5 a5 v6 a6 v5 a5 v6 a6", "v5 a5 v6 a6 v7 a7 v8 a8"),  # begins anew
+        ("v5 a5 v6 v5 a6 a5 v6 a6", "v5 a5 v6 v7 a6 a7 v8 a8"),  # one comes late
+        ("v5 a5 v900 a900 v901 a901", "v5 a5 v6 a6 v7 a7"),  # the next is far away
+        ("v0 a0 a5 a10 a15 a20 v20", "v0 a0 a5 a10 a15 a20 v20"),  # rare pictures
+        ("v0 a0 v500 v1 a1 v2", "v0 a0 v1 v1 a1 v2"),  # one is wrong
+        ("v0 v1 v2 v9 v3 v4", "v0 v1 v2 v9 v3 v4"),
+        ("v5 v6 v5 v6 v5 v6", "v5 v6 v7 v8 v9 v10"),
     ],
 )
-def test_times_that_cannot_be_right(seconds: list[float], settled: list[float | None]) -> None:
-    clock = Clock(tick_seconds=0.001, origin_seconds=0.0)
-    times = PacketTimes(clock, 0.0, 200.0)
-    found: list[float | None] = []
-    for second in seconds:
-        packet = av.Packet(b"x")
-        packet.pts = packet.dts = round(second * 1000)
-        found += [None if p.pts is None else p.pts / 1000 for p in times.check(packet)]
-        if times.is_lost:
-            found.append(LOST)
-            break
-    found += [None if p.pts is None else p.pts / 1000 for p in times.rest()]
-    assert found == settled
-    assert bool(times.trouble) == (None in settled or LOST in settled)
+def test_recordings_follow_each_other(packets: str, placed: str) -> None:
+    clock = Clock(tick_seconds=0.5, origin_seconds=0.0)
+    timeline = Timeline({0: clock, 1: clock})
+    found = []
+    for name in packets.split():
+        time = 2 * int(name[1:])
+        about = {"stream_index": "va".index(name[0]), "pts": time, "dts": time, "duration": 2}
+        packet = Mock(spec=av.Packet, **about)
+        timeline.place(packet)
+        found.append(f"{name[0]}{packet.pts // 2}")
+    assert " ".join(found) == placed
 
 
 @pytest.fixture(scope="module")

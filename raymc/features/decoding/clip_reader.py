@@ -1,9 +1,12 @@
 """Sources to clips: reads window by window, and reports what is missing in each."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from math import floor
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -11,9 +14,9 @@ from jaxtyping import Float32, UInt8
 from raymc.errors import DataError
 from raymc.features.clips import Clip, ClipRequest, Failure
 from raymc.features.decoding.faults import FAULTS, reason
-from raymc.features.decoding.media_file import MediaFile, open_media
+from raymc.features.decoding.media_file import open_media
 from raymc.features.decoding.reading import TOO_LONG, Reading, Windows
-from raymc.features.decoding.shown import PictureMaker
+from raymc.features.decoding.shown import PictureMaker, UnprovenError
 from raymc.features.decoding.sound import WARM_UP_SECONDS, Sound
 from raymc.features.decoding.video_frames import VideoFrames
 from raymc.features.sources import Source
@@ -22,6 +25,7 @@ CLIP_BYTES = 2 << 30  # of one clip's pictures and sound at most
 _MISSED_SECONDS = 1.0  # by which a file may end earlier than it was said to
 _BEYOND_SECONDS = 1e-3  # the end of a window, to tell whether the source continues
 _SKIP_SECONDS = 10.0  # between two windows, from which on it is worth seeking
+_T = TypeVar("_T")
 _NO_STREAM = {
     (True, True): ("open", "neither video nor sound"),
     (True, False): ("video", "no video"),
@@ -32,29 +36,29 @@ _NO_STREAM = {
 def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]:
     """Decode a source; see `media.read_clips`."""
     try:
-        with open_media(source.path) as file:
-            yield from _Reader(source, request, file).clips()
+        with ExitStack() as opened:
+            yield from _Reader(source, request, opened).clips()
     except (*FAULTS, DataError) as error:
         yield Failure(path=source.path, id=source.id, stage="open", error=reason(error))
 
 
 class _Reader:
-    def __init__(self, source: Source, request: ClipRequest, file: MediaFile) -> None:
+    def __init__(self, source: Source, request: ClipRequest, opened: ExitStack) -> None:
         self._source = source
         self._request = request
-        self._file = file
-        self._video_stream = file.video if request.picture else None
-        self._audio_stream = file.audio if request.sample_rate_hz else None
-        streams = [stream for stream in (self._video_stream, self._audio_stream) if stream]
-        self._has_streams = bool(streams)
-        self._duration = file.duration(streams)
+        self._opened = opened
+        self._open()
+        self._has_streams = bool(self._streams)
+        self._duration = self._file.duration(self._streams)
+        self._guess = self._file.guessed_duration(self._streams)
         ends = [end for end in (source.end_seconds, self._duration) if end is not None]
         self._said_end = ends[0] if ends else None
+        self._most = min(ends, default=math.inf)
+        end = min(self._most, self._guess or math.inf)
         window = request.window_seconds or math.inf
         stride = request.stride_seconds or window
-        self._windows = Windows(
-            source.start_seconds, min(ends, default=math.inf), window, stride, request.fps
-        )
+        self._windows = Windows(source.start_seconds, end, window, stride, request.fps)
+        self._may_skip = True
         self._has_told = False  # that the file ends early
         self._longest = CLIP_BYTES / _bytes_per_second(request)
 
@@ -65,62 +69,109 @@ class _Reader:
             yield self._nothing()
             return
         has_gaps = windows.stride - windows.window >= _SKIP_SECONDS
-        skips = has_gaps and self._file.seeks and self._duration is not None
+        seeks = has_gaps and self._file.seeks and self._duration is not None
         self._begin(0)
-        is_whole = not self._exists(1)
+        is_whole = not self._proven(0, lambda: self._exists(1))
         k = 0
         while True:
-            yield from self._clip(k, is_whole=is_whole)
-            if not self._exists(k + 1):
+            yield from self._proven(k, partial(self._clip, k, is_whole=is_whole))
+            if not self._proven(k, partial(self._exists, k + 1)):
                 break
             k += 1
-            if skips:
+            if seeks and self._may_skip:
                 self._begin(k)
         if self._is_short and not self._has_told:
             yield self._failure(self._source.id, "open", self._shortfall)
 
+    def _proven(self, k: int, find: Callable[[], _T]) -> _T:
+        """What is found from window k on; all is decoded where decoding less isn't the same."""
+        try:
+            return find()
+        except UnprovenError:
+            self._may_skip = False
+            self._begin(k)
+            return find()
+
+    def _open(self) -> None:
+        self._opened.close()
+        self._file = self._opened.enter_context(open_media(self._source.path))
+        self._is_untouched = True
+        self._video_stream = self._file.video if self._request.picture else None
+        self._audio_stream = self._file.audio if self._request.sample_rate_hz else None
+        streams = (self._video_stream, self._audio_stream)
+        self._streams = [stream for stream in streams if stream is not None]
+
     def _begin(self, k: int) -> None:
-        """Begin a pass over the file at window k."""
+        """Begin a pass over the file for window k and those after it."""
         second = max(floor(self._windows.begin_of(k)) - WARM_UP_SECONDS, 0)
+        begin = float(second)
+        packets = None
+        if second > 0 and self._may_skip and self._file.seeks:
+            self._is_untouched = False
+            packets = self._file.packets_from(self._streams, begin)
+        has_sought = packets is not None
+        if packets is None:
+            if not self._is_untouched:
+                self._open()
+            self._is_untouched = False
+            packets = self._file.packets(self._streams)
         video, sound = None, None
-        if self._video_stream is not None and self._request.picture is not None:
-            stream = self._video_stream
-            maker = PictureMaker(self._request.picture, float(stream.sample_aspect_ratio or 1))
-            at_key = second > 0 and self._file.seeks
-            video = VideoFrames(stream, self._file.clock(stream), maker, at_key=at_key)
-        if self._audio_stream is not None and self._request.sample_rate_hz is not None:
-            stream = self._audio_stream
+        if (stream := self._video_stream) is not None and self._request.picture is not None:
+            video = VideoFrames(
+                stream,
+                self._file.clock(stream),
+                PictureMaker(self._request.picture, float(stream.sample_aspect_ratio or 1)),
+                is_numbered=self._file.is_numbered,
+                may_skip=self._may_skip,
+                from_seconds=begin if has_sought else 0.0,
+            )
+        if (stream := self._audio_stream) is not None and self._request.sample_rate_hz is not None:
             rate = self._request.sample_rate_hz
-            sound = Sound(stream, self._file.clock(stream), rate_hz=rate, first_second=second)
+            clock = self._file.clock(stream)
+            sound = Sound(stream, clock, rate_hz=rate, first_second=second)
         self._video, self._sound = video, sound
+        windows = replace(self._windows, end=self._most)
         self._reading = Reading(
-            self._file, video, sound, windows=self._windows, from_seconds=float(second)
+            self._file, packets, video, sound, windows=windows, from_seconds=begin
         )
 
     def _exists(self, k: int) -> bool:
-        if self._duration is None:
+        if self._duration is None and self._guess is None:
             least = self._windows.begin_of(k) + self._windows.shortest
             beyond = self._windows.end_of(k - 1) + _BEYOND_SECONDS
             self._read_to(max(least, beyond), k - 1)
+        elif self._guess is not None and not self._windows.exists(k):
+            self._read_to(self._windows.end, k - 1)
+            return self._exists(k) if self._guess is None else self._windows.exists(k)
         return self._windows.exists(k)
 
     def _read_to(self, seconds: float, k: int) -> None:
         """Read further for window k, and learn where the file ends if it does."""
-        self._reading.read_to(seconds, longest=self._windows.begin_of(k) + self._longest)
+        longest = self._windows.begin_of(k) + self._longest
+        self._reading.read_to(seconds, longest=longest)
+        if self._guess is not None and seconds >= self._guess:
+            beyond = self._guess + _MISSED_SECONDS
+            self._reading.read_to(beyond, longest=longest)
+            if self._reading.end_seconds > beyond:
+                self._guess = None
+                self._windows = replace(self._windows, end=self._most)
         if self._reading.has_ended:
-            tolerance = 0.0 if self._duration is None else _MISSED_SECONDS
+            is_known = self._duration is not None or self._guess is not None
+            tolerance = _MISSED_SECONDS if is_known else 0.0
             end = max(self._reading.end_seconds, self._windows.start)
             if end < self._windows.end - tolerance:
                 self._windows = replace(self._windows, end=end)
 
-    def _clip(self, k: int, *, is_whole: bool) -> Iterator[Clip | Failure]:
-        self._read_to(self._windows.end_of(k), k)
-        begin, end = self._windows.begin_of(k), self._windows.end_of(k)
+    def _clip(self, k: int, *, is_whole: bool) -> list[Clip | Failure]:
+        begin, end = self._windows.begin_of(k), -math.inf
+        while end < self._windows.end_of(k):  # a guess at the end may turn out too low
+            end = self._windows.end_of(k)
+            self._read_to(end, k)
+        end = self._windows.end_of(k)
         if end - begin > self._longest:
             raise DataError(TOO_LONG)
         if not self._windows.exists(k) or end <= begin:
-            yield self._nothing()
-            return
+            return [self._nothing()]
         name = self._source.id if is_whole else f"{self._source.id}@{begin:g}-{end:g}"
         frames, video_trouble = self._frames(k)
         waveform, sound_trouble = self._waveform(k)
@@ -133,16 +184,17 @@ class _Reader:
             self._has_told = True
         failures = tuple(self._failure(name, stage, text) for stage, text in troubles if text)
         if is_empty:
-            yield from failures
-            return
-        yield Clip(
-            id=name,
-            start_seconds=begin,
-            end_seconds=end,
-            frames=frames,
-            waveform=waveform,
-            failures=failures,
-        )
+            return list(failures)
+        return [
+            Clip(
+                id=name,
+                start_seconds=begin,
+                end_seconds=end,
+                frames=frames,
+                waveform=waveform,
+                failures=failures,
+            )
+        ]
 
     def _frames(self, k: int) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, str]:
         if self._request.picture is None:

@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
@@ -21,14 +22,13 @@ from pyarrow import fs
 from raymc.data.storage import open_address
 from raymc.errors import DataError
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
-from raymc.features.decoding.packet_times import Clock, PacketTimes
+from raymc.features.decoding.timeline import Clock, Timeline
 
 MAX_PIXELS = 8192 * 4352  # of a coded picture: 8K and its padding
 _TIMEOUT_SECONDS = 60.0  # to open a remote file, and for each read of it
 _REMOTE_READ_BYTES = 1 << 20
-_FIRST_PACKETS = 2000  # looked at for the first key frame and sound after a seek
-_BEFORE_SECONDS = 10.0  # the start of the file: formats find it by a time that must come before
-_BACK_SECONDS = (0.0, 5.0, 30.0)  # tried in turn when a seek lands too late
+_FIRST_PACKETS = 2000  # looked at for each stream's first after a seek
+_BACK_SECONDS = (0.0, 10.0)  # tried in turn when a seek lands too late
 # Only containers of sound and moving pictures: FFmpeg would also play text files as pictures,
 # and follow the addresses in playlists.
 _FORMATS = (
@@ -36,26 +36,34 @@ _FORMATS = (
     "m4v,wav,w64,mp3,aac,flac,aiff,au,ac3,eac3,amr,dts,wv,tta,ape"
 )
 _LIMITS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
-# Others seek by guess, or count time from where reading begins.
-_SEEKING_FORMATS = {"mov", "matroska", "mpeg", "mpegts", "avi", "wav"}
+# Others seek by guess, or count time from where reading begins, or don't say how long they are.
+_SEEKING_FORMATS = {"mov", "matroska", "wav"}
+_MEASURED_FORMATS = _SEEKING_FORMATS | {"avi"}
+_GUESSED_FORMATS = {"mpeg", "mpegts"}
 _KINDS: tuple[Literal["video", "audio"], ...] = ("video", "audio")
 _Streams = Sequence[VideoStream | AudioStream]
 
 
 class MediaFile:
-    """An open file.
+    """An open file, to be read once from the start, or from several times on.
 
     Attributes:
         video: Its best video stream that isn't a cover picture, if it has one.
         audio: Its best audio stream, if it has one.
-        seeks: Whether reading may begin in the middle and give the same as from the start.
+        seeks: Whether reading may begin in the middle.
+        is_numbered: Whether the format only numbers its packets of video, in the order of decoding.
         opening_trouble: What FFmpeg found damaged while it opened the file, or nothing.
         troubles: How often the file itself (not a stream's data) was found damaged so far.
         trouble: What it was the last time.
+        begins_anew: Whether the last packet is the first of its stream in another recording, of
+            which several can be joined in a file.
     """
 
-    def __init__(self, container: InputContainer, opening_trouble: str) -> None:
+    def __init__(
+        self, container: InputContainer, opening_trouble: str, origin_seconds: float
+    ) -> None:
         self._container = container
+        self._origin = origin_seconds
         self.opening_trouble = opening_trouble
         streams = container.streams
         best = {stream.index for kind in _KINDS if (stream := streams.best(kind)) is not None}
@@ -63,14 +71,17 @@ class MediaFile:
         audios = [s for s in streams.audio if _is_decodable(s)]
         self.video = max(videos, key=lambda stream: stream.index in best, default=None)
         self.audio = max(audios, key=lambda stream: stream.index in best, default=None)
-        self._has_index = bool(_SEEKING_FORMATS & set(container.format.name.split(",")))
-        # AVI only numbers its frames; what FFmpeg makes of that isn't the order of display.
-        is_unordered = container.format.name == "avi" and self.video and self.video.has_b_frames
-        self._unordered = self.video.index if self.video and is_unordered else -1
-        self.seeks = self._has_index and not is_unordered
+        formats = set(container.format.name.split(","))
+        self.is_numbered = "avi" in formats
+        self._is_measured = bool(_MEASURED_FORMATS & formats)
+        self._is_guessed = bool(_GUESSED_FORMATS & formats)
+        self._can_be_joined = bool(container.format.flags & Flags.ts_discont.value)
+        # The index of a fragmented file is only known when all of it is read.
+        is_indexed = "mov" not in formats or all(stream.frames for stream in (*videos, *audios))
+        self.seeks = bool(_SEEKING_FORMATS & formats) and is_indexed
         self.troubles = 0
         self.trouble = ""
-        self._origin = max((container.start_time or 0) / av.time_base, 0.0)
+        self.begins_anew = False
 
     def clock(self, stream: VideoStream | AudioStream) -> Clock:
         """The clock of a stream."""
@@ -78,8 +89,13 @@ class MediaFile:
 
     def duration(self, streams: _Streams) -> float | None:
         """Seconds from the start of the file to the end of its streams, if the header knows."""
-        if not self._has_index:  # then it would be a guess from the bit rate
-            return None
+        return self._duration(streams) if self._is_measured else None
+
+    def guessed_duration(self, streams: _Streams) -> float | None:
+        """The same where it is a guess, made from the last times in the file."""
+        return self._duration(streams) if self._is_guessed else None
+
+    def _duration(self, streams: _Streams) -> float | None:
         ends = [self._end_of(stream) for stream in streams]
         known = [end for end in ends if end is not None]
         if known and len(known) == len(ends):
@@ -87,60 +103,47 @@ class MediaFile:
         duration = self._container.duration
         return None if duration is None else duration / av.time_base
 
-    def packets(self, streams: _Streams, from_seconds: float) -> Iterator[Packet]:
-        """Yield the packets of streams, from a key frame before a time (or the start) on.
+    def packets(self, streams: _Streams) -> Iterator[Packet]:
+        """Yield the packets of streams from the start of a file that was just opened.
 
-        A packet whose time can't be right has none. Damage is counted in `troubles`; where
-        reading on is impossible, the packets end.
+        Damage is counted in `troubles`; where reading on is impossible, the packets end.
         """
-        chosen = {stream.index for stream in streams}
-        for stream in self._container.streams:
-            stream.discard = Discard.default if stream.index in chosen else Discard.all
-        end = self.duration(streams)
-        times = {
-            stream.index: PacketTimes(self.clock(stream), from_seconds, end) for stream in streams
-        }
-        for of_stream in times.values():
-            of_stream.others = [other for other in times.values() if other is not of_stream]
-        for packet in self._packets_from(streams, from_seconds):
-            if packet.stream_index == self._unordered:
-                packet.pts = None
-            of_stream = times[packet.stream_index]
-            settled = of_stream.check(packet)
-            if of_stream.trouble:
-                self._note(of_stream.trouble)
-                of_stream.trouble = ""
-            yield from settled
-            if of_stream.is_lost:
-                return
-        for of_stream in times.values():
-            rest = of_stream.rest()
-            if of_stream.trouble:
-                self._note(of_stream.trouble)
-            yield from rest
+        self._choose(streams)
+        if not self._can_be_joined:
+            yield from self._demux(streams)
+            return
+        timeline = Timeline({stream.index: self.clock(stream) for stream in streams})
+        for packet in self._demux(streams):
+            if trouble := timeline.place(packet):
+                self._note(trouble)
+            self.begins_anew = timeline.begins_anew
+            yield packet
 
-    def _packets_from(self, streams: _Streams, seconds: float) -> Iterator[Packet]:
-        if seconds <= 0 or not self.seeks:
-            return self._demux(streams)
+    def packets_from(self, streams: _Streams, seconds: float) -> Iterator[Packet] | None:
+        """The same from before a time on; None where the index doesn't lead there."""
+        self._choose(streams)
         for back in _BACK_SECONDS:
             if seconds <= back:
                 break
             try:
-                packets = self._seek(streams, seconds - back)
+                self._container.seek(int((seconds - back + self._origin) * av.time_base))
             except FAULTS:
                 continue
+            packets = self._demux(streams)
             first = self._first_packets(packets, streams, seconds)
             if first is not None:
                 return chain(first, packets)
-        try:
-            return self._seek(streams, -_BEFORE_SECONDS)
-        except FAULTS:
-            return self._seek(streams, -self._origin)
+        return None
+
+    def _choose(self, streams: _Streams) -> None:
+        chosen = {stream.index for stream in streams}
+        for stream in self._container.streams:
+            stream.discard = Discard.default if stream.index in chosen else Discard.all
 
     def _first_packets(
         self, packets: Iterator[Packet], streams: _Streams, seconds: float
     ) -> list[Packet] | None:
-        """Read until every stream has a key frame; None if one comes only after a time."""
+        """Read until every stream has come; None if one comes only after a time."""
         late = {
             stream.index: self.clock(stream).tick(seconds)
             for stream in streams
@@ -149,17 +152,13 @@ class MediaFile:
         read = []
         for packet in islice(packets, _FIRST_PACKETS):
             read.append(packet)
-            if packet.is_keyframe and packet.pts is not None:
+            if packet.pts is not None:
                 if packet.pts > late.get(packet.stream_index, packet.pts):
                     return None
                 late.pop(packet.stream_index, None)
             if not late:
                 return read
         return None
-
-    def _seek(self, streams: _Streams, seconds: float) -> Iterator[Packet]:
-        self._container.seek(int((seconds + self._origin) * av.time_base))
-        return self._demux(streams)
 
     def _demux(self, streams: _Streams) -> Iterator[Packet]:
         log = ErrorLog()
@@ -202,8 +201,19 @@ def open_media(path: str) -> Iterator[MediaFile]:
         FFmpegError: FFmpeg can't read it.
         OSError: It is missing, or isn't a file.
     """
-    filesystem, inner = open_address(path)
     log = ErrorLog()
+    with _open(path) as container:
+        trouble = log.last()
+        start = (container.start_time or 0) / av.time_base
+        if start < 0:
+            with _open(path) as other:
+                start = _first_seconds(other)
+        yield MediaFile(container, trouble, start)
+
+
+@contextmanager
+def _open(path: str) -> Iterator[InputContainer]:
+    filesystem, inner = open_address(path)
     with ExitStack() as stack:
         try:
             if isinstance(filesystem, fs.LocalFileSystem):
@@ -214,7 +224,30 @@ def open_media(path: str) -> Iterator[MediaFile]:
             if "whitelist" in reason(error):
                 raise DataError("it isn't an audio or video file") from error
             raise
-        yield MediaFile(stack.enter_context(container), log.last())
+        yield stack.enter_context(container)
+
+
+def _first_seconds(container: InputContainer) -> float:
+    """When the earliest stream begins: its header may count sound that decoders leave out."""
+    streams = [*container.streams.video, *container.streams.audio]
+    waiting = {
+        stream.index for stream in streams if _is_decodable(stream) and not _is_cover(stream)
+    }
+    first: list[float] = []
+    packets = islice(container.demux(streams), _FIRST_PACKETS)
+    while waiting:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            frames: list[Any] = packet.decode() if packet.stream_index in waiting else []
+            times = [frame.time for frame in frames]
+        except FAULTS:
+            continue
+        if known := [time for time in times if time is not None]:
+            first.append(min(known))
+            waiting.discard(packet.stream_index)
+    return min(first, default=0.0)
 
 
 def _open_local(path: str) -> InputContainer:
@@ -234,7 +267,7 @@ def _open_remote(file: object) -> InputContainer:
     )
 
 
-def _is_cover(stream: VideoStream) -> bool:
+def _is_cover(stream: VideoStream | AudioStream) -> bool:
     return bool(stream.disposition & Disposition.attached_pic)
 
 

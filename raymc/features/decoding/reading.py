@@ -13,8 +13,8 @@ from av.packet import Packet
 
 from raymc.errors import DataError
 from raymc.features.decoding.media_file import MediaFile
-from raymc.features.decoding.packet_times import JUMP_SECONDS, time_of
 from raymc.features.decoding.sound import Sound
+from raymc.features.decoding.timeline import JUMP_SECONDS
 from raymc.features.decoding.video_frames import VideoFrames
 
 _JUST_BEFORE_SECONDS = 1e-4
@@ -86,25 +86,27 @@ TOO_LONG = "a clip would take more than 2 GiB; set window_seconds"
 PACKETS_PER_SECOND = 2000  # of both streams together: several times what any format has
 _SPARE_PACKETS = 100_000  # for what is read ahead
 _SOUND_LATE_SECONDS = 10.0  # behind the pictures, until it counts as missing
-_PICTURE_LATE_SECONDS = 120.0  # behind the sound: pictures may stand still for long
+_PICTURE_LATE_SECONDS = 3600.0  # behind the sound: pictures may stand still for long
 _REGISTERED_SECONDS = 5.0  # at a time, of the moments to come
 _STEP_SECONDS = 30.0  # asked for at a time: a header may claim years
 
 
 class Reading:
-    """A pass from a time on.
+    """A pass over the packets of a file.
 
     Args:
-        file: An open file; one pass of it at a time.
+        file: An open file.
+        packets: Those of the streams that are wanted.
         video: Takes the packets of its video stream; None: not wanted or not there.
         sound: The same of its audio stream.
         windows: Their moments are asked of `video` before its packets come near them.
-        from_seconds: Packets come from before this time on.
+        from_seconds: What comes before this time isn't wanted.
     """
 
     def __init__(
         self,
         file: MediaFile,
+        packets: Iterator[Packet],
         video: VideoFrames | None,
         sound: Sound | None,
         *,
@@ -112,14 +114,15 @@ class Reading:
         from_seconds: float,
     ) -> None:
         self._file = file
+        self._packets = packets
         self._video = video
         self._sound = sound
         self._windows = windows
         takers = ((file.video, video), (file.audio, sound))
         streams = [stream for stream, taker in takers if stream is not None and taker is not None]
         self._clocks = {stream.index: file.clock(stream) for stream in streams}
+        self._said_end = file.duration(streams) or 0.0
         self._video_index = -1 if file.video is None else file.video.index
-        self._packets = file.packets(streams, from_seconds)
         self._troubles = file.troubles
         self._asked = self._registered = from_seconds
         self.has_ended = False
@@ -173,12 +176,12 @@ class Reading:
 
     def _feed(self, packet: Packet, seconds: float) -> bool:
         """Decode a packet; tell whether the other stream is so late that it counts as missing."""
-        tick = time_of(packet)
+        tick = packet.pts if packet.dts is None else packet.dts
         index = packet.stream_index
         late = 0.0 if tick is None else self._clocks[index].seconds(tick) - seconds
         if self._video is None or index != self._video_index:
             if self._sound is not None:
-                self._sound.feed(packet)
+                self._sound.feed(packet, begins_anew=self._file.begins_anew)
             is_late = self._video is not None and late > _PICTURE_LATE_SECONDS
             if self._video is not None and is_late:
                 self._video.show_all(seconds)
@@ -205,7 +208,8 @@ class Reading:
     def _finish(self, trouble: str) -> None:
         if trouble:
             self._disturb(trouble)
+        end = max(self._said_end, self.end_seconds)
         for taker in (self._video, self._sound):
             if taker is not None:
-                taker.finish()
+                taker.finish(end)
         self.has_ended = True

@@ -3,20 +3,21 @@
 Times are in ticks of the stream. Axes: T frames, H height, W width.
 """
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import UInt8
 
 from raymc.features.clips import Picture
 from raymc.features.decoding.faults import FAULTS, reason
-from raymc.features.decoding.packet_times import Clock
+from raymc.features.decoding.timeline import JUMP_SECONDS, Clock
 
 LONGEST_SIDE = 16  # times the short side: what is narrower is squashed to this
 # bit-exact, so that every machine makes the same pixels
@@ -93,6 +94,10 @@ LONGEST_FRAME_SECONDS = 60.0  # a header may claim years
 _JITTER_SECONDS = 0.2  # by which FFmpeg's guesses at missing times may go back
 
 
+class UnprovenError(Exception):
+    """Decoding less than all gave something else than was expected."""
+
+
 @dataclass(frozen=True)
 class _Shown:
     """A picture, what is wrong with it, and whether it is only the nearest one."""
@@ -109,31 +114,39 @@ class Display:
         clock: The stream's clock.
         maker: Makes the pictures.
         step: Ticks that a frame lasts if it doesn't say.
-        in_middle: Whether the first frame isn't the file's, so that one is missing before it.
+        from_tick: About where the first frame should be.
+        start_tick: Where the stream begins.
 
     Attributes:
         wanted: Ticks of moments that aren't settled yet, in order.
         last_tick: Of the last frame, long ago before the first.
+        expected: The times of all frames about the wanted moments, in order, those that aren't
+            decoded included; None: all are decoded.
     """
 
-    def __init__(self, clock: Clock, maker: PictureMaker, *, step: int, in_middle: bool) -> None:
+    def __init__(
+        self, clock: Clock, maker: PictureMaker, *, step: int, from_tick: int, start_tick: int
+    ) -> None:
         self._clock = clock
         self._maker = maker
         self._step = step
+        self._start_tick = start_tick
         self._still = clock.ticks(STILL_SECONDS)
         self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
         self._jitter = clock.ticks(_JITTER_SECONDS)
+        self._jump = clock.ticks(JUMP_SECONDS)
         self.wanted: deque[int] = deque()
+        self.expected: Sequence[int] | None = None
         self._shown: dict[int, _Shown] = {}
+        self._waiting: tuple[VideoFrame, int] | None = None  # the next one must confirm its time
         self._last: VideoFrame | None = None
         self._pixels: UInt8[np.ndarray, "H W 3"] | None = None  # of the last frame
         self.last_tick = self._first_tick = self._damage_tick = -NEVER
-        self._end_tick = -NEVER  # of the last frame
+        self._end_tick = from_tick  # of the last frame
         self._damage = ""  # found at _damage_tick, carried on until a later key frame
         self._last_damage = self._first_damage = ""
         self._fault = ""  # of the last frame, which couldn't be made a picture
         self._is_over = False
-        self._early = 0 if in_middle else self._still
 
     def want(self, moments: Iterable[float]) -> None:
         """Ask for the pictures of further moments, before their frames come."""
@@ -144,7 +157,7 @@ class Display:
         else:
             self.wanted.extend(new)
         if self._is_over:
-            self.finish()
+            self.settle(NEVER)
 
     def has(self, seconds: float) -> bool:
         """Whether all wanted pictures before a time are there."""
@@ -153,23 +166,18 @@ class Display:
     def add(self, frame: VideoFrame, tick: int | None) -> None:
         """Take the next frame, and its time if it has one."""
         if tick is None:
-            tick = 0 if self._last is None else self.last_tick + self._step
-        if tick < self.last_tick - self._jitter:
+            tick = self._end_tick
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and tick >= waiting[1]:
+            self._take(*waiting)
+        elif waiting is not None:
+            self.distrust(self.last_tick, "a picture's time is wrong")
+        if tick > self._end_tick + self._jump:
+            self._waiting = frame, tick
+        elif tick < self.last_tick - self._jitter:
             self.distrust(tick, "times go back")
-            return
-        tick = max(tick, self.last_tick)
-        if self._last is None:
-            self._first_tick, self._first_damage = tick, self._damage
-        self.settle(tick)
-        if frame.is_corrupt:
-            self.distrust(tick, "FFmpeg concealed errors")
-        elif frame.key_frame and tick > self._damage_tick:
-            self._damage = ""
-        self._last, self.last_tick, self._last_damage = frame, tick, self._damage
-        self._pixels, self._fault = None, ""
-        self._end_tick = tick + min(frame.duration or self._step, self._longest)
-        if self.wanted and self.wanted[0] < self._end_tick:
-            self._make()  # while the frame is still in the processor's cache
+        else:
+            self._take(frame, max(tick, self.last_tick))
 
     def distrust(self, tick: int, damage: str) -> None:
         """Frames from a time to the next key frame may be damaged."""
@@ -177,17 +185,30 @@ class Display:
 
     def settle(self, tick: int) -> None:
         """Keep the last frame for the wanted moments before a time: no other comes before it."""
-        self._settle(tick, NEVER)
+        while self._last is not None and self.wanted and self.wanted[0] < tick:
+            wanted = self.wanted.popleft()
+            if self.expected is not None:
+                at = bisect_right(self.expected, wanted)
+                if self.expected[max(at - 1, 0)] != self.last_tick:
+                    raise UnprovenError
+            self._shown[wanted] = self._picture(wanted)
 
     def give_up(self, tick: int) -> None:
         """Keep the last frame for the wanted moments before a time: no other came for long."""
-        self._last_damage = self._last_damage or "for long no other came"
-        self._settle(tick, NEVER)
+        self.settle(tick)
+        if self.last_tick > self._first_tick:
+            self.distrust(self.last_tick, "for long no other came")
 
-    def finish(self) -> None:
-        """Keep the last frame for all that is wanted: no other comes."""
-        self._settle(NEVER, self._still)
+    def finish(self, end_tick: int) -> None:
+        """Keep the last frame for all that is wanted: no other comes, and the file ends there."""
+        if self._waiting is not None:
+            if self._waiting[1] < end_tick + self._jump:
+                self._take(*self._waiting)
+            else:
+                self.distrust(self.last_tick, "a picture's time is wrong")
+            self._waiting = None
         self._is_over = True
+        self.settle(NEVER)
 
     def take(
         self, moments: Iterable[float], keep_from: float
@@ -202,17 +223,31 @@ class Display:
             The pictures, None where one or all are missing; and what is wrong, or nothing.
         """
         ticks = [self._clock.tick(moment) for moment in moments]
-        found = [self._shown.get(tick) or self._picture(tick, self._still) for tick in ticks]
+        found = [self._shown.get(tick) or self._picture(tick) for tick in ticks]
         self._forget(self._clock.tick(keep_from))
         pixels = [shown.pixels for shown in found if shown.pixels is not None]
         damaged = [shown.damage for shown in found if shown.damage]
         far = sum(shown.is_far for shown in found)
-        if len(pixels) < len(found) or far == len(found):
+        if len(pixels) < len(found):
             return None, damaged[0] if damaged else "the video has no picture here"
         trouble = f"{far} of {len(found)} pictures repeat the nearest: no data" if far else ""
         if damaged and not far:
             trouble = f"{len(damaged)} of {len(found)} pictures may be damaged: {damaged[0]}"
         return np.stack(pixels), trouble
+
+    def _take(self, frame: VideoFrame, tick: int) -> None:
+        if self._last is None:
+            self._first_tick, self._first_damage = tick, self._damage
+        self.settle(tick)
+        if frame.is_corrupt:
+            self.distrust(tick, "FFmpeg concealed errors")
+        elif frame.key_frame and frame.pict_type == PictureType.I and tick > self._damage_tick:
+            self._damage = ""
+        self._last, self.last_tick, self._last_damage = frame, tick, self._damage
+        self._pixels, self._fault = None, ""
+        self._end_tick = tick + min(frame.duration or self._step, self._longest)
+        if self.wanted and self.wanted[0] < self._end_tick:
+            self._make()  # while the frame is still in the processor's cache
 
     def _forget(self, tick: int) -> None:
         for old in [old for old in self._shown if old < tick]:
@@ -220,12 +255,7 @@ class Display:
         while self.wanted and self.wanted[0] < tick:
             self.wanted.popleft()
 
-    def _settle(self, tick: int, patience: int) -> None:
-        while self._last is not None and self.wanted and self.wanted[0] < tick:
-            wanted = self.wanted.popleft()
-            self._shown[wanted] = self._picture(wanted, patience)
-
-    def _picture(self, tick: int, patience: int) -> _Shown:
+    def _picture(self, tick: int) -> _Shown:
         """The last frame as the picture of a moment; damage after it may have hidden another."""
         damage = self._last_damage or self._damage
         if self._last is None:
@@ -233,8 +263,12 @@ class Display:
         if tick < self._first_tick:
             damage = self._first_damage or damage
         self._make()
-        is_far = tick > self._end_tick + patience or tick < self._first_tick - self._early
-        return _Shown(self._pixels, damage or self._fault, is_far)
+        # A video of one picture is a still, shown as long as the file lasts.
+        is_late = self._is_over and not self.last_tick == self._first_tick <= self._start_tick
+        is_far = is_late and tick > self._end_tick + self._still
+        return _Shown(
+            self._pixels, damage or self._fault, is_far or tick < self._first_tick - self._still
+        )
 
     def _make(self) -> None:
         if self._pixels is None and self._last is not None:

@@ -17,7 +17,7 @@ from av.packet import Packet
 from jaxtyping import Float32, Shaped
 
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
-from raymc.features.decoding.packet_times import Clock
+from raymc.features.decoding.timeline import JUMP_SECONDS, Clock
 
 # Resampling is libswresample's windowed sinc, not torchaudio's: it takes any two rates in constant
 # memory (a kernel of torchaudio has as many phases as the rates have no common divisor), needs no
@@ -148,6 +148,8 @@ WARM_UP_SECONDS = 1  # of sound before the first wanted sample: decoder and filt
 _SILENCE_SECONDS = 2.0  # a longer gap isn't filled, but begins a new segment
 _EARLY_SECONDS = 1.0  # by which sound may end before the clip does, without a failure
 _NEAR_SECONDS = 0.25  # of damage, which a codec may carry over to its neighbours
+_TOLERANCE_SECONDS = 0.005  # of the times in a file
+_WRONG = "a packet's time is wrong"
 _ENDLESS_PLANES = 8  # channels, from which on av misses the last plane and reads beyond it
 _RATES_HZ = (1000, 768_000)
 _ERRORS_IN_A_ROW = 1000  # after which the stream is given up
@@ -171,18 +173,27 @@ class Sound:
         self._troubles: list[tuple[float, float, str]] = []
         self._errors = 0
         self._position = float(first_second)  # time of the last packet
+        self._waiting: AudioFrame | None = None  # the next one must confirm its time
+        self._joint = -np.inf  # the time of the last such packet
+        self._until = 0.0  # the end of the last frame, as its packet has it
         self.end_seconds = 0.0
 
     def has(self, seconds: float) -> bool:
         """Whether all sound before a time is there."""
         return bool(self._segments) and self._segments[-1].done_seconds >= seconds
 
-    def feed(self, packet: Packet | None) -> None:
-        """Take the next packet of the stream; None: take what the decoder holds back."""
+    def feed(self, packet: Packet | None, *, begins_anew: bool = False) -> None:
+        """Take the next packet of the stream; None: take what the decoder holds back.
+
+        `begins_anew`: it is the first of another recording, which needn't fit seamlessly.
+        """
         if self._errors >= _ERRORS_IN_A_ROW:
             return
         if packet is not None and packet.pts is not None:
             self._position = self._clock.seconds(packet.pts)
+            self._joint = self._position if begins_anew else self._joint
+            if self._clock.seconds(packet.pts + (packet.duration or 0)) < self._second:
+                return
         self._log.start()
         try:
             frames = self._codec.decode(packet)
@@ -194,11 +205,16 @@ class Sound:
         if trouble := self._log.last():
             self.disturb(trouble)
         for frame in frames:
-            self._place(frame)
+            self._take(frame)
 
-    def finish(self) -> None:
-        """Take the rest: there are no more packets."""
+    def finish(self, end_seconds: float) -> None:
+        """Take the rest: there are no more packets, and the file ends at a time."""
         self.feed(None)
+        if waiting := self._waiting:
+            if self._time_of(waiting) < end_seconds + JUMP_SECONDS:
+                self._place(waiting)
+            else:
+                self._note(self.end_seconds, self.end_seconds, _WRONG)
         if self._segments:
             self._segments[-1].close()
 
@@ -243,6 +259,24 @@ class Sound:
     def _note(self, start: float, end: float, trouble: str) -> None:
         self._troubles.append((start - _NEAR_SECONDS, end + _NEAR_SECONDS, trouble))
 
+    def _expected(self) -> float:
+        return self._segments[-1].end_seconds if self._segments else float(self._second)
+
+    def _time_of(self, frame: AudioFrame) -> float:
+        return self._expected() if frame.pts is None else self._clock.seconds(frame.pts)
+
+    def _take(self, frame: AudioFrame) -> None:
+        """Place a frame; one that comes after a long gap only when the next comes after it."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and frame.pts is not None and frame.pts < (waiting.pts or 0):
+            self._note(self._expected(), self._expected(), _WRONG)
+        elif waiting is not None:
+            self._place(waiting)
+        if self._time_of(frame) > self._expected() + JUMP_SECONDS:
+            self._waiting = frame
+        else:
+            self._place(frame)
+
     def _place(self, frame: AudioFrame) -> None:
         """Add a frame's samples where its time says, silence before them where some are missing."""
         rate = frame.sample_rate
@@ -255,20 +289,24 @@ class Sound:
             self.disturb(reason(error))
             return
         segment = self._segments[-1] if self._segments else None
-        expected = segment.end_seconds if segment else float(self._second)
-        start = expected if frame.pts is None else self._clock.seconds(frame.pts)
+        expected, start = self._expected(), self._time_of(frame)
+        # A packet may say that it lasts until the next, however few samples it has.
+        is_joint = abs(start - self._joint) < _NEAR_SECONDS
+        is_interrupted = start > self._until + _TOLERANCE_SECONDS and not is_joint
+        self._until = start + frame.duration * self._clock.tick_seconds
         if segment is None:
             segment = self._begin(start, rate)
         elif rate != segment.from_hz or start > expected + _SILENCE_SECONDS:
             is_gap = rate == segment.from_hz
             change = "is missing here" if is_gap else f"changes from {segment.from_hz} to {rate} Hz"
-            self._note(expected, start, f"sound {change}")
+            if is_interrupted or not is_gap:
+                self._note(expected, start, f"sound {change}")
             segment = self._begin(start, rate)
         gap = round((start - segment.second) * rate) - segment.count
         if abs(gap) > max(samples.shape[1] // 2, rate // 200) or segment.count == 0:
-            if segment.count and gap > 0:
+            if segment.count and gap > 0 and is_interrupted:
                 self._note(expected, start, "sound is interrupted here")
-            elif segment.count:
+            elif segment.count and gap < 0 and not is_joint:
                 self._note(start, expected, "sound overlaps here")
             segment.add(np.zeros((1, max(gap, 0)), np.float32))
             samples = samples[:, max(-gap, 0) :]

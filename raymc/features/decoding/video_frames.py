@@ -1,22 +1,31 @@
-"""Packets of a video stream to frames, decoding as few as it can.
+"""Packets of a video stream to frames, whose own times say when they are shown.
 
-Packets are planned group by group (from a key frame to the next). A group without a wanted frame
-isn't decoded; others are decoded up to their last wanted frame, and of the frames before it only
-those that others refer to. The result is the same as if all were decoded.
+Decoding all is what is right. Less is decoded where the stream proves that it makes no difference:
+up to the last wanted picture before a packet at which decoding can begin (`entry_points.py`), and
+without the pictures that nothing refers to. What comes out is compared with what was expected;
+where it differs, `UnprovenError` is raised, and the reader decodes all, from the start of the file.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from heapq import heappop, heappush
 
 from av.packet import Packet
-from av.video.frame import PictureType
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
+from raymc.features.decoding.entry_points import EntryPoints
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
-from raymc.features.decoding.packet_times import Clock
-from raymc.features.decoding.shown import LONGEST_FRAME_SECONDS, NEVER, Display, PictureMaker
+from raymc.features.decoding.shown import (
+    LONGEST_FRAME_SECONDS,
+    NEVER,
+    Display,
+    PictureMaker,
+    UnprovenError,
+)
+from raymc.features.decoding.timeline import Clock
 
-GROUP_PACKETS = 256  # held back at most; a longer group is decoded in parts, none skipped
+GROUP_PACKETS = 256  # held back at most, until the next entry point shows which are needed
+_KEPT_TIMES = 4096
 _ERRORS_IN_A_ROW = 100  # after which the stream is given up
 
 
@@ -27,37 +36,54 @@ class VideoFrames:
         stream: Its decoder must be fresh or flushed.
         clock: Its clock.
         maker: Makes the pictures.
-        at_key: Whether to wait for a key frame, because packets don't begin at the file's start.
+        is_numbered: Whether the format only numbers its packets, in the order of decoding.
+        may_skip: Whether to decode less where that is proven to give the same.
+        from_seconds: About where packets begin; 0: with the file.
 
     Attributes:
         display: Where to ask for pictures and to get them.
     """
 
     def __init__(
-        self, stream: VideoStream, clock: Clock, maker: PictureMaker, *, at_key: bool
+        self,
+        stream: VideoStream,
+        clock: Clock,
+        maker: PictureMaker,
+        *,
+        is_numbered: bool,
+        may_skip: bool,
+        from_seconds: float,
     ) -> None:
         self._codec = stream.codec_context
         self._clock = clock
         self._step = max(clock.ticks(float(1 / (stream.average_rate or 25))), 1)
         self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
-        self.display = Display(clock, maker, step=self._step, in_middle=at_key)
+        self.display = Display(
+            clock,
+            maker,
+            step=self._step,
+            from_tick=clock.tick(from_seconds),
+            start_tick=clock.tick(0.0) if stream.start_time is None else stream.start_time,
+        )
         try:
             self._codec.open(strict=False)  # before `skip_frame` is set, which AV1 reads only here
         except FAULTS as error:
             self.display.distrust(0, reason(error))
-        self._at_key = at_key
-        self._group: list[Packet] = []
-        self._end_tick = 0
+        self._entries = EntryPoints(self._codec)
+        self._times: list[int] = []  # of the packets, as far as they are needed, in order
+        self._may_skip = may_skip and not is_numbered and self._entries.has_any
+        self.display.expected = self._times if self._may_skip else None
+        self._numbers: list[int] | None = [] if is_numbered else None
+        self._group: list[Packet] = []  # held back
+        self._entry: int | None = None  # the time of the frame that must come next
+        self._first_tick = -NEVER  # frames before it refer to others that weren't decoded
+        self._has_skipped = from_seconds > 0
+        self._leaves_out = False  # pictures that nothing refers to
+        self._is_fed = False  # the decoder has got packets and wasn't flushed since
+        self._is_waiting = from_seconds > 0  # for an entry point
+        self._end_tick = -NEVER
         self._log = ErrorLog()
         self._errors = 0
-        self._is_fed = False  # the decoder has got packets and wasn't flushed since
-        self._since_key: list[Packet] = []  # fed since the last key frame, if they are few
-        self._again: list[Packet] = []  # to be fed once more, because the decoder was emptied
-        self._shown_to: int | None = None  # their frames were shown up to here
-        self._order: list[int] = []  # times of decoding of packets without a time of display
-        # What H.264 files call a key frame may only be the first frame of a slow refresh.
-        self._may_skip = self._codec.name != "h264"
-        self._second_key: int | None = None
 
     @property
     def end_seconds(self) -> float:
@@ -65,17 +91,28 @@ class VideoFrames:
         return max(self._clock.seconds(self._end_tick), 0.0)
 
     def feed(self, packet: Packet) -> None:
-        """Take the next packet of the stream."""
-        if packet.is_keyframe:
-            if self._group:
-                self._second_key = self._second_key or packet.pts
-                self._decode_group(packet.pts)
-            self._at_key = False
-        elif self._at_key:
-            return
+        """Take the next packet of the stream.
+
+        Raises:
+            UnprovenError: All must be decoded.
+        """
         tick = packet.pts if packet.pts is not None else packet.dts
-        length = min(packet.duration or self._step, self._longest)
-        self._end_tick = max((self._end_tick if tick is None else tick) + length, self._end_tick)
+        if not packet.is_discard:
+            begin = max(self._end_tick, self._clock.tick(0.0)) if tick is None else tick
+            end = begin + min(packet.duration or self._step, self._longest)
+            self._end_tick = max(self._end_tick, end)
+        if not self._may_skip:
+            self._send(packet)
+            return
+        if packet.pts is None or not self._is_regular(packet, packet.pts):
+            self._skip_no_more()
+            self._send(packet)
+            return
+        insort(self._times, packet.pts)
+        if self._entries.begins_at(packet):
+            self._end_group(packet)
+        elif self._is_waiting:
+            raise UnprovenError
         self._group.append(packet)
         if len(self._group) == GROUP_PACKETS:
             self.decode_all()
@@ -83,115 +120,135 @@ class VideoFrames:
     def decode_all(self) -> None:
         """Decode what is held back."""
         group, self._group = self._group, []
-        if group:
-            self._decode(group)
+        self._decode(group)
 
     def show_all(self, seconds: float) -> None:
         """Show what there is before a time, because no later frame has come for long."""
         self.decode_all()
-        again = self._since_key
         self._drain()
-        self._again, self._shown_to = again, self.display.last_tick
         self.display.give_up(self._clock.tick(seconds) + 1)
 
-    def finish(self) -> None:
-        """Decode and show the rest: there are no more packets."""
-        if self._group:
-            self._decode_group(NEVER)
+    def finish(self, end_seconds: float) -> None:
+        """Decode and show the rest: there are no more packets, and the file ends at a time."""
+        self.decode_all()
         self._drain()
-        self.display.finish()
+        self.display.finish(self._clock.tick(end_seconds))
 
     def disturb(self, trouble: str) -> None:
         """Frames from here to the next key frame can't be trusted."""
         ticks = [packet.pts for packet in self._group if packet.pts is not None]
         self.display.distrust(max([*ticks, self.display.last_tick]), trouble)
 
-    def _decode_group(self, next_tick: int | None) -> None:
-        """Decode what is wanted of the group that ends before the key frame at `next_tick`."""
+    def _is_regular(self, packet: Packet, tick: int) -> bool:
+        """Whether the frame of a packet can be expected at its time, and no other."""
+        at = bisect_left(self._times, tick)
+        is_known = self._times[at : at + 1] == [tick]
+        return not (is_known or packet.is_discard or packet.is_corrupt)
+
+    def _skip_no_more(self) -> None:
+        if self._has_skipped:
+            raise UnprovenError
+        self._may_skip = self._leaves_out = False
+        self.display.expected = None
+        self.decode_all()
+
+    def _end_group(self, entry: Packet) -> None:
+        """Decode what is needed of the group before an entry point."""
         group, self._group = self._group, []
-        ticks = [packet.pts for packet in group if packet.pts is not None]
-        if next_tick is None or len(ticks) < len(group):
+        self._is_waiting = False
+        if not group and not self._is_fed:
+            if self._has_skipped:
+                self._expect(entry)
+            return
+        last = max((k + 1 for k, packet in enumerate(group) if self._is_wanted(packet)), default=0)
+        rest = group[last:]
+        lasting = {unit for packet in rest for unit in self._entries.parameters(packet)}
+        if not rest or self._is_open(entry) or lasting - self._entries.parameters(entry):
             self._decode(group)
+            self._first_tick = -NEVER
             return
-        owners = self._owners(ticks, max(packet.duration or 0 for packet in group), next_tick)
-        if owners is None or (not self._may_skip and next_tick != NEVER):
-            self._decode(group, owners)
-            return
-        count = max((i + 1 for i, tick in enumerate(ticks) if tick in owners), default=0)
-        if count:
-            self._decode(group[:count], owners)
-        if count < len(group):
-            self._drain()
-            self.display.settle(next_tick)
+        self._decode(group[:last])
+        self._drain()
+        self.display.settle(entry.pts or 0)
+        self._has_skipped = True
+        self._expect(entry)
 
-    def _owners(self, ticks: list[int], duration: int, next_tick: int) -> set[int] | None:
-        """The frames of a group that are displayed at wanted moments; None: all may be needed.
+    def _expect(self, entry: Packet) -> None:
+        self._entry = self._first_tick = entry.pts or 0
 
-        Frames of the next group may be displayed before its key frame and refer to this one;
-        they would lie between the end of this group and that key frame.
-        """
-        first = -NEVER if self._is_fed else ticks[0]
-        ordered = sorted(tick for tick in ticks if tick >= first)
-        owners = set()
-        for wanted in self.display.wanted:
-            if wanted >= next_tick:
-                break
-            if wanted >= ordered[-1] + duration and next_tick != NEVER:
-                return None
-            at = bisect_right(ordered, wanted)
-            if at or not self._is_fed:
-                owners.add(ordered[max(at - 1, 0)])
-        return owners
+    def _is_open(self, entry: Packet) -> bool:
+        """Whether pictures before an entry point may be wanted that come after it."""
+        time = entry.pts or 0
+        at = bisect_left(self._times, time)
+        before = self._times[at - 1] if at else -NEVER
+        return self._is_any_wanted(before, time)
 
-    def _decode(self, packets: list[Packet], owners: set[int] | None = None) -> None:
-        if self._again and not packets[0].is_keyframe:
-            packets, owners = [*self._again, *packets], None
-        self._again = []
-        key = packets[0].pts if packets[0].is_keyframe and not self._is_fed else None
+    def _is_wanted(self, packet: Packet) -> bool:
+        """Whether a moment is wanted at which a packet's frame is shown, for all that is known."""
+        at = bisect_right(self._times, packet.pts or 0)
+        begin = -NEVER if at == 1 else packet.pts or 0
+        end = self._times[at] if at < len(self._times) else NEVER
+        return self._is_any_wanted(begin, end)
+
+    def _is_any_wanted(self, begin: int, end: int) -> bool:
+        wanted = self.display.wanted
+        at = bisect_left(wanted, begin)
+        return at < len(wanted) and wanted[at] < end
+
+    def _decode(self, packets: list[Packet]) -> None:
         for packet in packets:
-            if key is not None and packet.pts is not None and packet.pts < key:
-                continue  # refers to frames before the key frame, which weren't decoded
-            is_wanted = owners is None or packet.pts in owners
-            self._codec.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+            if (packet.pts or 0) < self._first_tick:
+                continue
+            leaves_out = self._leaves_out and not self._is_wanted(packet)
+            self._codec.skip_frame = "NONREF" if leaves_out else "DEFAULT"
+            self._has_skipped |= leaves_out
             self._send(packet)
-        self._is_fed = True
+        if self._may_skip and packets:
+            self._forget_times()
+
+    def _forget_times(self) -> None:
+        if len(self._times) > _KEPT_TIMES:
+            wanted = self.display.wanted[0] if self.display.wanted else self.display.last_tick
+            earliest = min(wanted, self.display.last_tick)
+            del self._times[: max(bisect_right(self._times, earliest) - 1, 0)]
 
     def _drain(self) -> None:
         if self._is_fed:
             self._send(None)
             self._codec.flush_buffers()
-            self._order.clear()
-            self._since_key = []
             self._is_fed = False
 
     def _send(self, packet: Packet | None) -> None:
         if self._errors >= _ERRORS_IN_A_ROW:
             return
+        self._is_fed = True
+        if self._numbers is not None and packet is not None and packet.dts is not None:
+            heappush(self._numbers, packet.dts)
         tick = self.display.last_tick if packet is None or packet.pts is None else packet.pts
-        if packet is not None:
-            self._remember(packet)
         self._log.start()
         try:
             frames = self._codec.decode(packet)
             self._errors = 0 if frames else self._errors
+            trouble = self._log.last()
         except FAULTS as error:
-            frames = []
+            frames, trouble = [], reason(error)
             self._errors += 1
-            self.display.distrust(tick, reason(error))
-        if trouble := self._log.last():
+        if trouble:
+            if self._entry is not None:
+                raise UnprovenError
             self.display.distrust(tick, trouble)
         for frame in frames:
-            if frame.pts is not None and frame.pts == self._second_key:
-                self._may_skip = frame.pict_type == PictureType.I
-            in_order = heappop(self._order) if frame.pts is None and self._order else None
-            tick = in_order if frame.pts is None else frame.pts
-            if self._shown_to is None or tick is None or tick > self._shown_to:
-                self.display.add(frame, tick)
+            self._take(frame)
 
-    def _remember(self, packet: Packet) -> None:
-        if packet.pts is None and packet.dts is not None:
-            heappush(self._order, packet.dts)
-        if packet.is_keyframe:
-            self._since_key = []
-        if packet.is_keyframe or 0 < len(self._since_key) < GROUP_PACKETS:
-            self._since_key.append(packet)
+    def _take(self, frame: VideoFrame) -> None:
+        if self._entry is not None:
+            is_entry = frame.key_frame and frame.pict_type == PictureType.I
+            if frame.pts != self._entry or not is_entry or frame.is_corrupt:
+                raise UnprovenError
+            self._entry = None
+        if self._may_skip:
+            self._leaves_out = self._entries.has_unreferenced and not frame.interlaced_frame
+        tick = frame.pts
+        if self._numbers is not None:
+            tick = heappop(self._numbers) if self._numbers else None
+        self.display.add(frame, tick)

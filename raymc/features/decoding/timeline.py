@@ -1,0 +1,101 @@
+"""Seconds of a file and ticks of its streams; recordings joined in one file follow each other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import floor
+
+from av.packet import Packet
+
+JUMP_SECONDS = 10.0  # a longer step forward isn't taken on the word of one time
+_BACK_SECONDS = 0.1  # by which times may go back without being those of another recording
+_RETURN_SECONDS = 1.0  # within which a time goes on from the one before a wrong one
+_LONGEST_SECONDS = 60.0  # of a packet
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds since the start of the file, and a stream's own ticks."""
+
+    tick_seconds: float
+    origin_seconds: float
+
+    def tick(self, seconds: float) -> int:
+        """The last tick at or before a time; rounding errors of 10 microseconds don't count."""
+        return floor((seconds + self.origin_seconds + 1e-5) / self.tick_seconds)
+
+    def seconds(self, tick: int) -> float:
+        """The time of a tick."""
+        return tick * self.tick_seconds - self.origin_seconds
+
+    def ticks(self, seconds: float) -> int:
+        """A length of time in ticks."""
+        return round(seconds / self.tick_seconds)
+
+
+@dataclass
+class _Place:
+    """Where a stream has come to: when its last packets begin and end, and how they were moved."""
+
+    shift: float = 0.0
+    last: float = 0.0
+    end: float = 0.0
+    former: tuple[float, float] = (0.0, 0.0)  # shift and end before the last packet
+    is_begun: bool = False
+
+
+@dataclass
+class Timeline:
+    """Moves the times of packets so that each recording begins where the one before it ends.
+
+    `begins_anew` says whether the last packet is the first of its stream in a recording.
+
+    Files of some formats can be joined end to end. There, times that go back by more than 0.1 s,
+    or forward by more than 10 s while no other stream has come so far, are those of another
+    recording, as they are to the program `ffmpeg`.
+    """
+
+    clocks: Mapping[int, Clock]
+    begins_anew: bool = False
+    _shift: float = 0.0  # of the last recording
+    _places: dict[int, _Place] = field(default_factory=dict)
+
+    def place(self, packet: Packet) -> str:
+        """Move a packet; return what is wrong with the times, or nothing."""
+        clock = self.clocks[packet.stream_index]
+        place = self._places.setdefault(packet.stream_index, _Place())
+        tick = packet.pts if packet.dts is None else packet.dts
+        trouble = ""
+        if tick is not None:
+            former = place.shift, place.end
+            trouble = self._find(place, clock.seconds(tick))
+            self.begins_anew = place.is_begun and not trouble and place.shift != former[0]
+            time = clock.seconds(tick) + place.shift
+            length = min((packet.duration or 0) * clock.tick_seconds, _LONGEST_SECONDS)
+            place.former = former if place.is_begun else (place.shift, time)
+            place.last, place.end, place.is_begun = time, time + length, True
+        if ticks := clock.ticks(place.shift):
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        return trouble
+
+    def _find(self, place: _Place, raw: float) -> str:
+        if not place.is_begun:
+            place.shift = self._shift
+        elif self._continues(place, raw + place.shift):
+            pass
+        elif 0 <= raw + place.former[0] - place.former[1] + _BACK_SECONDS < _RETURN_SECONDS:
+            place.shift = place.former[0]
+            return "a packet's time is wrong"  # the last one's
+        elif self._continues(place, raw + self._shift):
+            place.shift = self._shift
+        else:
+            place.shift = self._shift = place.end - raw
+        return ""
+
+    def _continues(self, place: _Place, time: float) -> bool:
+        if time < place.last - _BACK_SECONDS:
+            return False
+        others = (other for other in self._places.values() if other.is_begun)
+        return time <= place.end + JUMP_SECONDS or any(
+            abs(time - other.last) < JUMP_SECONDS for other in others if other is not place
+        )
