@@ -34,9 +34,9 @@ from raymc.formats.prepare import prepare_dataset
 from raymc.metrics.bootstrap import Difference, paired_difference
 from raymc.metrics.metrics import MetricName, evaluate_scores
 from raymc.runtime.connect import connect
+from raymc.runtime.provenance import current_code
 from raymc.search.study import begin_with_default, distributions, make_sampler
 from raymc.tracking import open_tracker
-from raymc.tracking.records import git_commit
 from raymc.training import checkpoint, loop
 from raymc.training.learner import make_model
 from raymc.training.validation import Predictions, predict
@@ -133,7 +133,7 @@ def tune_and_test(
     """Run every method of every dataset, as far as its folder doesn't hold the results already."""
     connect()
     run: Any = ray.remote(num_cpus=1, max_retries=2)(run_method)
-    commit = (git_commit() or "unknown")[:10]
+    commit = (current_code().commit or "unknown")[:10]
     asked = []
     for name, config in configs.items():
         dataset = prepare_dataset(config)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markdown import Markdown
 
+from raymc.runtime.provenance import current_code
 from raymc.tracking.notes import markdown_table
 
 PACKAGES = (
@@ -135,14 +136,14 @@ def table(columns: Columns, measurements: Iterable[Measurement]) -> str:
 
 def machine() -> dict[str, str]:
     """Return where, when and how figures were taken: processor, versions, commit, command."""
-    from raymc.tracking.records import command_line, git_commit  # takes seconds to import
+    from raymc.tracking.records import command_line  # takes seconds to import
 
     return {
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         **{name: found for name in PACKAGES if (found := _version(name))},
-        "commit": git_commit() or "unknown",
+        "commit": current_code().commit or "unknown",
         "command": re.sub(r"^bench ", "python -m jobs.bench ", command_line()),
         "date": datetime.now().astimezone().isoformat(" ", "minutes"),
     }

@@ -14,6 +14,7 @@ from raymc.runtime import interruption
 
 if TYPE_CHECKING:
     from raymc.runtime.jobs import Client, Job
+    from raymc.runtime.submit import Plan
 
 
 _VARIABLE, _HERE = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"
@@ -71,15 +72,26 @@ _address = click.option(
     help="CPUs for the driver.",
 )
 @click.option("--any-node", is_flag=True, help="Allow the driver on a spot node.")
-def submit(address: str, follow: bool, **given: Any) -> None:
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="List what would be sent, the largest first, and what is left out; send nothing.",
+)
+def submit(address: str, follow: bool, dry_run: bool, **given: Any) -> None:
     """Run CONFIG as a job on a Ray cluster.
 
     Sends the files of your git working tree, without what git ignores, data and runs. Submit the
     same name again to resume its run. Ctrl-C while following leaves the job running.
     """
-    from raymc.runtime.submit import Request, plan
+    from raymc.runtime.submit import Request, draft, refuse_secrets
 
-    planned = plan(Request(**given))  # before the import of Ray, which takes seconds
+    planned = draft(Request(**given))  # before the import of Ray, which takes seconds
+    if dry_run:
+        _list(planned)
+    refuse_secrets(planned)
+    if dry_run:
+        _try_to_pack(planned)
+        return
 
     from raymc.runtime.jobs import connect, send
 
@@ -130,6 +142,32 @@ def stop(name: str, address: str) -> None:
     _tell(f"{job.id} {'had already ended' if job.is_over else 'has ended'}: {ended.state}")
 
 
+def _list(planned: "Plan") -> None:
+    """Print the files that would be sent, the largest first, and what would be left out."""
+    from raymc.runtime.packing import list_ignored, size_text
+    from raymc.terminal import visible
+
+    tree = planned.tree
+    sizes = {name: path.stat().st_size for name, path in tree.files.items()}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        click.echo(f"{size_text(sizes[name]):>10}  {visible(name)}")
+    click.echo(f"{size_text(sum(sizes.values())):>10}  in {len(sizes):,} files")
+    ignored = (f"{name} (git ignores it)" for name in list_ignored(tree.root))
+    for name in sorted([*tree.left_out, *ignored]):
+        click.echo(f"  left out  {visible(name)}")
+
+
+def _try_to_pack(planned: "Plan") -> None:
+    """Print what the archive, the code and the command would be; refuse too large an archive."""
+    from raymc.runtime.packing import LIMIT_BYTES, archived, size_text
+
+    with archived(planned.tree) as (_, size, code):
+        click.echo(f"    packed  {size_text(size)} of at most {size_text(LIMIT_BYTES)}")
+        click.echo(f"    sha256  {code.archive}")
+    click.echo(f"    commit  {code.short or 'none: nothing is committed'}")
+    click.echo(f"   command  {planned.command}")
+
+
 def _follow(client: "Client", job: "Job", address: str) -> None:
     """Print a job's log to its end, and exit with its exit code; Ctrl-C leaves the job running."""
     from raymc.runtime.jobs import exit_code, follow
@@ -160,14 +198,15 @@ def _table(jobs: Sequence["Job"]) -> Any:
     from raymc.search.trials import duration
     from raymc.terminal import plain
 
+    has_commit = any(job.code.commit for job in jobs)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("name", "state", "started", "duration"):
+    for column in ("name", "state", "started", "duration", *["commit"][:has_commit]):
         table.add_column(column, no_wrap=True)
     table.add_column("command", overflow="fold")
     for job in jobs:
         began = datetime.fromtimestamp(job.started).strftime("%Y-%m-%d %H:%M")
-        cells = (job.id, job.state, began, duration(job.seconds), job.command)
-        table.add_row(*map(plain, cells))
+        cells = [job.id, job.state, began, duration(job.seconds), *[job.code.short][:has_commit]]
+        table.add_row(*map(plain, [*cells, job.command]))
     return table
 
 

@@ -43,7 +43,7 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
     experiment = config.tracking.experiment
     known = list_runs(uri, experiment, metric=metric)
     if run is None:
-        console.print(runs_table(known, metric))
+        console.print(runs_table(known, metric, width=console.width))
         return
     newest, *others = find_recorded(known, run)
     if others:
@@ -54,7 +54,7 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
             f"(the others: {ids})",
         )
     if newest.kind == "run":
-        console.print(runs_table([newest], metric))
+        console.print(runs_table([newest], metric, width=console.width))
         return
     trials = read_trials(uri, experiment, newest.run_id, metric=metric)
     console.print(trials_table(trials, metric, width=console.width))

@@ -58,10 +58,22 @@ def rows_table(
     return table
 
 
-def runs_table(runs: Sequence[RecordedRun], metric: str = "val/mAP") -> Table:
-    """Return runs and sweeps in the order given, with the metric at the best epoch."""
+def runs_table(runs: Sequence[RecordedRun], metric: str = "val/mAP", *, width: int = 100) -> Table:
+    """Return runs and sweeps in the order given, with the metric at the best epoch.
+
+    The commit is left out where it was not recorded, or doesn't fit into `width` characters.
+    """
+    if any(run.commit for run in runs):
+        table = _runs_table(runs, metric, with_commit=True)
+        if make_console(width=100 * width).measure(table).maximum <= width:
+            return table
+    return _runs_table(runs, metric, with_commit=False)
+
+
+def _runs_table(runs: Sequence[RecordedRun], metric: str, *, with_commit: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("name", "id", "kind", "state", metric, "started"):
+    columns = ("name", "id", "kind", "state", metric, "started", *["commit"][:with_commit])
+    for column in columns:
         is_number = column == metric
         table.add_column(
             column,
@@ -73,6 +85,7 @@ def runs_table(runs: Sequence[RecordedRun], metric: str = "val/mAP") -> Table:
         kind = f"sweep of {run.trials}" if run.kind == "sweep" else run.kind
         started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
         cells = [run.short_id, kind, run.state, value_text(run.value), started]
+        cells += [run.commit][:with_commit]
         table.add_row(plain(run.name), *cells, style=_STYLES.get(run.state))
     return table
 

@@ -10,9 +10,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -22,7 +21,8 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from raymc.addresses import keep_password
 from raymc.errors import ResourceError
-from raymc.runtime.packing import size_text, write_archive
+from raymc.runtime.packing import archived, size_text
+from raymc.runtime.provenance import Code, from_texts
 from raymc.runtime.submit import Plan
 
 PENDING = JobStatus.PENDING.value
@@ -50,6 +50,7 @@ class Job:
         exit_code: Exit code of the command, once it has ended by itself.
         started: Time of submission, in seconds since 1970.
         ended: Time of its end; None before.
+        code: The code that it runs, as far as it was recorded.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Job:
     exit_code: int | None
     started: float
     ended: float | None
+    code: Code = field(default_factory=Code)
 
     @property
     def is_over(self) -> bool:
@@ -146,25 +148,28 @@ def send(plan: Plan, client: Client, report: Callable[[str], object]) -> Job:
             server refuses the job.
     """
     _free_id(client, plan.name)
-    with TemporaryDirectory() as folder:
-        archive = Path(folder) / "tree.zip"
-        size = size_text(write_archive(plan.tree, archive))
+    with archived(plan.tree) as (archive, size, code):
         if plan.tree.left_out:
             report(f"not packed: {', '.join(plan.tree.left_out)}")
-        report(f"packed {plan.tree.root}: {len(plan.tree.files):,} files, {size}")
+        report(f"packed {plan.tree.root}: {len(plan.tree.files):,} files, {size_text(size)}")
+        if not code.commit:
+            report("nothing is committed there: the job records only the digest of what is sent")
         with client_errors(client.get_address()):
-            return look(client, _start(plan, client, archive))
+            return look(client, _start(plan, client, archive, code))
 
 
-def _start(plan: Plan, client: Client, archive: Path) -> str:
+def _start(plan: Plan, client: Client, archive: Path, code: Code) -> str:
     """Submit a plan; return the submission id."""
     for is_last in (False, False, True):
         try:
             return client.submit_job(
                 entrypoint=plan.entry_point,
                 submission_id=_free_id(client, plan.name),
-                runtime_env={"working_dir": str(archive), "env_vars": dict(plan.env)},
-                metadata={_NAME_KEY: plan.name, _COMMAND_KEY: plan.command},
+                runtime_env={
+                    "working_dir": str(archive),
+                    "env_vars": {**plan.env, **code.as_variable()},
+                },
+                metadata={_NAME_KEY: plan.name, _COMMAND_KEY: plan.command, **code.as_texts()},
                 entrypoint_num_cpus=plan.cpus,
                 entrypoint_label_selector=dict(plan.labels) or None,
             )
@@ -282,6 +287,7 @@ def _job(details: JobDetails) -> Job:
         exit_code=details.driver_exit_code,
         started=(details.start_time or 0) / 1000,
         ended=None if details.end_time is None else details.end_time / 1000,
+        code=from_texts(metadata),
     )
 
 

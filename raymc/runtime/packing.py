@@ -14,16 +14,20 @@ compress.
 """
 
 import fnmatch
+import hashlib
 import os
 import re
 import stat
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from raymc.errors import ConfigError, ResourceError
+from raymc.runtime.provenance import Code
 
 LIMIT_BYTES = 100 << 20  # the largest request that Ray's dashboard accepts
 # Files of credentials, by name or end of the path, in any case. After the documentation of the
@@ -56,11 +60,15 @@ class Tree:
         root: Top folder of the tree.
         files: Names in the archive, relative to the root, and the files to copy there.
         left_out: What git does not ignore but is not packed, each with the reason.
+        commit: The commit that is checked out; empty before the first.
+        dirty: Whether the files differ from that commit.
     """
 
     root: Path
     files: Mapping[str, Path]
     left_out: tuple[str, ...] = ()
+    commit: str = ""
+    dirty: bool = False
 
 
 def tree_root(folder: Path) -> Path:
@@ -105,7 +113,13 @@ def list_tree(root: Path, *, leave_out: Collection[Path] = (), allow: Collection
         files.update(copies)
         if not copies:
             reasons[link] = f"{link} (leads to what is not packed)"
-    return Tree(root, dict(sorted(files.items())), tuple(sorted(set(reasons.values()))))
+    return Tree(
+        root,
+        files=dict(sorted(files.items())),
+        left_out=tuple(sorted(set(reasons.values()))),
+        commit=_commit(root),
+        dirty=bool(_changed(root) - set(reasons)),
+    )
 
 
 def list_ignored(root: Path) -> tuple[str, ...]:
@@ -157,6 +171,22 @@ def write_archive(tree: Tree, archive: Path, *, limit_bytes: int = LIMIT_BYTES) 
     return size
 
 
+@contextmanager
+def archived(tree: Tree) -> Iterator[tuple[Path, int, Code]]:
+    """Write the files into a zip that is deleted at the end; yields it, its size and its code.
+
+    Raises:
+        ResourceError: it is larger than the server accepts.
+        ConfigError: there are no files, or one can't be read.
+    """
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "tree.zip"
+        size = write_archive(tree, archive)
+        with archive.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        yield archive, size, Code(commit=tree.commit, dirty=tree.dirty, archive=digest)
+
+
 def size_text(count: int | float) -> str:
     """Return a number of bytes for people, such as 3.2 MiB."""
     for unit in ("bytes", "KiB", "MiB"):
@@ -206,6 +236,19 @@ def _names(root: Path, reasons: dict[str, str]) -> Iterator[str]:
                 reasons[name] = f"{name} (another working tree of this repository)"
             else:
                 yield from (f"{name.rstrip('/')}/{inner}" for inner in _names(path, reasons))
+
+
+def _commit(root: Path) -> str:
+    try:
+        return git(root, "rev-parse", "--verify", "HEAD").strip()
+    except ConfigError:  # nothing is committed
+        return ""
+
+
+def _changed(root: Path) -> set[str]:
+    """Return the names of files that differ from the commit or are not in it."""
+    given = ("--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    return {entry[3:] for entry in git(root, "status", *given).split("\0") if entry}
 
 
 def _is_worktree(folder: Path) -> bool:

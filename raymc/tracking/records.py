@@ -9,16 +9,15 @@ import hashlib
 import re
 import shlex
 import socket
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raymc.addresses import redacted, without_password
+from raymc.runtime.provenance import Code, current_code, from_texts
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -29,6 +28,11 @@ KIND_TAG = "raymc.kind"  # run or sweep; raymc 0.1.0 wrote none
 STATE_TAG = "raymc.state"
 TRIAL_TAG = "raymc.trial"
 PARENT_TAG = "mlflow.parentRunId"
+_CODE_TAGS = {  # by the names in Code.as_texts
+    "commit": "mlflow.source.git.commit",
+    "dirty": "mlflow.source.git.dirty",
+    "archive": "raymc.archive",
+}
 NOTE_TAG = "mlflow.note.content"
 PARAM_LENGTH, TAG_LENGTH = 6000, 8000
 _NAME_LENGTH = 250
@@ -84,7 +88,7 @@ def make_metrics(
 
 
 def source_tags() -> dict[str, str]:
-    """Return command, user and git commit, under MLflow's tag names."""
+    """Return command, user and code, under MLflow's tag names."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a user in a container may have no name
@@ -93,9 +97,14 @@ def source_tags() -> dict[str, str]:
         "mlflow.user": user,
         "mlflow.source.name": " ".join(command_line().split(maxsplit=2)[:2]),
         "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git_commit(),
     }
-    return {name: value for name, value in tags.items() if value}
+    known = current_code().as_texts()
+    return tags | {_CODE_TAGS[name]: text for name, text in known.items()}
+
+
+def code_of(tags: Mapping[str, str]) -> Code:
+    """Return the code that a run's tags name."""
+    return from_texts({name: tags.get(tag, "") for name, tag in _CODE_TAGS.items()})
 
 
 def command_line() -> str:
@@ -103,17 +112,6 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     return shlex.join(redacted(one) for one in (name, *sys.argv[1:]))
-
-
-@cache
-def git_commit() -> str:
-    """Return the commit of the working directory at the first call, or an empty text."""
-    command = ["git", "rev-parse", "--verify", "HEAD"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
 def reason(error: BaseException) -> str:

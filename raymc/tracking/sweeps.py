@@ -24,6 +24,7 @@ from raymc.tracking.records import (
     STATE_TAG,
     TRIAL_TAG,
     best_name,
+    code_of,
 )
 
 
@@ -41,6 +42,8 @@ class RecordedRun:
             before the first epoch.
         started: When it began, in milliseconds since 1970.
         trials: How many a sweep has.
+        commit: The beginning of the commit that it ran last, with a + if files differed from it;
+            empty if there was none.
     """
 
     key: str
@@ -51,6 +54,7 @@ class RecordedRun:
     value: float | None
     started: int
     trials: int
+    commit: str = ""
 
     @property
     def short_id(self) -> str:
@@ -124,6 +128,7 @@ def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
                 value=value,
                 started=run.started,
                 trials=len(trials[run.run_id]),
+                commit=code_of(run.tags).short,
             )
         )
     return found

@@ -28,6 +28,7 @@ from raymc.config import (
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.storage import write_text
 from raymc.errors import ConfigError
+from raymc.runtime.provenance import current_code
 from raymc.training.bundle import DESCRIPTION
 from raymc.training.checkpoint import PROGRESS
 
@@ -89,6 +90,8 @@ class _Identity:
         sweep: Whether it is a sweep; None if that isn't known.
         results: `RESULTS` of the raymc that began the run.
         raymc: Version of that raymc.
+        code: The code that trained it, in the order of first use, as texts by name; see
+            `Code.as_texts`.
     """
 
     id: str
@@ -98,6 +101,7 @@ class _Identity:
     sweep: bool | None = None
     results: int = 1
     raymc: str = "0.1.0"
+    code: Sequence[Mapping[str, str]] = ()
 
 
 def open_run(config: Config, *, sweep: bool = False, dataset: str = "") -> Run:
@@ -158,8 +162,17 @@ def _identify(folder: Path, config: Config, *, sweep: bool, dataset: str) -> _Id
     if problem:
         raise ConfigError(f"{problem}: choose another run.name to start anew")
     begun = known or _Identity(id=uuid4().hex, name=name, results=RESULTS, raymc=raymc.__version__)
+    is_finished = not sweep and (folder / BUNDLE).exists()
+    code = list(begun.code)
+    if not is_finished and (now := current_code().as_texts()) and now not in code:
+        code.append(now)
     return replace(
-        begun, name=name, dataset=dataset or begun.dataset, folder=str(folder), sweep=sweep
+        begun,
+        name=name,
+        dataset=dataset or begun.dataset,
+        folder=str(folder),
+        sweep=sweep,
+        code=code,
     )
 
 

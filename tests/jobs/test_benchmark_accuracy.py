@@ -24,8 +24,8 @@ from raymc.data.shards import Dataset
 from raymc.errors import ConfigError
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.metrics import evaluate_scores
+from raymc.runtime.provenance import current_code
 from raymc.tracking import list_runs, tracking_uri
-from raymc.tracking.records import git_commit
 
 
 def some_matrix(seed: int, rows: int = 40) -> Matrix:
@@ -213,7 +213,7 @@ def test_the_benchmark_tunes_tests_and_resumes(tiny_config: Config, tmp_path: Pa
     assert len(files) == 2 * 2 * 2  # methods, seeds, scores and settings
     kept = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())
     params = kept["params"]
-    assert kept["tested"].endswith(git_commit()[:10])
+    assert kept["tested"].endswith(current_code().commit[:10])
     assert f" {kept['tested']} |" in told
     searched = {"margin", "temperature", "clip_weight", "hard_clips"}
     assert set(params) == {"optimizer.lr", *(f"loss.{name}" for name in searched)}

@@ -20,8 +20,9 @@ from raymc.runtime.packing import (
 )
 
 
-def git(folder: Path, *arguments: str) -> None:
-    subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def make_tree(root: Path, files: Mapping[str, str], *, tracked: tuple[str, ...] = ()) -> Path:
@@ -158,6 +159,28 @@ def test_no_tree_is_packed_twice(tmp_path: Path) -> None:
         *(f"{name} {is_in}" for name in ("above", "code/here", "code/up", "itself")),
         "other/ (another working tree of this repository)",
     )
+
+
+def test_the_commit_that_is_packed(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, {"a": "1", ".env": "2", "gone": "", ".gitignore": "x\n", "x": ""})
+    assert (list_tree(root).commit, list_tree(root).dirty) == ("", True)
+    git(root, "add", "--all")
+    git(root, "-c", "user.name=me", "-c", "user.email=me", "commit", "--quiet", "-m", "a")
+    head = git(root, "rev-parse", "HEAD").strip()
+    (root / ".env").write_text("3")  # stays here anyway
+    (root / "runs").mkdir()
+    (root / "runs/new").touch()
+
+    def found() -> tuple[str, bool]:
+        tree = list_tree(root, leave_out=[root / "runs"])
+        return tree.commit, tree.dirty
+
+    assert found() == (head, False)
+    (root / "new").touch()
+    assert found() == (head, True)
+    (root / "new").unlink()
+    (root / "gone").unlink()
+    assert found() == (head, True)
 
 
 def test_what_git_ignores_is_listed(tmp_path: Path) -> None:

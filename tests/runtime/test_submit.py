@@ -15,16 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from commands import ROOT
 from drivers import RAYMC, running, wait_until, write_config
 from heads import BIN, Head, running_head
 from tiny import LABELS
 
 from raymc.addresses import has_password
+from raymc.cli.main import main
 from raymc.config import Config, override
 from raymc.errors import ConfigError
+from raymc.runtime.provenance import VARIABLE
 from raymc.runtime.submit import Request, plan, required, sent
+from raymc.tracking import list_runs
 from raymc.training.bundle import load_bundle
+from raymc.training.runs import RUN_FILE
 
 SECRET, SENT = "unguessable-5f0c", "eu-middle-7"
 TOKEN = "ghp_" + "aB3dE6gH9j" * 3 + "123456"  # in parts, so that this file may be sent
@@ -308,6 +313,37 @@ def test_a_file_that_looks_like_a_secret_is_sent_if_one_says_so(
         plan(replace(request, allow=("ca.pem",)))
 
 
+def test_a_dry_run_sends_nothing(lesson: Request, tree: Path) -> None:
+    (tree / ".gitignore").write_text("big/\n")
+    for name, size in {"code.py": 2000, "a b.py": 3 << 20, ".env": 1, "big/data": 9}.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_bytes(b"#" * size)
+    git(tree, "add", "code.py")
+    git(tree, "-c", "user.name=me", "-c", "user.email=me", "commit", "--quiet", "-m", "a")
+    nowhere = ["submit", lesson.config, "--dry-run", "--address", "http://127.0.0.1:1"]
+    done = CliRunner().invoke(main, nowhere, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["   3.0 MiB  a b.py", "   2.0 KiB  code.py"]
+    assert [line.split("  ")[-1] for line in lines[2:5]] == [
+        *("lesson plan.yaml", ".gitignore", "in 4 files")
+    ]
+    assert lines[5:7] == [
+        "  left out  .env (may hold secrets)",
+        "  left out  big/ (git ignores it)",
+    ]
+    assert [line.split()[0] for line in lines[7:]] == ["packed", "sha256", "commit", "command"]
+    assert lines[9].endswith("+")  # not all files are in the commit
+    assert max(map(len, lines)) <= 80
+
+    (tree / "token.md").write_text(TOKEN)
+    refused = CliRunner().invoke(main, nowhere)
+    assert (refused.exit_code, refused.stdout.splitlines()[:2]) == (2, lines[:2])
+    assert refused.stderr.startswith("raymc: token.md, line 1, holds what looks like a secret")
+    assert TOKEN not in refused.output
+    assert "packed" in CliRunner().invoke(main, [*nowhere, "--allow", "token.md"]).stdout
+
+
 # What a head does with it
 
 
@@ -351,16 +387,27 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.slow
 def test_the_same_name_goes_on_where_it_stopped(
-    head: Head, raymc: Run, tmp_path: Path, runs_folder: Path
+    head: Head, raymc: Run, tree: Path, tmp_path: Path, runs_folder: Path
 ) -> None:
+    git(tree, "add", ".")
+    git(tree, "-c", "user.name=me", "-c", "user.email=me", "commit", "--quiet", "-m", "a")
+    commit = (tree / ".git" / (tree / ".git/HEAD").read_text().split()[1]).read_text().strip()
     submit = ["submit", "lesson plan.yaml", "--command", "train", "--name", "lesson"]
     submit += ["--set", "train.epochs=2000", "--address", head.address]
     begun = raymc(*submit, RAY_API_SERVER_ADDRESS="http://127.0.0.1:1")
     assert begun.returncode == 0, begun.stderr
     line = "raymc train 'lesson plan.yaml' train.epochs=2000 --name lesson"
-    assert begun.stderr.splitlines()[1] == f"submitted lesson: {line}"
+    assert begun.stderr.splitlines()[-2] == f"submitted lesson: {line}"
     assert f"end it with `raymc stop lesson --address {head.address}`" in begun.stderr
     wait_until(lambda: len(list(runs_folder.glob("lesson/checkpoint_*"))) > 1)
+    metadata = head.ask("jobs/lesson")["metadata"]
+    assert (metadata["commit"], metadata["dirty"]) == (commit, "false")
+    sent = {name: metadata[name] for name in ("commit", "dirty", "archive")}
+    assert json.loads((runs_folder / "lesson" / RUN_FILE).read_text())["code"] == [sent]
+    recorded = list_runs(f"sqlite:///{runs_folder}/mlflow.db")
+    assert [run.commit for run in recorded if run.name == "lesson"] == [commit[:8]]
+    (row,) = [line for line in raymc("jobs").stdout.splitlines() if line.startswith("lesson ")]
+    assert commit[:8] in row.split()
     stopped = raymc("stop", "lesson")
     assert (stopped.returncode, stopped.stderr) == (0, "lesson has ended: STOPPED\n")
 
@@ -395,7 +442,12 @@ def test_a_job_gets_the_tree_and_secrets_by_name(
     assert "LESSON_PASSWORD" in shown
     assert SECRET not in shown
     assert SECRET not in everything_below(head.folder)
-    assert head.ask("jobs/clips")["runtime_env"]["env_vars"] == {"LESSON_REGION": SENT}
+    told = head.ask("jobs/clips")
+    assert set(told["runtime_env"]["env_vars"]) == {"LESSON_REGION", VARIABLE}
+    assert told["runtime_env"]["env_vars"]["LESSON_REGION"] == SENT
+    assert len(told["metadata"]["archive"]) == 64
+    assert "commit" not in told["metadata"]
+    assert "nothing is committed there: the job records only the digest" in done.stderr
     (log,) = head.folder.glob("session_2*/logs/runtime_env_agent.log")
     assert SENT in log.read_text()  # why a secret is never sent
 
@@ -432,7 +484,9 @@ def test_jobs_are_listed_and_stopped(head: Head, raymc: Run) -> None:
     head.ask("jobs/", {"entrypoint": "echo began; exec sleep 600", "submission_id": "plain"})
     wait_until(lambda: head.ask("jobs/plain")["status"] == "RUNNING")
     table = [line.rstrip().split(maxsplit=6) for line in raymc("jobs").stdout.splitlines()]
-    assert table[0] == ["name", "state", "started", "duration", "command"]
+    assert [column for column in table[0] if column != "commit"] == [
+        *("name", "state", "started", "duration", "command")
+    ]
     (row,) = [row for row in table if row[0] == "plain"]
     assert (row[1], row[-1]) == ("RUNNING", "echo began; exec sleep 600")
     assert raymc("stop", "plain").stderr == "plain has ended: STOPPED\n"

@@ -10,7 +10,8 @@ from tracking_cases import runs_of, start, steps
 from raymc.addresses import keep_password
 from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
-from raymc.tracking import EndState, open_tracker, records
+from raymc.runtime.provenance import Code
+from raymc.tracking import EndState, list_runs, open_tracker, records
 
 
 def test_importing_is_cheap() -> None:
@@ -64,26 +65,21 @@ def test_a_run_holds_everything_that_was_recorded(folder: str, config: TrackingC
     assert (artifacts / "report/labels.txt").read_text(encoding="utf-8") == "münze\n"
 
 
-def test_the_git_commit_is_recorded(
-    folder: str, config: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_code_is_recorded(
+    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    records.git_commit.cache_clear()
+    code = Code(commit="c0ffee" * 6, dirty=True, archive="5ea1" * 16)
+    monkeypatch.setattr(records, "current_code", lambda: code)
     with open_tracker(config, folder) as tracker:
         start(tracker)
-    records.git_commit.cache_clear()
-    assert runs_of(tracker)[0].data.tags["mlflow.source.git.commit"] == head.stdout.strip()
-
-
-def test_no_git_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert records.git_commit.__wrapped__() == ""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert records.git_commit.__wrapped__() == ""
+    (run,) = runs_of(tracker)
+    assert run.data.tags["mlflow.source.git.commit"] == code.commit
+    assert run.data.tags["mlflow.source.git.dirty"] == "true"
+    assert run.data.tags["raymc.archive"] == code.archive
+    (recorded,) = list_runs(tracker.uri, config.experiment)
+    assert recorded.commit == "c0ffeec0+"
+    monkeypatch.setattr(records, "current_code", Code)
+    assert not {"mlflow.source.git.commit", "raymc.archive"} & set(records.source_tags())
 
 
 def test_a_restart_goes_on_with_the_same_run(folder: str, config: TrackingConfig) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from raymc.config import Config, override, run_name
 from raymc.errors import ConfigError
+from raymc.runtime.provenance import Code
 from raymc.training import runs
 from raymc.training.bundle import DESCRIPTION
 from raymc.training.runs import (
@@ -53,6 +54,20 @@ def test_the_id_stays(config: Config, tmp_path: Path) -> None:
     moved = run.folder.rename(tmp_path / "moved")
     assert read_run(moved) == replace(run, folder=moved, storage=str(moved))
     assert read_run(moved, ["train.device=cpu"]).config.train.device == "cpu"
+
+
+def test_all_code_that_trained_a_run_is_noted(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Code(commit="ab" * 20), Code(commit="cd" * 20, dirty=True, archive="ef" * 32)
+    for code in (first, second, first, Code()):
+        monkeypatch.setattr(runs, "current_code", lambda code=code: code)
+        folder = open_run(config).folder
+    (folder / BUNDLE).mkdir()
+    monkeypatch.setattr(runs, "current_code", lambda: Code(commit="01" * 20))
+    open_run(config)  # is finished, and trains nothing
+    noted = json.loads((folder / RUN_FILE).read_text())["code"]
+    assert noted == [first.as_texts(), second.as_texts()]
 
 
 @pytest.mark.parametrize("name", ["mine", ""])
