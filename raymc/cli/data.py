@@ -17,6 +17,8 @@ from raymc.cli.options import (
     pair_of,
 )
 
+_MOST_FAILURES = 10  # that are named in the terminal, too
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -181,6 +183,7 @@ def run_import(config: "Config") -> None:
 @click.option("--audio", help="Encoder of sound: logmel, a torchaudio bundle, or none.")
 @click.option("--text", help="Encoder of the transcript: words, a model from a hub, or none.")
 @click.option("--transcript", help="Source of the transcript: sidecar files, or an ASR bundle.")
+@click.option("--language", help="Language of the sidecar files, such as en or de.")
 @click.option("--weights", help="Folder of the encoders' weights, for machines without network.")
 @click.option("--max-failures", help="Share of files that may fail, such as 5%.")
 def extract(
@@ -228,13 +231,18 @@ def run_extract(
     from raymc.features.sources import Listing, list_media
     from raymc.terminal import one_line, print_line
 
+    left_out: list[str] = []
+
     def show(listing: Listing) -> None:
+        left_out.extend(listing.left_out)
         for line in listing.lines:
             indent = line[: len(line) - len(line.lstrip())]
             print_line(console, indent + one_line(line))
 
     if dry_run:
         show(list_media(config.extract))
+        for line in left_out:
+            print_line(console, one_line(line))
         return None
     if not config.data.path:
         raise ConfigError("where to write the dataset? Name a folder, such as --out data/lessons")
@@ -243,11 +251,18 @@ def run_extract(
             config.extract, config.data.path, listener=display.handle, on_listing=show
         )
     print_line(console, rows_line(summary.manifest, config.data.path))
+    if line := summary.text_line():
+        print_line(console, line)
+    for line in left_out:
+        print_line(console, one_line(line))
     failed, files = summary.failed_files, summary.files
     if failed:
         line = f"{failed:,} of {files:,} files could not be read in full"
         reasons = f"{config.data.path}/{FAILURES_FILE}"
         print_line(console, f"{line}; the reasons are in {reasons}")
+    if len(summary.failures) <= _MOST_FAILURES:
+        for one in summary.failures:
+            print_line(console, one_line(f"{one.path}: {one.stage}: {one.error}"))
     if failed > config.extract.max_failures * files:
         raise ExtractionError(
             f"{failed} of {files} files failed, more than extract.max_failures allows "

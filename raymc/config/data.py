@@ -140,6 +140,11 @@ class ExtractConfig:
         description="Source of the transcript: sidecar (a .vtt, .srt or .txt file beside the "
         "video), or a torchaudio speech-recognition pipeline.",
     )
+    language: str = Field(
+        default="",
+        description="Language of the sidecar files to read, such as en or de, where their names "
+        "tell it (lesson.de.vtt); empty: any, files without a language and English ones first.",
+    )
     text_interval_seconds: float = Field(
         default=5.0, gt=0, description="Seconds of speech per text token."
     )

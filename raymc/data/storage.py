@@ -27,9 +27,12 @@ def open_address(path: str) -> tuple[fs.FileSystem, str]:
     """Return the file system of an address, and the path inside it.
 
     An address is a local path, or one that pyarrow or fsspec knows, e.g. `s3://bucket/key`. Raises
-    `DataError` if its kind is unknown, its package is missing, or it can't be reached.
+    `DataError` if its kind is unknown, its package is missing, or it can't be reached, or if a name
+    in a local path is not in UTF-8.
     """
     if "://" not in path:
+        if not is_unicode(os.path.abspath(path)):
+            raise DataError(f"{path}: a name in the path is not in UTF-8; rename it")
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
     path = keep_password(path)
     try:
@@ -40,6 +43,11 @@ def open_address(path: str) -> tuple[fs.FileSystem, str]:
             f"can't open {path}: {redacted(str(error))}; expected a local path, s3://, gs:// or an "
             "address for which fsspec's package is installed"
         ) from error
+
+
+def is_unicode(name: str) -> bool:
+    """Tell whether a name is text: one that isn't in UTF-8 on disk has halves of characters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _from_uri(path: str) -> tuple[fs.FileSystem, str]:

@@ -303,7 +303,7 @@ def _transcript(source: Source, plan: ExtractPlan) -> tuple[Transcript | None, l
     if plan.config.text == NONE or plan.transcribes:
         return None, []
     try:
-        found = read_sidecar(source.path)
+        found = read_sidecar(source.path, language=plan.config.language)
     except DataError as error:
         return None, [_text_failure(source, str(error))]
     if found is not None and found.broken:

@@ -8,22 +8,32 @@ interrupted job resumes there, and leaves the same files as an uninterrupted one
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from raymc.config import ExtractConfig
+from raymc.config import NONE, ExtractConfig
 from raymc.data.labels import Vocabulary
-from raymc.data.shards import FAILURES_FILE, Manifest, Modality, Row, ShardStream
+from raymc.data.shards import (
+    FAILURES_FILE,
+    Manifest,
+    Modality,
+    Row,
+    ShardStream,
+    open_dataset,
+    read_shard,
+)
 from raymc.data.shards.read import read_json
 from raymc.data.storage import exists, open_address, reaching, read_bytes
 from raymc.errors import DataError, ExtractionError
@@ -42,6 +52,7 @@ from raymc.features.extraction import (
     plan_extraction,
 )
 from raymc.features.sources import Listing, Source, extra_fields, list_media
+from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
 # Raise it with any change after which the same media and settings give other tokens.
@@ -53,16 +64,37 @@ _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "sta
 
 @dataclass(frozen=True)
 class ExtractSummary:
-    """The result of a job: the dataset, the number of files, the rows of `failures.parquet`."""
+    """The result of a job: the dataset, the number of files, the rows of `failures.parquet`.
+
+    `wordless` are the paths of the clips without text, one for each clip; `texts` those of the
+    media with a text file beside them.
+    """
 
     manifest: Manifest
     files: int
     failures: tuple[Failure, ...]
+    wordless: tuple[str, ...] = ()
+    texts: frozenset[str] = frozenset()
 
     @property
     def failed_files(self) -> int:
         """The number of files that could not be read, or only in part."""
         return len({failure.path for failure in self.failures})
+
+    def text_line(self) -> str:
+        """Say how many clips have no text, and why; empty if all have some."""
+        unread = {failure.path for failure in self.failures if "text" in failure.stage}
+        reasons = Counter(
+            "without a text file beside the video"
+            if path not in self.texts
+            else "whose text could not be read"
+            if path in unread
+            else "in which nothing is said"
+            for path in self.wordless
+        )
+        clips = sum(map(self.manifest.rows, self.manifest.splits))
+        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        return f"text: {len(self.wordless):,} of {clips:,} clips have none: {why}" if why else ""
 
 
 def extract(
@@ -102,7 +134,23 @@ def extract(
         gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
         _Job(sources, plan, stream, listener).run(gpus)
     assert stream.finished is not None
-    return ExtractSummary(stream.finished, len(sources), _read_failures(out))
+    summary = ExtractSummary(stream.finished, len(sources), _read_failures(out))
+    if config.text == NONE or plan.transcribes:
+        return summary
+    found = find_sidecars({source.path for source in sources}, config.language)
+    texts = frozenset(path for path, files in found.items() if files)
+    return replace(summary, wordless=tuple(_wordless(out)), texts=texts)
+
+
+def _wordless(out: str) -> Iterator[str]:
+    """Yield the path of each clip without a token of text."""
+    dataset = open_dataset(out)
+    for shards in dataset.manifest.splits.values():
+        for shard in shards:
+            table = read_shard(dataset, shard, ["path", "text"])
+            lengths = pc.call_function("binary_length", [table["text"]]).to_pylist()
+            paths = table["path"].to_pylist()
+            yield from (path for path, length in zip(paths, lengths) if not length)
 
 
 def _check_media(out: str, stream: ShardStream, sources: Sequence[Source]) -> None:
@@ -243,6 +291,7 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str]
             "made_by": "raymc extract",
             **settings,
             "split": "train",  # as raymc 0.1.0 wrote it: datasets that it began go on
+            **({"language": plan.config.language} if plan.config.language else {}),
             "files": len(sources),
             "sources_sha256": hashlib.sha256(told.encode()).hexdigest(),
             **({"notes": [note.strip() for note in notes]} if notes else {}),
@@ -253,7 +302,7 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str]
 
 # What is read from a table is in `sources_sha256`.
 _OF_TABLES = ("columns", "label_separator", "encoding", "sheet", "unlabelled", "split", "seed")
-_NOT_IN_RESULTS = ("weights", "max_failures", "device", "license", *_OF_TABLES)
+_NOT_IN_RESULTS = ("weights", "max_failures", "device", "license", "language", *_OF_TABLES)
 
 
 def _row(source: Source, item: EncodedClip, plan: ExtractPlan) -> Row:

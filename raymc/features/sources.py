@@ -8,9 +8,10 @@ the digests in a table.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import pyarrow as pa
 from pyarrow import fs
@@ -18,11 +19,12 @@ from pyarrow import fs
 from raymc.config import NONE, ExtractConfig
 from raymc.data.shards.tokens import RESERVED_COLUMNS
 from raymc.data.splits import FEWEST_VIDEOS, SPLITS, draw_splits, lone_labels
-from raymc.data.storage import digest, exists, open_address, reaching, read_bytes
+from raymc.data.storage import digest, exists, is_unicode, open_address, reaching, read_bytes
 from raymc.errors import ConfigError, DataError
 from raymc.features.clips import Source
 from raymc.features.columns import ROLES, Understood, default_ids, names_files, understand
 from raymc.features.tables import TABLE_SUFFIXES, Reading, read_table
+from raymc.features.transcripts import SIDECARS, find_sidecars
 
 _SUFFIXES = """
 .3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
@@ -47,11 +49,13 @@ class Listing:
         sources: In the order of the table, or sorted by path.
         lines: What was found and understood, for people.
         notes: What of it belongs into the dataset's provenance.
+        left_out: What in a folder was not taken, and why, for people.
     """
 
     sources: Sequence[Source]
     lines: Sequence[str]
     notes: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
 
 def list_media(config: ExtractConfig) -> Listing:
@@ -72,6 +76,13 @@ def list_media(config: ExtractConfig) -> Listing:
         ConfigError: No media are named.
         DataError: Nothing is found, or the table or one of its rows can't be used.
     """
+    listing = _list(config)
+    if config.text == NONE or config.transcript != "sidecar":
+        return listing
+    return replace(listing, lines=[*listing.lines, *_text_lines(listing.sources, config.language)])
+
+
+def _list(config: ExtractConfig) -> Listing:
     address = config.source
     if not address:
         raise ConfigError("no media are named; give a folder, a glob or a table of videos")
@@ -80,7 +91,8 @@ def list_media(config: ExtractConfig) -> Listing:
     with reaching(address):
         kind = filesystem.get_file_info(root).type
         if kind == fs.FileType.Directory:
-            return _of_files(address, base, _below(filesystem, root), pattern, config)
+            files, left_out = _below(filesystem, root)
+            return _of_files(config, base, files, pattern=pattern, left_out=left_out)
     if kind != fs.FileType.File or pattern:
         raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
     suffix = _suffix(root)
@@ -90,7 +102,7 @@ def list_media(config: ExtractConfig) -> Listing:
         return _of_table(data, suffix, config)
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
-        return _of_files(address, folder, [name], "", config)
+        return _of_files(config, folder, [name])
     raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}.")
 
 
@@ -118,29 +130,105 @@ def _split_glob(address: str) -> tuple[str, str]:
     return address[:cut] or "/", address[cut + 1 :]
 
 
-def _below(filesystem: fs.FileSystem, root: str) -> list[str]:
-    """The files below a folder, relative to it and sorted; hidden ones left out."""
-    infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
-    files = (info.path[len(root) :].lstrip("/") for info in infos if info.is_file)
-    return sorted(file for file in files if not any(n.startswith(".") for n in file.split("/")))
+def _below(filesystem: fs.FileSystem, root: str) -> tuple[list[str], dict[str, str]]:
+    """Return the files below a folder, relative to it and sorted; hidden ones left out.
+
+    The second value says of what else is there why it can't be a source.
+    """
+    left_out: dict[str, str] = {}
+    if isinstance(filesystem, fs.LocalFileSystem):
+        files = list(_walk(root, "", {os.path.realpath(root)}, left_out))
+    else:
+        infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True))
+        files = [info.path[len(root) :].lstrip("/") for info in infos if info.is_file]
+    shown = [file for file in files if not any(n.startswith(".") for n in file.split("/"))]
+    return sorted(shown), left_out
+
+
+def _walk(root: str, folder: str, seen: set[str], left_out: dict[str, str]) -> Iterator[str]:
+    """Yield the files below a local folder; no folder is entered twice, whatever links say."""
+    place = os.path.join(root, folder)
+    try:
+        # links last: a folder is better known under its own name
+        entries = sorted(os.scandir(place), key=lambda entry: (entry.is_symlink(), entry.name))
+    except OSError as error:
+        if not folder:
+            raise
+        left_out[folder] = f"can't be read: {error.strerror}"
+        return
+    for entry in entries:
+        name = os.path.join(folder, entry.name)
+        if entry.name.startswith("."):
+            continue
+        if not is_unicode(entry.name):
+            left_out[name] = "its name is not in UTF-8; rename it"
+        elif os.path.isdir(entry.path):
+            real, top = os.path.realpath(entry.path), os.path.realpath(root)
+            is_around = f"{top}/".startswith(f"{real.rstrip('/')}/")
+            is_inside = f"{real}/".startswith(f"{top.rstrip('/')}/")
+            if real in seen or is_around or (is_inside and entry.is_symlink()):
+                left_out[name] = "a link to a folder that is listed already"
+            else:
+                seen.add(real)
+                yield from _walk(root, name, seen, left_out)
+        elif os.path.isfile(entry.path):
+            yield name
+        else:
+            is_link = entry.is_symlink()
+            left_out[name] = "a link to nothing" if is_link else "neither a file nor a folder"
 
 
 def _of_files(
-    address: str, folder: str, files: Sequence[str], pattern: str, config: ExtractConfig
+    config: ExtractConfig,
+    folder: str,
+    files: Sequence[str],
+    *,
+    pattern: str = "",
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Listing:
     parts = pattern.split("/")
     if pattern:
         files = [file for file in files if _matches(file.split("/"), parts)]
+        left_out = {f: why for f, why in left_out.items() if _matches(f.split("/"), parts)}
+    others: list[str] = []
     if not re.fullmatch(r"\.\w+", _suffix(parts[-1])):
+        others = [file for file in files if _suffix(file) not in MEDIA_SUFFIXES]
         files = [file for file in files if _suffix(file) in MEDIA_SUFFIXES]
+    told = [*_other_files(folder, others, files), *(f"{f}: {why}" for f, why in left_out.items())]
     if not files:
-        raise DataError(f"{address}: no media files; expected names that end in .mp4, .wav, ...")
+        there = f"; left out: {'; '.join(told[:_MOST_NAMED])}" if told else ""
+        raise DataError(
+            f"{config.source}: no media files; expected names that end in .mp4, .wav, ...{there}"
+        )
     split = _split_of_all(config)
     sources = [
         Source(path=_joined(folder, file), id=name, split=split)
         for file, name in zip(files, default_ids(files))
     ]
-    return Listing(sources, [f"{address}: {_counted(len(files), 'file')}, all in {split}"])
+    if len(told) > _MOST_NAMED:
+        told = [*told[:_MOST_NAMED], f"and {len(told) - _MOST_NAMED:,} more"]
+    lines = [f"{config.source}: {_counted(len(files), 'file')}, all in {split}"]
+    return Listing(sources, lines, left_out=[f"left out: {line}" for line in told])
+
+
+def _other_files(folder: str, others: Sequence[str], media: Sequence[str]) -> Iterator[str]:
+    """Say which files have no suffix of media, apart from the texts of media."""
+    stems = {os.path.splitext(file)[0] for file in media}
+    names = [file for file in others if not _is_text_of(file, stems)]
+    if names:
+        kinds = Counter(_suffix(file) or "no suffix" for file in names)
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(5))
+        first = next((kind for kind in kinds if kind.startswith(".")), ".SUFFIX")
+        yield (
+            f"{_counted(len(names), 'file')} without a suffix of media ({counts}): "
+            f"{_named(names)}; to take some, name them, such as '{folder}/**/*{first}'"
+        )
+
+
+def _is_text_of(file: str, stems: Set[str]) -> bool:
+    base, suffix = os.path.splitext(file)
+    spoken = os.path.splitext(base)[0]  # without a language
+    return suffix.lower() in SIDECARS and bool({base, spoken, os.path.splitext(spoken)[0]} & stems)
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -282,6 +370,25 @@ def _split_counts(sources: Sequence[Source]) -> str:
 
 
 # What is said
+
+
+def _text_lines(sources: Sequence[Source], language: str) -> Iterator[str]:
+    """Say which text files beside the media will be read."""
+    found = find_sidecars(dict.fromkeys(source.path for source in sources), language)
+    taken = {path: files[0] for path, files in found.items() if files}
+    endings = Counter(
+        file[len(os.path.splitext(os.path.basename(path))[0]) :] for path, file in taken.items()
+    )
+    counts = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common(_MOST_NAMED))
+    line = f"  text: {len(taken):,} of {_counted(len(found), 'file')} have one beside them"
+    lacking = [os.path.basename(path) for path in found if path not in taken]
+    yield f"{line} ({counts})" + (f"; none: {_named(lacking)}" if lacking else "")
+    several = [files for files in found.values() if len(files) > 1]
+    if several:
+        yield (
+            f"  text: {len(several):,} have several, such as {_named(several[0])}; the first is "
+            "read (--language to choose another)"
+        )
 
 
 def _first_line(where: str, rows: int, understood: Understood) -> str:

@@ -143,7 +143,8 @@ def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path:
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_text("not a video")
-    config = configured(folder, tmp_path / "out", window_seconds=1.0)
+    (folder / "0.en-US.vtt").write_text("WEBVTT\n\n00:00.100 --> 00:00.900\nwe count\n")
+    config = configured(folder, tmp_path / "out", window_seconds=1.0, text="words")
     printed = StringIO()
     summary = run_extract(config, Console(file=printed, width=200))
     failures = assert_as_expected(config)
@@ -151,6 +152,13 @@ def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path:
     assert failed == {"cut.mp4", "empty.mp4", "text.mp4"}
     assert summary.failed_files == 3
     assert "3 of 6 files could not be read in full" in printed.getvalue()
+    for failure in failures:
+        assert f"{failure.path}: {failure.stage}: {failure.error}" in printed.getvalue()
+    wordless = len(rows_by_id(config)) - 1
+    assert f"text: {wordless} of {wordless + 1} clips have none: {wordless - 1} without a text" in (
+        printed.getvalue()
+    )
+    assert "file beside the video, 1 in which nothing is said" in printed.getvalue()
     with pytest.raises(ExtractionError, match=r"3 of 6 files failed, more than .* \(40 %\)"):
         run_extract(override(config, {"extract.max_failures": 0.4}), Console(file=printed))
 

@@ -1,6 +1,7 @@
 """Folders, globs and tables of media: what is found, in which order, and what is refused."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raymc.config import ExtractConfig
 from raymc.errors import DataError, RaymcError
-from raymc.features.sources import Source, list_sources
+from raymc.features.sources import Source, list_media, list_sources
 
 
 @pytest.fixture
@@ -32,6 +34,65 @@ def test_a_folder_is_searched_with_all_below_it(folder: Path) -> None:
     sources = list_sources(str(folder), split="test")
     assert ids(sources) == ["a", "b", "deep/d.mp4", "deep/d.webm", "deep/er/c"]
     assert sources[4] == Source(path=f"{folder}/deep/er/c.wav", id="deep/er/c", split="test")
+
+
+def test_a_folder_is_listed_once_whatever_its_links_say(folder: Path) -> None:
+    outside = folder.parent / f"{folder.name}-outside"
+    outside.mkdir()
+    (outside / "e.mp4").write_bytes(b"")
+    (outside / "back").symlink_to(folder)
+    links = {"deep/up": "..", "deep/again": "er", "far": outside, "self": "self", "gone.mp4": "no"}
+    links |= {"g.mp4": "b.mp4"}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "anim.gif").write_bytes(b"")
+    (folder / "b.de.srt").write_bytes(b"")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.mp4")).write_bytes(b"")
+    listing = list_media(ExtractConfig(source=str(folder)))
+    found = ["a", "b", "deep/d.mp4", "deep/d.webm", "deep/er/c", "far/e", "g"]
+    assert [source.id for source in listing.sources] == found
+    assert listing.lines == [f"{folder}: 7 files, all in train"]
+    first, *others = listing.left_out
+    assert first.startswith(
+        "left out: 3 files without a suffix of media (.gif 1, .txt 1, .vtt 1): anim.gif, "
+        "notes.txt, x.vtt; to take some, name them"
+    )
+    listed = "a link to a folder that is listed already"
+    assert sorted(others) == [
+        "left out: caf\udce9.mp4: its name is not in UTF-8; rename it",
+        f"left out: deep/again: {listed}",
+        f"left out: deep/up: {listed}",
+        f"left out: far/back: {listed}",
+        "left out: gone.mp4: a link to nothing",
+        "left out: pipe.mp4: neither a file nor a folder",
+        "left out: self: a link to nothing",
+    ]
+    assert ids(list_sources(f"{folder}/*.gif")) == ["anim"]
+    with pytest.raises(DataError, match=r"no media files; .*; left out: 1 file without .* notes"):
+        list_sources(f"{folder}/n*")
+
+
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(folder)
+    with pytest.raises(DataError, match="a name in the path is not in UTF-8; rename it"):
+        list_sources(folder)
+
+
+def test_what_is_said_of_the_texts_beside_media(folder: Path) -> None:
+    for name in ("b.de.vtt", "b.en.vtt", "deep/d.SRT"):
+        (folder / name).write_bytes(b"")
+    _, *lines = list_media(ExtractConfig(source=str(folder), text="words")).lines
+    assert lines == [
+        "  text: 3 of 5 files have one beside them (.SRT 2, .en.vtt 1); none: a.MKV, c.wav",
+        "  text: 1 have several, such as b.en.vtt, b.de.vtt; the first is read (--language to "
+        "choose another)",
+    ]
+    (line, *_) = list_media(ExtractConfig(source=str(folder), text="words", language="de")).lines[
+        1:
+    ]
+    assert "(.SRT 2, .de.vtt 1)" in line
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import pytest
 from raymc.errors import DataError
 from raymc.features.transcripts import (
     Cue,
+    find_sidecars,
     parse_plain,
     parse_timed,
     parse_transcript,
+    rank_sidecars,
     read_sidecar,
     texts_by_interval,
 )
@@ -126,6 +128,122 @@ one two
         (6.0, 7.0, "one two"),  # said again
     ]
     assert broken == 0
+
+
+def times(text: str) -> list[tuple[float, float, str]]:
+    cues, _ = parse_timed(text)
+    return [(round(cue.start_seconds, 3), cue.end_seconds, cue.text) for cue in cues]
+
+
+BLANKS = """1
+00:00:00,500 --> 00:00:02,000
+first line
+
+second line
+
+2
+00:00:03,000 --> 00:00:04,000
+
+after a blank
+
+3
+00:00:05,000 --> 00:00:06,000
+kept
+
+"""
+
+
+def test_empty_lines_inside_cues() -> None:
+    expected = [(0.5, 2, "first line second line"), (3, 4, "after a blank"), (5, 6, "kept")]
+    assert times(BLANKS) == expected
+    vtt = "WEBVTT\n\nSTYLE\n::cue {}\n\n" + BLANKS.replace(",", ".")
+    named = vtt.replace("\n2\n", "\nNOTE two\nnotes\n\nthe second\n")
+    assert times(vtt) == times(named) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a --> b", "1 --> 2", "--> so", "so -->", "5:00 --> 6:00 is lunch", "x = y --> z = 1:2"],
+)
+def test_arrows_in_a_text(line: str) -> None:
+    timed = "{}\n00:01.000 --> 00:02.000\nwe say\n{}\n\n{}\n00:03.000 --> 00:04.000\nlast\n"
+    for text in (timed.format(1, line, 2), "WEBVTT\n\n" + timed.format("one", line, "two")):
+        assert times(text) == [(1, 2, f"we say {line}"), (3, 4, "last")]
+        assert parse_timed(text)[1] == 0
+
+
+def test_captions_that_roll_without_times_of_words() -> None:
+    rolling = """1
+00:00:00,000 --> 00:00:01,670
+hi guys my name is
+
+2
+00:00:01,670 --> 00:00:01,680
+hi guys my name is
+{space}
+
+3
+00:00:01,680 --> 00:00:03,830
+hi guys my name is
+Roger
+
+4
+00:00:03,830 --> 00:00:03,840
+Roger
+{space}
+""".format(space=" ")
+    assert times(rolling) == [(0, 1.67, "hi guys my name is"), (1.68, 3.83, "Roger")]
+    lines = ["one", "two", "three", "four"]
+    cues = [f"{k}\n0:0:{k} --> 0:0:{k + 1}\n{lines[k - 1]}\n{lines[k]}\n" for k in range(1, 4)]
+    assert times("\n".join(cues)) == [(1, 2, "one two"), (2, 3, "three"), (3, 4, "four")]
+    grown = ["we", "we count", "we count to", "we count to ten"]
+    cues = [f"{k}\n0:0:{k} --> 0:0:{k + 1}\n{text}\n" for k, text in enumerate(grown)]
+    assert [text for _, _, text in times("\n".join(cues))] == ["we", "count", "to", "ten"]
+
+
+def test_people_repeat_themselves() -> None:
+    said = ["No.", "No.", "Yes.\nNo.", "No.\nNever.", "One", "One two", "Six", "Seven", "Eight"]
+    cues = [f"{k}\n0:0:{k} --> 0:0:{k + 1}\n{text}\n" for k, text in enumerate(said)]
+    assert [text for _, _, text in times("\n".join(cues))] == [" ".join(x.split()) for x in said]
+
+
+def test_texts_in_other_encodings() -> None:
+    for text, encoding in (("Привет", "cp1251"), ("Zählen", "mac_roman"), ("数を数える", "cp932")):
+        data = f"1\n00:00:01,000 --> 00:00:02,000\n{text}\n".encode(encoding)
+        assert parse_transcript(data, "a.srt").cues == (Cue(1.0, 2.0, text),)
+
+
+@pytest.mark.parametrize(
+    ("files", "language", "ranked"),
+    [
+        ("a.VTT", "", "a.VTT"),
+        ("a.en-US.vtt", "", "a.en-US.vtt"),
+        ("a.zh-Hans.vtt a.de.vtt", "", "a.de.vtt a.zh-Hans.vtt"),
+        ("a.de.vtt a.en-US.vtt a.en.srt", "", "a.en.srt a.en-US.vtt a.de.vtt"),
+        ("a.txt a.de.vtt a.srt a.vtt", "", "a.vtt a.srt a.de.vtt a.txt"),
+        ("a.de.vtt a.en.vtt a.vtt", "de", "a.de.vtt a.vtt"),
+        ("a.de-AT.vtt a.deu.vtt", "de", "a.de-AT.vtt"),
+        ("a.en.vtt", "de", ""),
+        ("a.en.forced.srt a.en.cc.vtt", "", "a.en.cc.vtt a.en.forced.srt"),
+        ("a.de.mp4 a.de.vtt a.vtt", "", "a.vtt"),
+        ("b.vtt ab.vtt a.b.vtt a.lesson1.vtt a.json a.vtt.bak", "", ""),
+    ],
+)
+def test_which_text_is_taken(files: str, language: str, ranked: str) -> None:
+    names = ["a.mp4", *files.split()]
+    assert rank_sidecars("a.mp4", names, language) == ranked.split()
+
+
+def test_texts_beside_media_at_an_address(tmp_path: Path) -> None:
+    for name in ("x/a.mp4", "x/a.EN.VTT", "b.mp4", "b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(VTT)
+    media = [f"{tmp_path}/x/a.mp4", f"file://{tmp_path}/b.mp4", f"{tmp_path}/none/c.mp4"]
+    assert list(find_sidecars(media).values()) == [["a.EN.VTT"], ["b.txt"], []]
+    found = read_sidecar(media[0])
+    assert found is not None
+    assert found.path.endswith("/a.EN.VTT")
+    assert read_sidecar(media[0], language="de") is None
 
 
 def test_an_untimed_text_is_spread_over_the_video() -> None:
