@@ -135,7 +135,8 @@ def test_every_way_gives_the_same_values(
     assert read["rows"] == ROWS
     raw = [row for path in source.shards for row in read_rows(path)]
     assert read["bytes"] == sum(len(bytes(data)) for row in raw for data in row.tokens)
-    assert reader.check()["sum"] == reader.check()["sum"] == expected_sum(source)
+    sums = [reader.check()["sum"] for _ in range(1 if name == RAY_DATA else 2)]  # it takes long
+    assert set(sums) == {expected_sum(source)}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
     bench_ingest(
         Console(file=page),
         settings_for(
-            *(tmp_path / "sets", BY_HAND, CACHED, STREAMED, missing),
+            *(tmp_path / "sets", BY_HAND, CACHED, missing),
             megabytes=(4.0,),
             workers=(1, 2),
         ),
@@ -195,7 +196,7 @@ def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "ingest.md").read_text().strip() in page.getvalue()
     found = json.loads((tmp_path / "out" / "ingest.json").read_text())["measurements"]
     known = json.loads((tmp_path / "sets" / "uint8-4mb" / "sum.json").read_text())
-    assert len(found) == 7
+    assert len(found) == 5
     for one in found:
         figures = one["figures"]
         if one["name"] == missing and find_spec("litdata") is None:

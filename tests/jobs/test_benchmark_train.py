@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 import yaml
 from rich.console import Console
@@ -264,23 +265,22 @@ def test_use_is_flops_over_the_product_s() -> None:
 def test_the_whole_benchmark_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("lightning")
-    page, ways = io.StringIO(), [BARE, LIGHTNING]
+    page = io.StringIO()
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.setenv("RAY_ADDRESS", address)  # whole commands join the Ray of the tests
     monkeypatch.setitem(bench.LOADS, "cpu", replace(LOAD, largest_batch=0))
-    monkeypatch.setattr(bench, "WAYS", {way: WAYS[way] for way in ways})
+    monkeypatch.setattr(bench, "WAYS", {BARE: WAYS[BARE]})
     monkeypatch.setattr(bench, "STARTS", {"import raymc": ("-c", "import raymc")})
     overrides = {path: str(value) for path, value in SETTINGS.items()}
     settings = Settings(cases=("ragged",), rounds=1, epochs=2, commands=1, overrides=overrides)
     bench_train(Console(file=page), settings, out=tmp_path)
     written = json.loads((tmp_path / "train.json").read_text())["measurements"]
     commands = {m["name"]: m["figures"] for m in written if "in_epochs" in m["figures"]}
-    for name in ("raymc train", *ways):
+    for name in ("raymc train", BARE):
         assert commands[name]["seconds"][0] > commands[name]["in_epochs"][0] > 0
     assert commands["import raymc"]["in_epochs"] == [0.0]
     steps = {m["name"]: m["figures"] for m in written if m["case"] == {"dataset": RAGGED}}
-    assert list(steps) == [BARE, "raymc train", LIGHTNING]
-    for way in steps:
-        assert steps[way]["losses"] == [pytest.approx(steps[BARE]["losses"][0], abs=1e-4)]
+    assert list(steps) == [BARE, "raymc train"]
     assert steps["raymc train"]["losses"] == steps[BARE]["losses"]
     assert (tmp_path / "train.md").read_text().strip() in page.getvalue()
     for part in ("### Start and end", f"### {RAGGED}", bench.NO_GPU.strip(), "| 16 | "):
