@@ -134,18 +134,20 @@ def replay(run: str, overrides: tuple[str, ...]) -> None:
         missing = tracker.close(_PATIENCE_SECONDS)
     if missing:
         raise ResourceError(f"{missing} records of {folder} are still not in MLflow")
+    if opened.lacks_records:
+        opened.end()
     logged = f"{waiting:,} records" + (f", and the model {model}" if model else "")
     print_line(console, f"{opened.name}: MLflow has {logged}")
 
 
 def _add_bundle(run: "Run", tracker: "Tracker") -> str:
-    """Log the bundle of a finished run unless MLflow has it; returns the model's address."""
+    """Log the bundle of a run unless MLflow has it; returns the model's address."""
     from raymc.tracking.models import has_model, log_bundle
     from raymc.training.runs import BUNDLE
 
     key = tracker.start_run(run.name, key=run.id, params={}, tags={}, reopen=False)
     run_id = tracker.run_id(key, timeout_seconds=_PATIENCE_SECONDS)
-    if has_model(run_id, uri=tracker.uri):
+    if run.is_finished and has_model(run_id, uri=tracker.uri):
         return ""
     return log_bundle(
         run.folder / BUNDLE,

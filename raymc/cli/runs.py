@@ -34,9 +34,10 @@ from raymc.evaluation.scoring import stored_scores
 from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
 from raymc.runtime.connect import connect, expect_nodes
+from raymc.runtime.interruption import stop_if_interrupted
 from raymc.search.sweep import sweep
 from raymc.terminal import print_line
-from raymc.tracking import Tracker, list_runs, open_tracker, tracking_uri
+from raymc.tracking import Tracker, count_left, list_runs, open_tracker, tracking_uri
 from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
 from raymc.tracking.recording import RunRecorder, SweepRecorder
@@ -59,24 +60,32 @@ REPORT = "report.html"
 
 
 def run_train(config: Config, console: Console) -> Path:
-    """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder."""
+    """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder.
+
+    If an earlier command was interrupted after training, only the rest is done.
+    """
     dataset = _open_data(config, console)
     run = open_run(config, dataset=dataset.manifest.digest())
     bundle = run.folder / BUNDLE
-    if bundle.exists():
+    if run.is_finished:
         print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
     _describe(dataset, config.data, console)
-    run = _start_ray(run, console)
-    display = TrainDisplay(console, metric=config.train.monitor)
+    is_trained = bundle.exists()
+    if not is_trained:
+        run = _start_ray(run, console)
+    run.begin()
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         record = RunRecorder(run, dataset.manifest, tracker)
-        with _ending(tracker, record.key), display:
-            listeners = [AttemptRecorder(run.folder), display.handle, record]
-            checkpoint = train(run, dataset, listeners=listeners)
-        save_bundle(checkpoint, bundle)
+        with _ending(tracker, record.key):
+            if not is_trained:
+                with TrainDisplay(console, metric=config.train.monitor) as display:
+                    listeners = [AttemptRecorder(run.folder), display.handle, record]
+                    checkpoint = train(run, dataset, listeners=listeners)
+                save_bundle(checkpoint, bundle)
+            is_logged = _log_bundle(bundle, tracker, record.key, config, console)
         tracker.end_run(record.key, "complete")
-        _log_bundle(bundle, tracker, record.key, config, console)
+    run.end(is_recorded=is_logged and not count_left(run.folder))
     _conclude(run, dataset, bundle, console)
     return bundle
 
@@ -91,18 +100,23 @@ def run_tune(config: Config, console: Console) -> Path:
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
         record = SweepRecorder(run, dataset.manifest, tracker, display.update)
-        with _ending(tracker, record.parent), display:
-            best, is_new = sweep(run, dataset, listener=record)
-        bundle = run.folder / BUNDLE
-        save_bundle(Path(best.checkpoint), bundle)
-        console.print(trials_table(record.trials, config.train.monitor, width=console.width))
-        record.summarise()
+        with _ending(tracker, record.parent):
+            with display:
+                best = sweep(run, dataset, listener=record)
+            is_logged = run.is_finished
+            if not is_logged:
+                run.begin()
+            bundle = run.folder / BUNDLE
+            save_bundle(Path(best.checkpoint), bundle)
+            console.print(trials_table(record.trials, config.train.monitor, width=console.width))
+            record.summarise()
+            print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")
+            if not is_logged:
+                is_logged = _log_bundle(bundle, tracker, record.parent, config, console)
+                _add_report(run, tracker, record.parent, console)
         metrics = {f"best/{key[4:]}": x for key, x in best.best.items() if key[:4] == "val/"}
         tracker.end_run(record.parent, "complete", metrics=metrics)
-        print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")
-        if is_new:
-            _log_bundle(bundle, tracker, record.parent, config, console)
-            _add_report(run, tracker, record.parent, console)
+    run.end(is_recorded=is_logged and not count_left(run.folder))
     _conclude(run, dataset, bundle, console)
     return bundle
 
@@ -189,6 +203,7 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
     """End a run in MLflow as failed or stopped if the block raises."""
     try:
         yield
+        stop_if_interrupted()
     except TrainingError:
         tracker.end_run(run, "failed")
         raise
@@ -246,8 +261,12 @@ def _conclude(run: Run, dataset: Dataset, bundle: Path, console: Console) -> Non
         print_line(console, f"next, measure it on clips it has not seen: {shlex.join(command)}")
 
 
-def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> None:
-    """Log the bundle as a model. If MLflow can't take it, only warn: the bundle is on disk."""
+def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> bool:
+    """Log the bundle as a model; returns whether MLflow has it.
+
+    If MLflow can't take it, only warn: the bundle is on disk.
+    """
+    stop_if_interrupted()
     try:
         tracker.wait()
         model = log_bundle(
@@ -261,8 +280,9 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
         print_line(console, f"the bundle is not in MLflow: {error}", "yellow")
         hint = f"to add it later, run `raymc replay {bundle.parent}`"
         print_line(console, hint, "yellow")
-    else:
-        print_line(console, f"MLflow model: {model}")
+        return False
+    print_line(console, f"MLflow model: {model}")
+    return True
 
 
 def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:

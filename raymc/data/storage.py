@@ -107,7 +107,11 @@ def write_bytes(filesystem: fs.FileSystem, path: str, data: bytes | pa.Buffer) -
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; the file written there replaces `path` at the end."""
     partial = path.with_name(path.name + _PARTIAL)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
 
 
@@ -126,7 +130,11 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     partial = folder.absolute().with_name(folder.name + _PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     # safetensors makes its files 0600, whatever the umask; the folder's mode follows the umask
     mode = partial.stat().st_mode & 0o666
     for path in partial.iterdir():

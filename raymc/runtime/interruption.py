@@ -91,6 +91,12 @@ def is_interrupted() -> bool:
     return _state.signal != 0
 
 
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt again if a library has caught or replaced the one of our handler."""
+    if is_interrupted():
+        raise KeyboardInterrupt
+
+
 def exit_code() -> int:
     """Return the exit code of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_state.signal or signal.SIGINT)

@@ -33,13 +33,14 @@ from raymc.training.runs import TRIALS, Run
 from raymc.training.worker import EPOCH, IS_LAST, limit_threads
 
 
-def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> tuple[Trial, bool]:
+def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> Trial:
     """Search as configured, or resume an interrupted sweep of the same settings.
 
-    The listener is called with a trial whenever it starts, ends an epoch or ends.
+    The listener is called with a trial whenever it starts, ends an epoch or ends. Where all trials
+    ended before, none is run, and a finished sweep stays finished.
 
     Returns:
-        The best trial, and whether any trial had to be run: all may have ended before.
+        The best trial.
 
     Raises:
         DataError: The dataset can't be used.
@@ -53,8 +54,8 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> t
     session = sessions / f"session-{sum(1 for _ in sessions.glob('*')):03d}"
     scheduler = make_scheduler(config)
     searcher = StudySearcher(study, config, session=session, scheduler=scheduler, listener=listener)
-    is_new = searcher.due > 0
-    if is_new:
+    if searcher.due:
+        run.begin()
         study.set_user_attr(GPUS_ATTRIBUTE, run.gpus)
         data = share_data(dataset, config.data)
         tuner = make_tuner(run, data, searcher, scheduler, session=session, concurrent=concurrent)
@@ -65,7 +66,7 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> t
                 "the study's database can't be reached: when it is back, run the same command "
                 "again to resume"
             ) from error
-    return winner(trials_in(study, run)), is_new
+    return winner(trials_in(study, run))
 
 
 def make_scheduler(config: Config) -> ASHAScheduler | None:

@@ -38,6 +38,9 @@ _DATASET, _DIGEST, _SPLIT, _METRICS = (
 def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: str) -> str:
     """Log a bundle with a run; if `register_as` is not empty, register it and move the alias to it.
 
+    What an interrupted call has done is not done again, and a model that it left half written is
+    deleted.
+
     Returns:
         The address that `mlflow.pyfunc.load_model` takes.
 
@@ -48,11 +51,10 @@ def log_bundle(folder: Path, run_id: str, *, uri: str, register_as: str, alias: 
     bundle = load_bundle(folder)
     client = open_client(uri, create=False)
     try:
-        model = _log(client, folder, run_id, bundle.modalities)
+        model = _logged(client, run_id, bundle) or _log(client, folder, run_id, bundle)
         if not register_as:
             return model.model_uri
-        tags = _tags(bundle)
-        version = _register(client, model, register_as, tags)
+        version = _register(client, model, register_as, _tags(bundle))
         client.set_registered_model_alias(register_as, alias, version)
     except Exception as error:  # no error of a store may hide that training succeeded
         raise ResourceError(
@@ -87,14 +89,30 @@ def register_bundle(
     bundle = load_bundle(folder)
     client = open_client(uri, create=False)
     try:
-        model = _log(client, folder, run_id, bundle.modalities)
+        model = _log(client, folder, run_id, bundle)
         return _register(client, model, name, {**_tags(bundle), **tags})
     except Exception as error:  # stores raise errors of many kinds
         raise unusable(uri, error) from error
 
 
+def _logged(
+    client: "mlflow.MlflowClient", run_id: str, bundle: Bundle
+) -> "mlflow.entities.LoggedModel | None":
+    """Return the model that is logged of a run's bundle, and delete what is not whole."""
+    from mlflow.entities import LoggedModelStatus
+
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    for model in found:
+        if model.status != LoggedModelStatus.READY:
+            client.delete_logged_model(model.model_id)
+        elif model.tags.get(BUNDLE_TAG) == bundle.digest:
+            return model
+    return None
+
+
 def _log(
-    client: "mlflow.MlflowClient", folder: Path, run_id: str, modalities: Sequence[Modality]
+    client: "mlflow.MlflowClient", folder: Path, run_id: str, bundle: Bundle
 ) -> "mlflow.entities.LoggedModel":
     import mlflow.pyfunc
     import pandas as pd
@@ -102,7 +120,9 @@ def _log(
     from mlflow.models import Model
 
     experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(experiment, MODEL_NAME, source_run_id=run_id)
+    logged = client.create_logged_model(
+        experiment, MODEL_NAME, source_run_id=run_id, tags=_tags(bundle)
+    )
     with TemporaryDirectory(prefix="raymc-") as temporary:
         files = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
@@ -112,8 +132,10 @@ def _log(
             mlflow_model=Model(
                 artifact_path=logged.artifact_location, run_id=run_id, model_id=logged.model_id
             ),
-            signature=_signature(modalities),
-            input_example=pd.DataFrame({one.name: [[[0.0] * one.dim]] for one in modalities}),
+            signature=_signature(bundle.modalities),
+            input_example=pd.DataFrame(
+                {one.name: [[[0.0] * one.dim]] for one in bundle.modalities}
+            ),
             pip_requirements=[f"raymc=={raymc.__version__}"],
         )
         client.log_model_artifacts(logged.model_id, str(files))
@@ -127,7 +149,7 @@ def _register(
     name: str,
     tags: Mapping[str, str],
 ) -> str:
-    """Make the model the newest version of a registered model; returns the version."""
+    """Make the model the newest version of a registered model, once; returns the version."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -135,8 +157,10 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    known = client.search_model_versions(f"name = '{name}'")
+    made = next((one for one in known if one.source == model.artifact_location), None)
     # By location: MLflow resolves a `models:/` address with the process's tracking address only.
-    made = client.create_model_version(
+    made = made or client.create_model_version(
         name,
         model.artifact_location,
         run_id=model.source_run_id,

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 EndState = Literal["complete", "pruned", "failed", "stopped"]
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "stopped": "KILLED"}
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 1000, 100
+_SECONDS_TO_CLOSE = 30.0
+_SECONDS_IF_INTERRUPTED = 5.0  # the next command sends what is left
 _METHODS = {"start_run", "log_epoch", "end_run", "log_text", "log_dataset", "set_views", "set_note"}
 
 
@@ -82,8 +84,9 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        is_interrupted = kind is not None and not issubclass(kind, Exception)
+        self.close(_SECONDS_IF_INTERRUPTED if is_interrupted else _SECONDS_TO_CLOSE)
 
     def start_run(
         self,
@@ -217,7 +220,7 @@ class Tracker:
                 f"{self._writer.waiting} records wait"
             )
 
-    def close(self, timeout_seconds: float = 30.0) -> int:
+    def close(self, timeout_seconds: float = _SECONDS_TO_CLOSE) -> int:
         """Write the records that wait, and stop; see `Writer.close`."""
         return self._writer.close(timeout_seconds)
 

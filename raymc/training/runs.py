@@ -38,6 +38,9 @@ BUNDLE = "bundle"
 ATTEMPTS_FILE = "attempts.json"  # of a single run, from its first step on
 TRIALS = "trials"  # of a sweep, from its first trial on
 STUDY_FILE = "study.db"  # of a sweep, unless search.storage is set
+# There while its command has not come to its end, or MLflow lacks something; says which.
+UNFINISHED_FILE = "unfinished"
+_UNRECORDED = "MLflow lacks records"
 # Raise this when a change of the code makes the same settings and data train to other numbers. A
 # run that was begun under another number is not resumed.
 RESULTS = 1
@@ -76,6 +79,29 @@ class Run:
     def is_sweep(self) -> bool:
         """Whether this is a sweep that has started a trial."""
         return (self.folder / TRIALS).is_dir()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has a bundle, and the command that made the bundle came to its end."""
+        return (self.folder / BUNDLE).exists() and not (self.folder / UNFINISHED_FILE).exists()
+
+    @property
+    def lacks_records(self) -> bool:
+        """Whether its command came to its end, but MLflow lacks records of it."""
+        file = self.folder / UNFINISHED_FILE
+        return file.exists() and file.read_text() == _UNRECORDED
+
+    def begin(self) -> None:
+        """Note that a command has begun to train."""
+        (self.folder / UNFINISHED_FILE).write_text("")
+
+    def end(self, *, is_recorded: bool = True) -> None:
+        """Note that the command has come to its end, and whether MLflow has all of the run."""
+        file = self.folder / UNFINISHED_FILE
+        if is_recorded:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_text(_UNRECORDED)
 
 
 @dataclass(frozen=True, kw_only=True)

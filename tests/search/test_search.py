@@ -14,7 +14,7 @@ import ray
 from click.testing import CliRunner
 from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from optuna.trial import FrozenTrial
 from ray.util import placement_group_table
 from rich.console import Console
@@ -86,6 +86,11 @@ class Sweep:
         assert len(set(numbers)) == len(numbers)
         return parent, dict(zip(numbers, children))
 
+    def models(self) -> list[LoggedModel]:
+        experiment = self.client().get_experiment_by_name(self.config.tracking.experiment)
+        assert experiment is not None
+        return list(self.client().search_logged_models([experiment.experiment_id]))
+
     def history(self, run: Run, metric: str) -> list[tuple[int, float]]:
         found = self.client().get_metric_history(run.info.run_id, metric)
         return sorted((point.step, point.value) for point in found)
@@ -113,7 +118,8 @@ def make(ray_logs: Path, runs_folder: Path, tiny_config: Config) -> MakeSweep:
 def finished(make: MakeSweep) -> Sweep:
     """The one sweep of all tests that only read one: trials that are complete, pruned and failed.
 
-    The sampler doesn't look at results, so the seed alone decides that all three occur.
+    It was interrupted after its last trial, while its model was logged, and resumed. The sampler
+    doesn't look at results, so the seed alone decides that all three occur.
     """
     space = {
         "loss.margin": {"low": 0.0, "high": 0.5},
@@ -122,8 +128,29 @@ def finished(make: MakeSweep) -> Sweep:
         "model.fusion_depth": {"low": 0, "high": 2},
     }
     made = make("finished", space, search__trials=5, search__sampler="random", train__seed=3)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MlflowClient, "finalize_logged_model", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            made.run()
+    parent, _ = made.mlflow_runs()
+    assert parent.data.tags["raymc.state"] == "stopped"
+    assert not (made.folder / "report.html").exists()
     made.run()
     return made
+
+
+def test_what_was_left_to_do_is_done_once(finished: Sweep) -> None:
+    parent, _ = finished.mlflow_runs()
+    assert parent.data.tags["raymc.state"] == "complete"
+    [model] = finished.models()
+    assert model.status == LoggedModelStatus.READY
+    assert f"MLflow model: {model.model_uri}" in finished.printed.getvalue()
+    assert len(list((finished.folder / "trials").glob("session-*"))) == 1
+    assert read_run(finished.folder).is_finished
 
 
 def test_states_are_told_apart(finished: Sweep) -> None:
@@ -243,6 +270,7 @@ def test_a_finished_sweep_does_nothing_again(finished: Sweep) -> None:
     assert finished.trials() == before
     assert list((finished.folder / "trials").iterdir()) == sessions
     assert "best: trial" in finished.printed.getvalue()
+    assert len(finished.models()) == 1
 
 
 def test_more_trials_continue_the_study_and_a_failing_report_costs_nothing(

@@ -93,6 +93,11 @@ class Store:
     def log(self, bundle: Path, name: str = "", alias: str = "champion") -> str:
         return log_bundle(bundle, self.run_id, uri=self.uri, register_as=name, alias=alias)
 
+    def log_anew(self, bundle: Path) -> str:
+        """Log with a run of its own, where no model is yet."""
+        run = MlflowClient(self.uri).create_run(self.experiment_id)
+        return log_bundle(bundle, run.info.run_id, uri=self.uri, register_as="", alias="")
+
     def models(self) -> list[str]:
         """Folders of logged models."""
         return sorted(os.listdir(self.folder / "runs/artifacts/models"))
@@ -182,7 +187,7 @@ def test_an_unregistered_model_belongs_to_its_run(store: Store) -> None:
 
 
 def test_a_logged_model_holds_no_pickle_and_no_code(store: Store) -> None:
-    address = store.log(store.bundles[0])
+    address = store.log_anew(store.bundles[0])
     model = store.folder / "runs/artifacts/models" / address.removeprefix("models:/") / "artifacts"
     files = {str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()}
     bundle = store.bundles[0].name
@@ -204,7 +209,7 @@ def test_files_of_the_working_directory_stay_out(
     (tmp_path / "uv.lock").write_text("version = 1\n")
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'secret'\n")
     monkeypatch.chdir(tmp_path)
-    address = store.log(store.bundles[0])
+    address = store.log_anew(store.bundles[0])
     model = store.folder / "runs/artifacts/models" / address.removeprefix("models:/")
     assert not list(model.rglob("*.lock"))
 
@@ -253,6 +258,37 @@ def test_a_refusal_is_one_line_that_names_the_bundle(
     assert np.isfinite(expected_scores(bundle)).all()
 
 
+def test_an_interrupted_log_is_finished_and_nothing_is_there_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    client = MlflowClient(store.uri)
+    run_id = client.create_run(store.experiment_id).info.run_id
+    bundle, given = store.bundles[1], {"uri": store.uri, "register_as": "cut", "alias": "best"}
+    for step in (
+        "log_model_artifacts",
+        "log_outputs",
+        "finalize_logged_model",
+        "create_model_version",
+        "set_logged_model_tags",
+        "set_registered_model_alias",
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, step, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                log_bundle(bundle, run_id, **given)
+    assert not client.get_registered_model("cut").aliases
+    for _ in range(2):
+        assert log_bundle(bundle, run_id, **given) == "models:/cut@best"
+        [model] = client.search_logged_models([store.experiment_id], f"source_run_id = '{run_id}'")
+        assert str(model.status) == "READY"
+        [version] = client.search_model_versions("name = 'cut'")
+        assert version.source == model.artifact_location
+        assert client.get_registered_model("cut").aliases == {"best": version.version}
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), ModuleNotFoundError("boto3")])
 def test_a_failing_file_store_is_one_line(
     error: Exception, store: Store, monkeypatch: pytest.MonkeyPatch
@@ -262,7 +298,7 @@ def test_a_failing_file_store_is_one_line(
 
     monkeypatch.setattr(MlflowClient, "log_model_artifacts", fail)
     with pytest.raises(ResourceError, match=r"No space left|boto3"):
-        store.log(store.bundles[0])
+        store.log_anew(store.bundles[0])
 
 
 def test_an_absent_server_is_one_quick_line(store: Store) -> None:
