@@ -1,6 +1,6 @@
-"""Score a dataset as a Ray job.
+"""Label videos or a dataset as a Ray job.
 
-    ray job submit -- python jobs/predict.py BUNDLE DATASET --out DIR
+    ray job submit -- python jobs/predict.py RUN SOURCE --out FILE
 
 Does what `raymc predict` does, on the cluster that it is submitted to.
 """

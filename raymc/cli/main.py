@@ -163,23 +163,26 @@ def evaluate(
 
 @click.command()
 @click.argument("run")
-@click.argument("dataset")
+@click.argument("source")
 @overridable
-@click.option("--out", required=True, type=click.Path(), help="Folder for the predictions.")
-@click.option("--split", default="test", show_default=True, help="Split to predict.")
+@click.option(
+    "--out", required=True, type=click.Path(), help="File: .csv, .xlsx, .jsonl, .parquet."
+)
+@click.option("--split", help="Split of a dataset; by default its only one, or test.")
+@click.option("--top", type=click.IntRange(min=1), help="Write only the K most probable labels.")
 @_device
-def predict(
-    run: str, dataset: str, overrides: tuple[str, ...], out: str, split: str, device: str
-) -> None:
-    """Write a trained model's scores and labels of a split as Parquet.
+def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:
+    """Label videos, or the clips of a dataset, with a trained model.
 
-    RUN is the name or folder of a run or sweep, or a bundle.
+    RUN is the name or folder of a run or sweep, or a bundle. SOURCE is a video, a folder, a glob or
+    a table of videos, or a dataset. Without a suffix, --out is a folder of Parquet files. Run the
+    same command again to resume.
     """
     folder = load_config(None, overrides).run.folder
     from raymc.cli.runs import run_predict
 
-    console, target = make_console(), Path(out)
-    run_predict(run, dataset, target, console, runs_folder=folder, split=split, device=device)
+    given["top"] = given["top"] or 0
+    run_predict(run, source, Path(out), make_console(), runs_folder=folder, **given)
 
 
 @click.command()

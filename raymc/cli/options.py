@@ -16,7 +16,7 @@ from raymc.runtime.interruption import exit_code, is_interrupted, told
 
 _CONFIGS = (".yaml", ".yml")
 _UNITS = ("_seconds", "_hz")
-_RESUMED = {"train", "tune", "extract", "demo", "replay"}
+_RESUMED = {"train", "tune", "extract", "demo", "predict", "replay"}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

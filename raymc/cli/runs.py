@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raymc.cli.display import TrainDisplay, TrialsDisplay, rows_progress
+from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_progress
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
 from raymc.data.info import training_lines
 from raymc.data.leaks import find_leaks
-from raymc.data.shards import Dataset, open_dataset
+from raymc.data.shards import Dataset, is_dataset, open_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.evaluate import (
     Evaluation,
@@ -29,7 +29,7 @@ from raymc.evaluation.evaluate import (
     numbers_of,
 )
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
-from raymc.evaluation.predict import predict
+from raymc.evaluation.predict import predict, predict_media
 from raymc.evaluation.scoring import stored_scores
 from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
@@ -57,6 +57,7 @@ from raymc.training.runs import (
 )
 
 REPORT = "report.html"
+FAILURES_SHOWN = 10
 
 
 def run_train(config: Config, console: Console) -> Path:
@@ -184,18 +185,41 @@ def run_evaluate(
 
 def run_predict(
     run: str,
-    dataset: str,
+    source: str,
     out: Path,
     console: Console,
     *,
     runs_folder: str = "runs",
-    split: str = "test",
+    split: str | None = None,
     device: str = "auto",
+    top: int = 0,
 ) -> None:
-    """Write a split's scores and labels under `out`."""
-    bundle = find_bundle(run, runs_folder)
-    rows = predict(str(bundle), open_dataset(dataset), split, out, device=device)
-    print_line(console, f"predictions of {rows:,} rows: {out}")
+    """Write the labels of a dataset's split, or of videos, to a file or a folder."""
+    bundle = load_bundle(find_bundle(run, runs_folder))
+    if is_dataset(source):
+        dataset = open_dataset(source)
+        split = split or _only_split(dataset) or "test"
+        found = predict(bundle, dataset, split, out, device=device, top=top)
+    elif split:
+        raise ConfigError(
+            f"{source} is no dataset, so it has no split {split!r}: leave out --split"
+        )
+    else:
+        with ExtractDisplay(console) as display:
+            found = predict_media(
+                bundle, source, out, device=device, top=top, listener=display.handle
+            )
+    print_line(console, f"predictions of {found.clips:,} clips: {out}")
+    for failure in found.failures[:FAILURES_SHOWN]:
+        print_line(console, f"not read: {failure}", "yellow")
+    if (more := len(found.failures) - FAILURES_SHOWN) > 0:
+        print_line(console, f"… and {more:,} more; the column error has all", "yellow")
+
+
+def _only_split(dataset: Dataset) -> str | None:
+    """Return the name of the split with rows, if it is the only one."""
+    found = [split for split in dataset.manifest.splits if dataset.manifest.rows(split)]
+    return found[0] if len(found) == 1 else None
 
 
 @contextmanager

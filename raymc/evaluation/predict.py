@@ -1,50 +1,176 @@
-"""Writes a bundle's predictions of a split: one Parquet file per shard, named by its place."""
+"""Labels, scores and probabilities for the clips of a dataset, or of videos, written to a file.
 
+Predictions are kept in parts beside the output until all are there. A command that was
+interrupted resumes after the last whole part; the parts say what they belong to. For a folder
+without a suffix, the parts are the output.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import raymc
 from raymc.data.shards import Dataset, Shard, read_shard
-from raymc.data.storage import whole_folder
+from raymc.data.storage import whole_file, write_text
 from raymc.errors import DataError
-from raymc.evaluation.scoring import each_shard
-from raymc.training.bundle import Bundle, load_bundle
+from raymc.evaluation.media import plan_of, score_media
+from raymc.evaluation.prediction_files import frames_of, writer_of
+from raymc.evaluation.scoring import each_shard, scored_columns
+from raymc.events import ExtractProgress
+from raymc.features.on_ray import media_states
+from raymc.features.sources import list_sources
+from raymc.training.bundle import Bundle
+
+_DONE = b"raymc.done"  # in a part: the number of inputs, such as shards, up to its end
+_PARTS_FILE = "parts.json"
+_PLACE = ("path", "start_seconds", "end_seconds")
+Steps = Callable[[int], Iterator[tuple[int, pa.Table]]]
 
 
-def predict(bundle: str, dataset: Dataset, split: str, out: Path, *, device: str = "auto") -> int:
-    """Write a split's predictions as `part-00000.parquet` and so on; returns the number of rows.
+@dataclass(frozen=True)
+class Predicted:
+    """What was written: the number of clips, and what could not be read, `path: reason`."""
 
-    The files hold the rows in the split's order, whatever order the shards were scored in. Their
-    columns are `id`, `labels` (those whose score reaches their threshold), for every class
-    `score.LABEL` and, if the bundle is calibrated, `probability.LABEL`. The folder `out` appears
-    whole or not at all.
+    clips: int
+    failures: tuple[str, ...] = ()
+
+
+def predict(
+    bundle: Bundle, dataset: Dataset, split: str, out: Path, *, device: str = "auto", top: int = 0
+) -> Predicted:
+    """Write a split's predictions, in the split's order.
+
+    Args:
+        bundle: The model.
+        dataset: Its features.
+        split: Which of its splits.
+        out: A file whose suffix says its kind (`prediction_files.py`), or a folder of Parquet
+            files, one for each shard: `part-00000.parquet` and so on, with the columns `id`,
+            `labels` (those whose score reaches their threshold), for every class `score.LABEL`
+            and, if the bundle is calibrated, `probability.LABEL`. It appears whole or not at all.
+        device: `auto`, `cpu` or `gpu`.
+        top: In a file, the number of most probable labels, in place of a column for each.
 
     Raises:
-        BundleError: The bundle can't be read, or doesn't match the dataset.
+        BundleError: The bundle doesn't match the dataset, or can no longer be read.
+        ConfigError: The suffix of `out` is unknown.
         DataError: `out` already exists or can't be written, or a shard can't be read.
     """
+    bundle.check_dataset(dataset.manifest)
+
+    def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
+        tables = each_shard(bundle, dataset, split, _predicted, device=device, first=first)
+        return enumerate(tables, start=first + 1)
+
+    source = {"dataset": dataset.manifest.digest(), "split": split}
+    return _write(out, bundle, source, steps, top=top)
+
+
+def predict_media(
+    bundle: Bundle,
+    address: str,
+    out: Path,
+    *,
+    device: str = "auto",
+    top: int = 0,
+    listener: Callable[[ExtractProgress], None] = lambda progress: None,
+) -> Predicted:
+    """Write the predictions of videos, in their order; features are made as the bundle's were.
+
+    Args:
+        bundle: The model.
+        address: A video, a folder, a glob or a table, as `list_sources` reads them.
+        out: As for `predict`. There are also `path`, `start_seconds`, `end_seconds` and `error`: a
+            file or a part of it that can't be read has a row with an error and without labels.
+        device: `auto`, `cpu` or `gpu`.
+        top: As for `predict`.
+        listener: Called with the progress after each file.
+
+    Raises:
+        BundleError: The bundle doesn't say how its features were made, or they can't be made here.
+        ConfigError: The suffix of `out` is unknown.
+        DataError: The media can't be listed, or `out` already exists or can't be written.
+        ResourceError: Weights, a package or a GPU are missing.
+    """
+    plan = plan_of(bundle, device=device)
+    sources = list_sources(address)
+    told = [[asdict(source) for source in sources], media_states(sources)]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+    def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
+        return score_media(bundle, sources, plan, first=first, listener=listener)
+
+    return _write(out, bundle, {"media": digest}, steps, top=top)
+
+
+def _write(
+    out: Path, bundle: Bundle, source: Mapping[str, str], steps: Steps, *, top: int
+) -> Predicted:
+    writer = writer_of(out)
     if out.exists():
         raise DataError(f"{out} already exists: choose another --out")
-    loaded = load_bundle(bundle)
-    loaded.check_dataset(dataset.manifest)
-    rows = 0
-    with whole_folder(out) as partial:
-        tables = each_shard(loaded, dataset, split, _predicted, device=device)
-        for place, table in enumerate(tables):
-            pq.write_table(table, partial / f"part-{place:05d}.parquet")
-            rows += len(table)
-    return rows
+    belongs_to = {**source, "bundle": bundle.digest, "raymc": raymc.__version__}
+    folder = out.absolute().with_name(f".{out.name}.parts")
+    try:
+        first, parts = _parts(folder, belongs_to)
+        for done, table in steps(first):
+            part = folder / f"part-{len(parts):05d}.parquet"
+            with whole_file(part) as partial:
+                known = table.schema.metadata or {}
+                pq.write_table(table.replace_schema_metadata({**known, _DONE: str(done)}), partial)
+            parts.append(part)
+        summary = _summary(parts)
+        if writer is None:
+            (folder / _PARTS_FILE).unlink()
+            folder.rename(out)
+        else:
+            with whole_file(out) as partial:
+                writer(frames_of(parts, top=top), partial)
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise DataError(f"{out} can't be written: {error.strerror or error}") from error
+    return summary
+
+
+def _parts(folder: Path, belongs_to: Mapping[str, str]) -> tuple[int, list[Path]]:
+    """Return how many inputs an interrupted command was done with, and its parts.
+
+    Parts of anything else are replaced: they are not an output yet.
+    """
+    try:
+        known: Any = json.loads((folder / _PARTS_FILE).read_text())
+    except (OSError, ValueError):
+        known = None
+    if known != belongs_to:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_text(folder / _PARTS_FILE, json.dumps(belongs_to))
+    parts = sorted(folder.glob("part-*.parquet"))
+    done = int(pq.read_schema(parts[-1]).metadata[_DONE]) if parts else 0
+    return done, parts
+
+
+def _summary(parts: Sequence[Path]) -> Predicted:
+    clips, failures = 0, []
+    for part in parts:
+        file = pq.ParquetFile(part)
+        clips += file.metadata.num_rows
+        if "error" in file.schema_arrow.names:
+            for row in file.read(columns=["path", "error", "labels"]).to_pylist():
+                clips -= row["labels"] is None
+                failures += [f"{row['path']}: {row['error']}"] if row["error"] else []
+    return Predicted(clips, tuple(failures))
 
 
 def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
     columns = ["id", *(modality.name for modality in bundle.modalities)]
-    table, names = read_shard(dataset, shard, columns), bundle.vocabulary.names
-    scores = bundle.score(table)
-    labels = pa.array(bundle.labels_above(scores), pa.list_(pa.string()))
-    found = {"id": table["id"], "labels": labels}
-    found |= {f"score.{name}": pa.array(scores[:, c]) for c, name in enumerate(names)}
-    if bundle.calibration is not None:
-        likely = bundle.probabilities(scores)
-        found |= {f"probability.{name}": pa.array(likely[:, c]) for c, name in enumerate(names)}
-    return pa.table(found)
+    table = read_shard(dataset, shard, columns, optional=_PLACE)
+    known = [name for name in ("id", *_PLACE) if name in table.column_names]
+    return pa.table({name: table[name] for name in known} | scored_columns(bundle, table))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import ray
 import torch
 
@@ -124,15 +125,16 @@ def each_shard(
     work: Callable[[Bundle, Dataset, Shard], Result],
     *,
     device: str,
+    first: int = 0,
 ) -> Iterator[Result]:
-    """Yield what `work` returns for each shard of a split, in the order of the shards.
+    """Yield what `work` returns for each shard of a split from number `first`, in their order.
 
     Raises:
         BundleError: The bundle can't be read.
         DataError: There is no such split, or a shard can't be read.
         ResourceError: A GPU is asked for and there is none.
     """
-    shards, on_gpu = dataset.split(split), _on_gpu(dataset, split, device)
+    shards, on_gpu = dataset.split(split)[first:], _on_gpu(dataset, split, device)
     if _is_small(dataset, split, device):
         bundle.model.to("cuda" if on_gpu else "cpu")
         yield from (work(bundle, dataset, shard) for shard in shards)
@@ -191,6 +193,17 @@ def _score_shard(
     """Return ids, scores, labels and what was observed."""
     block = _read_block(bundle, dataset, shard)
     return block.ids.to_pylist(), bundle.score_tokens(block.tokens), block.labels, block.observed
+
+
+def scored_columns(bundle: Bundle, table: pa.Table) -> dict[str, pa.Array]:
+    """Return what a bundle makes of the tokens of a table, as columns of predictions."""
+    scores, names = bundle.score(table), bundle.vocabulary.names
+    found = {"labels": pa.array(bundle.labels_above(scores), pa.list_(pa.string()))}
+    found |= {f"score.{name}": pa.array(scores[:, c]) for c, name in enumerate(names)}
+    if bundle.calibration is not None:
+        likely = bundle.probabilities(scores)
+        found |= {f"probability.{name}": pa.array(likely[:, c]) for c, name in enumerate(names)}
+    return found
 
 
 def _read_block(bundle: Bundle, dataset: Dataset, shard: Shard, most: int | None = None) -> Block:

@@ -219,6 +219,17 @@ def extract_files_apart(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[
                 yield number, END
 
 
+def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
+    """Yield the same as `extract_files`, decoded in a child process and encoded in this one."""
+    device = "cuda" if plan.config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    encoders = make_encoders(plan.config, plan.heavy, device=device)
+    paths = {number: source.path for number, source in sources}
+    for number, item in extract_files_apart(sources, plan):
+        if isinstance(item, EncodedClip):
+            item = encode(item, paths[number], plan, encoders)
+        yield number, item
+
+
 def _begin(child: Child) -> None:
     try:
         child.receive()

@@ -51,6 +51,7 @@ from raymc.features.extraction import (
     make_encoders,
     plan_extraction,
 )
+from raymc.features.recipe import MADE_BY
 from raymc.features.sources import Listing, Source, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
@@ -163,7 +164,7 @@ def _check_media(out: str, stream: ShardStream, sources: Sequence[Source]) -> No
         DataError: A file has changed, or was missing, or raymc makes other features by now.
     """
     filesystem, root = open_address(out)
-    place, now = f"{root}/{_MEDIA_FILE}", _states(sources)
+    place, now = f"{root}/{_MEDIA_FILE}", media_states(sources)
     with reaching(place):
         known = read_json(filesystem, place) if exists(filesystem, place) else None
     if known is None:
@@ -186,7 +187,7 @@ def _check_media(out: str, stream: ShardStream, sources: Sequence[Source]) -> No
         )
 
 
-def _states(sources: Sequence[Source]) -> dict[str, list[int] | None]:
+def media_states(sources: Sequence[Source]) -> dict[str, list[int] | None]:
     """Return the size and the time of the last change of each local file; None if it is missing."""
     states: dict[str, list[int] | None] = {}
     for path in dict.fromkeys(source.path for source in sources if "://" not in source.path):
@@ -288,7 +289,7 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str]
         plan.modalities,
         splits={source.split: () for source in sources},
         provenance={
-            "made_by": "raymc extract",
+            "made_by": MADE_BY,
             **settings,
             "split": "train",  # as raymc 0.1.0 wrote it: datasets that it began go on
             **({"language": plan.config.language} if plan.config.language else {}),

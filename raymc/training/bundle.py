@@ -32,6 +32,7 @@ from raymc.errors import (
     DataError,
     UnknownSettingError,
 )
+from raymc.features.recipe import recipe_differences, recipe_in
 from raymc.metrics.calibration import Calibration
 from raymc.model.losses import head_of
 from raymc.model.transformer import MultimodalTransformer
@@ -44,6 +45,7 @@ _KEYS = {
     "": {
         *("format_version", "raymc_version", "config", "vocabulary", "modalities", "thresholds"),
         *("calibration", "metrics", "epoch", "dataset_digest", "weights_sha256", "digest"),
+        "recipe",
     },
     "vocabulary": {"names", "groups", "background", "parents"},
     "modalities": {field.name for field in fields(Modality)},
@@ -69,6 +71,7 @@ class Bundle:
         dataset_digest: of the dataset it was trained on.
         weights_digest: SHA-256 of its weights, in hex.
         digest: SHA-256 of all of it, in hex: of its description, which has that of the weights.
+        recipe: the settings with which `raymc extract` made the features; None if it didn't.
     """
 
     folder: Path
@@ -82,6 +85,7 @@ class Bundle:
     dataset_digest: str
     weights_digest: str
     digest: str
+    recipe: Mapping[str, Any] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -137,9 +141,25 @@ class Bundle:
         """Check that the dataset's tokens are of the kind that the model reads.
 
         Raises:
-            BundleError: a modality is missing, or has another dim, type or rate.
+            BundleError: a modality is missing, or has another dim, type or rate, or was made with
+                other settings.
         """
-        there = {modality.name: modality for modality in manifest.modalities}
+        self.check_modalities(manifest.modalities)
+        made = recipe_in(manifest.provenance)
+        changed = recipe_differences(self.recipe, made) if self.recipe and made else []
+        if changed:
+            raise BundleError(
+                f"the bundle reads features made in another way than the dataset's "
+                f"({'; '.join(changed)}): use a dataset made in the same way as the training data"
+            )
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        """Check that modalities are those that the model reads.
+
+        Raises:
+            BundleError: one is missing, or has another dim, type or rate.
+        """
+        there = {modality.name: modality for modality in modalities}
         for expected in self.modalities:
             found = there.get(expected.name)
             if found is None:
@@ -201,6 +221,8 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
             "dataset_digest": progress.dataset["digest"],
             "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
         }
+        if recipe := progress.dataset.get("recipe"):
+            description["recipe"] = recipe
         description["digest"] = digest_of(description)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=1))
 
@@ -274,6 +296,7 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
         dataset_digest=description["dataset_digest"],
         weights_digest=description["weights_sha256"],
         digest=digest_of(description),
+        recipe=description.get("recipe"),
     )
 
 

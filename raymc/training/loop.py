@@ -23,6 +23,7 @@ from raymc.data.feed.order import PADDING_ROW
 from raymc.data.shards import Manifest
 from raymc.errors import CheckpointError
 from raymc.events import Ended, EpochEnded, Event, Saved, Started, Stepped
+from raymc.features.recipe import recipe_in
 from raymc.training import checkpoint
 from raymc.training.checkpoint import Part, Progress
 from raymc.training.learner import Learner, make_learner, train_step
@@ -138,10 +139,12 @@ def _begin(
 
 def describe_dataset(manifest: Manifest) -> dict[str, Any]:
     """Return what a model needs to know about the dataset it was trained on."""
+    recipe = recipe_in(manifest.provenance)
     return {
         "vocabulary": manifest.vocabulary.to_json(),
         "modalities": [asdict(modality) for modality in manifest.modalities],
         "digest": manifest.digest(),
+        **({"recipe": recipe} if recipe else {}),
     }
 
 

@@ -87,7 +87,7 @@ def test_predictions(
     tiny_bundle: Path, tiny_path: Path, bundle: Bundle, expected: Predictions, tmp_path: Path
 ) -> None:
     out = tmp_path / "deep" / "out"
-    left_over = tmp_path / "deep" / "out.partial" / "0.parquet"  # by one that was interrupted
+    left_over = tmp_path / "deep" / ".out.parts" / "part-00000.parquet"  # of another model
     left_over.parent.mkdir(parents=True)
     left_over.write_text("torn")
     run_predict(str(tiny_bundle), str(tiny_path), out, CONSOLE)
@@ -124,7 +124,7 @@ def test_predictions_keep_the_order_of_the_split_if_the_first_shard_is_last(
     monkeypatch.setattr(predictions, "_predicted", first_comes_last)
     monkeypatch.setattr(scoring, "ROWS_HERE", 0)
     out = tmp_path / "out"
-    assert predict(str(tiny_bundle), tiny, "train", out) == SPLIT_ROWS["train"]
+    assert predict(load_bundle(tiny_bundle), tiny, "train", out).clips == SPLIT_ROWS["train"]
     files = sorted(out.iterdir())
     assert [file.name for file in files] == [f"part-{n:05d}.parquet" for n in range(6)]
     ids = [name for file in files for name in pq.read_table(file)["id"].to_pylist()]
@@ -146,7 +146,7 @@ def test_a_large_split_is_scored_on_ray_as_a_small_one_is_here(
 def test_predictions_are_not_overwritten(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match=rf"{tmp_path} already exists: choose another --out"):
-        predict(str(tiny_bundle), tiny, "test", tmp_path)
+        predict(load_bundle(tiny_bundle), tiny, "test", tmp_path)
     assert contents(tmp_path) == {"mine.txt": b"mine"}
 
 
@@ -158,9 +158,17 @@ def test_a_prediction_that_breaks_off_leaves_no_result(
     shard.write_bytes(shard.read_bytes()[:700])
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"test/00001.parquet") as caught:
-        predict(str(tiny_bundle), open_dataset(str(path)), "test", out)
+        predict(load_bundle(tiny_bundle), open_dataset(str(path)), "test", out)
     assert "\n" not in str(caught.value)
     assert not out.exists()
+    kept = out.with_name(".out.parts") / "part-00000.parquet"
+    before = kept.stat().st_mtime_ns
+    shutil.copy(tiny_path / "test" / "00001.parquet", shard)  # mended: goes on after the first part
+    found = predict(load_bundle(tiny_bundle), open_dataset(str(path)), "test", out)
+    assert found.clips == SPLIT_ROWS["test"]
+    assert (out / kept.name).stat().st_mtime_ns == before
+    ids = pq.read_table(out)["id"].to_pylist()
+    assert ids == [f"test-{i:03d}" for i in range(SPLIT_ROWS["test"])]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ arrays. Start with `Row` in `rows.py` and `write_dataset` in `write.py`.
 
 from raymc.data.shards.manifest import FAILURES_FILE, Manifest, Shard
 from raymc.data.shards.ragged import Ragged, ragged
-from raymc.data.shards.read import Dataset, count_classes, open_dataset, read_shard
+from raymc.data.shards.read import Dataset, count_classes, is_dataset, open_dataset, read_shard
 from raymc.data.shards.rows import Row, Rows, write_shard
 from raymc.data.shards.tokens import Modality
 from raymc.data.shards.write import ShardStream, write_dataset, write_manifest
@@ -24,6 +24,7 @@ __all__ = [
     "Shard",
     "ShardStream",
     "count_classes",
+    "is_dataset",
     "open_dataset",
     "ragged",
     "read_shard",

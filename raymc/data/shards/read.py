@@ -111,6 +111,23 @@ def open_dataset(path: str) -> Dataset:
         return _opened(root, filesystem, scan(filesystem, root))
 
 
+def is_dataset(path: str) -> bool:
+    """Return whether a folder holds a dataset, even an unfinished one, or Parquet files in folders.
+
+    Raises:
+        DataError: It can't be reached.
+    """
+    filesystem, root = storage.open_address(keep_password(path))
+    with storage.reaching(path):
+        folder, *files = filesystem.get_file_info(
+            [root, f"{root}/{MANIFEST_FILE}", f"{root}/{PLAN_FILE}"]
+        )
+        if any(file.is_file for file in files):
+            return True
+        is_folder = folder.type == fs.FileType.Directory
+    return is_folder and any("/" in file for file in storage.parquet_files(filesystem, root))
+
+
 def _opened(root: str, filesystem: fs.FileSystem, manifest: Manifest) -> Dataset:
     """Return the dataset of a manifest, with the checksums that this lacks."""
     shards = [shard for shards in manifest.splits.values() for shard in shards]
@@ -178,8 +195,16 @@ def read_json(filesystem: fs.FileSystem, file: str) -> dict[str, Any]:
     return values
 
 
-def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:
+def read_shard(
+    dataset: Dataset,
+    shard: Shard,
+    columns: Sequence[str] | None = None,
+    *,
+    optional: Sequence[str] = (),
+) -> pa.Table:
     """Read columns of a shard, all by default; null labels become empty lists.
+
+    The columns in `optional` are read, too, if the shard has them.
 
     Raises:
         DataError: The file is missing or damaged, differs from the manifest, or lacks a column.
@@ -195,7 +220,8 @@ def read_shard(dataset: Dataset, shard: Shard, columns: Sequence[str] | None = N
                     f"{path} has no column '{min(missing)}'; "
                     f"it has {', '.join(parquet.schema_arrow.names)}"
                 )
-            table = parquet.read(columns=None if columns is None else list(columns))
+            there = [name for name in optional if name in parquet.schema_arrow.names]
+            table = parquet.read(columns=None if columns is None else [*columns, *there])
             return _without_null_labels(table)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; restore it or make the dataset again") from error

@@ -1,0 +1,117 @@
+"""On Ray if there are many files, else in this process: a bundle's scores of videos.
+
+Features are made by the bundle's own recipe, scored as they come, and not kept.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from raymc.config import ExtractConfig
+from raymc.errors import BundleError
+from raymc.evaluation.scoring import scored_columns
+from raymc.events import ExtractProgress
+from raymc.features.clips import Failure
+from raymc.features.extraction import EncodedClip, ExtractPlan, Item, extract_here, plan_extraction
+from raymc.features.on_ray import extract_items
+from raymc.features.sources import Source
+from raymc.runtime.connect import connect, gpus_to_use
+from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
+
+FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
+
+
+def plan_of(bundle: Bundle, *, device: str = "auto") -> ExtractPlan:
+    """Return how to make the features that a bundle reads.
+
+    Raises:
+        BundleError: It doesn't say how, or they would be others here.
+        ResourceError: Weights or a package are missing.
+    """
+    if bundle.recipe is None:
+        raise BundleError(
+            f"the bundle {bundle.folder} doesn't say how its features were made, because its "
+            "dataset was not made by `raymc extract`, or by an older raymc: give a dataset made in "
+            "the same way, not videos"
+        )
+    plan = plan_extraction(ExtractConfig(**bundle.recipe, device=device))
+    bundle.check_modalities(plan.modalities)
+    return plan
+
+
+def score_media(
+    bundle: Bundle,
+    sources: Sequence[Source],
+    plan: ExtractPlan,
+    *,
+    first: int,
+    listener: Callable[[ExtractProgress], None],
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield predictions of whole files from number `first`, and how many files are done.
+
+    Raises:
+        ResourceError: A GPU is asked for and there is none.
+    """
+    waiting: list[tuple[Source, EncodedClip | Failure]] = []
+    clips, seconds, failed = 0, 0.0, set[str]()
+    for file, item in _items(sources, plan, first):
+        if isinstance(item, EncodedClip):
+            clips, seconds = clips + 1, seconds + item.end_seconds - item.start_seconds
+        if item is not None:
+            waiting.append((sources[file], item))
+            failed |= {sources[file].path} if isinstance(item, Failure) or item.failures else set()
+            continue
+        listener(ExtractProgress(file + 1, len(sources), clips, seconds, len(failed)))
+        if waiting and (len(waiting) >= ROWS_AT_A_TIME or file + 1 == len(sources)):
+            yield file + 1, _predictions(bundle, waiting)
+            waiting = []
+
+
+def _items(sources: Sequence[Source], plan: ExtractPlan, first: int) -> Iterator[tuple[int, Item]]:
+    if len(sources) - first <= FILES_HERE and plan.config.device != "gpu":
+        yield from extract_here(list(enumerate(sources))[first:], plan)
+        return
+    connect()
+    gpus = 1 if plan.heavy and gpus_to_use(plan.config.device) else 0
+    yield from extract_items(sources, plan, first, gpus)
+
+
+def _predictions(bundle: Bundle, items: Sequence[tuple[Source, EncodedClip | Failure]]) -> pa.Table:
+    """Return a row for each clip and each failure, in their order."""
+    clips = [item for _, item in items if isinstance(item, EncodedClip)]
+    tokens = {
+        modality.name: pa.array([clip.tokens[modality.name] for clip in clips], pa.binary())
+        for modality in bundle.modalities
+    }
+    scored = pa.table(scored_columns(bundle, pa.table(tokens)))
+    rows = [_row(source, item) for source, item in items]
+    place, places = 0, []
+    for _, item in items:
+        places.append(place if isinstance(item, EncodedClip) else None)
+        place += isinstance(item, EncodedClip)
+    columns = {key: pa.array([row[key] for row in rows], kind) for key, kind in _KINDS.items()}
+    filled = scored.take(pa.array(places, pa.int64()))
+    return pa.table(columns | {name: filled[name] for name in filled.column_names})
+
+
+_KINDS = {
+    "id": pa.string(),
+    "path": pa.string(),
+    "start_seconds": pa.float64(),
+    "end_seconds": pa.float64(),
+    "error": pa.string(),
+}
+
+
+def _row(source: Source, item: EncodedClip | Failure) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": item.id, "path": source.path}
+    if isinstance(item, Failure):
+        return {**row, "start_seconds": None, "end_seconds": None, "error": item.error}
+    error = "; ".join(failure.error for failure in item.failures) or None
+    return {
+        **row,
+        "start_seconds": item.start_seconds,
+        "end_seconds": item.end_seconds,
+        "error": error,
+    }
