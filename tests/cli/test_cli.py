@@ -24,7 +24,8 @@ from tiny import MODALITIES, VOCABULARY, tiny_row
 from raymc.cli.main import main
 from raymc.config import Config, TrackingConfig, config_reference, load, override
 from raymc.data.shards import open_dataset, write_dataset
-from raymc.tracking import open_tracker
+from raymc.runtime.provenance import Code
+from raymc.tracking import open_tracker, records
 
 NPZ_OPTIONS = ("--modality", "visual=seen", "--rate", "visual=2")
 HEAVY = {"torch", "ray", "mlflow", "optuna", "pyarrow", "matplotlib", "pandas", "scipy", "sklearn"}
@@ -285,6 +286,7 @@ LISTED = ["name", "id", "kind", "state", "val/mAP", "started"]
 
 def test_runs_are_listed_by_id(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(records, "current_code", lambda: Code(commit="0123456789abcdef"))
     with open_tracker(TrackingConfig(experiment="listed"), str(runs_folder)) as tracker:
         for name, key in (("base [x]", "a" * 32), ("base [x]", "b" * 32), ("wide", "c" * 32)):
             tracker.start_run(name, key=key, params={}, tags={"raymc.kind": "run"})
@@ -293,13 +295,14 @@ def test_runs_are_listed_by_id(runs_folder: Path, monkeypatch: pytest.MonkeyPatc
         tracker.start_run("trial", key="c/0", parent="c" * 32, params={}, tags={})
     settings = [f"run.folder={runs_folder}", "tracking.experiment=listed"]
     heads, *rows = run("runs", *settings).output.splitlines()
-    assert heads.split() == LISTED
+    assert heads.split() == [*LISTED, "commit"]
     assert [row.split("  ")[0] for row in rows] == ["wide", "base [x]", "base [x]"]
     now = datetime.now().strftime("%Y-%m-%d")
-    assert [row.split()[1:-2] for row in rows[:1]] == [
+    assert [row.split()[1:-3] for row in rows[:1]] == [
         ["cccccccc", "sweep", "of", "1", "running", "0.5000"]
     ]
-    assert all(row.split()[-2] == now for row in rows)
+    assert all(row.split()[-3] == now for row in rows)
+    assert all("0123456789abcdef".startswith(row.split()[-1]) for row in rows)
     said, _, row = run("runs", "base [x]", *settings).output.splitlines()
     assert said == (
         "2 runs are meant by base [x]; this is the newest, bbbbbbbb (the others: aaaaaaaa)"
