@@ -46,16 +46,40 @@ def data_make(target: str | None, overrides: tuple[str, ...]) -> None:
 def data_check(path: str) -> None:
     """Check every row of the dataset at PATH.
 
-    Exits with code 1 if anything is wrong.
+    Exits with code 1 if anything is wrong. What is valid, but likely a mistake, is a warning.
     """
-    from raymc.data.check import check_dataset
+    from raymc.data.check import check_dataset, find_oddities
     from raymc.terminal import one_line
 
     findings = check_dataset(path)
     for finding in findings:
         click.echo(one_line(str(finding)))
-    click.echo(f"{path}: {len(findings)} findings" if findings else f"{path}: no findings")
+    warnings = [] if findings else find_oddities(path)
+    for warning in warnings:
+        click.echo(one_line(f"warning: {warning}"))
+    also = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
+    found = f"{len(findings)} findings" if findings else "no findings"
+    click.echo(f"{path}: {found}{also}")
     sys.exit(1 if findings else 0)
+
+
+@data.command("split")
+@click.argument("path")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draw.")
+@click.option("--by", default="", help="Column whose rows of equal value stay together.")
+@click.option("--again", is_flag=True, help="Draw also if the dataset has several splits.")
+def data_split(path: str, seed: int, by: str, again: bool) -> None:
+    """Draw train, val and test for the dataset at PATH.
+
+    All clips of a video go to one split, and the labels are balanced. The features stay as they
+    are. It is another dataset then: runs that were trained on it before are not resumed.
+    """
+    from raymc.data.info import rows_line
+    from raymc.data.splits import split_dataset
+    from raymc.terminal import print_line
+
+    manifest = split_dataset(path, seed=seed, by=by, again=again)
+    print_line(make_console(), rows_line(manifest, path))
 
 
 @data.command("info")

@@ -1,10 +1,12 @@
 """Checks a whole dataset for anything that would make training fail or mislead.
 
 Every file is read once, a few at a time: its checksum, columns, label names, ids and all tokens.
+`find_oddities` looks at labels and texts again, for what is valid and yet likely a mistake.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-from raymc.data.labels import Vocabulary
+from raymc.data.labels import Vocabulary, twin_names
+from raymc.data.leaks import video_column, video_of
 from raymc.data.shards import (
     FAILURES_FILE,
     Dataset,
@@ -71,6 +74,84 @@ def check_dataset(path: str) -> list[Finding]:
             Finding(file, None, "is not in dataset.json, so it is never read; move it elsewhere")
         )
     return findings
+
+
+def find_oddities(path: str) -> list[str]:
+    """Return a line for each thing in a dataset that is valid, but likely a mistake.
+
+    There are no labels; a label is in one split or one video only; names are alike; clips have no
+    text. Raises `DataError` if the dataset can't be read.
+    """
+    dataset = open_dataset(path)
+    splits: dict[str, Counter[str]] = {}
+    videos: dict[str, set[str]] = {}
+    rows, textless = 0, 0
+    for split, shards in dataset.manifest.splits.items():
+        for shard in shards:
+            table = _labels_and_texts(dataset, shard)
+            column = video_column(table.column_names)
+            known = table[column].to_pylist() if column else [None] * len(table)
+            for name, video, labels in zip(table["id"].to_pylist(), known, _lists(table)):
+                for label in labels:
+                    splits.setdefault(label, Counter())[split] += 1
+                    videos.setdefault(label, set()).add(video_of(name, video) or name)
+            rows += len(table)
+            if "text" in table.column_names:
+                lengths = pc.call_function("binary_length", [table["text"]])
+                textless += sum(not length for length in lengths.to_pylist())
+    used = [split for split in dataset.manifest.splits if dataset.manifest.rows(split)]
+    return [*_label_oddities(splits, videos, used), *_text_oddities(textless, rows)]
+
+
+def _labels_and_texts(dataset: Dataset, shard: Shard) -> pa.Table:
+    has_text = any(modality.name == "text" for modality in dataset.manifest.modalities)
+    path = f"{dataset.path}/{shard.file}"
+    try:
+        with reaching(path), dataset.filesystem.open_input_file(path) as file:
+            parquet = pq.ParquetFile(file)
+            column = video_column(parquet.schema_arrow.names)
+            asked = ["id", "labels", *([column] if column else []), *(["text"] if has_text else [])]
+            return parquet.read(columns=asked)
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path} can't be read ({first_line(error)}); restore it") from error
+
+
+def _lists(table: pa.Table) -> Iterator[list[str]]:
+    for labels in table["labels"].to_pylist():
+        yield [labels] if isinstance(labels, str) else labels or []
+
+
+def _label_oddities(
+    splits: Mapping[str, Counter[str]], videos: Mapping[str, set[str]], used: Sequence[str]
+) -> Iterator[str]:
+    if not splits:
+        yield "no row has a label; with such a dataset a model can predict, but not be trained"
+        return
+    lone = {label: found for label, found in splits.items() if len(found) == 1}
+    if len(used) > 1 and lone:
+        listed = [f"{label} ({next(iter(found))} {found.total()})" for label, found in lone.items()]
+        yield (
+            f"{len(lone)} of {len(splits)} labels are in one split only, so they are not learned "
+            f"or not measured: {_few(listed)}"
+        )
+    single = [f"{x} ({splits[x].total()} rows)" for x in videos if len(videos[x]) == 1]
+    single = [x for x in single if not x.endswith("(1 rows)")]
+    if single:
+        yield (
+            f"{len(single)} labels have all their rows in one video, so a model may learn the "
+            f"video instead: {_few(single)}"
+        )
+    yield from twin_names(splits)
+
+
+def _text_oddities(textless: int, rows: int) -> Iterator[str]:
+    if textless:
+        which = "all" if textless == rows else f"{textless:,} of {rows:,}"
+        yield f"{which} rows have no text; are there .vtt or .srt files beside their videos?"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]:

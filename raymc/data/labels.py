@@ -4,8 +4,10 @@ Rows store their labels by name; they are encoded with the vocabulary when they 
 Axes: N rows, C classes.
 """
 
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -171,6 +173,48 @@ class Vocabulary:
 def label_counts(multi_hot: Bool[np.ndarray, "N C"]) -> Int64[np.ndarray, " C"]:
     """Count the rows that carry each label."""
     return multi_hot.sum(axis=0, dtype=np.int64)
+
+
+def twin_names(names: Iterable[str]) -> Iterator[str]:
+    """Say which names are alike: in all but case, in all but signs and spaces, or but for a letter.
+
+    Names are compared by what is left without one letter, so thousands of them take no time.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        alike.setdefault(" ".join(re.sub(r"[\W_]", " ", plain).split()) or plain, []).append(name)
+    for twins in alike.values():
+        if len(twins) > 1:
+            only = "case" if len({name.casefold() for name in twins}) == 1 else "signs"
+            listed = " and ".join(f'"{name}"' for name in twins)
+            yield f"{listed} differ in {only} only; if they are one label, write them alike"
+    pairs = list(_near(alike))
+    if pairs:
+        shown = ", ".join(f'"{alike[a][0]}" and "{alike[b][0]}"' for a, b in pairs[:3])
+        more = f", and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+        yield f"{shown}{more} differ in one letter; if that is a slip, mend it"
+
+
+def _near(names: Iterable[str]) -> dict[tuple[str, str], None]:
+    """Return the pairs of names of five letters or more that differ in one, but in no digit."""
+    seen: dict[str, list[str]] = {}
+    pairs: dict[tuple[str, str], None] = {}
+    for name in (name for name in names if len(name) >= 5):
+        shorter = {name[:i] + name[i + 1 :] for i in range(len(name)) if not name[i].isdigit()}
+        for key in {name, *shorter}:
+            for other in seen.get(key, ()):
+                if re.sub(r"\D", "", other) == re.sub(r"\D", "", name) and _is_near(other, name):
+                    pairs[other, name] = None
+            seen.setdefault(key, []).append(name)
+    return pairs
+
+
+def _is_near(a: str, b: str) -> bool:
+    """Whether one letter is another or too many, of two names that are equal without a letter."""
+    if len(a) == len(b):
+        return sum(x != y for x, y in zip(a, b)) == 1
+    return abs(len(a) - len(b)) == 1
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -135,13 +135,13 @@ def _read_shard(
         with reaching(path), dataset.filesystem.open_input_file(path) as file:
             parquet = pq.ParquetFile(file, pre_buffer=True)
             names = parquet.schema_arrow.names
-            video = next((name for name in _VIDEO_COLUMNS if name in names), None)
+            video = video_column(names)
             columns = ["id", *([video] if video else []), *(one.name for one in modalities)]
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, columns=columns)
                 ids = table["id"].to_pylist()
                 of = table[video].to_pylist() if video else [None] * len(ids)
-                videos = [_video(name, known) for name, known in zip(ids, of)]
+                videos = [video_of(name, known) for name, known in zip(ids, of)]
                 rows += zip(ids, videos, _contents(table, modalities))
     except pa.ArrowException as error:
         raise DataError(
@@ -151,8 +151,13 @@ def _read_shard(
     return rows
 
 
-def _video(name: str | None, known: object) -> str | None:
-    """Return what names a clip's video; None if nothing does."""
+def video_column(names: Sequence[str]) -> str | None:
+    """Return the extra column that names the clips' videos; None if there is none."""
+    return next((name for name in _VIDEO_COLUMNS if name in names), None)
+
+
+def video_of(name: str | None, known: object) -> str | None:
+    """Return what names a clip's video, from its id and that column; None if nothing does."""
     if known is not None and known != "":
         return str(known)
     window = _WINDOW.fullmatch(name or "")

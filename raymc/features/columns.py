@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from raymc.data.labels import twin_names
 from raymc.errors import DataError
 from raymc.features.clips import Source
 from raymc.features.tables import Table
@@ -343,7 +344,7 @@ def _label_warnings(counts: Mapping[str, int], columns: Columns, told: str) -> I
         if re.match(r"[\[({<'\"]", name) or re.search(r"[\[({<]['\"]|^[\])}]", name):
             yield f'label "{name}" begins with a bracket or a quote; write {_EXAMPLE}'
             break
-    yield from _twin_warnings(counts)
+    yield from twin_names(counts)
 
 
 _EXAMPLE = "labels as a;b, or as a list of quoted names"
@@ -361,49 +362,6 @@ def _separator_warnings(counts: Mapping[str, int], told: str) -> Iterator[str]:
                     f"'{mark}'"
                 )
                 return
-
-
-def _twin_warnings(counts: Mapping[str, int]) -> Iterator[str]:
-    """Warn of labels that differ in case, spaces or one letter."""
-    by_case: dict[str, list[str]] = {}
-    for name in counts:
-        by_case.setdefault(_plain(name).replace("_", " ").replace("-", " "), []).append(name)
-    for names in by_case.values():
-        if len(names) > 1:
-            only = "case" if len({name.casefold() for name in names}) == 1 else "signs"
-            listed = " and ".join(f'"{name}"' for name in names)
-            yield f"{listed} differ in {only} only; if they are one label, write them alike"
-    firsts = [names[0] for names in by_case.values()]
-    listed = [f'"{a}" and "{b}"' for a, b in near_twins(firsts)]
-    if listed:
-        more = f", and {len(listed) - 3} more pairs" if len(listed) > 3 else ""
-        yield f"{', '.join(listed[:3])}{more} differ in one letter; if that is a slip, mend it"
-
-
-def near_twins(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return the pairs of names that differ in one letter, but in no digit; short ones have none.
-
-    Names without one letter are compared, so it takes no time for thousands of names.
-    """
-    seen: dict[str, list[str]] = {}
-    pairs: dict[tuple[str, str], None] = {}
-    for name in names:
-        if len(name) < 5:
-            continue
-        shorter = {name[:i] + name[i + 1 :] for i in range(len(name)) if not name[i].isdigit()}
-        for key in {name, *shorter}:
-            for other in seen.get(key, ()):
-                if re.sub(r"\D", "", other) == re.sub(r"\D", "", name) and _is_near(other, name):
-                    pairs[other, name] = None
-            seen.setdefault(key, []).append(name)
-    return list(pairs)
-
-
-def _is_near(a: str, b: str) -> bool:
-    """Whether one letter is another or too many, of two names that are equal without a letter."""
-    if len(a) == len(b):
-        return sum(x != y for x, y in zip(a, b)) == 1
-    return abs(len(a) - len(b)) == 1
 
 
 # Rows

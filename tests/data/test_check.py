@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from example_dataset import write
 
-from raymc.data.check import Finding, check_dataset
+from raymc.data.check import Finding, check_dataset, find_oddities
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Modality, Row, write_dataset
 from raymc.errors import DataError
 
 SHARD = "train/00001.parquet"
@@ -207,3 +209,50 @@ def test_tokens_of_other_layouts(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no dataset at"):
         check_dataset(str(tmp_path / "missing"))
+
+
+def oddities(folder: Path, **splits: list[tuple[str, str, str | None]]) -> list[str]:
+    """Of a dataset whose rows are given as video, labels in one text, and said or not."""
+    made = {
+        split: [
+            Row(
+                id=f"{split}-{i}",
+                labels=labels.split(),
+                tokens={"text": None if words is None else np.ones((1, 2))},
+                extra={"video": video},
+            )
+            for i, (video, labels, words) in enumerate(rows)
+        ]
+        for split, rows in splits.items()
+    }
+    names = sorted({name for rows in made.values() for row in rows for name in row.labels})
+    write_dataset(
+        str(folder),
+        made,
+        vocabulary=Vocabulary(tuple(names)),
+        modalities=(Modality("text", 2),),
+    )
+    return find_oddities(str(folder))
+
+
+def test_what_is_valid_and_likely_a_mistake(tmp_path: Path) -> None:
+    sound = [("a", "count", "x"), ("b", "shape count", "x"), ("c", "shape", "x")]
+    assert oddities(tmp_path / "sound", train=sound, val=sound) == []
+    none = oddities(tmp_path / "none", train=[("a", "", "x")])
+    assert none == [
+        "no row has a label; with such a dataset a model can predict, but not be trained"
+    ]
+    odd = oddities(
+        tmp_path / "odd",
+        train=[("a", "count red", "x"), ("a", "Count", None), ("b", "count", None)],
+        val=[("c", "count counts", "x"), ("c", "counts", "x"), ("a", "red", "x")],
+    )
+    assert odd == [
+        "2 of 4 labels are in one split only, so they are not learned or not measured: "
+        "Count (train 1), counts (val 2)",
+        "2 labels have all their rows in one video, so a model may learn the video instead: "
+        "red (2 rows), counts (2 rows)",
+        '"count" and "Count" differ in case only; if they are one label, write them alike',
+        '"count" and "counts" differ in one letter; if that is a slip, mend it',
+        "2 of 6 rows have no text; are there .vtt or .srt files beside their videos?",
+    ]

@@ -99,11 +99,20 @@ def write_shard(
     for extra in extra_fields:
         columns.append(_extra_column(rows, extra.name, extra.type, path))
         fields.append(extra)
+    return write_table(filesystem, path, pa.table(columns, schema=pa.schema(fields)))
+
+
+def write_table(filesystem: fs.FileSystem, path: str, table: pa.Table) -> tuple[int, int, str]:
+    """Write the rows of a shard, as columns, atomically.
+
+    Returns the number of rows and of bytes, and the SHA-256 in hex. Raises `DataError` if the file
+    can't be written.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.table(columns, schema=pa.schema(fields)),
+        table,
         sink,
-        row_group_size=max(len(rows), 1),
+        row_group_size=max(len(table), 1),
         compression="none",
         use_dictionary=False,
         write_statistics=False,
@@ -111,7 +120,7 @@ def write_shard(
     data = sink.getvalue()
     with storage.reaching(path):
         storage.write_bytes(filesystem, path, data)
-    return len(rows), data.size, hashlib.sha256(data).hexdigest()
+    return len(table), data.size, hashlib.sha256(data).hexdigest()
 
 
 def check_names(rows: Sequence[Row], vocabulary: Vocabulary, path: str, first_row: int) -> None:
