@@ -6,8 +6,9 @@ The grey of a frame's picture tells its number; the sound is a sine.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -17,7 +18,9 @@ import numpy as np
 class Video:
     """The pictures of a file.
 
-    `times` (in seconds) takes the place of an even `fps`; `is_textured` that of plain greys.
+    `times` (in seconds) takes the place of an even `fps`; `is_textured` or `is_numbered` (black and
+    white blocks: the bits of the frame's number) that of plain greys. `start` is the time of the
+    first frame. `keys` are the packets that are said to be key frames.
     """
 
     codec: str = "libx264"
@@ -28,6 +31,9 @@ class Video:
     pix_fmt: str = "yuv420p"
     options: Mapping[str, str] = field(default_factory=dict)
     is_textured: bool = False
+    is_numbered: bool = False
+    start: float = 0.0
+    keys: Literal["true", "all", "first"] = "true"
     rotation: float = 0.0
     is_mirrored: bool = False
     pixel_aspect: Fraction = Fraction(1)
@@ -35,7 +41,10 @@ class Video:
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """The sound of a file: a sine of 0.5 on the first channel, 0.25 on the second."""
+    """The sound of a file: a sine of 0.5 on the first channel, 0.25 on the second.
+
+    `is_stepped`: as loud as `loudness_of` each quarter of a second.
+    """
 
     codec: str = "aac"
     seconds: float = 4.0
@@ -43,11 +52,33 @@ class Sound:
     rate_hz: int = 44_100
     layout: str = "stereo"
     sine_hz: float = 440.0
+    is_stepped: bool = False
 
 
 def grey_of(number: int) -> int:
     """The grey of frame `number`; neighbours are far apart for any codec."""
     return 20 + 5 * (number * 7 % 40)
+
+
+BITS = 12
+
+
+def numbered(number: int, height: int, width: int) -> np.ndarray:
+    """A picture of 3 x 4 black and white blocks: the bits of a number."""
+    bits = np.array([number >> k & 1 for k in range(BITS)], np.uint8).reshape(3, 4)
+    rows, columns = np.arange(height) * 3 // height, np.arange(width) * 4 // width
+    return np.repeat(bits[rows][:, columns][..., None] * 200 + 25, 3, axis=2)
+
+
+def number_in(picture: np.ndarray) -> int:
+    """The number that a picture of 12 x 16 pixels shows."""
+    blocks = picture.mean(2).reshape(3, 4, 4, 4)[:, 1:3, :, 1:3].mean((1, 3)).ravel()
+    return sum(1 << k for k in range(BITS) if blocks[k] > 125)
+
+
+def loudness_of(seconds: np.ndarray) -> np.ndarray:
+    """The amplitude of stepped sound at some times."""
+    return np.array([0.1, 0.5, 0.2, 0.8, 0.35])[(4 * seconds).astype(int) * 2 % 5]
 
 
 def textured(number: int, height: int, width: int) -> np.ndarray:
@@ -75,10 +106,16 @@ def write_media(
             )
             streams.append((stream, _samples(sound)))
         frames = [(time, k, frame) for k, (_, many) in enumerate(streams) for time, frame in many]
-        for _, k, frame in sorted(frames, key=lambda item: item[:2]):
-            container.mux(streams[k][0].encode(frame))
-        for stream, _ in streams:
-            container.mux(stream.encode())
+        packets = (
+            packet
+            for _, k, frame in sorted(frames, key=lambda item: item[:2])
+            for packet in streams[k][0].encode(frame)
+        )
+        rest = (packet for stream, _ in streams for packet in stream.encode())
+        for number, packet in enumerate(chain(packets, rest)):
+            if video is not None and video.keys != "true" and packet.stream is streams[0][0]:
+                packet.is_keyframe = video.keys == "all" or number == 0
+            container.mux(packet)
     return path
 
 
@@ -105,9 +142,11 @@ def _pictures(video: Video) -> Iterator[tuple[float, av.VideoFrame]]:
         pixels = np.full((*video.size, 3), grey_of(number), np.uint8)
         if video.is_textured:
             pixels = textured(number, *video.size)
+        elif video.is_numbered:
+            pixels = numbered(number, *video.size)
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=video.pix_fmt)
-        frame.pts, frame.time_base = round(time / unit), unit
-        yield time, frame
+        frame.pts, frame.time_base = round((time + video.start) / unit), unit
+        yield time + video.start, frame
 
 
 def _samples(sound: Sound) -> Iterator[tuple[float, av.AudioFrame]]:
@@ -116,7 +155,9 @@ def _samples(sound: Sound) -> Iterator[tuple[float, av.AudioFrame]]:
     for first in range(0, total, block):
         numbers = np.arange(first, min(first + block, total))
         samples = np.zeros((len(numbers), channels), np.float32)
-        samples[:, 0] = 0.5 * np.sin(2 * np.pi * sound.sine_hz * numbers / sound.rate_hz)
+        seconds = numbers / sound.rate_hz
+        loudness = loudness_of(seconds) if sound.is_stepped else 0.5
+        samples[:, 0] = loudness * np.sin(2 * np.pi * sound.sine_hz * seconds)
         if channels > 1:
             samples[:, 1] = samples[:, 0] / 2
         frame = av.AudioFrame.from_ndarray(

@@ -23,6 +23,7 @@ from raymc.features.sources import Source
 
 CLIP_BYTES = 2 << 30  # of one clip's pictures and sound at most
 _MISSED_SECONDS = 1.0  # by which a file may end earlier than it was said to
+_GUESSED_SECONDS = 0.25  # by which a guess at the end may be too early
 _BEYOND_SECONDS = 1e-3  # the end of a window, to tell whether the source continues
 _SKIP_SECONDS = 10.0  # between two windows, from which on it is worth seeking
 _T = TypeVar("_T")
@@ -121,7 +122,7 @@ class _Reader:
                 stream,
                 self._file.clock(stream),
                 PictureMaker(self._request.picture, float(stream.sample_aspect_ratio or 1)),
-                is_numbered=self._file.is_numbered,
+                is_ordered=self._file.is_ordered,
                 may_skip=self._may_skip,
                 from_seconds=begin if has_sought else 0.0,
             )
@@ -130,7 +131,7 @@ class _Reader:
             clock = self._file.clock(stream)
             sound = Sound(stream, clock, rate_hz=rate, first_second=second)
         self._video, self._sound = video, sound
-        windows = replace(self._windows, end=self._most)
+        windows = (self._windows, replace(self._windows, end=self._most))
         self._reading = Reading(
             self._file, packets, video, sound, windows=windows, from_seconds=begin
         )
@@ -150,7 +151,7 @@ class _Reader:
         longest = self._windows.begin_of(k) + self._longest
         self._reading.read_to(seconds, longest=longest)
         if self._guess is not None and seconds >= self._guess:
-            beyond = self._guess + _MISSED_SECONDS
+            beyond = self._guess + _GUESSED_SECONDS
             self._reading.read_to(beyond, longest=longest)
             if self._reading.end_seconds > beyond:
                 self._guess = None

@@ -22,10 +22,12 @@ class ErrorLog:
         """Forget what was reported so far."""
         self._count = av.logging.get_last_error()[0]
 
-    def last(self) -> str:
-        """The last error since `start`, or nothing."""
+    def last(self, name: str = "") -> str:
+        """The last error since `start`, or nothing; with a name, of that part of FFmpeg alone."""
         count, last = av.logging.get_last_error()
         if count == self._count or last is None or last[2].startswith(_HARMLESS):
+            return ""
+        if name and last[1] != name:
             return ""
         return _line(f"{last[1]}: {last[2]}")
 

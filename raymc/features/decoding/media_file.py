@@ -39,7 +39,9 @@ _LIMITS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # Others seek by guess, or count time from where reading begins, or don't say how long they are.
 _SEEKING_FORMATS = {"mov", "matroska", "wav"}
 _MEASURED_FORMATS = _SEEKING_FORMATS | {"avi"}
+_UNORDERED_FORMATS = {"avi", "asf", "mxf"}
 _GUESSED_FORMATS = {"mpeg", "mpegts"}
+_CUT = "a packet is cut or damaged"
 _KINDS: tuple[Literal["video", "audio"], ...] = ("video", "audio")
 _Streams = Sequence[VideoStream | AudioStream]
 
@@ -51,7 +53,7 @@ class MediaFile:
         video: Its best video stream that isn't a cover picture, if it has one.
         audio: Its best audio stream, if it has one.
         seeks: Whether reading may begin in the middle.
-        is_numbered: Whether the format only numbers its packets of video, in the order of decoding.
+        is_ordered: Whether the format gives each packet of video the time of its own frame.
         opening_trouble: What FFmpeg found damaged while it opened the file, or nothing.
         troubles: How often the file itself (not a stream's data) was found damaged so far.
         trouble: What it was the last time.
@@ -72,9 +74,12 @@ class MediaFile:
         self.video = max(videos, key=lambda stream: stream.index in best, default=None)
         self.audio = max(audios, key=lambda stream: stream.index in best, default=None)
         formats = set(container.format.name.split(","))
-        self.is_numbered = "avi" in formats
-        self._is_measured = bool(_MEASURED_FORMATS & formats)
-        self._is_guessed = bool(_GUESSED_FORMATS & formats)
+        # Others number packets, or time them, in the order of decoding.
+        self._is_numbered = "avi" in formats
+        self.is_ordered = not formats & _UNORDERED_FORMATS
+        self._is_late = "matroska" in formats and origin_seconds > 0
+        self._is_measured = bool(_MEASURED_FORMATS & formats) and not self._is_late
+        self._is_guessed = bool(_GUESSED_FORMATS & formats) or self._is_late
         self._can_be_joined = bool(container.format.flags & Flags.ts_discont.value)
         # The index of a fragmented file is only known when all of it is read.
         is_indexed = "mov" not in formats or all(stream.frames for stream in (*videos, *audios))
@@ -101,7 +106,9 @@ class MediaFile:
         if known and len(known) == len(ends):
             return max(known)
         duration = self._container.duration
-        return None if duration is None else duration / av.time_base
+        # Some programs count that of Matroska from the start, others from 0.
+        before = self._origin if self._is_late else 0.0
+        return None if duration is None else max(duration / av.time_base - before, 0.0)
 
     def packets(self, streams: _Streams) -> Iterator[Packet]:
         """Yield the packets of streams from the start of a file that was just opened.
@@ -109,15 +116,8 @@ class MediaFile:
         Damage is counted in `troubles`; where reading on is impossible, the packets end.
         """
         self._choose(streams)
-        if not self._can_be_joined:
-            yield from self._demux(streams)
-            return
-        timeline = Timeline({stream.index: self.clock(stream) for stream in streams})
-        for packet in self._demux(streams):
-            if trouble := timeline.place(packet):
-                self._note(trouble)
-            self.begins_anew = timeline.begins_anew
-            yield packet
+        packets = self._demux(streams)
+        yield from self._in_line(packets, streams) if self._can_be_joined else packets
 
     def packets_from(self, streams: _Streams, seconds: float) -> Iterator[Packet] | None:
         """The same from before a time on; None where the index doesn't lead there."""
@@ -147,7 +147,7 @@ class MediaFile:
         late = {
             stream.index: self.clock(stream).tick(seconds)
             for stream in streams
-            if (self._end_of(stream) or seconds) >= seconds
+            if stream is self.video or (self._end_of(stream) or seconds) >= seconds
         }
         read = []
         for packet in islice(packets, _FIRST_PACKETS):
@@ -174,10 +174,43 @@ class MediaFile:
                 self._note(trouble)
             if packet is None or (packet.size == 0 and packet.dts is None):
                 return  # av ends with an empty packet for each stream
-            if packet.is_corrupt:
-                self._note("a packet is cut or damaged")
+            if packet.is_corrupt and not self._can_be_joined:
+                self._note(_CUT)
+            if self._is_numbered and self.video and packet.stream_index == self.video.index:
+                packet.pts = packet.dts  # FFmpeg makes something else of it
             if packet.size:  # another empty one would tell the decoder that the stream has ended
                 yield packet
+
+    def _in_line(self, packets: Iterator[Packet], streams: _Streams) -> Iterator[Packet]:
+        """Yield packets of joined recordings with their times in the whole file.
+
+        Where a recording ends, one of its last two packets seems damaged to FFmpeg, as the count of
+        the parts of the next one doesn't go on from them; so these wait for the next one.
+        """
+        timeline = Timeline({stream.index: self.clock(stream) for stream in streams})
+        waiting: dict[int, list[Packet]] = {stream.index: [] for stream in streams}
+        for packet in packets:
+            if trouble := timeline.place(packet):
+                self._note(trouble)
+            last = waiting[packet.stream_index]
+            if timeline.begins_anew or len(last) == 2:
+                yield from self._ended(last, is_whole=timeline.begins_anew)
+                last.clear()
+            if last or packet.is_corrupt:
+                last.append(packet)
+                continue
+            self.begins_anew = timeline.begins_anew
+            yield packet
+        for last in waiting.values():
+            yield from self._ended(last, is_whole=False)
+
+    def _ended(self, packets: Sequence[Packet], *, is_whole: bool) -> Iterator[Packet]:
+        self.begins_anew = False
+        if packets and not is_whole:
+            self._note(_CUT)
+        for packet in packets:
+            packet.is_corrupt = packet.is_corrupt and not is_whole
+            yield packet
 
     def _end_of(self, stream: VideoStream | AudioStream) -> float | None:
         if stream.duration is None or stream.time_base is None:
@@ -203,7 +236,7 @@ def open_media(path: str) -> Iterator[MediaFile]:
     """
     log = ErrorLog()
     with _open(path) as container:
-        trouble = log.last()
+        trouble = log.last(container.format.name)
         start = (container.start_time or 0) / av.time_base
         if start < 0:
             with _open(path) as other:

@@ -5,7 +5,7 @@ claims more. `Windows` says where the windows of a source lie, and when their pi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -64,7 +64,7 @@ class Windows:
         does, the end. Either the window or `high` must be finite.
         """
         begin, length = self.begin_of(k), self.end_of(k) - self.begin_of(k)
-        if length * self.fps <= 0.5:
+        if length * self.fps <= 0.5 + 1e-6:
             moments = [begin + length - _JUST_BEFORE_SECONDS]
         else:
             first = max((low - begin) * self.fps - 1, 0)
@@ -99,7 +99,8 @@ class Reading:
         packets: Those of the streams that are wanted.
         video: Takes the packets of its video stream; None: not wanted or not there.
         sound: The same of its audio stream.
-        windows: Their moments are asked of `video` before its packets come near them.
+        windows: Their moments are asked of `video` before its packets come near them; several,
+            where the end isn't known.
         from_seconds: What comes before this time isn't wanted.
     """
 
@@ -110,7 +111,7 @@ class Reading:
         video: VideoFrames | None,
         sound: Sound | None,
         *,
-        windows: Windows,
+        windows: Sequence[Windows],
         from_seconds: float,
     ) -> None:
         self._file = file
@@ -197,7 +198,8 @@ class Reading:
     def _register(self, seconds: float) -> None:
         if self._video is not None and seconds > self._registered:
             until = seconds + _REGISTERED_SECONDS
-            self._video.display.want(self._windows.between(self._registered, until))
+            for windows in self._windows:
+                self._video.display.want(windows.between(self._registered, until))
             self._registered = until
 
     def _disturb(self, trouble: str) -> None:

@@ -149,7 +149,6 @@ _SILENCE_SECONDS = 2.0  # a longer gap isn't filled, but begins a new segment
 _EARLY_SECONDS = 1.0  # by which sound may end before the clip does, without a failure
 _NEAR_SECONDS = 0.25  # of damage, which a codec may carry over to its neighbours
 _TOLERANCE_SECONDS = 0.005  # of the times in a file
-_WRONG = "a packet's time is wrong"
 _ENDLESS_PLANES = 8  # channels, from which on av misses the last plane and reads beyond it
 _RATES_HZ = (1000, 768_000)
 _ERRORS_IN_A_ROW = 1000  # after which the stream is given up
@@ -210,11 +209,8 @@ class Sound:
     def finish(self, end_seconds: float) -> None:
         """Take the rest: there are no more packets, and the file ends at a time."""
         self.feed(None)
-        if waiting := self._waiting:
-            if self._time_of(waiting) < end_seconds + JUMP_SECONDS:
-                self._place(waiting)
-            else:
-                self._note(self.end_seconds, self.end_seconds, _WRONG)
+        if self._waiting is not None:
+            self._settle(self._time_of(self._waiting) < end_seconds + JUMP_SECONDS)
         if self._segments:
             self._segments[-1].close()
 
@@ -266,30 +262,46 @@ class Sound:
         return self._expected() if frame.pts is None else self._clock.seconds(frame.pts)
 
     def _take(self, frame: AudioFrame) -> None:
-        """Place a frame; one that comes after a long gap only when the next comes after it."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and frame.pts is not None and frame.pts < (waiting.pts or 0):
-            self._note(self._expected(), self._expected(), _WRONG)
-        elif waiting is not None:
-            self._place(waiting)
-        if self._time_of(frame) > self._expected() + JUMP_SECONDS:
+        """Place a frame; one that doesn't follow the last when the next has shown which is right.
+
+        Times may be wrong by a frame, or by hours.
+        """
+        if not _RATES_HZ[0] <= frame.sample_rate <= _RATES_HZ[1]:
+            self.disturb(f"a sample rate of {frame.sample_rate} Hz")
+            return
+        if self._waiting is not None:
+            expected, start = self._expected(), self._time_of(self._waiting)
+            next_if_right = self._time_of(frame) - start
+            next_if_wrong = self._time_of(frame) - expected
+            length = self._waiting.samples / self._waiting.sample_rate
+            self._settle(abs(next_if_right - length) <= abs(next_if_wrong - length))
+        step = abs(self._time_of(frame) - self._expected())
+        least = max(frame.samples / frame.sample_rate / 2, _TOLERANCE_SECONDS)
+        if step > (least if self._segments else JUMP_SECONDS):
             self._waiting = frame
         else:
-            self._place(frame)
+            self._place(frame, self._time_of(frame))
 
-    def _place(self, frame: AudioFrame) -> None:
-        """Add a frame's samples where its time says, silence before them where some are missing."""
-        rate = frame.sample_rate
-        if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
-            self.disturb(f"a sample rate of {rate} Hz")
+    def _settle(self, is_right: bool) -> None:
+        """Place the frame that waits, at its own time if that is right."""
+        frame, self._waiting = self._waiting, None
+        if frame is None:
             return
+        expected, start = self._expected(), self._time_of(frame)
+        if not is_right and abs(start - expected) > _NEAR_SECONDS:
+            self._note(expected, expected, "a packet's time is wrong")
+        self._place(frame, start if is_right else expected)
+
+    def _place(self, frame: AudioFrame, start: float) -> None:
+        """Add a frame's samples at a time, silence before them where some are missing."""
+        rate = frame.sample_rate
         try:
             samples = _channels(frame)
         except FAULTS as error:
             self.disturb(reason(error))
             return
         segment = self._segments[-1] if self._segments else None
-        expected, start = self._expected(), self._time_of(frame)
+        expected = self._expected()
         # A packet may say that it lasts until the next, however few samples it has.
         is_joint = abs(start - self._joint) < _NEAR_SECONDS
         is_interrupted = start > self._until + _TOLERANCE_SECONDS and not is_joint
@@ -303,7 +315,8 @@ class Sound:
                 self._note(expected, start, f"sound {change}")
             segment = self._begin(start, rate)
         gap = round((start - segment.second) * rate) - segment.count
-        if abs(gap) > max(samples.shape[1] // 2, rate // 200) or segment.count == 0:
+        least = max(samples.shape[1] // 2, round(_TOLERANCE_SECONDS * rate))
+        if abs(gap) > least or segment.count == 0:
             if segment.count and gap > 0 and is_interrupted:
                 self._note(expected, start, "sound is interrupted here")
             elif segment.count and gap < 0 and not is_joint:

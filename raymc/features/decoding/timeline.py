@@ -1,5 +1,6 @@
 """Seconds of a file and ticks of its streams; recordings joined in one file follow each other."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import floor
@@ -9,6 +10,7 @@ from av.packet import Packet
 JUMP_SECONDS = 10.0  # a longer step forward isn't taken on the word of one time
 _BACK_SECONDS = 0.1  # by which times may go back without being those of another recording
 _RETURN_SECONDS = 1.0  # within which a time goes on from the one before a wrong one
+_STEP_SECONDS = 0.5  # by which time goes forward without being watched
 _LONGEST_SECONDS = 60.0  # of a packet
 
 
@@ -39,7 +41,7 @@ class _Place:
     shift: float = 0.0
     last: float = 0.0
     end: float = 0.0
-    former: tuple[float, float] = (0.0, 0.0)  # shift and end before the last packet
+    former: tuple[float, float] | None = None  # shift and end before a step forward
     is_begun: bool = False
 
 
@@ -64,14 +66,18 @@ class Timeline:
         clock = self.clocks[packet.stream_index]
         place = self._places.setdefault(packet.stream_index, _Place())
         tick = packet.pts if packet.dts is None else packet.dts
-        trouble = ""
-        if tick is not None:
+        length = min((packet.duration or 0) * clock.tick_seconds, _LONGEST_SECONDS)
+        trouble, self.begins_anew = "", False
+        if tick is None:
+            place.end += length
+        else:
             former = place.shift, place.end
             trouble = self._find(place, clock.seconds(tick))
-            self.begins_anew = place.is_begun and not trouble and place.shift != former[0]
             time = clock.seconds(tick) + place.shift
-            length = min((packet.duration or 0) * clock.tick_seconds, _LONGEST_SECONDS)
-            place.former = former if place.is_begun else (place.shift, time)
+            self.begins_anew = place.is_begun and not trouble and place.shift != former[0]
+            # A step forward may be a wrong time, and the next packet go on from before it.
+            is_step = place.is_begun and (self.begins_anew or time > former[1] + _STEP_SECONDS)
+            place.former = former if is_step else None
             place.last, place.end, place.is_begun = time, time + length, True
         if ticks := clock.ticks(place.shift):
             packet.pts = None if packet.pts is None else packet.pts + ticks
@@ -79,12 +85,13 @@ class Timeline:
         return trouble
 
     def _find(self, place: _Place, raw: float) -> str:
+        shift, end = place.former or (0.0, math.inf)
         if not place.is_begun:
             place.shift = self._shift
         elif self._continues(place, raw + place.shift):
             pass
-        elif 0 <= raw + place.former[0] - place.former[1] + _BACK_SECONDS < _RETURN_SECONDS:
-            place.shift = place.former[0]
+        elif -_BACK_SECONDS <= raw + shift - end < _RETURN_SECONDS:
+            place.shift = shift
             return "a packet's time is wrong"  # the last one's
         elif self._continues(place, raw + self._shift):
             place.shift = self._shift

@@ -36,7 +36,7 @@ class VideoFrames:
         stream: Its decoder must be fresh or flushed.
         clock: Its clock.
         maker: Makes the pictures.
-        is_numbered: Whether the format only numbers its packets, in the order of decoding.
+        is_ordered: Whether each packet has the time of its own frame; else, of one of them.
         may_skip: Whether to decode less where that is proven to give the same.
         from_seconds: About where packets begin; 0: with the file.
 
@@ -50,7 +50,7 @@ class VideoFrames:
         clock: Clock,
         maker: PictureMaker,
         *,
-        is_numbered: bool,
+        is_ordered: bool,
         may_skip: bool,
         from_seconds: float,
     ) -> None:
@@ -62,8 +62,8 @@ class VideoFrames:
             clock,
             maker,
             step=self._step,
-            from_tick=clock.tick(from_seconds),
-            start_tick=clock.tick(0.0) if stream.start_time is None else stream.start_time,
+            from_tick=clock.ticks(from_seconds + clock.origin_seconds),
+            start_tick=stream.start_time or clock.ticks(clock.origin_seconds),
         )
         try:
             self._codec.open(strict=False)  # before `skip_frame` is set, which AV1 reads only here
@@ -71,9 +71,9 @@ class VideoFrames:
             self.display.distrust(0, reason(error))
         self._entries = EntryPoints(self._codec)
         self._times: list[int] = []  # of the packets, as far as they are needed, in order
-        self._may_skip = may_skip and not is_numbered and self._entries.has_any
+        self._may_skip = may_skip and is_ordered and self._entries.has_any
         self.display.expected = self._times if self._may_skip else None
-        self._numbers: list[int] | None = [] if is_numbered else None
+        self._unordered: list[int] | None = None if is_ordered else []
         self._group: list[Packet] = []  # held back
         self._entry: int | None = None  # the time of the frame that must come next
         self._first_tick = -NEVER  # frames before it refer to others that weren't decoded
@@ -102,6 +102,8 @@ class VideoFrames:
             end = begin + min(packet.duration or self._step, self._longest)
             self._end_tick = max(self._end_tick, end)
         if not self._may_skip:
+            if self._is_waiting:
+                raise UnprovenError
             self._send(packet)
             return
         if packet.pts is None or not self._is_regular(packet, packet.pts):
@@ -222,9 +224,11 @@ class VideoFrames:
         if self._errors >= _ERRORS_IN_A_ROW:
             return
         self._is_fed = True
-        if self._numbers is not None and packet is not None and packet.dts is not None:
-            heappush(self._numbers, packet.dts)
-        tick = self.display.last_tick if packet is None or packet.pts is None else packet.pts
+        tick = self.display.last_tick
+        if packet is not None and packet.pts is not None:
+            tick = packet.pts
+            if self._unordered is not None:
+                heappush(self._unordered, tick)
         self._log.start()
         try:
             frames = self._codec.decode(packet)
@@ -249,6 +253,6 @@ class VideoFrames:
         if self._may_skip:
             self._leaves_out = self._entries.has_unreferenced and not frame.interlaced_frame
         tick = frame.pts
-        if self._numbers is not None:
-            tick = heappop(self._numbers) if self._numbers else None
+        if self._unordered is not None:
+            tick = heappop(self._unordered) if self._unordered else None
         self.display.add(frame, tick)

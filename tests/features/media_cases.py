@@ -1,0 +1,487 @@
+"""Media files of all kinds, made by chance from a seed, and what a full decode of them shows.
+
+`python tests/features/media_cases.py FIRST LAST` tries the files of many seeds, counts by kind, and
+prints those that differ. Pictures show their number, and sound is loud and soft by its time.
+"""
+
+import math
+import random
+import struct
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import Interpolation
+from media_files import Sound, Video, loudness_of, number_in, write_media
+
+from raymc.features.clips import Clip, ClipRequest, Failure, Picture
+from raymc.features.media import read_clips
+from raymc.features.sources import Source
+
+SMALL = Picture(height=12, width=16)
+RATE_HZ = 8000
+_EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+_X264 = ("libx264", ".mp4 .mov .mkv .ts .flv .avi .nut .h264 .3gp .mpg .asf .mxf")
+_CODECS: tuple[tuple[str, str], ...] = (
+    *(_X264,) * 6,
+    ("libx265", ".mp4 .mov .mkv .ts .nut .hevc"),
+    ("mpeg1video", ".mpg .ts .mkv .avi .mp4 .m1v"),
+    ("mpeg2video", ".mpg .ts .mkv .avi .mp4 .mxf .vob .m2v"),
+    ("mpeg4", ".mp4 .mkv .avi .ts .mov .nut .3gp"),
+    ("libvpx", ".webm .mkv .ogg .ivf .avi .nut"),
+    ("libvpx-vp9", ".webm .mkv .mp4 .ivf .nut"),
+    ("libsvtav1", ".mp4 .webm .mkv .ivf"),
+    ("mjpeg", ".avi .mov .mkv .mp4 .nut"),
+    ("ffv1", ".mkv .avi .nut .mov"),
+    ("prores_ks", ".mov .mkv"),
+    ("flv", ".flv .mkv"),
+    ("h263p", ".3gp .mov .avi .mkv"),
+    ("wmv2", ".wmv .mkv .avi"),
+    ("msmpeg4", ".avi .wmv .mkv"),
+    ("qtrle", ".mov .mkv"),
+    ("rawvideo", ".avi .mov .nut .mkv"),
+    ("png", ".mov .mkv"),
+    ("gif", ".gif"),
+    ("snow", ".avi .nut"),
+    ("rv20", ".rm"),
+)
+_SOUNDS = {
+    ".mp4": "aac libmp3lame",
+    ".mov": "aac pcm_s16le",
+    ".mkv": "aac flac libopus pcm_s16le libmp3lame",
+    ".webm": "libopus",
+    ".ts": "aac mp2 libmp3lame",
+    ".mpg": "mp2",
+    ".vob": "mp2 ac3",
+    ".avi": "pcm_s16le libmp3lame mp2",
+    ".flv": "aac",
+    ".nut": "pcm_s16le flac aac",
+    ".ogg": "libopus flac",
+    ".wmv": "wmav2",
+    ".mxf": "pcm_s16le",
+    ".3gp": "aac",
+}
+_PIXELS = {"rgb": ("qtrle", "rawvideo", "png"), "gif": ("gif",)}
+_FLAT = {"libx264": ("yuv422p", "yuv444p", "gray", "yuv420p10le"), "ffv1": ("yuv444p", "gray")}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file to be made, and the kinds that it stands for."""
+
+    name: str
+    kinds: tuple[str, ...]
+    video: Video
+    sound: Sound | None
+    options: Mapping[str, str]
+    change: Callable[[bytes], bytes] | None = None
+    parts: int = 1
+    is_cut: bool = False
+
+
+def make_case(seed: int) -> Case:
+    """The case of a seed."""
+    rng = random.Random(seed)
+    codec, suffixes = rng.choice(_CODECS)
+    suffix = rng.choice(suffixes.split())
+    kinds = [codec, suffix]
+    fps = rng.choice([5, 10, 12, 20, 25, 30, 50])
+    if suffix in (".mpg", ".vob", ".m1v", ".m2v", ".mxf") or codec.startswith(("mpeg1", "mpeg2")):
+        fps = rng.choice([25, 30, 50])
+    seconds = rng.choice([2.0, 3.5, 6.0, 9.0])
+    video = Video(
+        codec=codec,
+        fps=fps,
+        seconds=seconds,
+        is_numbered=True,
+        pix_fmt=_pixels(codec, rng),
+        options=_options(codec, rng, kinds),
+        keys=rng.choices(["true", "all", "first"], [8, 1, 1])[0],
+        size=(96, 128),
+    )
+    if video.keys != "true":
+        kinds.append(f"keys: {video.keys}")
+    options: dict[str, str] = {}
+    if suffix in (".mkv", ".webm", ".mp4", ".mov", ".nut") and rng.random() < 0.2:
+        kinds.append("uneven")
+        gaps = [rng.choice([0.02, 0.04, 0.1, 0.5]) for _ in range(60)]
+        video = replace(video, times=[round(sum(gaps[:k]), 3) for k in range(60)])
+    if rng.random() < 0.2 and suffix in (".mp4", ".mov"):
+        kinds.append("rotated")
+        video = replace(video, rotation=float(rng.choice([90, 180, 270])))
+    sound = None
+    if suffix in _SOUNDS and rng.random() < 0.6:
+        sound = Sound(
+            codec=rng.choice(_SOUNDS[suffix].split()),
+            seconds=max(seconds + rng.choice([0, 0, 0, -1.2, 2.0]), 1.0),
+            start=0 if suffix in (".avi", ".mxf") else rng.choice([0, 0, 0, 0.7]),
+            rate_hz=48_000,
+            layout="mono" if suffix != ".mxf" else "stereo",
+            is_stepped=True,
+        )
+        kinds.append(sound.codec)
+    change, parts, is_cut = None, 1, False
+    if suffix in (".mp4", ".mov", ".3gp"):
+        options, change = _of_mp4(rng, kinds, seconds)
+        if "movflags" in options and sound is not None and sound.codec == "pcm_s16le":
+            sound = replace(sound, codec="aac")  # FFmpeg reads half of it
+            kinds[kinds.index("pcm_s16le")] = "aac"
+    elif suffix in (".ts", ".mpg", ".mkv", ".nut") and rng.random() < 0.4:
+        offset = rng.choice(
+            [0.5, 7.0, 100.0, 95443.7 - 3.7, 95443.7 - 0.3, 95443.7 - 70, 26.6 * 3600]
+        )
+        if suffix in (".ts", ".mpg") or offset < 1000:
+            kinds.append("near the wrap" if 90_000 < offset < 95_443 else "starts late")
+            options["output_ts_offset"] = str(offset)
+    if suffix in (".ts", ".mpg", ".ogg") and rng.random() < 0.3:
+        parts = rng.choice([2, 3])
+        kinds.append("joined")
+    elif rng.random() < 0.12:
+        is_cut = True
+        kinds.append("cut")
+        share = rng.uniform(0.3, 0.99)
+        before = change or (lambda data: data)
+        change = lambda data: before(data)[: int(len(data) * share)]  # noqa: E731
+        if suffix in (".mp4", ".mov", ".3gp") and "movflags" not in options:
+            options["movflags"] = "faststart"
+            change = lambda data: data[: int(len(data) * share)]  # noqa: E731
+    return Case(f"{seed}{suffix}", tuple(kinds), video, sound, options, change, parts, is_cut)
+
+
+def _pixels(codec: str, rng: random.Random) -> str:
+    for pixels, codecs in {"rgb24": _PIXELS["rgb"], "rgb8": _PIXELS["gif"]}.items():
+        if codec in codecs:
+            return pixels
+    if codec == "prores_ks":
+        return "yuv422p10le"
+    if codec == "mjpeg":
+        return "yuvj420p"
+    if codec in _FLAT and rng.random() < 0.2:
+        return rng.choice(_FLAT[codec])
+    return "yuv420p"
+
+
+def _options(codec: str, rng: random.Random, kinds: list[str]) -> dict[str, str]:
+    group = rng.choice([1, 2, 5, 12, 30, 250])
+    b_frames = rng.choice([0, 0, 1, 2, 3, 5])
+    kinds.append(f"g {group}")
+    if codec == "libx264":
+        params = [f"keyint={group}", f"bframes={b_frames}", "scenecut=0"]
+        kind = rng.choice(["", "", "", "open-gop=1", "intra-refresh=1", "interlaced=1", "ref=5"])
+        if kind:
+            params.append(kind)
+            kinds.append(kind)
+        params.append(f"b-pyramid={rng.choice(['none', 'strict', 'normal'])}")
+        return {"x264-params": ":".join(params), "preset": "ultrafast", "crf": "25"}
+    if codec == "libx265":
+        params = [f"keyint={group}", f"bframes={b_frames}", "log-level=none", "pools=1"]
+        params += [rng.choice(["open-gop=0", "open-gop=1", "open-gop=1:temporal-layers=3"])]
+        kinds.append(params[-1])
+        return {"x265-params": ":".join(params), "preset": "ultrafast"}
+    if codec in ("mpeg1video", "mpeg2video", "mpeg4"):
+        options = {"g": str(group), "bf": str(min(b_frames, 3)), "qmax": "4"}
+        flags = rng.choice(["", "", "+cgop", "+ildct+ilme"])
+        if flags and (codec != "mpeg1video" or "il" not in flags):
+            kinds.append(flags)
+            options["flags"] = flags
+        if flags == "+cgop":
+            options["sc_threshold"] = "1000000000"
+        return options
+    if codec.startswith("libvpx"):
+        lag = rng.choice(["0", "16"])
+        return {
+            "g": str(group),
+            "deadline": "realtime" if lag == "0" else "good",
+            "cpu-used": "8" if codec == "libvpx-vp9" else "5",
+            "lag-in-frames": lag,
+            "auto-alt-ref": "1" if lag != "0" else "0",
+            "crf": "10",
+            "b": "1M",
+        }
+    if codec == "libsvtav1":
+        return {"g": str(group), "preset": "13", "svtav1-params": "lp=1"}
+    return {"g": str(group), "qmax": "4"} if codec in ("flv", "h263p", "wmv2", "msmpeg4") else {}
+
+
+def _of_mp4(
+    rng: random.Random, kinds: list[str], seconds: float
+) -> tuple[dict[str, str], Callable[[bytes], bytes] | None]:
+    kind = rng.choice(["", "", "edits", "edits", "fragments", "fragments", "no stss", "offset"])
+    if not kind:
+        return {}, None
+    kinds.append(kind)
+    if kind == "fragments":
+        flags = rng.choice(
+            ["frag_keyframe+empty_moov", "frag_every_frame+empty_moov", "frag_keyframe+delay_moov",
+             "frag_keyframe", "dash+frag_keyframe", "frag_keyframe+empty_moov+negative_cts_offsets",
+             "frag_keyframe+empty_moov+default_base_moof"]
+        )  # fmt: skip
+        return {"movflags": flags, **rng.choice([{}, {"frag_duration": "500000"}])}, None
+    if kind == "no stss":
+        return {}, lambda data: data.replace(b"stss", b"free")
+    if kind == "offset":
+        return {"output_ts_offset": rng.choice(["0.5", "7", "0.033"])}, None
+    count = rng.choice([1, 2, 3])
+    edits = []
+    for _ in range(count):
+        begin = rng.uniform(0, seconds - 0.5)
+        edits.append((round(begin, 2), round(rng.uniform(0.3, seconds - begin), 2)))
+    if rng.random() < 0.3:
+        edits.insert(0, (-1.0, rng.choice([0.5, 1.0])))
+    kinds.append(f"{len(edits)} edits")
+    return {}, lambda data: with_edits(data, edits)
+
+
+def with_edits(data: bytes, edits: list[tuple[float, float]]) -> bytes:
+    """An MP4 file with an edit list on its first track: begin and length in seconds each."""
+
+    def boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+        at = 0
+        while at + 8 <= len(data):
+            size, name = struct.unpack(">I4s", data[at : at + 8])
+            size = size or len(data) - at
+            yield name, data[at + 8 : at + size]
+            at += size
+
+    def box(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(body), name) + body
+
+    def find(data: bytes, *names: bytes) -> bytes:
+        for name in names:
+            data = dict(reversed([*boxes(data)]))[name]
+        return data
+
+    moov = find(data, b"moov")
+    scale = struct.unpack(">I", find(moov, b"mvhd")[12:16])[0]
+    is_first, parts = True, []
+    for name, body in boxes(moov):
+        if name == b"trak" and is_first:
+            is_first = False
+            ticks = struct.unpack(">I", find(body, b"mdia", b"mdhd")[12:16])[0]
+            entries = b"".join(
+                struct.pack(">IiI", round(n * scale), -1 if b < 0 else round(b * ticks), 1 << 16)
+                for b, n in edits
+            )
+            elst = box(b"elst", struct.pack(">II", 0, len(edits)) + entries)
+            others = [box(n, b) for n, b in boxes(body) if n not in (b"edts",)]
+            body = others[0] + box(b"edts", elst) + b"".join(others[1:])
+        parts.append(box(name, body))
+    return b"".join(box(n, b"".join(parts) if n == b"moov" else b) for n, b in boxes(data))
+
+
+def write_case(case: Case, folder: Path) -> Path | None:
+    """Write the file; None where the muxer refuses."""
+    path = folder / case.name
+    try:
+        write_media(path, case.video, case.sound, **case.options)
+    except (FFmpegError, ValueError, OSError):
+        return None
+    data = path.read_bytes()
+    if case.change is not None:
+        try:
+            data = case.change(data)
+        except KeyError:
+            return None
+    path.write_bytes(data * case.parts)
+    return path
+
+
+def full_decode(path: Path, fps: float) -> tuple[list[float], list[np.ndarray]]:
+    """Every frame of a file, decoded one after the other by plain av, and when it is shown."""
+    times: list[float] = []
+    pictures = []
+    with av.open(str(path)) as container:
+        first = (container.start_time or 0) / av.time_base
+        if first < 0:
+            with av.open(str(path)) as other:
+                frames: Any = [f for _, f in zip(range(300), other.decode()) if f.time is not None]
+            first = min(frame.time for frame in frames)
+        stream: Any = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        # These count packets, or time them in the order of decoding.
+        is_numbered = container.format.name in ("avi", "asf", "mxf")
+        key = "dts" if container.format.name == "avi" else "pts"
+        packets = iter(container.demux(stream))
+        numbers: list[int] = []
+        while True:
+            try:
+                packet = next(packets, None)
+            except FFmpegError:
+                break
+            if packet is None:
+                break
+            if is_numbered and packet.size:
+                numbers.append(getattr(packet, key))
+            try:
+                decoded: Any = stream.codec_context.decode(packet if packet.size else None)
+            except FFmpegError:
+                decoded = []
+            for frame in decoded:
+                if is_numbered:
+                    time = sorted(numbers)[len(times)] * float(stream.time_base) - first
+                elif frame.pts is None:
+                    time = (
+                        times[-1] + 1 / fps if times else 0.0
+                    )  # FFmpeg finds it in the stream, PyAV doesn't say it
+                else:
+                    time = float(frame.pts * stream.time_base) - first
+                times.append(time)
+                how = Interpolation.BILINEAR | _EXACT
+                pictures.append(
+                    frame.reformat(16, 12, "rgb24", interpolation=how, threads=1).to_ndarray()
+                )
+    return [max(times[: k + 1]) for k in range(len(times))], pictures
+
+
+def shown_in(clip: Clip, fps: float, times: list[float]) -> list[int]:
+    """The frames of a clip by its definition."""
+    length = clip.end_seconds - clip.start_seconds
+    count = math.ceil(length * fps - 0.5 - 1e-6)
+    moments = [clip.start_seconds + (t + 0.5) / fps for t in range(count)] or [
+        clip.end_seconds - 1e-4
+    ]
+    return [max((i for i, t in enumerate(times) if t <= m + 1e-5), default=0) for m in moments]
+
+
+REQUESTS: tuple[tuple[float, float, float | None, float | None], ...] = (
+    (2.0, 0.0, None, None),
+    (0.4, 0.0, None, None),
+    (7.0, 1.3, 1.5, 1.1),
+    (30.0, 0.0, None, None),
+    (1.0, 0.0, 0.7, 11.0),
+    (5.0, 2.6, 1.0, None),
+)
+
+
+def wrong_in(case: Case, path: Path) -> list[str]:
+    """What differs from the full decode without a failure, and failures of intact files."""
+    wrong = []
+    times, pictures = full_decode(path, case.video.fps)
+    is_turned = "rotated" in case.kinds
+    for fps, start, window, stride in REQUESTS:
+        request = ClipRequest(
+            fps=fps,
+            picture=SMALL,
+            sample_rate_hz=RATE_HZ if case.sound else None,
+            window_seconds=window,
+            stride_seconds=stride,
+        )
+        name = f"fps {fps:g} start {start:g} window {window} stride {stride}"
+        for clip in read_clips(Source(path=str(path), id="x", start_seconds=start), request):
+            if isinstance(clip, Failure):
+                if not (case.is_cut or "nothing after" in clip.error):
+                    wrong.append(f"{name}: {clip.stage}: {clip.error}")
+                continue
+            told = [f"{f.stage}: {f.error}" for f in clip.failures]
+            if told and not case.is_cut and not any(_is_due(text) for text in told):
+                wrong.append(f"{name} {clip.id}: false: {told}")
+            if clip.frames is None:
+                if not told:
+                    wrong.append(f"{name} {clip.id}: no frames")
+            elif not any(text.startswith(("video", "open")) for text in told):
+                if case.parts > 1:
+                    wrong += _wrong_numbers(case, clip, fps, name)
+                elif not is_turned:
+                    shown = shown_in(clip, fps, times)
+                    if len(shown) != len(clip.frames):
+                        wrong.append(f"{name} {clip.id}: {len(clip.frames)} not {len(shown)}")
+                        continue
+                    found = [
+                        k for k, i in enumerate(shown) if (pictures[i] != clip.frames[k]).any()
+                    ]
+                    if found:
+                        there = [number_in(clip.frames[k]) for k in found[:5]]
+                        right = [number_in(pictures[shown[k]]) for k in found[:5]]
+                        wrong.append(f"{name} {clip.id}: SILENT {there} not {right}, {len(found)}")
+            if case.sound and clip.waveform is not None and not told:
+                shift = times[0] if "fragments" in case.kinds else 0.0
+                wrong += _wrong_sound(case, clip, name, shift + case.sound.start)
+    return wrong
+
+
+def _is_due(text: str) -> bool:
+    """Whether a failure is due to a sound or video that is shorter than the other."""
+    return any(words in text for words in ("repeat the nearest", "sound ends at", "no sound here"))
+
+
+def _wrong_numbers(case: Case, clip: Clip, fps: float, name: str) -> list[str]:
+    """Numbers of joined parts: those of each part, in order, within some frames.
+
+    A part begins where the pictures or the sound of the one before it end.
+    """
+    seconds, rate = case.video.seconds, case.video.fps
+    longest = max(seconds, case.sound.seconds + case.sound.start if case.sound else 0.0)
+    for k, picture in enumerate(clip.frames if clip.frames is not None else []):
+        moment = clip.start_seconds + (k + 0.5) / fps
+        slack = 0.15 * case.parts * rate + 3
+        spans = [
+            ((moment - part * longest) * rate - slack, (moment - part * seconds) * rate + slack)
+            for part in range(case.parts)
+        ]
+        number = number_in(picture)
+        spans += [(seconds * rate - 1, seconds * rate - 1)] if longest > seconds else []
+        if not any(low <= number <= high for low, high in spans):
+            return [f"{name} {clip.id}: SILENT joined {number} at {moment:.2f}"]
+    return []
+
+
+def _wrong_sound(case: Case, clip: Clip, name: str, shift: float) -> list[str]:
+    if case.sound is None or clip.waveform is None or case.parts > 1 or case.change is not None:
+        return []
+    if case.sound.start and "fragments" in case.kinds:
+        return []  # FFmpeg loses it when it writes them
+    slots = np.arange(0, case.sound.seconds - 0.3, 0.25)
+    for slot in slots:
+        begin = slot + shift + 0.08 - clip.start_seconds
+        low, high = round(begin * RATE_HZ), round((begin + 0.09) * RATE_HZ)
+        if low < 0 or high > len(clip.waveform):
+            continue
+        found = np.sqrt(np.mean(clip.waveform[low:high] ** 2) * 2)
+        wanted = float(loudness_of(np.array([slot + 0.01]))[0])
+        wanted /= 1 if case.sound.layout == "mono" else 4 / 3
+        if abs(found - wanted) > 0.25 * wanted + 0.03:
+            return [f"{name} {clip.id}: SOUND at {slot + shift:.2f}: {found:.2f} not {wanted:.2f}"]
+    return []
+
+
+def main(first: int, last: int) -> None:
+    """Try the files of seeds from first to before last."""
+    tried, right = Counter[str](), Counter[str]()
+    with TemporaryDirectory() as folder:
+        for seed in range(first, last):
+            case = make_case(seed)
+            path = write_case(case, Path(folder))
+            if path is None:
+                continue
+            try:
+                full = full_decode(path, case.video.fps)[0]
+                wrong = wrong_in(case, path) if full else []
+            except (FFmpegError, OSError, IndexError) as error:
+                wrong = [] if case.is_cut else [f"av: {error}"]
+            except Exception:
+                wrong = [traceback.format_exc()]
+            path.unlink()
+            for kind in ("all", *case.kinds):
+                tried[kind] += 1
+                right[kind] += not wrong
+            if wrong:
+                print(
+                    seed,
+                    *case.kinds,
+                    f"{len(wrong)} wrong:\n   " + "\n   ".join(wrong[:2]),
+                    flush=True,
+                )
+    for kind, count in sorted(tried.items()):
+        print(f"{kind}: {count} tried, {right[kind]} right")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
