@@ -187,7 +187,7 @@ def _serve(connection: Connection, path: str, cpu_seconds: float) -> None:
                 where = f"{path}: '{arguments[0]}'" if arguments else path
                 reason = f"can't be read ({first_line(error)}); fetch the file again, or save it as"
                 connection.send(DataError(f"{where} {reason} numbers or UTF-8 strings."))
-            limit_cpu(0)
+            limit_cpu(0.0)
 
 
 class _Store:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from tiny import SPLIT_ROWS, feeds_of
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from two_workers import run_as_two
 
 from raymc.config import Config, LossName, from_dict, override, to_dict
 from raymc.data.feed.batches import Batch
@@ -173,7 +173,7 @@ def of_one(tiny: Dataset, tiny_config: Config, folder: Path) -> list[Any]:
 @pytest.fixture(scope="module")
 def of_two(tiny_config: Config, folder: Path, of_one: list[Any]) -> list[dict[str, Any]]:
     """What each of two workers has seen; they start once for all tests."""
-    spawn(work, (str(folder), to_dict(tiny_config)), nprocs=2)
+    run_as_two(work, str(folder), to_dict(tiny_config))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from test_loop import assert_same_checkpoint
 from tiny import SPLIT_ROWS, feeds_of
-from torch.multiprocessing.spawn import spawn
+from two_workers import run_as_two
 
 from raymc.config import Config, from_dict, override, to_dict
 from raymc.data.feed.feed import Feed
@@ -216,7 +216,7 @@ def test_one_worker_then_two_then_one(tiny_config: Config, tiny: Dataset, tmp_pa
     plain = override(tiny_config, {"model.dropout": 0.0, "model.modality_dropout": 0.0})
     alone = Run(tmp_path / "alone").train(plain, tiny)
     Run(tmp_path / "one", interval=2, kill=(0, 2)).train(plain, tiny)
-    spawn(work, (str(tmp_path), to_dict(plain)), nprocs=2)
+    run_as_two(work, str(tmp_path), to_dict(plain))
     last = Run(tmp_path / "last")
     last.train(plain, tiny, resume=tmp_path / "two" / "checkpoint_1_3")
     for epoch, metrics in last.metrics.items():
