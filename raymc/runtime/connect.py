@@ -75,6 +75,8 @@ def connect(log_file: Path | None = None) -> str:
             _check_answers(address)
         else:
             _stay_on_loopback()
+            # a process of each run that looks for nodes about to go: this machine is the only one
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         try:
             with _keeping_signals():
                 ray.init(

@@ -14,6 +14,7 @@ from typing import Any
 from pyarrow import fs
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raymc.config import to_dict
@@ -183,10 +184,18 @@ def best_checkpoint(address: str, folder: Path) -> Path:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves signals to raymc: Ray Train's handler would delay the end, and exit with 0 or 1."""
+    """Leaves signals and data to raymc.
+
+    Ray Train's handler of signals would delay the end, and exit with 0 or 1. Its process that
+    hands out datasets would take seconds to start, and have none to hand out.
+    """
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
 
 
 def make_trainer(

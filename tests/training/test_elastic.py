@@ -11,6 +11,7 @@ import pytest
 from drivers import write_config
 from tiny import SPLIT_ROWS
 
+from cluster.processes import without_ray
 from raymc.config import Config, override
 from raymc.training.audit import audit_run, load_attempts, restarts
 from raymc.training.runs import read_run
@@ -32,7 +33,7 @@ def test_a_node_comes_is_drained_and_goes(tiny_config: Config, tmp_path: Path) -
     program = Path(__file__).with_name("grow_and_shrink.py")
     done = subprocess.run(
         [sys.executable, program, tmp_path, config],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**without_ray(), "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         check=False,
         text=True,
