@@ -1,6 +1,25 @@
 """raymc: prototype-contrastive classifiers of multi-label, fine-grained educational videos.
 
-Start with `config/` for the settings, `training/` for a run, and `cli/main.py` for the commands.
+Start with `config/` for the settings, `training/` for a run, `cli/main.py` for the commands, and
+`api.py` for the same from Python. What this module offers is imported when it is first used.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raymc.api import evaluate, extract, load, predict, train, tune
+
 __version__ = "0.1.0"
+__all__ = ["evaluate", "extract", "load", "predict", "train", "tune"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'raymc' has no attribute {name!r}")
+    from raymc import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

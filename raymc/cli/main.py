@@ -168,7 +168,7 @@ def evaluate(
 @click.option(
     "--out", required=True, type=click.Path(), help="File: .csv, .xlsx, .jsonl, .parquet."
 )
-@click.option("--split", help="Split of a dataset; by default its only one, or test.")
+@click.option("--split", default="", help="Split of a dataset; by default its only one, or test.")
 @click.option("--top", type=click.IntRange(min=1), help="Write only the K most probable labels.")
 @_device
 def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:

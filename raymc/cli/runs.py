@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +20,7 @@ from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
 from raymc.data.info import training_lines
 from raymc.data.leaks import find_leaks
-from raymc.data.shards import Dataset, is_dataset, open_dataset
+from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.evaluate import (
     Evaluation,
@@ -29,7 +30,7 @@ from raymc.evaluation.evaluate import (
     numbers_of,
 )
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
-from raymc.evaluation.predict import predict, predict_media
+from raymc.evaluation.predict import predict
 from raymc.evaluation.scoring import stored_scores
 from raymc.formats.prepare import prepare_dataset
 from raymc.report import build_report, save_report
@@ -48,12 +49,10 @@ from raymc.training.on_ray import equip, train
 from raymc.training.runs import (
     BUNDLE,
     Run,
-    dataset_of,
+    dataset_behind,
     find_bundle,
     open_run,
     original_of,
-    read_run,
-    run_of,
 )
 
 REPORT = "report.html"
@@ -165,14 +164,9 @@ def run_evaluate(
     Without a dataset, it is the one that the run was trained on. JSON has no NaN, so a metric
     without a value is null there.
     """
-    bundle = find_bundle(run, runs_folder)
-    if dataset:
-        opened = open_dataset(dataset)
-    elif folder := run_of(bundle):
-        opened = dataset_of(read_run(folder))
-    else:
-        raise ConfigError(f"which dataset? The bundle {bundle} is in no run's folder: name one")
-    result = evaluate(str(bundle), opened, split, device=device)
+    bundle = load_bundle(find_bundle(run, runs_folder))
+    opened = open_dataset(dataset) if dataset else dataset_behind(bundle.folder)
+    result = evaluate(bundle, opened, split, device=device)
     console.print(evaluation_table(result))
     groups = group_table(result)
     if groups is not None:
@@ -190,36 +184,20 @@ def run_predict(
     console: Console,
     *,
     runs_folder: str = "runs",
-    split: str | None = None,
+    split: str = "",
     device: str = "auto",
     top: int = 0,
 ) -> None:
     """Write the labels of a dataset's split, or of videos, to a file or a folder."""
     bundle = load_bundle(find_bundle(run, runs_folder))
-    if is_dataset(source):
-        dataset = open_dataset(source)
-        split = split or _only_split(dataset) or "test"
-        found = predict(bundle, dataset, split, out, device=device, top=top)
-    elif split:
-        raise ConfigError(
-            f"{source} is no dataset, so it has no split {split!r}: leave out --split"
-        )
-    else:
-        with ExtractDisplay(console) as display:
-            found = predict_media(
-                bundle, source, out, device=device, top=top, listener=display.handle
-            )
+    with ExtractDisplay(console) as display:
+        given: dict[str, Any] = {"split": split, "device": device, "top": top}
+        found = predict(bundle, source, out, **given, listener=display.handle)
     print_line(console, f"predictions of {found.clips:,} clips: {out}")
     for failure in found.failures[:FAILURES_SHOWN]:
         print_line(console, f"not read: {failure}", "yellow")
     if (more := len(found.failures) - FAILURES_SHOWN) > 0:
         print_line(console, f"… and {more:,} more; the column error has all", "yellow")
-
-
-def _only_split(dataset: Dataset) -> str | None:
-    """Return the name of the split with rows, if it is the only one."""
-    found = [split for split in dataset.manifest.splits if dataset.manifest.rows(split)]
-    return found[0] if len(found) == 1 else None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from raymc.metrics.families import FamilyScores, family_means, family_scores
 from raymc.metrics.metrics import Scores, evaluate_scores
 from raymc.metrics.text import percent
 from raymc.terminal import plain
-from raymc.training.bundle import Bundle, load_bundle
+from raymc.training.bundle import Bundle
 
 CLASSES_SHOWN, GROUPS_SHOWN = 12, 32
 _TITLES = {
@@ -34,18 +34,17 @@ class Evaluation:
     families: Mapping[str, FamilyScores]
 
 
-def evaluate(bundle: str, dataset: Dataset, split: str, *, device: str = "auto") -> Evaluation:
+def evaluate(bundle: Bundle, dataset: Dataset, split: str, *, device: str = "auto") -> Evaluation:
     """Score a split with a bundle and measure it against the split's labels.
 
     Raises:
-        BundleError: the bundle can't be read or doesn't match the dataset.
+        BundleError: the bundle doesn't match the dataset, or can no longer be read.
         DataError: there is no such split, or a shard can't be read.
     """
-    loaded = load_bundle(bundle)
-    scored = stored_scores(loaded, dataset, split, device=device)
+    scored = stored_scores(bundle, dataset, split, device=device)
     judged = (scored.scores, scored.labels, scored.observed)
-    families = family_scores(*judged, loaded.vocabulary)
-    return Evaluation(loaded, scored, evaluate_scores(*judged), families)
+    families = family_scores(*judged, bundle.vocabulary)
+    return Evaluation(bundle, scored, evaluate_scores(*judged), families)
 
 
 def numbers_of(evaluation: Evaluation) -> dict[str, float]:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import raymc
-from raymc.data.shards import Dataset, Shard, read_shard
+from raymc.data.shards import Dataset, Shard, is_dataset, open_dataset, read_shard
 from raymc.data.storage import whole_file, write_text
-from raymc.errors import DataError
+from raymc.errors import ConfigError, DataError
 from raymc.evaluation.media import plan_of, score_media
 from raymc.evaluation.prediction_files import frames_of, writer_of
 from raymc.evaluation.scoring import each_shard, scored_columns
@@ -42,7 +42,48 @@ class Predicted:
     failures: tuple[str, ...] = ()
 
 
+Listener = Callable[[ExtractProgress], None]
+
+
+def _unheard(progress: ExtractProgress) -> None:
+    pass
+
+
 def predict(
+    bundle: Bundle,
+    source: str,
+    out: Path,
+    *,
+    split: str = "",
+    device: str = "auto",
+    top: int = 0,
+    listener: Listener = _unheard,
+) -> Predicted:
+    """Write the predictions of a dataset's split, or of videos; see the functions for each.
+
+    Args:
+        bundle: The model.
+        source: Address of a dataset, or of videos.
+        out: A file or a folder.
+        split: Of a dataset; empty: its only one with rows, or `test`.
+        device: `auto`, `cpu` or `gpu`.
+        top: In a file, the number of most probable labels, in place of a column for each.
+        listener: Called with the progress through videos.
+
+    Raises:
+        ConfigError: A split is named, and there is no dataset; and as for each.
+    """
+    if is_dataset(source):
+        dataset = open_dataset(source)
+        splits = [name for name in dataset.manifest.splits if dataset.manifest.rows(name)]
+        split = split or (splits[0] if len(splits) == 1 else "test")
+        return predict_split(bundle, dataset, split, out, device=device, top=top)
+    if split:
+        raise ConfigError(f"{source} is no dataset, so it has no split {split!r}: leave it out")
+    return predict_media(bundle, source, out, device=device, top=top, listener=listener)
+
+
+def predict_split(
     bundle: Bundle, dataset: Dataset, split: str, out: Path, *, device: str = "auto", top: int = 0
 ) -> Predicted:
     """Write a split's predictions, in the split's order.
@@ -80,17 +121,18 @@ def predict_media(
     *,
     device: str = "auto",
     top: int = 0,
-    listener: Callable[[ExtractProgress], None] = lambda progress: None,
+    listener: Listener = _unheard,
 ) -> Predicted:
     """Write the predictions of videos, in their order; features are made as the bundle's were.
 
     Args:
         bundle: The model.
         address: A video, a folder, a glob or a table, as `list_sources` reads them.
-        out: As for `predict`. There are also `path`, `start_seconds`, `end_seconds` and `error`: a
-            file or a part of it that can't be read has a row with an error and without labels.
+        out: As for `predict_split`. There are also `path`, `start_seconds`, `end_seconds` and
+            `error`: a file or a part of it that can't be read has a row with an error and without
+            labels.
         device: `auto`, `cpu` or `gpu`.
-        top: As for `predict`.
+        top: As for `predict_split`.
         listener: Called with the progress after each file.
 
     Raises:
@@ -99,8 +141,8 @@ def predict_media(
         DataError: The media can't be listed, or `out` already exists or can't be written.
         ResourceError: Weights, a package or a GPU are missing.
     """
-    plan = plan_of(bundle, device=device)
     sources = list_sources(address)
+    plan = plan_of(bundle, device=device)
     told = [[asdict(source) for source in sources], media_states(sources)]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -54,7 +54,7 @@ _KEYS = {
 ROWS_AT_A_TIME = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A trained model with everything needed to use it.
 
@@ -86,6 +86,11 @@ class Bundle:
     weights_digest: str
     digest: str
     recipe: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        """Return where it is, and what it reads and gives."""
+        read = ", ".join(modality.name for modality in self.modalities)
+        return f"Bundle({str(self.folder)!r}: {len(self.vocabulary):,} labels from {read})"
 
     @property
     def device(self) -> torch.device:

@@ -289,6 +289,19 @@ def dataset_of(run: Run) -> Dataset:
     return dataset
 
 
+def dataset_behind(bundle: Path) -> Dataset:
+    """Return the dataset that the run of a bundle was trained on.
+
+    Raises:
+        ConfigError: The bundle is in no run's folder, or its dataset's path holds another one now.
+        DataError: The dataset can't be read.
+    """
+    folder = run_of(bundle)
+    if folder is None:
+        raise ConfigError(f"which dataset? The bundle {bundle} is in no run's folder: name one")
+    return dataset_of(read_run(folder))
+
+
 def _run(folder: Path, config: Config, identity: _Identity) -> Run:
     storage = config.run.storage.rstrip("/")
     if storage and "://" not in storage:

@@ -174,7 +174,9 @@ def test_bundles_and_datasets_that_are_none(
     line = complaint(command, tmp_path, tiny_path, *rest)
     assert line.startswith(f"no run '{tmp_path}' in runs, and {tmp_path} is not the folder of a ru")
     line = complaint(command, tiny_bundle, tmp_path / "none", *rest)
-    assert line.startswith((f"no dataset at {tmp_path / 'none'}: ", "the bundle"))
+    none = tmp_path / "none"
+    expected = f"{none}: no media: " if command == "predict" else f"no dataset at {none}: "
+    assert line.startswith(expected)
     write_dataset(
         str(tmp_path / "wide"),
         {"test": [replace(tiny_row("test", 0), tokens={"visual": np.ones((1, 7))})]},

@@ -23,7 +23,7 @@ from raymc.errors import BundleError, DataError, ResourceError
 from raymc.evaluation import predict as predictions
 from raymc.evaluation import scoring
 from raymc.evaluation.evaluate import numbers_of
-from raymc.evaluation.predict import predict
+from raymc.evaluation.predict import predict_split
 from raymc.metrics.calibration import expected_calibration_error
 from raymc.metrics.families import family_scores
 from raymc.metrics.metrics import evaluate_scores
@@ -124,7 +124,7 @@ def test_predictions_keep_the_order_of_the_split_if_the_first_shard_is_last(
     monkeypatch.setattr(predictions, "_predicted", first_comes_last)
     monkeypatch.setattr(scoring, "ROWS_HERE", 0)
     out = tmp_path / "out"
-    assert predict(load_bundle(tiny_bundle), tiny, "train", out).clips == SPLIT_ROWS["train"]
+    assert predict_split(load_bundle(tiny_bundle), tiny, "train", out).clips == SPLIT_ROWS["train"]
     files = sorted(out.iterdir())
     assert [file.name for file in files] == [f"part-{n:05d}.parquet" for n in range(6)]
     ids = [name for file in files for name in pq.read_table(file)["id"].to_pylist()]
@@ -146,7 +146,7 @@ def test_a_large_split_is_scored_on_ray_as_a_small_one_is_here(
 def test_predictions_are_not_overwritten(tiny_bundle: Path, tiny: Dataset, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match=rf"{tmp_path} already exists: choose another --out"):
-        predict(load_bundle(tiny_bundle), tiny, "test", tmp_path)
+        predict_split(load_bundle(tiny_bundle), tiny, "test", tmp_path)
     assert contents(tmp_path) == {"mine.txt": b"mine"}
 
 
@@ -158,13 +158,13 @@ def test_a_prediction_that_breaks_off_leaves_no_result(
     shard.write_bytes(shard.read_bytes()[:700])
     out = tmp_path / "out"
     with pytest.raises(DataError, match=r"test/00001.parquet") as caught:
-        predict(load_bundle(tiny_bundle), open_dataset(str(path)), "test", out)
+        predict_split(load_bundle(tiny_bundle), open_dataset(str(path)), "test", out)
     assert "\n" not in str(caught.value)
     assert not out.exists()
     kept = out.with_name(".out.parts") / "part-00000.parquet"
     before = kept.stat().st_mtime_ns
     shutil.copy(tiny_path / "test" / "00001.parquet", shard)  # mended: goes on after the first part
-    found = predict(load_bundle(tiny_bundle), open_dataset(str(path)), "test", out)
+    found = predict_split(load_bundle(tiny_bundle), open_dataset(str(path)), "test", out)
     assert found.clips == SPLIT_ROWS["test"]
     assert (out / kept.name).stat().st_mtime_ns == before
     ids = pq.read_table(out)["id"].to_pylist()

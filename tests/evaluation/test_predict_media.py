@@ -17,7 +17,7 @@ from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Row, open_dataset, write_dataset
 from raymc.errors import BundleError
 from raymc.evaluation import media
-from raymc.evaluation.predict import predict, predict_media
+from raymc.evaluation.predict import predict_media, predict_split
 from raymc.events import EpochEnded, ExtractProgress
 from raymc.features.extraction import (
     EncodedClip,
@@ -95,7 +95,7 @@ def test_videos_are_labelled_as_their_features(
     assert failure.startswith(f"{videos / '2.mp4'}: ")
     assert table["labels"].is_null().to_pylist() == [False, False, True, False, False]
     assert [one.done_files for one in heard] == [1, 2, 3]
-    predict(bundle, dataset, "train", tmp_path / "same")
+    predict_split(bundle, dataset, "train", tmp_path / "same")
     of_dataset = pq.read_table(tmp_path / "same")
     of_media = table.filter(table["error"].is_null())
     assert of_media["id"].equals(of_dataset["id"])
@@ -138,7 +138,7 @@ def test_features_of_another_recipe(bundle: Bundle, dataset: Dataset, tmp_path: 
     other = replace(manifest, provenance={**manifest.provenance, "audio": "none", "fps": 4.0})
     message = r"another way than the dataset's \(fps: 2\.0 → 4\.0; audio: logmel → none\): use a "
     with pytest.raises(BundleError, match=message):
-        predict(bundle, replace(dataset, manifest=other), "train", tmp_path / "out")
+        predict_split(bundle, replace(dataset, manifest=other), "train", tmp_path / "out")
     bundle.check_dataset(replace(manifest, provenance={**manifest.provenance, "split": "train"}))
 
 

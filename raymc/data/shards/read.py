@@ -26,7 +26,7 @@ from raymc.errors import DataError, first_line
 _STORED_AS = {"halffloat": "float16", "int8": "float16", "uint8": "uint8"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """An open dataset, which can be sent to other machines.
 
@@ -42,6 +42,11 @@ class Dataset:
     filesystem: fs.FileSystem
     manifest: Manifest
     checked: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        """Return where it is, and how many rows its splits have."""
+        rows = ", ".join(f"{self.manifest.rows(name):,} {name}" for name in self.manifest.splits)
+        return f"Dataset({self.path!r}: {rows}; {len(self.manifest.vocabulary):,} labels)"
 
     def split(self, split: str) -> tuple[Shard, ...]:
         """Return the shards of a split, in order; raises `DataError` if it has no rows."""

@@ -1,0 +1,197 @@
+"""What `import raymc` gives: the commands as functions, which return objects and pandas frames.
+
+They print nothing unless `show` is true. Settings are those of the commands, by dotted path:
+`raymc.train("data/lessons", settings={"train.epochs": 30})`. Errors are those of `raymc.errors`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pandas as pd
+from rich.console import Console
+
+from raymc.cli.data import run_extract
+from raymc.cli.options import load_config
+from raymc.cli.runs import run_train, run_tune
+from raymc.data.shards import Dataset, open_dataset
+from raymc.evaluation.evaluate import evaluate as evaluate_bundle
+from raymc.evaluation.evaluate import numbers_of
+from raymc.evaluation.outcomes import label_outcomes
+from raymc.evaluation.predict import predict as write_predictions
+from raymc.evaluation.prediction_files import frames_of
+from raymc.terminal import make_console
+from raymc.training.bundle import Bundle, load_bundle
+from raymc.training.runs import dataset_behind, find_bundle
+
+Settings = Mapping[str, object]
+
+
+class Evaluation(NamedTuple):
+    """How good a model is on a split.
+
+    Attributes:
+        metrics: All metrics of all labels together, and of label groups, by name, as shares.
+        labels: A row for each label: `label`, `AP`, `clips` that have it, how many of them were
+            `found`, `false_alarms`, and the `threshold` of its score (infinite: never given).
+    """
+
+    metrics: pd.Series
+    labels: pd.DataFrame
+
+
+def extract(
+    source: str | Path, out: str | Path, *, settings: Settings | None = None, show: bool = False
+) -> Dataset:
+    """Turn videos into a dataset of features, or resume an interrupted job.
+
+    Args:
+        source: A video, a folder, a glob, or a table of paths and labels.
+        out: Folder of the dataset: a local path, or an address such as s3://bucket/folder.
+        settings: Others, such as `{"extract.fps": 2.0}`.
+        show: Whether to print what is understood, and the progress.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DataError: The source can't be used, or `out` holds another dataset.
+        ExtractionError: Too many files can't be read.
+    """
+    given = {"extract.source": str(source), "data.path": str(out)}
+    run_extract(load_config(None, (), {**(settings or {}), **given}), _console(show))
+    return open_dataset(str(out))
+
+
+def train(
+    dataset: str | Path,
+    *,
+    name: str = "",
+    settings: Settings | None = None,
+    show: bool = False,
+) -> Bundle:
+    """Train a model, or resume an interrupted run; returns the best epoch's.
+
+    Args:
+        dataset: Folder of a dataset, a YAML file of settings, or `digits` for the example.
+        name: Of the run; empty: derived from dataset and settings.
+        settings: Others, such as `{"train.epochs": 30}`.
+        show: Whether to print the progress.
+
+    Raises:
+        ConfigError: A setting is wrong, or a run of that name is another one.
+        DataError: The dataset can't be used.
+        TrainingError: Training failed.
+    """
+    config = load_config(str(dataset), (), _named(settings, name))
+    return load_bundle(run_train(config, _console(show)))
+
+
+def tune(
+    dataset: str | Path,
+    *,
+    trials: int | None = None,
+    name: str = "",
+    settings: Settings | None = None,
+    show: bool = False,
+) -> Bundle:
+    """Search settings, or resume an interrupted search; returns the best trial's model.
+
+    Args:
+        dataset: As for `train`.
+        trials: Of the sweep, earlier ones included; None: `search.trials`.
+        name: Of the sweep.
+        settings: Others, such as `{"search.space": {"loss.margin": {"low": 0, "high": 0.5}}}`.
+        show: Whether to print the progress.
+
+    Raises:
+        ConfigError: A setting is wrong, or a sweep of that name is another one.
+        DataError: The dataset can't be used.
+        SweepError: No trial succeeded.
+    """
+    config = load_config(str(dataset), (), {**_named(settings, name), "search.trials": trials})
+    return load_bundle(run_tune(config, _console(show)))
+
+
+def load(run: str | Path, *, folder: str | Path = "runs") -> Bundle:
+    """Load the model of a run or sweep.
+
+    Args:
+        run: Its name, its folder, the beginning of its id, or a bundle.
+        folder: Where runs are.
+
+    Raises:
+        BundleError: The bundle is damaged, or made by a newer raymc.
+        ConfigError: There is no such run, or it isn't finished.
+    """
+    return load_bundle(find_bundle(str(run), str(folder)))
+
+
+def predict(
+    model: Bundle, source: str | Path, *, split: str = "", top: int = 0, device: str = "auto"
+) -> pd.DataFrame:
+    """Return labels and probabilities, a row for each clip in the order of the source.
+
+    The columns are those of `raymc predict`: `id`, `path`, `start`, `end`, `labels` (a list),
+    `error`, and `probability.LABEL` for each label.
+
+    Args:
+        model: From `load`, `train` or `tune`.
+        source: A video, a folder, a glob or a table of videos, or a dataset.
+        split: Of a dataset; empty: its only one, or `test`.
+        top: The number of most probable labels, in place of a column for each; 0: all.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        BundleError: The model can't read the source's features, or make them.
+        DataError: The source can't be read.
+    """
+    with TemporaryDirectory(prefix="raymc-") as folder:
+        out = Path(folder, "predictions")
+        write_predictions(model, str(source), out, split=split, device=device)
+        return pd.concat(frames_of(sorted(out.iterdir()), top=top), ignore_index=True)
+
+
+def evaluate(
+    model: Bundle,
+    dataset: str | Path | Dataset | None = None,
+    *,
+    split: str = "test",
+    device: str = "auto",
+) -> Evaluation:
+    """Measure a model on a split of a dataset.
+
+    Args:
+        model: From `load`, `train` or `tune`.
+        dataset: Its folder; None: the one that the model's run was trained on.
+        split: Which of its splits.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        BundleError: The model can't read the dataset's features, or has other labels.
+        ConfigError: No dataset is given, and the model is in no run's folder.
+        DataError: There is no such split.
+    """
+    if dataset is None:
+        dataset = dataset_behind(model.folder)
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
+    found = evaluate_bundle(model, opened, split, device=device)
+    outcomes = label_outcomes(model, found.scored)
+    labels = pd.DataFrame(
+        {
+            "label": [one.label for one in outcomes],
+            "AP": found.scores.per_class_AP,
+            "clips": [one.clips for one in outcomes],
+            "found": [one.found for one in outcomes],
+            "false_alarms": [one.false_alarms for one in outcomes],
+            "threshold": model.thresholds,
+        }
+    )
+    return Evaluation(pd.Series(numbers_of(found), name=split), labels)
+
+
+def _named(settings: Settings | None, name: str) -> dict[str, Any]:
+    return {**(settings or {}), "run.name": name or None}
+
+
+def _console(show: bool) -> Console:
+    return make_console(quiet=not show)
