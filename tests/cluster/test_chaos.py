@@ -127,7 +127,6 @@ def one_after_the_other(command: Literal["train", "tune"], *names: str, epochs: 
     ("fault", "submissions"),
     [
         (one_after_the_other("train", "full", "drain", "truncated", epochs=24), 1),
-        (one_after_the_other("train", "readonly", epochs=24), 1),
         (one_after_the_other("train", "head", epochs=80), 1),
         (one_after_the_other("tune", "node", "postgres", "driver", epochs=16), 2),
     ],
