@@ -18,9 +18,10 @@ from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
-from raymc.data.info import training_lines
+from raymc.data.info import rows_line, training_lines
 from raymc.data.leaks import find_leaks
 from raymc.data.shards import Dataset, open_dataset
+from raymc.data.splits import SPLITS, split_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.evaluate import (
     Evaluation,
@@ -218,6 +219,13 @@ def _open_data(config: Config, console: Console) -> Dataset:
     """Open the dataset, making it if needed; checks it before the run has a folder or processes."""
     with rows_progress(console) as on_row:
         dataset = prepare_dataset(config, on_row=on_row)
+    names = (config.data.train, config.data.val, config.data.test)
+    manifest = dataset.manifest
+    if names == SPLITS and sum(manifest.rows(split) > 0 for split in manifest.splits) == 1:
+        manifest = split_dataset(config.data.path)
+        line = rows_line(manifest, config.data.path)
+        print_line(console, f"{line}; it had one split, so these were drawn by video (seed 0)")
+        dataset = open_dataset(config.data.path)
     for split in (config.data.train, config.data.val):
         dataset.split(split)
     dataset.verify(config.data.train, config.data.val)

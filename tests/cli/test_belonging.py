@@ -289,6 +289,25 @@ def test_clips_in_two_splits_are_told_before_training(
     assert refusal == "raymc: no Ray here"
 
 
+def test_splits_are_drawn_where_there_are_none(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_now(*_: object) -> None:
+        raise ResourceError("no Ray here")
+
+    monkeypatch.setattr(commands, "_start_ray", not_now)
+    path = str(tmp_path / "whole")
+    rows = {"train": [tiny_row("train", i) for i in range(20)]}
+    write_dataset(path, rows, vocabulary=VOCABULARY, modalities=MODALITIES, shard_rows=SHARD_ROWS)
+    file = write_config(override(config, {"data.path": path}), tmp_path / "mine.yaml")
+    code, lines = raymc("train", file)
+    assert code == 2
+    assert lines.splitlines()[0] == (
+        f"{path}: 13 train, 3 val, 4 test; it had one split, so these were drawn by video (seed 0)"
+    )
+    assert "were drawn" not in raymc("train", file)[1]
+
+
 def test_results_stay_the_same_or_get_another_number(tiny_bundle: Path) -> None:
     """Where this fails, training computes something else: raise `RESULTS` and note it there."""
     metrics = load_bundle(tiny_bundle).metrics
