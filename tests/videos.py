@@ -44,11 +44,14 @@ def write_video(path: Path, *, seconds: float = 2.0, seed: int = 0) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Crashing(Source):
-    """A file on which the process that decodes it dies, as by a fault of FFmpeg."""
+    """A file on which the process that decodes it dies, or never ends, as by a fault of FFmpeg."""
 
     driver: int
+    never_ends: bool = False
 
     def __getattribute__(self, name: str) -> Any:
         if name == "start_seconds" and os.getpid() != super().__getattribute__("driver"):
+            while self.never_ends:
+                pass
             os.kill(os.getpid(), signal.SIGSEGV)
         return super().__getattribute__(name)

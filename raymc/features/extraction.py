@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,7 +26,7 @@ from raymc.features.encoders import audio_encoder, text_encoder, transcriber, vi
 from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
-from raymc.runtime.child_process import Child, ChildError
+from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
 _ANY_RATE_HZ = 16_000  # for text alone: decoding sound gives a clip's length
 MODALITIES = ("visual", "audio", "text")
@@ -82,6 +83,7 @@ class EncodedClip:
 
 
 END = None  # follows a file's last clip
+STUCK_SECONDS = 300.0  # of CPU time between two packets of a file, by which FFmpeg never ends
 Item = EncodedClip | Failure | None
 Numbered = Sequence[tuple[int, Source]]
 
@@ -126,13 +128,19 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
 
 
 def extract_source(
-    source: Source, plan: ExtractPlan, encoders: Encoders, *, digests: Digests | None = None
+    source: Source,
+    plan: ExtractPlan,
+    encoders: Encoders,
+    *,
+    digests: Digests | None = None,
+    cpu_seconds: float = 0.0,
 ) -> Iterator[EncodedClip | Failure]:
     """Decode a file clip by clip, and encode what needs no weights, with those of `plan.light`.
 
     The file never causes an error: what can't be read becomes a `Failure`, of a clip or alone. A
     file whose digest differs from its source's is not decoded at all. `digests` are shared by the
-    parts of a file, so that its digest is computed once.
+    parts of a file, so that its digest is computed once. This process ends if FFmpeg takes more
+    than `cpu_seconds` of CPU time from one packet to the next; 0: it may take any.
     """
     try:
         (digests or Digests()).check(source)
@@ -141,7 +149,7 @@ def extract_source(
         yield Failure(path=source.path, id=source.id, stage="open", error=reason)
         return
     transcript, failures = _transcript(source, plan)
-    for clip in read_clips(source, plan.request):
+    for clip in _read_clips(source, plan.request, cpu_seconds):
         if isinstance(clip, Failure):
             yield clip
             continue
@@ -159,6 +167,25 @@ def extract_source(
         )
         failures = []  # report those of the text only once
         yield encode(extract, source.path, plan, encoders)
+
+
+def _read_clips(
+    source: Source, request: ClipRequest, cpu_seconds: float
+) -> Iterator[Clip | Failure]:
+    """Yield the clips of a file, with a limit of CPU time only while FFmpeg is at work."""
+    if not cpu_seconds:
+        yield from read_clips(source, request)
+        return
+    limit = partial(limit_cpu, cpu_seconds)
+    clips = read_clips(source, request, on_packet=limit)
+    try:
+        limit()
+        for clip in clips:
+            limit_cpu(0)
+            yield clip
+            limit()
+    finally:
+        limit_cpu(0)
 
 
 def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoders) -> EncodedClip:
@@ -184,24 +211,29 @@ def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoder
 
 
 def extract_files(
-    sources: Numbered, plan: ExtractPlan, encoders: Encoders
+    sources: Numbered, plan: ExtractPlan, encoders: Encoders, *, cpu_seconds: float = 0.0
 ) -> Iterator[tuple[int, Item]]:
     """Yield the clips and failures of files, with the files' numbers; None ends each file."""
     digests = Digests()
     for number, source in sources:
-        for item in extract_source(source, plan, encoders, digests=digests):
+        for item in extract_source(
+            source, plan, encoders, digests=digests, cpu_seconds=cpu_seconds
+        ):
             yield number, item
         yield number, END
 
 
-def extract_files_apart(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
+def extract_files_apart(
+    sources: Numbered, plan: ExtractPlan, *, cpu_seconds: float = STUCK_SECONDS
+) -> Iterator[tuple[int, Item]]:
     """Yield the same as `extract_files`, from a child process.
 
-    A file that ends the child becomes a failure; another child continues with the next file.
+    A file that ends the child, or on which FFmpeg never ends, becomes a failure; another child
+    continues with the next file.
     """
     waiting = list(sources)
     while waiting:
-        with closing(Child(_send, waiting, plan)) as child:
+        with closing(Child(_send, waiting, plan, cpu_seconds)) as child:
             _begin(child)
             try:
                 while waiting:
@@ -239,12 +271,12 @@ def _begin(child: Child) -> None:
         ) from error
 
 
-def _send(connection: Connection, sources: Numbered, plan: ExtractPlan) -> None:
+def _send(connection: Connection, sources: Numbered, plan: ExtractPlan, cpu_seconds: float) -> None:
     """In the child: send that it has begun, then what `extract_files` yields."""
     encoders = make_encoders(plan.config, plan.light)
     connection.send("begun")
     try:
-        for _, item in extract_files(sources, plan, encoders):
+        for _, item in extract_files(sources, plan, encoders, cpu_seconds=cpu_seconds):
             connection.send(item)
     except Exception as error:
         connection.send(error)

@@ -4,14 +4,16 @@ The one way into `decoding/`, which imports PyAV, and so is imported only when t
 read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from raymc.errors import ResourceError
 from raymc.features.clips import Clip, ClipRequest, Failure
 from raymc.features.sources import Source
 
 
-def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]:
+def read_clips(
+    source: Source, request: ClipRequest, *, on_packet: Callable[[], None] = lambda: None
+) -> Iterator[Clip | Failure]:
     """Decode a source window by window; one window and the packets read ahead are in memory.
 
     Windows start every `stride_seconds` from the source's start, until one reaches its end. A
@@ -41,6 +43,7 @@ def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]
     Args:
         source: The file and the part of it; end_seconds beyond the file's end is cut there.
         request: What to decode.
+        on_packet: Called before each packet is read.
 
     Yields:
         Clips in the order of time; failures in place of a clip that can't be made.
@@ -56,4 +59,4 @@ def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]
         raise ResourceError(
             "reading media needs PyAV, which is not installed: pip install 'raymc[media]'"
         ) from error
-    yield from clip_reader.read_clips(source, request)
+    yield from clip_reader.read_clips(source, request, on_packet)

@@ -41,6 +41,7 @@ from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     END,
+    STUCK_SECONDS,
     EncodedClip,
     Encoders,
     ExtractPlan,
@@ -368,7 +369,8 @@ def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
     if _has_died():
         waiting = extract_files_apart(files, plan)
     else:
-        waiting = extract_files(files, plan, _light_encoders(shared))
+        encoders = _light_encoders(shared)
+        waiting = extract_files(files, plan, encoders, cpu_seconds=STUCK_SECONDS)
     while some := list(islice(waiting, CLIPS_PER_BLOCK)):
         yield _block(some)
 

@@ -122,7 +122,7 @@ def make_case(seed: int) -> Case:
         sound = Sound(
             codec=rng.choice(_SOUNDS[suffix].split()),
             seconds=max(seconds + rng.choice([0, 0, 0, -1.2, 2.0]), 1.0),
-            start=0 if suffix in (".avi", ".mxf") else rng.choice([0, 0, 0, 0.7]),
+            start=0 if suffix in (".avi", ".mxf", ".nut") else rng.choice([0, 0, 0, 0.7]),
             rate_hz=48_000,
             layout="mono" if suffix != ".mxf" else "stereo",
             is_stepped=True,
@@ -131,9 +131,6 @@ def make_case(seed: int) -> Case:
     change, parts, is_cut = None, 1, False
     if suffix in (".mp4", ".mov", ".3gp"):
         options, change = _of_mp4(rng, kinds, seconds)
-        if "movflags" in options and sound is not None and sound.codec == "pcm_s16le":
-            sound = replace(sound, codec="aac")  # FFmpeg reads half of it
-            kinds[kinds.index("pcm_s16le")] = "aac"
     elif suffix in (".ts", ".mpg", ".mkv", ".nut") and rng.random() < 0.4:
         offset = rng.choice(
             [0.5, 7.0, 100.0, 95443.7 - 3.7, 95443.7 - 0.3, 95443.7 - 70, 26.6 * 3600]

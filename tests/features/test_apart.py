@@ -46,10 +46,12 @@ def test_items_are_the_same(files: list[tuple[int, Source]]) -> None:
     assert list(extract_files_apart(files, PLAN)) == here
 
 
-def test_crashes_are_failures(files: list[tuple[int, Source]]) -> None:
+def test_crashes_and_endless_loops_are_failures(files: list[tuple[int, Source]]) -> None:
     here = list(extract_files(files, PLAN, make_encoders(PLAN.config)))
     crashing = [
-        (number, Crashing(**vars(source), driver=os.getpid()) if number in (7, 10) else source)
+        (number, Crashing(**vars(source), driver=os.getpid(), never_ends=number == 10))
+        if number in (7, 10)
+        else (number, source)
         for number, source in files
     ]
     expected: list[object] = []
@@ -57,10 +59,10 @@ def test_crashes_are_failures(files: list[tuple[int, Source]]) -> None:
         if not isinstance(source, Crashing):
             expected += [item for item in here if item[0] == number]
             continue
-        error = "its decoder crashed (SIGSEGV)"
+        error = f"its decoder {'never ended' if source.never_ends else 'crashed (SIGSEGV)'}"
         failure = Failure(path=source.path, id=source.id, stage="open", error=error)
         expected += [(number, failure), (number, END)]
-    assert list(extract_files_apart(crashing, PLAN)) == expected
+    assert list(extract_files_apart(crashing, PLAN, cpu_seconds=1.0)) == expected
 
 
 def test_what_is_no_fault_of_a_file_is_raised(

@@ -34,19 +34,28 @@ _NO_STREAM = {
 }
 
 
-def read_clips(source: Source, request: ClipRequest) -> Iterator[Clip | Failure]:
+def read_clips(
+    source: Source, request: ClipRequest, on_packet: Callable[[], None]
+) -> Iterator[Clip | Failure]:
     """Decode a source; see `media.read_clips`."""
     try:
         with ExitStack() as opened:
-            yield from _Reader(source, request, opened).clips()
+            yield from _Reader(source, request, on_packet, opened).clips()
     except (*FAULTS, DataError) as error:
         yield Failure(path=source.path, id=source.id, stage="open", error=reason(error))
 
 
 class _Reader:
-    def __init__(self, source: Source, request: ClipRequest, opened: ExitStack) -> None:
+    def __init__(
+        self,
+        source: Source,
+        request: ClipRequest,
+        on_packet: Callable[[], None],
+        opened: ExitStack,
+    ) -> None:
         self._source = source
         self._request = request
+        self._on_packet = on_packet
         self._opened = opened
         self._open()
         self._has_streams = bool(self._streams)
@@ -95,7 +104,7 @@ class _Reader:
 
     def _open(self) -> None:
         self._opened.close()
-        self._file = self._opened.enter_context(open_media(self._source.path))
+        self._file = self._opened.enter_context(open_media(self._source.path, self._on_packet))
         self._is_untouched = True
         self._video_stream = self._file.video if self._request.picture else None
         self._audio_stream = self._file.audio if self._request.sample_rate_hz else None
@@ -127,9 +136,13 @@ class _Reader:
                 from_seconds=begin if has_sought else 0.0,
             )
         if (stream := self._audio_stream) is not None and self._request.sample_rate_hz is not None:
-            rate = self._request.sample_rate_hz
-            clock = self._file.clock(stream)
-            sound = Sound(stream, clock, rate_hz=rate, first_second=second)
+            sound = Sound(
+                stream,
+                self._file.clock(stream),
+                rate_hz=self._request.sample_rate_hz,
+                first_second=second,
+                is_fragmented=self._file.is_fragmented,
+            )
         self._video, self._sound = video, sound
         windows = (self._windows, replace(self._windows, end=self._most))
         self._reading = Reading(

@@ -4,7 +4,7 @@ What FFmpeg may open is limited here: formats, addresses, sizes, waiting times.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from typing import Any, Literal
@@ -54,6 +54,7 @@ class MediaFile:
         audio: Its best audio stream, if it has one.
         seeks: Whether reading may begin in the middle.
         is_ordered: Whether the format gives each packet of video the time of its own frame.
+        is_fragmented: Whether it is an MP4 or MOV file in fragments.
         opening_trouble: What FFmpeg found damaged while it opened the file, or nothing.
         troubles: How often the file itself (not a stream's data) was found damaged so far.
         trouble: What it was the last time.
@@ -62,9 +63,15 @@ class MediaFile:
     """
 
     def __init__(
-        self, container: InputContainer, opening_trouble: str, origin_seconds: float
+        self,
+        container: InputContainer,
+        opening_trouble: str,
+        *,
+        origin_seconds: float,
+        on_packet: Callable[[], None],
     ) -> None:
         self._container = container
+        self._on_packet = on_packet
         self._origin = origin_seconds
         self.opening_trouble = opening_trouble
         streams = container.streams
@@ -81,9 +88,10 @@ class MediaFile:
         self._is_measured = bool(_MEASURED_FORMATS & formats) and not self._is_late
         self._is_guessed = bool(_GUESSED_FORMATS & formats) or self._is_late
         self._can_be_joined = bool(container.format.flags & Flags.ts_discont.value)
+        is_mov, both = "mov" in formats, (*videos, *audios)
+        self.is_fragmented = is_mov and not all(stream.frames for stream in both)
         # The index of a fragmented file is only known when all of it is read.
-        is_indexed = "mov" not in formats or all(stream.frames for stream in (*videos, *audios))
-        self.seeks = bool(_SEEKING_FORMATS & formats) and is_indexed
+        self.seeks = bool(_SEEKING_FORMATS & formats) and not self.is_fragmented
         self.troubles = 0
         self.trouble = ""
         self.begins_anew = False
@@ -165,6 +173,7 @@ class MediaFile:
         packets = self._container.demux(*streams)
         while True:
             log.start()
+            self._on_packet()
             try:
                 packet = next(packets, None)
             except FAULTS as error:
@@ -223,11 +232,12 @@ class MediaFile:
 
 
 @contextmanager
-def open_media(path: str) -> Iterator[MediaFile]:
+def open_media(path: str, on_packet: Callable[[], None] = lambda: None) -> Iterator[MediaFile]:
     """Open a file for reading, with one thread.
 
     Args:
         path: A local path, opened by FFmpeg itself, or an address, read through pyarrow.
+        on_packet: Called before each packet is read.
 
     Raises:
         DataError: The address can't be reached, or it isn't an audio or video file.
@@ -241,7 +251,7 @@ def open_media(path: str) -> Iterator[MediaFile]:
         if start < 0:
             with _open(path) as other:
                 start = _first_seconds(other)
-        yield MediaFile(container, trouble, start)
+        yield MediaFile(container, trouble, origin_seconds=start, on_packet=on_packet)
 
 
 @contextmanager

@@ -157,17 +157,27 @@ _ERRORS_IN_A_ROW = 1000  # after which the stream is given up
 class Sound:
     """The sound of one stream from a whole second on; its decoder must be fresh or flushed.
 
-    `rate_hz` is the wanted rate. Sound before `first_second` isn't wanted.
+    `rate_hz` is the wanted rate. Sound before `first_second` isn't wanted. In fragmented files
+    whose times overlap a little, FFmpeg would leave out whole packets, which are kept here.
     """
 
     def __init__(
-        self, stream: AudioStream, clock: Clock, *, rate_hz: int, first_second: int
+        self,
+        stream: AudioStream,
+        clock: Clock,
+        *,
+        rate_hz: int,
+        first_second: int,
+        is_fragmented: bool = False,
     ) -> None:
         self._codec = stream.codec_context
         self._clock = clock
         self._log = ErrorLog()
         self._rate_hz = rate_hz
         self._second = first_second
+        self._keeps_all = is_fragmented
+        # Frames by which a time may be wrong; in fragments, several in a row may be by one.
+        self._slack = 1.5 if is_fragmented else 0.5
         self._segments: list[Segment] = []
         self._troubles: list[tuple[float, float, str]] = []
         self._errors = 0
@@ -193,6 +203,8 @@ class Sound:
             self._joint = self._position if begins_anew else self._joint
             if self._clock.seconds(packet.pts + (packet.duration or 0)) < self._second:
                 return
+        if packet is not None and packet.is_discard and self._keeps_all:
+            packet = _kept(packet)
         self._log.start()
         try:
             frames = self._codec.decode(packet)
@@ -276,7 +288,7 @@ class Sound:
             length = self._waiting.samples / self._waiting.sample_rate
             self._settle(abs(next_if_right - length) <= abs(next_if_wrong - length))
         step = abs(self._time_of(frame) - self._expected())
-        least = max(frame.samples / frame.sample_rate / 2, _TOLERANCE_SECONDS)
+        least = max(self._slack * frame.samples / frame.sample_rate, _TOLERANCE_SECONDS)
         if step > (least if self._segments else JUMP_SECONDS):
             self._waiting = frame
         else:
@@ -315,7 +327,7 @@ class Sound:
                 self._note(expected, start, f"sound {change}")
             segment = self._begin(start, rate)
         gap = round((start - segment.second) * rate) - segment.count
-        least = max(samples.shape[1] // 2, round(_TOLERANCE_SECONDS * rate))
+        least = max(int(self._slack * samples.shape[1]), round(_TOLERANCE_SECONDS * rate))
         if abs(gap) > least or segment.count == 0:
             if segment.count and gap > 0 and is_interrupted:
                 self._note(expected, start, "sound is interrupted here")
@@ -332,6 +344,14 @@ class Sound:
         segment = Segment(max(self._second, floor(start)), start, rate, self._rate_hz)
         self._segments.append(segment)
         return segment
+
+
+def _kept(packet: Packet) -> Packet:
+    """A packet without the mark that its sound is to be left out."""
+    kept = Packet(bytes(packet))
+    kept.time_base = packet.time_base
+    kept.pts, kept.dts, kept.duration = packet.pts, packet.dts, packet.duration
+    return kept
 
 
 def _channels(frame: AudioFrame) -> Shaped[np.ndarray, "C N"]:
