@@ -4,10 +4,9 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import raymc
 
@@ -56,9 +55,19 @@ def floor_of(module: str) -> int:
     return next(at for at, rooms in enumerate(FLOORS) if room_of(module) in rooms)
 
 
-def imports_of(module: str) -> Iterator[str]:
+@cache
+def parsed(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
     """Whatever a module imports by full name, wherever in the file the statement stands."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    return frozenset(_imported(module))
+
+
+def _imported(module: str) -> Iterator[str]:
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -75,7 +84,7 @@ def own_imports_of(module: str) -> set[str]:
 
 def is_of_ray(module: str) -> bool:
     """Whether a file may import Ray: by its name, or by the first line of its docstring."""
-    first = (ast.get_docstring(ast.parse(MODULES[module].read_text())) or "").partition("\n")[0]
+    first = (ast.get_docstring(parsed(module)) or "").partition("\n")[0]
     return MODULES[module].name == "on_ray.py" or first.startswith("On Ray")
 
 
@@ -94,20 +103,21 @@ def test_every_room_has_a_floor() -> None:
     assert sum(bool(floor - files) for floor in FLOORS) <= 10
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down(module: str) -> None:
-    offered = {"api"} if not module else set()  # by `import raymc`, when it is first used
-    for name in own_imports_of(module) - offered:
-        assert room_of(name) == room_of(module) or floor_of(name) > floor_of(module), name
+def test_imports_go_down() -> None:
+    for module in MODULES:
+        offered = {"api"} if not module else set()  # by `import raymc`, when it is first used
+        for name in own_imports_of(module) - offered:
+            is_down = room_of(name) == room_of(module) or floor_of(name) > floor_of(module)
+            assert is_down, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_only_files_that_say_so_know_ray_and_only_tracking_knows_mlflow(module: str) -> None:
-    foreign = {name.partition(".")[0] for name in imports_of(module)}
-    assert "ray" not in foreign or is_of_ray(module)
-    assert "mlflow" not in foreign or room_of(module) == "tracking"
-    if floor_of(module) >= TRAINING and not is_of_ray(module):
-        assert not {name for name in own_imports_of(module) if is_of_ray(name)}
+def test_only_files_that_say_so_know_ray_and_only_tracking_knows_mlflow() -> None:
+    for module in MODULES:
+        foreign = {name.partition(".")[0] for name in imports_of(module)}
+        assert "ray" not in foreign or is_of_ray(module), module
+        assert "mlflow" not in foreign or room_of(module) == "tracking", module
+        if floor_of(module) >= TRAINING and not is_of_ray(module):
+            assert not {name for name in own_imports_of(module) if is_of_ray(name)}, module
 
 
 def test_no_import_goes_in_a_circle() -> None:

@@ -30,34 +30,43 @@ def training_rows() -> list[Row]:
     return list(digits(DigitsConfig(train_clips=500)).splits["train"])
 
 
-def test_rows_are_the_same_every_time_and_in_any_order() -> None:
-    forth, back = digits(SMALL), digits(SMALL)
+@pytest.fixture(scope="module")
+def small() -> dict[str, list[Row]]:
+    """The rows of SMALL by split."""
+    return {split: list(rows) for split, rows in digits(SMALL).splits.items()}
+
+
+def test_rows_are_the_same_every_time_and_in_any_order(small: dict[str, list[Row]]) -> None:
+    back = digits(SMALL)
     for split in SPLITS:
         last = len(back.splits[split]) - 1
         backward = {i: bytes_of(back.splits[split][i]) for i in range(last, -1, -1)}
-        for i, row in enumerate(forth.splits[split]):
+        for i, row in enumerate(small[split]):
             assert bytes_of(row) == backward[i]
 
 
-def test_clips_do_not_depend_on_how_many_there_are() -> None:
+def test_clips_do_not_depend_on_how_many_there_are(small: dict[str, list[Row]]) -> None:
     more = digits(DigitsConfig(train_clips=61, val_clips=99, test_clips=1))
-    assert bytes_of(more.splits["train"][59]) == bytes_of(digits(SMALL).splits["train"][59])
+    assert bytes_of(more.splits["train"][59]) == bytes_of(small["train"][59])
 
 
-def test_seeds_and_splits_give_other_clips() -> None:
-    recipes = [digits(SMALL), digits(DigitsConfig(seed=1))]
+def test_seeds_and_splits_give_other_clips(small: dict[str, list[Row]]) -> None:
+    other = digits(DigitsConfig(seed=1)).splits
     audio = [
         array.tobytes()
-        for recipe in recipes
+        for splits in (small, other)
         for split in SPLITS
-        for row in recipe.splits[split][:20]
+        for row in splits[split][:20]
         if (array := row.tokens["audio"]) is not None
     ]
     assert len(set(audio)) == 2 * 3 * 20
 
 
-def test_written_twice_the_files_are_equal(tmp_path: Path) -> None:
-    first = make_dataset(digits(SMALL), str(tmp_path / "a"), shard_rows=32)
+def test_written_twice_the_files_are_equal_and_hold_what_was_made(
+    small: dict[str, list[Row]], tmp_path: Path
+) -> None:
+    recipe = digits(SMALL)
+    first = make_dataset(recipe, str(tmp_path / "a"), shard_rows=32)
     second = make_dataset(digits(SMALL), str(tmp_path / "b"), shard_rows=32)
     assert first.digest() == second.digest()
     for split in SPLITS:
@@ -65,18 +74,13 @@ def test_written_twice_the_files_are_equal(tmp_path: Path) -> None:
             assert (tmp_path / "a" / shard.file).read_bytes() == (
                 tmp_path / "b" / shard.file
             ).read_bytes()
-
-
-def test_what_is_written_is_what_was_made(tmp_path: Path) -> None:
-    recipe = digits(SMALL)
-    make_dataset(recipe, str(tmp_path / "digits"))
-    dataset = open_dataset(str(tmp_path / "digits"))
+    dataset = open_dataset(str(tmp_path / "a"))
     table = read_shard(dataset, dataset.split("val")[0])
-    assert table["speaker"].to_pylist() == [row.extra["speaker"] for row in recipe.splits["val"]]
-    assert table["labels"].to_pylist() == [list(row.labels) for row in recipe.splits["val"]]
+    assert table["speaker"].to_pylist() == [row.extra["speaker"] for row in small["val"]]
+    assert table["labels"].to_pylist() == [list(row.labels) for row in small["val"]]
     for modality in recipe.modalities:
         column = ragged(table[modality.name], modality)
-        for i, row in enumerate(recipe.splits["val"]):
+        for i, row in enumerate(small["val"]):
             np.testing.assert_array_equal(column.row(i), row.tokens[modality.name])
     assert dataset.manifest.vocabulary == recipe.vocabulary
     assert "10.24432/C50P49" in dataset.manifest.license
@@ -105,9 +109,8 @@ def test_values_are_about_unit_scale(training_rows: list[Row]) -> None:
     assert np.abs(audio).max() < 8
 
 
-def test_labels_equal_a_look_at_every_millisecond() -> None:
-    sounds = draw_tones(SMALL.seed)
-    rows = digits(SMALL).splits["train"]
+def test_labels_equal_a_look_at_every_millisecond(small: dict[str, list[Row]]) -> None:
+    sounds, rows = draw_tones(SMALL.seed), small["train"]
     for row, timeline in zip(rows, timelines(SMALL, "train", sounds, len(rows)), strict=True):
         expected = set()
         for moment in np.arange(0, timeline.seconds, 0.001):
@@ -139,8 +142,8 @@ def test_events_stay_in_their_clip() -> None:
             assert 0 <= event.start_seconds < event.end_seconds <= timeline.seconds
 
 
-def test_a_shown_digit_is_in_the_frames_of_its_time() -> None:
-    rows = digits(SMALL).splits["train"]
+def test_a_shown_digit_is_in_the_frames_of_its_time(small: dict[str, list[Row]]) -> None:
+    rows = small["train"]
     for row, timeline in zip(rows, timelines(SMALL, "train", draw_tones(0), 60), strict=True):
         frames = np.asarray(row.tokens["visual"], float)
         on_screen = np.zeros(len(frames), bool)
@@ -189,7 +192,7 @@ def test_vocabulary_has_three_groups_of_ten() -> None:
     assert vocabulary.groups["named"] == tuple(f"named_{k}" for k in range(10))
 
 
-def test_splits_share_no_picture_and_no_line() -> None:
+def test_splits_share_no_picture_and_no_line(small: dict[str, list[Row]]) -> None:
     pictures: dict[str, set[bytes]] = {}
     for split in SPLITS:
         drawn = timelines(SMALL, split, draw_tones(0), 400)
@@ -201,8 +204,7 @@ def test_splits_share_no_picture_and_no_line() -> None:
     known = {scan.astype(np.float32).tobytes() for scan in load_digits(return_X_y=True)[0] / 16}
     assert known >= pictures["train"] | pictures["val"] | pictures["test"]
 
-    rows = digits(SMALL).splits
-    lines = {split: {row.extra["speaker"] for row in rows[split]} for split in SPLITS}
+    lines = {split: {row.extra["speaker"] for row in small[split]} for split in SPLITS}
     assert all(name.startswith(f"line-{split}-") for split in SPLITS for name in lines[split])
     assert len(set(draw_tones(0).lines.values())) == 24
 
