@@ -279,6 +279,8 @@ def run_extract(
         print_line(console, line)
     for line in left_out:
         print_line(console, one_line(line))
+    if summary.read_again:
+        print_line(console, f"files that had failed and were replaced: {summary.read_again:,} read")
     failed, files = summary.failed_files, summary.files
     if failed:
         line = f"{failed:,} of {files:,} files could not be read in full"

@@ -24,7 +24,7 @@ from raymc.evaluation.media import plan_of, score_media
 from raymc.evaluation.prediction_files import frames_of, writer_of
 from raymc.evaluation.scoring import each_shard, scored_columns
 from raymc.events import ExtractProgress
-from raymc.features.on_ray import media_states
+from raymc.features.begun import media_states
 from raymc.features.sources import list_sources
 from raymc.training.bundle import Bundle
 
@@ -143,7 +143,7 @@ def predict_media(
     """
     sources = list_sources(address)
     plan = plan_of(bundle, device=device)
-    told = [[asdict(source) for source in sources], media_states(sources)]
+    told = [[asdict(one) for one in sources], media_states(sources, plan), dict(plan.weights)]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:

@@ -45,13 +45,15 @@ class ExtractPlan:
     """What every stage of a job needs to know; small, as it is sent to all processes.
 
     `request` is what is decoded of each clip; `heavy` are the modalities whose encoders have
-    weights, and so run in a stage of their own.
+    weights, and so run in a stage of their own, `weights` the digests of these by modality, and
+    of the transcriber.
     """
 
     config: ExtractConfig
     modalities: tuple[Modality, ...]
     request: ClipRequest
     heavy: frozenset[str]
+    weights: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def light(self) -> frozenset[str]:
@@ -124,6 +126,7 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
         modalities=_modalities(encoders, config),
         request=_clip_request(encoders, config),
         heavy=frozenset(heavy | ({"text"} if encoders.transcriber else set())),
+        weights=_weights(encoders),
     )
 
 
@@ -297,6 +300,11 @@ def _modalities(encoders: Encoders, config: ExtractConfig) -> tuple[Modality, ..
         )
         for name, encoder in encoders.by_modality.items()
     )
+
+
+def _weights(encoders: Encoders) -> dict[str, str]:
+    used = {**encoders.by_modality, "transcript": encoders.transcriber}
+    return {name: one.digest() for name, one in used.items() if one and one.has_weights}
 
 
 def _clip_request(encoders: Encoders, config: ExtractConfig) -> ClipRequest:

@@ -7,9 +7,8 @@ interrupted job resumes there, and leaves the same files as an uninterrupted one
 
 import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import islice
@@ -38,6 +37,16 @@ from raymc.data.shards.read import read_json
 from raymc.data.storage import exists, open_address, reaching, read_bytes
 from raymc.errors import DataError, ExtractionError
 from raymc.events import ExtractProgress
+from raymc.features.begun import (
+    AGAIN,
+    MEDIA_FILE,
+    State,
+    changed_files,
+    inside,
+    media_states,
+    stored_items,
+    take_over,
+)
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     END,
@@ -59,8 +68,6 @@ from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
 # Raise it with any change after which the same media and settings give other tokens.
 FEATURES = 1
-# Beside the dataset: what its media were when it was begun.
-_MEDIA_FILE = ".media.json"
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
 
 
@@ -69,7 +76,8 @@ class ExtractSummary:
     """The result of a job: the dataset, the number of files, the rows of `failures.parquet`.
 
     `wordless` are the paths of the clips without text, one for each clip; `texts` those of the
-    media with a text file beside them.
+    media with a text file beside them. `read_again` is the number of files that had failed and
+    were replaced since.
     """
 
     manifest: Manifest
@@ -77,6 +85,7 @@ class ExtractSummary:
     failures: tuple[Failure, ...]
     wordless: tuple[str, ...] = ()
     texts: frozenset[str] = frozenset()
+    read_again: int = 0
 
     @property
     def failed_files(self) -> int:
@@ -124,19 +133,31 @@ def extract(
     listing = list_media(config)
     on_listing(listing)
     sources = _by_split(listing.sources)
-    stream = ShardStream(
-        out,
-        _manifest(plan, sources, listing.notes),
-        extra_fields=extra_fields(sources),
-        shard_rows=config.shard_rows,
-    )
-    _check_media(out, stream, sources)
-    if stream.finished is None:
+    take_over(out)
+    manifest, fields = _manifest(plan, sources, listing.notes), extra_fields(sources)
+    stream = ShardStream(out, manifest, extra_fields=fields, shard_rows=config.shard_rows)
+    again = _check_media(out, stream, sources, plan)
+    gpus = 0
+    if stream.finished is None or again:
         connect()  # only now: errors in the request are reported without starting Ray
         gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
-        _Job(sources, plan, stream, listener).run(gpus)
+    if stream.finished is None:
+        _Job(sources, plan, stream, listener).run(
+            lambda first: extract_items(sources, plan, first, gpus)
+        )
+    if again:
+        noted = _to_note(_read_noted(out) or {}, media_states(sources, plan), plan)
+        place = _begin_again(out, noted)
+        stream = ShardStream(place, manifest, extra_fields=fields, shard_rows=config.shard_rows)
+        _write_noted(stream, noted)
+        _Job(sources, plan, stream, listener).run(
+            lambda first: _items_again(out, sources, plan, first, gpus, again=again)
+        )
+        take_over(out)
     assert stream.finished is not None
-    summary = ExtractSummary(stream.finished, len(sources), _read_failures(out))
+    summary = ExtractSummary(
+        stream.finished, len(sources), _read_failures(out), read_again=len(again)
+    )
     if config.text == NONE or plan.transcribes:
         return summary
     found = find_sidecars({source.path for source in sources}, config.language)
@@ -155,49 +176,121 @@ def _wordless(out: str) -> Iterator[str]:
             yield from (path for path, length in zip(paths, lengths) if not length)
 
 
-def _check_media(out: str, stream: ShardStream, sources: Sequence[Source]) -> None:
-    """Check that the media and raymc are those with which the dataset was begun, or note them.
+def _check_media(
+    out: str, stream: ShardStream, sources: Sequence[Source], plan: ExtractPlan
+) -> frozenset[str]:
+    """Check that media, weights and raymc are those with which the dataset was begun, or note them.
 
-    Of a local file the size and the time of its last change count. Other files count by their
-    address, and by their digest if the table has one.
+    Of a file its size and the time of its last change count, or the version that its server names,
+    and its digest if the table has one; so do those of the text beside a local file.
+
+    Returns:
+        The paths of files that had failed and were replaced, and so are to be read again.
 
     Raises:
-        DataError: A file has changed, or was missing, or raymc makes other features by now.
+        DataError: Another file has changed, or the weights of an encoder, or raymc makes other
+            features by now.
     """
-    filesystem, root = open_address(out)
-    place, now = f"{root}/{_MEDIA_FILE}", media_states(sources)
-    with reaching(place):
-        known = read_json(filesystem, place) if exists(filesystem, place) else None
+    known, now = _read_noted(out), media_states(sources, plan)
     if known is None:
         if stream.finished is None:
-            noted = json.dumps({"features": FEATURES, "files": now}).encode()
-            stream.write_beside(_MEDIA_FILE, pa.py_buffer(noted))
-        return
+            _write_noted(stream, _to_note({}, now, plan))
+        return frozenset()
+    another = "choose another folder with --out"
     if known.get("features") != FEATURES:
+        raise DataError(f"{out} was begun by a raymc that makes other features: {another}")
+    weights = known.get("weights", {})
+    for name, digest in plan.weights.items():
+        if weights.get(name, digest) != digest:
+            model = getattr(plan.config, name)
+            raise DataError(f"{out} was begun with other weights of {model}: {another}")
+    read = _read_so_far(stream, sources)
+    failed = {failure.path for failure in _failures_so_far(out, stream)}
+    files = changed_files(known.get("files", {}), now["files"], read, failed)
+    texts = changed_files(known.get("texts", {}), now["texts"], read, failed)
+    lost = sorted((files | texts) - failed)
+    if lost:
+        count, have = (f"{len(lost)} media files", "have") if lost[1:] else ("a media file", "has")
+        of = "" if lost[0] in files else "the text of "
         raise DataError(
-            f"{out} was begun by a raymc that makes other features: choose another folder with "
-            "--out"
+            f"{count} {have} changed since {out} was begun, such as {of}{lost[0]}: {another}"
         )
-    before = known.get("files", {})
-    changed = [path for path, state in now.items() if state and before.get(path) != state]
-    if changed:
-        count = "a media file has" if len(changed) == 1 else f"{len(changed)} media files have"
-        raise DataError(
-            f"{count} changed since {out} was begun, such as {changed[0]}: choose another folder "
-            "with --out"
-        )
+    if stream.finished is None:  # of the files that are still to be read
+        _write_noted(stream, _to_note(known, now, plan, keep=read))
+    return frozenset(files | texts)
 
 
-def media_states(sources: Sequence[Source]) -> dict[str, list[int] | None]:
-    """Return the size and the time of the last change of each local file; None if it is missing."""
-    states: dict[str, list[int] | None] = {}
-    for path in dict.fromkeys(source.path for source in sources if "://" not in source.path):
-        try:
-            found = os.stat(path)
-            states[path] = [found.st_size, found.st_mtime_ns]
-        except (OSError, ValueError):
-            states[path] = None
-    return states
+def _read_noted(out: str) -> dict[str, Any] | None:
+    """Return what is noted beside a dataset; None if nothing is."""
+    filesystem, root = open_address(out)
+    place = f"{root}/{MEDIA_FILE}"
+    with reaching(place):
+        return read_json(filesystem, place) if exists(filesystem, place) else None
+
+
+def _to_note(
+    known: Mapping[str, Any],
+    now: Mapping[str, Mapping[str, State]],
+    plan: ExtractPlan,
+    *,
+    keep: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return what to note of all files: how they are now; how they were, if kept or missing."""
+    states = {}
+    for name, found in now.items():
+        before = known.get(name, {})
+        kept = {path for path in before if path in keep or found.get(path) is None}
+        states[name] = {path: before[path] if path in kept else found[path] for path in found}
+    return {"features": FEATURES, **states, "weights": dict(plan.weights)}
+
+
+def _write_noted(stream: ShardStream, noted: Mapping[str, Any]) -> None:
+    stream.write_beside(MEDIA_FILE, pa.py_buffer(json.dumps(noted).encode()))
+
+
+def _read_so_far(stream: ShardStream, sources: Sequence[Source]) -> set[str]:
+    """Return the paths of files that rows or failures of the dataset are of."""
+    if stream.finished is not None:
+        return {source.path for source in sources}
+    last = stream.journal[-1].note if stream.journal else {"file": 0, "clips": 0}
+    count = int(last["file"]) + (int(last["clips"]) > 0)
+    return {source.path for source in sources[:count]}
+
+
+def _failures_so_far(out: str, stream: ShardStream) -> Sequence[Failure]:
+    if stream.finished is not None:
+        return _read_failures(out)
+    return [Failure(**one) for entry in stream.journal for one in entry.note["failures"]]
+
+
+def _begin_again(out: str, noted: Mapping[str, Any]) -> str:
+    """Return the folder for a dataset that is written again.
+
+    It keeps what an interrupted command wrote there, if the files are still the same.
+    """
+    place = inside(out, AGAIN)
+    if _read_noted(place) not in (None, noted):
+        filesystem, root = open_address(place)
+        with reaching(place):
+            filesystem.delete_dir(root)
+    return place
+
+
+def _items_again(
+    out: str,
+    sources: Sequence[Source],
+    plan: ExtractPlan,
+    first: int,
+    gpus: int,
+    *,
+    again: Collection[str],
+) -> Iterator[tuple[int, Item]]:
+    """Yield the items of files from number `first`: new ones of those in `again`, else stored."""
+    dataset = open_dataset(out)
+    dataset.verify(*dataset.manifest.splits)
+    wanted = [source for source in sources[first:] if source.path in again]
+    fresh = extract_items(wanted, plan, 0, gpus)
+    yield from stored_items(dataset, sources, _read_failures(out), fresh, again=again, first=first)
 
 
 class _Job:
@@ -215,11 +308,11 @@ class _Job:
         self._noted = len(self._failures)  # failures already in the journal
         self._clips, self._seconds = 0, 0.0  # of this process, without those of earlier ones
 
-    def run(self, gpus: int) -> None:
-        """Extract the files that are not in the journal."""
+    def run(self, items_from: Callable[[int], Iterator[tuple[int, Item]]]) -> None:
+        """Write the files that are not in the journal; `items_from` gives those from a number."""
         last = self._stream.journal[-1].note if self._stream.journal else {"file": 0, "clips": 0}
         first, clips = int(last["file"]), int(last["clips"])
-        for file, item in _unwritten(extract_items(self._sources, self._plan, first, gpus), clips):
+        for file, item in _unwritten(items_from(first), clips):
             clips = clips + 1 if isinstance(item, EncodedClip) else clips
             self._take(file, item, clips)
             clips = 0 if item is END else clips
@@ -270,6 +363,8 @@ def _unwritten(items: Iterator[tuple[int, Item]], clips: int) -> Iterator[tuple[
     """Skip the first file's items up to its clip number `clips`, written by an earlier job."""
     seen = 0
     for file, item in items:
+        if item is END:  # a file that was replaced may have fewer clips
+            seen = clips
         if seen >= clips:
             yield file, item
         seen += isinstance(item, EncodedClip)

@@ -162,6 +162,13 @@ def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path:
     with pytest.raises(ExtractionError, match=r"3 of 6 files failed, more than .* \(40 %\)"):
         run_extract(override(config, {"extract.max_failures": 0.4}), Console(file=printed))
 
+    shutil.copy(videos[3], folder / "cut.mp4")
+    shutil.copy(videos[4], folder / "text.mp4")
+    summary = run_extract(config, Console(file=printed, width=200))
+    assert "files that had failed and were replaced: 2 read" in printed.getvalue()
+    assert {Path(failure.path).name for failure in assert_as_expected(config)} == {"empty.mp4"}
+    assert summary.failed_files == 1
+
 
 def test_files_without_their_digest_give_no_row(
     ray_logs: Path, videos: list[Path], tmp_path: Path

@@ -1,6 +1,7 @@
 """Extraction from a bucket to a bucket: the same dataset as from a folder to a folder."""
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,15 @@ from drivers import running
 from videos import write_video
 
 from raymc.data.shards import open_dataset
+from raymc.features.begun import states_of
 
 BUCKET = "films"
 
 
 @pytest.mark.slow
-def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(s3: str, tmp_path: Path) -> None:
+def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secrets = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "secret"}
     environment = {**secrets, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": s3}
     client = boto3.client(
@@ -60,3 +64,14 @@ def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(s3: str, tmp_path: Pat
         check=False,
     )
     assert (check.returncode, "no findings" in check.stdout) == (0, True), check.stderr
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    paths = [f"s3://{BUCKET}/videos/{name}.mp4" for name in (0, 1, "none")]
+    before = states_of(paths)
+    noted = json.loads(client.get_object(Bucket=BUCKET, Key="dataset/.media.json")["Body"].read())
+    assert [noted["files"].get(path) for path in paths] == [before[path] for path in paths]
+    assert [before[path] is None for path in paths] == [False, False, True]
+    client.upload_file(str(tmp_path / "videos/0.mp4"), BUCKET, "videos/1.mp4")
+    after = states_of(paths)
+    assert [after[path] == before[path] for path in paths] == [True, False, True]

@@ -2,7 +2,8 @@
 
 An encoder is a plain object with `name`, `dim` (values a token), `rate_hz` (tokens a second),
 `license` (of its weights) and `has_weights`, with `picture` (the frames it wants) or
-`sample_rate_hz` (of the sound it wants), and with `encode`. `patches.py` is the shortest.
+`sample_rate_hz` (of the sound it wants), and with `encode`; those with weights also with `digest`
+(of their files). `patches.py` is the shortest.
 transformers and torchaudio are imported only with the first encoder that needs them.
 
 The four functions here take `weights`, a folder that holds the model's files, instead of the hub

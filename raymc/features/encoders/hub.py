@@ -38,6 +38,12 @@ _ALTERNATIVES = {
         "sentencepiece.bpe.model",
     ),
 }
+_PARTS = {  # read with them where they are
+    "model.safetensors": ("model-*.safetensors",),
+    "tokenizer.json": (
+        *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    ),
+}
 
 
 def is_model_name(name: str, weights: str | None) -> bool:
@@ -64,6 +70,12 @@ def find_model(name: str, weights: str | None, *, files: tuple[str, ...]) -> Pat
     if missing:
         raise ResourceError(f"{folder}: no {', no '.join(missing)}; put the files of {model} there")
     return folder
+
+
+def files_of(folder: Path, needed: tuple[str, ...]) -> list[Path]:
+    """Return the files in a model's folder that an encoder reads, which needs those names."""
+    names = {name: (name, *_ALTERNATIVES.get(name, ()), *_PARTS.get(name, ())) for name in needed}
+    return [file for read in names.values() for name in read for file in folder.glob(name)]
 
 
 def _folder(weights: str, model: str) -> Path:

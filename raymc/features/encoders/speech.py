@@ -22,7 +22,12 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, pad
 
 from raymc.errors import ConfigError, DataError, ResourceError
-from raymc.features.encoders.weights import check_reachable, checked_device, one_line
+from raymc.features.encoders.weights import (
+    check_reachable,
+    checked_device,
+    digest_of_files,
+    one_line,
+)
 from raymc.features.torchaudio_compat import load_torchaudio
 from raymc.features.transcripts import Cue
 
@@ -43,6 +48,7 @@ class SpeechModel:
         dim: Values a frame of its features.
         stride: Samples from one frame to the next.
         reach: Samples that the first frame sees of the wave form.
+        file: Its weights.
     """
 
     name: str
@@ -55,6 +61,7 @@ class SpeechModel:
     model: torch.nn.Module = field(repr=False)
     normalises: bool
     device: torch.device
+    file: Path = field(repr=False)
 
     def features(self, waveform: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "F D"]:
         """The last layer's output, after the model's final normalisation where it has one."""
@@ -112,6 +119,10 @@ class SpeechEncoder:
     sample_rate_hz: int
     model: SpeechModel = field(repr=False)
     has_weights: bool = True
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the model's file, in hex."""
+        return digest_of_files([self.model.file])
 
     def __post_init__(self) -> None:
         frames_hz = self.sample_rate_hz / self.model.stride
@@ -171,6 +182,10 @@ class Transcriber:
     sample_rate_hz: int
     model: SpeechModel = field(repr=False)
     has_weights: bool = True
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the model's file, in hex."""
+        return digest_of_files([self.model.file])
 
     def transcribe(self, waveform: Float32[np.ndarray, " S"]) -> list[Cue]:
         """The words of a wave form, one cue each, in lower case; times are from its start."""
@@ -249,6 +264,7 @@ def load_bundle(name: str, *, weights: str | None = None, device: str = "cpu") -
         model=model.eval().to(where),
         normalises=bundle._normalize_waveform,
         device=where,
+        file=file,
     )
 
 

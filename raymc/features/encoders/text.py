@@ -23,12 +23,13 @@ from raymc.errors import ConfigError, DataError, RaymcError
 from raymc.features.encoders.hub import (
     Pretrained,
     check_complete,
+    files_of,
     find_model,
     license_of,
     load_model,
     load_tokenizer,
 )
-from raymc.features.encoders.weights import checked_device, one_line
+from raymc.features.encoders.weights import checked_device, digest_of_files, one_line
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -76,7 +77,12 @@ class TextTower:
     rate_hz: float
     license: str
     reader: "_Reader" = field(repr=False)
+    folder: Path = field(repr=False)
     has_weights: bool = True
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the model's files, in hex."""
+        return digest_of_files(files_of(self.folder, FILES))
 
     def encode(self, texts: Sequence[str]) -> Float32[np.ndarray, "T D"]:
         """One token a text, from that text alone; equal texts are read once."""
@@ -116,7 +122,14 @@ def text_tower(
             f"{name} doesn't turn a text into a vector ({one_line(error)}); take a text model such "
             "as sentence-transformers/all-MiniLM-L6-v2"
         ) from error
-    return TextTower(name=name, dim=dim, rate_hz=rate_hz, license=license_of(folder), reader=reader)
+    return TextTower(
+        name=name,
+        dim=dim,
+        rate_hz=rate_hz,
+        license=license_of(folder),
+        reader=reader,
+        folder=folder,
+    )
 
 
 @dataclass(frozen=True)

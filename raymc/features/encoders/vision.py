@@ -21,12 +21,13 @@ from raymc.features.clips import Picture
 from raymc.features.encoders.hub import (
     Pretrained,
     check_complete,
+    files_of,
     find_model,
     license_of,
     load_model,
     read_json,
 )
-from raymc.features.encoders.weights import checked_device, one_line
+from raymc.features.encoders.weights import checked_device, digest_of_files, one_line
 
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 _BATCH_FRAMES = 32  # bounds memory; a clip's own frames only
@@ -82,7 +83,12 @@ class VisionTower:
     preprocessing: Preprocessing = field(repr=False)
     pooling: "_Pooling" = field(repr=False)
     device: torch.device
+    folder: Path = field(repr=False)
     has_weights: bool = True
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the model's files, in hex."""
+        return digest_of_files(files_of(self.folder, FILES))
 
     @property
     def picture(self) -> Picture:
@@ -126,6 +132,7 @@ def vision_tower(
         preprocessing=preprocessing,
         pooling=pooling,
         device=where,
+        folder=folder,
     )
 
 

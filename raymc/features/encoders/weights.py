@@ -3,8 +3,10 @@
 What is missing is reported in one line, within seconds.
 """
 
+import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -57,6 +59,16 @@ def check_safetensors(file: Path) -> None:
         raise DataError(
             f"{file}: damaged, or not a safetensors file ({one_line(error)}); fetch it again"
         ) from error
+
+
+def digest_of_files(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of the names and contents of a model's files, in hex."""
+    total = hashlib.sha256()
+    for file in sorted(files, key=lambda file: file.name):
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        total.update(f"{file.name} {content}\n".encode())
+    return total.hexdigest()
 
 
 def one_line(error: object) -> str:

@@ -51,6 +51,23 @@ def test_what_the_cache_holds_needs_no_network(cache: Path, reference: str, name
     assert text_encoder(name).dim == 32
 
 
+def test_weights_go_by_what_is_read_of_them(cache: Path, tmp_path: Path) -> None:
+    folder = write_snapshot(cache)
+    known = visual_encoder("openai/clip-small").digest()
+    words = text_encoder("openai/clip-small").digest()
+    assert words != known
+    (folder / "README.md").write_text("# CLIP")
+    copy = shutil.copytree(folder, tmp_path / "weights/other/name")
+    (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + "\n")
+    given = {"weights": str(tmp_path / "weights")}
+    assert visual_encoder("other/name", **given).digest() == known
+    assert text_encoder("other/name", **given).digest() != words
+    shaken = bytearray((copy / "model.safetensors").read_bytes())
+    shaken[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(shaken)
+    assert visual_encoder("other/name", **given).digest() != known
+
+
 def test_without_a_network_it_says_what_to_put_where() -> None:
     message = (
         r"http://127.0.0.1:9/openai/clip-small can't be reached \(.*\); without the network, put "

@@ -107,6 +107,10 @@ def test_what_it_says_of_itself(weights: Path) -> None:
     encoder = audio_encoder("WAV2VEC2_BASE", weights=str(weights))
     assert (encoder.name, encoder.rate_hz, encoder.dim) == ("WAV2VEC2_BASE", 10.0, 16)
     assert (encoder.sample_rate_hz, encoder.has_weights) == (16_000, True)
+    known = encoder.digest()
+    state = torch.load(weights / "small_base.pth", weights_only=True)
+    torch.save({key: value + 1e-3 for key, value in state.items()}, weights / "small_base.pth")
+    assert audio_encoder("WAV2VEC2_BASE", weights=str(weights)).digest() != known
 
 
 def test_licences_are_those_that_torchaudio_states(
