@@ -143,6 +143,7 @@ class Display:
         self._pixels: UInt8[np.ndarray, "H W 3"] | None = None  # of the last frame
         self.last_tick = self._first_tick = self._damage_tick = -NEVER
         self._end_tick = from_tick  # of the last frame
+        self._is_guessed = False  # its time, from the frames before it
         self._damage = ""  # found at _damage_tick, carried on until a later key frame
         self._last_damage = self._first_damage = ""
         self._fault = ""  # of the last frame, which couldn't be made a picture
@@ -165,8 +166,10 @@ class Display:
 
     def add(self, frame: VideoFrame, tick: int | None) -> None:
         """Take the next frame, and its time if it has one."""
-        if tick is None:
-            tick = self._end_tick
+        if tick is None or (self._is_guessed and tick <= self.last_tick):
+            tick, self._is_guessed = self._end_tick, True
+        else:
+            self._is_guessed = False
         waiting, self._waiting = self._waiting, None
         if waiting is not None and tick >= waiting[1]:
             self._take(*waiting)

@@ -177,7 +177,7 @@ class Sound:
         self._second = first_second
         self._keeps_all = is_fragmented
         # Frames by which a time may be wrong; in fragments, several in a row may be by one.
-        self._slack = 1.5 if is_fragmented else 0.5
+        self._slack = 2.5 if is_fragmented else 0.5
         self._segments: list[Segment] = []
         self._troubles: list[tuple[float, float, str]] = []
         self._errors = 0
@@ -316,7 +316,8 @@ class Sound:
         expected = self._expected()
         # A packet may say that it lasts until the next, however few samples it has.
         is_joint = abs(start - self._joint) < _NEAR_SECONDS
-        is_interrupted = start > self._until + _TOLERANCE_SECONDS and not is_joint
+        slack = max(self._slack * samples.shape[1] / rate, _TOLERANCE_SECONDS)
+        is_interrupted = start > self._until + slack and not is_joint
         self._until = start + frame.duration * self._clock.tick_seconds
         if segment is None:
             segment = self._begin(start, rate)
@@ -327,8 +328,7 @@ class Sound:
                 self._note(expected, start, f"sound {change}")
             segment = self._begin(start, rate)
         gap = round((start - segment.second) * rate) - segment.count
-        least = max(int(self._slack * samples.shape[1]), round(_TOLERANCE_SECONDS * rate))
-        if abs(gap) > least or segment.count == 0:
+        if abs(gap) > slack * rate or segment.count == 0:
             if segment.count and gap > 0 and is_interrupted:
                 self._note(expected, start, "sound is interrupted here")
             elif segment.count and gap < 0 and not is_joint:
