@@ -1,14 +1,15 @@
 """Bytes of a text file to text: UTF-8, or the encoding that the bytes themselves speak for.
 
 Spreadsheets and subtitle editors write whatever encoding their machine is set to. chardet ranks
-the encodings; it is the only detector we tried that is right on a single short line. Readings that
-no person would write, such as words of mixed scripts, are passed over. If two readings are equally
-likely, the file is refused.
+the encodings; it is the only detector we tried that is right on a single short line. The readings
+with the fewest words that no person writes, such as words of two scripts, are compared. If two are
+equally likely, the file is refused.
 """
 
 import codecs
 import re
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -20,9 +21,10 @@ _USUAL = (
     *("iso8859-2", "iso8859-5", "iso8859-15", "mac-roman", "koi8-r", "utf-16-le", "utf-16-be"),
     *("cp932", "euc-jp", "gb18030", "big5", "cp949"),
 )
+_CLEAR, _MUCH = 1.05, 1.5  # factors by which one reading is likelier than another
+_COMMONEST = "Windows-1252"  # what Excel and most editors wrote
 _MOST_BYTES = 200_000  # that are looked at
-_CLEAR = 1.05  # by this factor the likeliest reading must be ahead of the next
-_ODD_SHARE = 0.01  # of words that a reading may have and still be text
+_JAPANESE = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HALFWIDTH"}  # in one word
 _WORD = re.compile(r"[^\W\d_]+")
 _SYMBOL_IN_WORD = re.compile(r"[^\W\d_][^\w\s!-~’‘‐-―·…“”„«»]+[^\W\d_]")
 
@@ -80,13 +82,26 @@ def _detect(data: bytes, where: str) -> tuple[str, str]:
         raise DataError(
             f"{where}: neither UTF-8 nor another encoding that makes sense of it; save it as UTF-8"
         )
-    best, others = found[0], found[1:]
-    if others and best[0] < _CLEAR * others[0][0] and "Windows-1252" not in (best[1], others[0][1]):
+    chosen, rival = found[0][1], _rival(found)
+    if rival:
         raise DataError(
-            f"{where}: not in UTF-8; it may be {best[1]} or {others[0][1]}: save it as UTF-8, or "
-            "name its encoding with --encoding"
+            f"{where}: not in UTF-8; it may be {chosen} or {rival}: save it as UTF-8, or name its "
+            "encoding with --encoding"
         )
-    return _decode_as(data, where, best[1]), best[1]
+    return _decode_as(data, where, chosen), chosen
+
+
+def _rival(found: Sequence[tuple[float, str]]) -> str:
+    """Return the reading that is too likely for the first to be trusted; empty if none is.
+
+    Of a few letters chardet is easily wrong, so the commonest encoding counts for more.
+    """
+    best, name = found[0]
+    for confidence, other in found[1:]:
+        factor = _MUCH if other == _COMMONEST else _CLEAR
+        if name != _COMMONEST and best < factor * confidence:
+            return other
+    return ""
 
 
 def _readings(data: bytes) -> list[tuple[float, str]]:
@@ -97,6 +112,7 @@ def _readings(data: bytes) -> list[tuple[float, str]]:
     telling = [line for line in data.splitlines(keepends=True) if not line.isascii()]
     sample = data if b"\0" in data else b"".join(telling)
     found: dict[str, tuple[float, str]] = {}
+    odd: dict[str, int] = {}
     ranked = chardet.detect_all(
         sample[:_MOST_BYTES], ignore_threshold=True, include_encodings=_USUAL
     )
@@ -106,22 +122,26 @@ def _readings(data: bytes) -> list[tuple[float, str]]:
             text = data.decode(name)
         except (UnicodeError, LookupError):
             continue
-        if text not in found and _is_plausible(text):
-            found[text] = float(guess["confidence"]), name
-    return list(found.values())
+        if text not in found and not _has_controls(text):
+            is_common = data.decode(_COMMONEST, "replace") == text
+            found[text] = float(guess["confidence"]), _COMMONEST if is_common else name
+            odd[text] = _count_odd(text)
+    fewest = min(odd.values(), default=0)
+    return [one for text, one in found.items() if odd[text] == fewest]
 
 
-def _is_plausible(text: str) -> bool:
-    """Whether a person may have written a text: letters of one script, and no symbols in words."""
-    words = [word for word in _WORD.findall(text) if not word.isascii()]
-    odd = sum(map(_is_odd, words)) + len(_SYMBOL_IN_WORD.findall(text))
+def _has_controls(text: str) -> bool:
     unseen = {"Cc", "Cn", "Co"}
-    controls = any(unicodedata.category(c) in unseen and c not in "\t\r\n\f\v" for c in set(text))
-    return not controls and odd <= _ODD_SHARE * len(words)
+    return any(unicodedata.category(c) in unseen and c not in "\t\r\n\f\v" for c in set(text))
+
+
+def _count_odd(text: str) -> int:
+    """Count what people do not write: words of two scripts, symbols and capitals within words."""
+    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    return sum(map(_is_odd, words)) + len(_SYMBOL_IN_WORD.findall(text))
 
 
 def _is_odd(word: str) -> bool:
     scripts = {unicodedata.name(letter, " ").partition(" ")[0] for letter in word}
-    pairs = pairwise(word)
-    hump = any(a.islower() and b.isupper() and not (a + b).isascii() for a, b in pairs)
-    return hump or ("LATIN" in scripts and len(scripts) > 1)
+    hump = any(a.islower() and b.isupper() and not (a + b).isascii() for a, b in pairwise(word))
+    return hump or (len(scripts) > 1 and not scripts <= _JAPANESE)
