@@ -140,8 +140,8 @@ def files_with(text: bytes, *folders: Path) -> list[str]:
 def test_a_password_is_found_nowhere(tiny_config: Config, tmp_path: Path) -> None:
     pytest.importorskip("psycopg2")
     settings = {"run.name": "s", "run.folder": str(tmp_path / "runs"), "train.epochs": 1}
-    config = write_config(override(tiny_config, {**settings, "search.trials": 1}), tmp_path / "c.y")
-    printed = tmp_path / "printed"
+    config = override(tiny_config, {**settings, "search.trials": 1})
+    file, printed = write_config(config, tmp_path / "c.yaml"), tmp_path / "printed"
     with TemporaryDirectory(prefix="raymc-") as folder:
         Path(folder).chmod(0o711)
         ray = Path(folder, "ray")  # whose sockets need a short path
@@ -158,7 +158,7 @@ def test_a_password_is_found_nowhere(tiny_config: Config, tmp_path: Path) -> Non
             environment = {**inherited, "STUDY": study, "TRACKING": uri}
             environment["RAY_TMPDIR"] = str(ray)
             given = ["search.storage=${STUDY}", f"tracking.uri={uri}"]
-            command = [str(RAYMC), "tune", str(config), *given]
+            command = [str(RAYMC), "tune", str(file), *given]
             done = subprocess.run(command, env=environment, capture_output=True)
             assert done.returncode == 0, done.stderr
             printed.write_bytes(done.stdout + done.stderr)
