@@ -122,10 +122,15 @@ def test_the_winner_is_scored_without_the_bundle_too(
     assert again == page
 
 
-def test_a_page_of_another_split(sweep: Path, config: Config) -> None:
+def test_a_page_of_another_split_too_large_for_intervals(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymc.evaluation.compare._MOST_ENTRIES", 1)
     shown = Seen(build_report(read_run(sweep), split="test")).all_text()
     assert "<i>test-0" in shown
     assert "<i>val-0" not in shown
+    assert re.search(r"That is [+-]\d+\.\d points .* too large for an interval here", shown)
+    assert "There is no comparison" not in shown
 
 
 @pytest.mark.parametrize(
@@ -164,15 +169,6 @@ def test_a_replaced_dataset_is_not_judged_on(sweep: Path, tiny_path: Path, tmp_p
     shown = Seen(build_report(read_run(folder))).all_text()
     assert f"{tiny_path} holds another dataset than the sweep was trained on: name" in shown
     assert "There is no comparison with the default settings" in shown
-
-
-def test_a_split_too_large_for_intervals_is_still_compared(
-    sweep: Path, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("raymc.evaluation.compare._MOST_ENTRIES", 1)
-    shown = Seen(build_report(read_run(sweep))).all_text()
-    assert re.search(r"That is [+-]\d+\.\d points .* too large for an interval here", shown)
-    assert "There is no comparison" not in shown
 
 
 @pytest.mark.parametrize("names", [("one",), ("one", "two")])
