@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raymc.runtime.submit import Plan
 
 
+_WIDE = 100  # columns of a terminal that has room for the commit beside the command
 _VARIABLE, _HERE = "RAY_API_SERVER_ADDRESS", "http://127.0.0.1:8265"
 _address = click.option(
     "--address",
@@ -110,7 +111,8 @@ def jobs(address: str) -> None:
     from raymc.runtime.jobs import connect, list_jobs
     from raymc.terminal import make_console
 
-    make_console().print(_table(list_jobs(connect(address))))
+    console = make_console()
+    console.print(_table(list_jobs(connect(address)), console.width))
 
 
 @click.command()
@@ -190,7 +192,7 @@ def _what_next(job: "Job", address: str) -> str:
     return f"follow it with `{follow}`, end it with `{stop}`"
 
 
-def _table(jobs: Sequence["Job"]) -> Any:
+def _table(jobs: Sequence["Job"], width: int) -> Any:
     from datetime import datetime
 
     from rich.table import Table
@@ -198,7 +200,7 @@ def _table(jobs: Sequence["Job"]) -> Any:
     from raymc.search.trials import duration
     from raymc.terminal import plain
 
-    has_commit = any(job.code.commit for job in jobs)
+    has_commit = width >= _WIDE and any(job.code.commit for job in jobs)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("name", "state", "started", "duration", *["commit"][:has_commit]):
         table.add_column(column, no_wrap=True)

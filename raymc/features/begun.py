@@ -80,15 +80,15 @@ def _remote_states(paths: Sequence[str]) -> dict[str, State]:
     """Return the states of files in one bucket or on one server."""
     try:
         filesystem, first = open_address(paths[0])
+        # Opening an address may take a request, so the others' paths are made from the first.
+        place = urlsplit(paths[0]).path.lstrip("/")
+        if first.endswith(place) and not any("%" in path for path in paths):
+            start = first[: len(first) - len(place)]
+            inner = [start + urlsplit(path).path.lstrip("/") for path in paths]
+        else:
+            inner = [open_address(path)[1] for path in paths]
     except DataError:  # reported when its clips are read
         return dict.fromkeys(paths)
-    # Opening an address may take a request, so the others' paths are made from the first.
-    place = urlsplit(paths[0]).path.lstrip("/")
-    if first.endswith(place):
-        start = first[: len(first) - len(place)]
-        inner = [start + urlsplit(path).path.lstrip("/") for path in paths]
-    else:
-        inner = [open_address(path)[1] for path in paths]
     if isinstance(filesystem, fs.PyFileSystem) and isinstance(filesystem.handler, fs.FSSpecHandler):
         known = filesystem.handler.fs
         with ThreadPoolExecutor(_REQUESTS) as pool:

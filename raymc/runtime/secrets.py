@@ -113,7 +113,7 @@ def _matches(text: str, suffix: str) -> Iterator[tuple[int, str]]:
         for match in _SETTING.finditer(text):
             if _is_password(match["value"]):
                 yield text.count("\n", 0, match.start("value")), "password"
-    for match in _ADDRESS.finditer(text):
+    for match in _ADDRESS.finditer(text) if "://" in text else ():
         typed, made = match["typed"], match["made"]
         if has_password(match[0]) and (_is_typed(typed) if typed else _is_password(made)):
             yield text.count("\n", 0, match.start()), "password in an address"

@@ -1,9 +1,13 @@
 """A finished or interrupted extraction is used again only for the same media, settings and code."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,7 +23,7 @@ from raymc.data.shards.manifest import MANIFEST_FILE
 from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import DataError
 from raymc.features import on_ray
-from raymc.features.begun import AGAIN, MEDIA_FILE
+from raymc.features.begun import AGAIN, MEDIA_FILE, states_of
 from raymc.features.clips import Failure
 from raymc.features.extraction import END, EncodedClip, ExtractPlan, Item, plan_extraction
 from raymc.features.on_ray import extract
@@ -284,6 +288,30 @@ def test_files_at_an_address_count_as_local_ones(
     (media / "d.mp4").unlink()
     replace_all(media)
     assert extract(settings(media), out, listener=lambda _: None).read_again == 3
+
+
+def test_states_of_files_on_a_server(tmp_path: Path) -> None:
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "a.mp4").write_text("a")
+    (tmp_path / "b c.mp4").write_text("b")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        paths = [f"{address}/{name}" for name in ("a.mp4", "b%20c.mp4", "none.mp4")]
+        before = states_of(paths)
+        os.utime(tmp_path / "a.mp4", (1, 1))
+        after = states_of(paths)
+        server.shutdown()
+    assert [before[path] is None for path in paths] == [False, False, True]
+    assert [before[path] == after[path] for path in paths] == [False, True, True]
+    escaped = f"file://{tmp_path}/b%20c.mp4"
+    assert states_of([escaped])[escaped] == states_of([str(tmp_path / "b c.mp4")]).popitem()[1]
+    assert states_of([f"{address}/a.mp4", "unknown://b/c"]) == dict.fromkeys(
+        [f"{address}/a.mp4", "unknown://b/c"]
+    )
 
 
 def test_other_weights_are_refused(
