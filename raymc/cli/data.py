@@ -220,7 +220,8 @@ def extract(
     """Turn videos into a dataset of features.
 
     SOURCE is a folder, a glob, or a table of paths and labels: CSV, a spreadsheet (.xlsx, .ods),
-    JSON Lines or Parquet. Run the same command again to resume.
+    JSON Lines or Parquet; or what ELAN, BORIS or Label Studio write. Run the same command again
+    to resume.
     """
     from raymc.config import is_setting
 

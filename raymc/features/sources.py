@@ -5,10 +5,12 @@ missing or damaged media file is reported when its clips are read. `Digests` com
 the digests in a table.
 """
 
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -22,8 +24,15 @@ from raymc.data.splits import FEWEST_VIDEOS, SPLITS, draw_splits, lone_labels
 from raymc.data.storage import digest, exists, is_unicode, open_address, reaching, read_bytes
 from raymc.errors import ConfigError, DataError
 from raymc.features.clips import Source
+from raymc.features.coding_files import (
+    is_boris,
+    is_label_studio,
+    read_boris,
+    read_eaf,
+    read_label_studio,
+)
 from raymc.features.columns import ROLES, Understood, default_ids, names_files, understand
-from raymc.features.tables import TABLE_SUFFIXES, Reading, read_table
+from raymc.features.tables import TABLE_SUFFIXES, Reading, Table, read_table
 from raymc.features.transcripts import SIDECARS, find_sidecars
 
 _SUFFIXES = """
@@ -96,7 +105,7 @@ def _list(config: ExtractConfig) -> Listing:
     if kind != fs.FileType.File or pattern:
         raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
     suffix = _suffix(root)
-    if suffix in TABLE_SUFFIXES:
+    if suffix in (*TABLE_SUFFIXES, ".eaf"):
         with reaching(address):
             data = read_bytes(filesystem, root)
         return _of_table(data, suffix, config)
@@ -260,7 +269,9 @@ def _suffix(path: str) -> str:
 def _of_table(data: bytes, suffix: str, config: ExtractConfig) -> Listing:
     where, given = config.source, config.columns
     reading = Reading(lambda name: names_files(name, given), config.encoding, config.sheet)
-    table = read_table(data, suffix, where, reading)
+    table = _coded(data, suffix, where) or read_table(data, suffix, where, reading)
+    if is_boris(table):
+        table = read_boris(table)
     if not table.rows:
         raise DataError(f"{where}: the table has no rows; expected one for each media file.")
     rows, understood = understand(table, given, config.label_separator)
@@ -281,6 +292,17 @@ def _of_table(data: bytes, suffix: str, config: ExtractConfig) -> Listing:
     lines += notes or [f"  splits: {_split_counts(sources)}"]
     lines += [f"  warning: {warning}" for warning in understood.warnings]
     return Listing(sources, lines, notes)
+
+
+def _coded(data: bytes, suffix: str, where: str) -> Table | None:
+    """Read a file of a program for coding videos; None for a plain table."""
+    if suffix == ".eaf":
+        return read_eaf(data, where)
+    if suffix == ".json":
+        with suppress(ValueError, RecursionError):
+            if is_label_studio(json.loads(data)):
+                return read_label_studio(data, where)
+    return None
 
 
 def _check_others(names: Sequence[str], config: ExtractConfig) -> None:
