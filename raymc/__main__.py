@@ -13,7 +13,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     from raymc.runtime.interruption import ending_in_order
 
-    with ending_in_order():
+    given = sys.argv[1:] if arguments is None else arguments
+    with ending_in_order(given[0] if given else ""):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         from raymc.cli.main import main as command
 

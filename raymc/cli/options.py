@@ -16,7 +16,6 @@ from raymc.runtime.interruption import exit_code, is_interrupted, told
 
 _CONFIGS = (".yaml", ".yml")
 _UNITS = ("_seconds", "_hz")
-_RESUMED = {"train", "tune", "extract", "demo", "predict", "replay"}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -36,9 +35,7 @@ class Commands(click.Group):
         except (Exception, KeyboardInterrupt) as error:
             # Native code and imports may turn our KeyboardInterrupt into another error.
             if is_interrupted() or isinstance(error, KeyboardInterrupt):
-                again = "run the same command again"
-                resumes = ctx.invoked_subcommand in _RESUMED
-                click.echo(told(f"{again} to resume" if resumes else again), err=True)
+                click.echo(told(command=ctx.invoked_subcommand), err=True)
                 ctx.exit(exit_code())
             if not isinstance(error, RaymcError):
                 raise

@@ -10,12 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 from ray._private.services import canonicalize_bootstrap_address_or_die
@@ -25,7 +29,13 @@ from ray.exceptions import RayError
 from raymc.addresses import redacted
 from raymc.config import Config
 from raymc.errors import ConfigError, RaymcError, ResourceError, first_line
-from raymc.runtime.interruption import catch_again, interrupt_as, remember_started
+from raymc.runtime.interruption import (
+    catch_again,
+    give_up,
+    interrupt_as,
+    lives,
+    remember_started,
+)
 
 # Ray's own processes and data tasks mostly wait; without a CPU to spare, tasks that read shards
 # starve behind workers that wait for their rows.
@@ -33,6 +43,7 @@ SPARE_CPUS = 1
 # What a cluster that starts nodes by itself may grow to, such as CPU=40,GPU=4: Ray's own
 # autoscaler does not tell.
 GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"
+_WATCH_SECONDS, _REMEMBER_TURNS = 1.0, 30
 _ANSWER_SECONDS = 8.0  # that a cluster may take to answer
 _PROBE = (
     "import sys; from ray._raylet import GcsClient; print(flush=True); "
@@ -95,9 +106,29 @@ def connect(log_file: Path | None = None) -> str:
             ) from error
         if not address:
             atexit.register(remember_started)  # runs before Ray's own, which ends their parents
+            threading.Thread(target=_watch_ray, name="raymc-watch", daemon=True).start()
     logs = Path(ray.get_runtime_context().worker.node.get_session_dir_path()) / "logs"
     log_to(log_file or logs / "raymc.log")
     return str(logs)
+
+
+def _watch_ray() -> None:
+    """End the command if one of Ray's main processes ends, without which it would wait for ever.
+
+    A raylet ends, for instance, when it goes on after it was stopped for so long that Ray counts
+    its node as dead.
+    """
+    main = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # others may end meanwhile
+            main += [child] if child.name() in ("raylet", "gcs_server") else []
+    for turn in count():
+        if turn % _REMEMBER_TURNS == 0:
+            remember_started()  # a raylet's own children are nobody's once it has ended
+        if not all(map(lives, main)):
+            break
+        time.sleep(_WATCH_SECONDS)
+    give_up("Ray's processes on this machine have ended unexpectedly")
 
 
 def _check_answers(address: str) -> None:

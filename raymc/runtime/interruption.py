@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_TO_END = 15.0
+# The commands that go on where they were.
+_RESUMED = {"train", "tune", "extract", "demo", "predict", "replay"}
 _MARK = "RAYMC_COMMAND"  # in the environment of every process that a command starts
 _SAME_SIGNAL_SECONDS = 0.3  # `timeout` and shells send a signal to a process and to its group
 _SECONDS_TO_KILL = 5.0
@@ -39,9 +41,12 @@ class _State:
     """What has happened to this process; `received` is by the monotonic clock."""
 
     mark: str = ""
+    command: str = ""  # its name
     signal: int = 0
     received: float = 0.0
+    failure: str = ""  # what ends it, if not a signal
     is_told: bool = False
+    is_over: bool = False  # the command has ended, and the process is about to
     started: "set[psutil.Process]" = field(default_factory=set)
 
 
@@ -68,17 +73,19 @@ def catch_again() -> None:
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
+def ending_in_order(command: str = "") -> Iterator[None]:
     """Catch signals inside the block; one that came ends the process after it, with all it started.
 
-    Blocks may be nested.
+    A signal that comes later ends the process at once. `command` is the name of what runs.
     """
+    _state.command = command
     catch_signals()
     try:
         yield
     finally:
         if is_interrupted():
             end_now()
+        _state.is_over = True
 
 
 def interrupt_as(number: int) -> None:
@@ -97,16 +104,34 @@ def stop_if_interrupted() -> None:
         raise KeyboardInterrupt
 
 
+def give_up(failure: str) -> None:
+    """End a command that would otherwise wait for ever, with exit code 1 and a line that says why.
+
+    Does nothing where no command runs, or after it.
+    """
+    if _state.mark and not _state.is_over and not is_interrupted():
+        _state.failure = failure
+        end_now()
+
+
 def exit_code() -> int:
     """Return the exit code of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM."""
+    if _state.failure:
+        return 1
     return 128 + (_state.signal or signal.SIGINT)
 
 
-def told(advice: str = "run the same command again") -> str:
-    """Return the line that says that the command was interrupted, and what to do."""
+def told(advice: str = "", *, command: str | None = None) -> str:
+    """Return the line that says that the command was interrupted, and what to do.
+
+    By default, that is to run the same command again, named as in `ending_in_order`.
+    """
     _state.is_told = True
+    resumes = (_state.command if command is None else command) in _RESUMED
+    advice = advice or "run the same command again" + (" to resume" if resumes else "")
     by = _state.signal or signal.SIGINT
     what = "interrupted" if by == signal.SIGINT else f"ended by {signal.Signals(by).name}"
+    what = _state.failure or what
     return f"raymc: {what}; {advice}"
 
 
@@ -138,13 +163,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     since = time.monotonic() - _state.received
     if _state.signal and since < _SAME_SIGNAL_SECONDS:
         return
-    if _state.signal:
-        end_now()
-    _state.signal, _state.received = number, time.monotonic()
+    is_second = _state.signal != 0
+    _state.signal, _state.received = _state.signal or number, time.monotonic()
     _thread.start_new_thread(_end_late, ())  # not `threading`: its locks may be held just now
     if os.isatty(2):
         with suppress(OSError):
             os.write(2, b"\r")  # so that our line overwrites the terminal's ^C
+    if is_second or _state.is_over:
+        end_now()
     raise KeyboardInterrupt
 
 
@@ -162,7 +188,7 @@ def _leave_nothing() -> None:
     remember_started()
     end = time.monotonic() + _SECONDS_TO_KILL
     while time.monotonic() < end:
-        left = [process for process in {*_state.started, *_marked()} if _lives(process)]
+        left = [process for process in {*_state.started, *_marked()} if lives(process)]
         if not left:
             return
         for process in left:
@@ -182,7 +208,7 @@ def remember_started() -> None:
     _state.started |= set(psutil.Process().children(recursive=True))
 
 
-def _lives(process: "psutil.Process") -> bool:
+def lives(process: "psutil.Process") -> bool:
     """Whether a process runs: not one that has ended and is only not yet reaped."""
     import psutil
 

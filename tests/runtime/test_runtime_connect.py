@@ -2,11 +2,14 @@
 
 import os
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import ray
+from drivers import running, wait_until
 from sockets import LOOPBACK, addresses_of
 
 from raymc.config import Config, override
@@ -55,6 +58,30 @@ def test_an_address_where_no_cluster_answers(
             connect()
     assert address in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+_WAITING = """
+import time
+from raymc.runtime.interruption import ending_in_order
+with ending_in_order("tune"):
+    from raymc.runtime.connect import connect
+    connect()
+    print("connected", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_command_does_not_wait_for_a_ray_that_has_died(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with running(sys.executable, "-c", _WAITING, log=log) as process:
+        wait_until(lambda: "connected" in log.read_text(), process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        next(one for one in family if one.name() == "raylet").kill()
+        assert process.wait(300) == 1
+        assert not [one for one in family if one.is_running() and one.status() != "zombie"]
+    what = "Ray's processes on this machine have ended unexpectedly"
+    advice = "run the same command again to resume"
+    assert f"raymc: {what}; {advice}" in log.read_text().splitlines()
 
 
 def test_all_of_ray_listens_on_this_machine_alone() -> None:
