@@ -125,7 +125,7 @@ def decode_alone(path: str) -> int:
 
 def _extract(table: str, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    extract(ExtractConfig(source=table), str(out), listener=lambda event: None)
+    extract(ExtractConfig(source=table, unlabelled=True), str(out), listener=lambda event: None)
 
 
 def _table(paths: Sequence[str], file: Path) -> str:

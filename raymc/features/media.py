@@ -33,8 +33,9 @@ def read_clips(
     modality without any data is None. Damage that no codec or container checks for goes
     unnoticed: flipped bits that leave a valid stream (likely in VP8, VP9, HEVC, MP2, MP3, PCM;
     FFV1 and FLAC have checksums), a truncated file of a format without a length (MPEG-PS and
-    -TS, raw streams), bytes lost in AVI, which numbers its frames instead of timing them, and
-    headers with other plausible values. A digest (`sources.Digests`) finds all of it.
+    -TS, raw streams), bytes lost in AVI, ASF and MXF, which number frames or time them in the
+    order of decoding, and headers with other plausible values. A digest (`sources.Digests`) finds
+    all of it.
 
     The same file and request give the same bytes. Frames are also the same wherever the source
     starts; sound is up to the decoder's dither and noise, and to a millisecond where a format
