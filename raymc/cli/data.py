@@ -253,7 +253,7 @@ def run_extract(
     from raymc.data.shards import FAILURES_FILE
     from raymc.errors import ConfigError, ExtractionError
     from raymc.features.on_ray import extract as extract_features
-    from raymc.features.sources import Listing, list_media
+    from raymc.features.sources import Listing, check_present, list_media
     from raymc.terminal import one_line, print_line
 
     left_out: list[str] = []
@@ -265,7 +265,9 @@ def run_extract(
             print_line(console, indent + one_line(line))
 
     if dry_run:
-        show(list_media(config.extract))
+        listing = list_media(config.extract)
+        show(listing)
+        check_present(listing.sources)
         for line in left_out:
             print_line(console, one_line(line))
         return None

@@ -25,7 +25,7 @@ from raymc.evaluation.prediction_files import frames_of, writer_of
 from raymc.evaluation.scoring import each_shard, scored_columns
 from raymc.events import ExtractProgress
 from raymc.features.begun import media_states
-from raymc.features.sources import list_sources
+from raymc.features.sources import check_present, list_sources
 from raymc.training.bundle import Bundle
 
 _DONE = b"raymc.done"  # in a part: the number of inputs, such as shards, up to its end
@@ -142,6 +142,7 @@ def predict_media(
         ResourceError: Weights, a package or a GPU are missing.
     """
     sources = list_sources(address)
+    check_present(sources)
     plan = plan_of(bundle, device=device)
     told = [[asdict(one) for one in sources], media_states(sources, plan), dict(plan.weights)]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()

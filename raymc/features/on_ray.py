@@ -61,7 +61,7 @@ from raymc.features.extraction import (
     plan_extraction,
 )
 from raymc.features.recipe import MADE_BY
-from raymc.features.sources import Listing, Source, extra_fields, list_media
+from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
@@ -131,6 +131,7 @@ def extract(
     plan = plan_extraction(config)
     listing = list_media(config)
     on_listing(listing)
+    check_present(listing.sources)
     sources = _by_split(listing.sources)
     take_over(out)
     manifest, fields = _manifest(plan, sources, listing.notes), extra_fields(sources)

@@ -115,6 +115,21 @@ def _list(config: ExtractConfig) -> Listing:
     raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}.")
 
 
+def check_present(sources: Sequence[Source]) -> None:
+    """Check that not all files are missing, which is a mistake in their paths.
+
+    Raises:
+        DataError: They are.
+    """
+    paths = dict.fromkeys(source.path for source in sources)
+    if any("://" in path or os.path.exists(path) for path in paths):
+        return
+    raise DataError(
+        f"none of the files exists ({len(paths):,}, such as {next(iter(paths))}): check the paths; "
+        "relative ones are relative to the table's folder"
+    )
+
+
 def list_sources(address: str, *, split: str = "train") -> list[Source]:
     """List the sources of an address as they are, labelled or not; see `list_media`.
 

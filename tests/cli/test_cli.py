@@ -121,7 +121,7 @@ def empty_split(folder: Path) -> None:
     [
         (shutil.rmtree, "no dataset at {}: there is no such folder; check the path"),
         (truncate, "{}/train/00002.parquet has 500 bytes, the manifest says "),
-        (rename_labels, "{}/val/00000.parquet, row 0: unknown label 'spell' (5 labels in the "),
+        (rename_labels, "{}/train/00000.parquet, row 1: unknown label 'spell' (5 labels in the "),
         (empty_split, "{}: split 'val' is empty; splits with rows: train, test"),
     ],
 )

@@ -280,7 +280,10 @@ def scan(filesystem: fs.FileSystem, root: str) -> Manifest:
     """
     files = list(storage.parquet_files(filesystem, root))
     if not files:
-        raise DataError(f"{root} has neither dataset.json nor Parquet files; is it a dataset?")
+        raise DataError(
+            f"{root} is no dataset: it has neither dataset.json nor Parquet files; if it holds "
+            f"videos, make one of them: raymc extract {root} --out FOLDER"
+        )
     splits: dict[str, tuple[Shard, ...]] = {}
     labels: set[str] = set()
     modalities: tuple[Modality, ...] = ()
