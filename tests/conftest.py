@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import shapes  # noqa: F401 - before any of raymc
 import torch
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
 

@@ -7,12 +7,15 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
 
 from raymc.errors import ConfigError, RaymcError
 from raymc.runtime.interruption import exit_code, is_interrupted, told
+
+if TYPE_CHECKING:
+    from raymc.config import Config
 
 _CONFIGS = (".yaml", ".yml")
 _UNITS = ("_seconds", "_hz")
@@ -59,8 +62,8 @@ def overridable(command: Command) -> Command:
 
 def load_config(
     target: str | None, overrides: tuple[str, ...] = (), given: Mapping[str, Any] = {}
-) -> Any:
-    """Return the `Config` that a command was given; later settings replace earlier ones.
+) -> "Config":
+    """Load the settings that a command was given; the later ones replace the earlier.
 
     Args:
         target: A YAML file of settings, the address of a dataset, or `digits` for the embedded
