@@ -126,7 +126,8 @@ def columns_of(table: Table, given: Mapping[str, str]) -> Columns:
         if role not in ROLES:
             raise DataError(f"--column {role}=…: no such role; there are {', '.join(ROLES)}")
     of = {role: _given(table, role, name) for role, name in given.items() if role != "labels"}
-    labels = tuple(_given_labels(table, given["labels"])) if "labels" in given else ()
+    asked = given.get("labels")
+    labels: tuple[str, ...] = () if asked is None else tuple(_given_labels(table, asked))
     for role in ROLES:
         if role not in given:
             taken = {*of.values(), *labels}
@@ -143,7 +144,7 @@ def columns_of(table: Table, given: Mapping[str, str]) -> Columns:
     if "start_seconds" not in of or "end_seconds" in of:
         of.pop("duration", None)
     others = [name for name in table.names if name not in {*of.values(), *labels}]
-    one_a_label = "labels" in given and (len(labels) > 1 or _is_of_one(table, labels[0]))
+    one_a_label = asked is not None and (len(labels) > 1 or _is_of_one(table, labels[0]))
     if not labels:
         labels = tuple(name for name in others if _is_of_one(table, name))
         others = [name for name in others if name not in labels]

@@ -220,7 +220,8 @@ def _ods_sheets(data: bytes) -> dict[str, Grid]:
     from odf.table import TableRow
 
     sheets: dict[str, Grid] = {}
-    for sheet in load(io.BytesIO(data)).spreadsheet.getElementsByType(Sheet):
+    document: Any = load(io.BytesIO(data))
+    for sheet in document.spreadsheet.getElementsByType(Sheet):
         grid: Grid = []
         spans: dict[int, tuple[int, str | None]] = {}
         for row in sheet.getElementsByType(TableRow):
