@@ -144,7 +144,8 @@ def columns_of(table: Table, given: Mapping[str, str]) -> Columns:
     if "start_seconds" not in of or "end_seconds" in of:
         of.pop("duration", None)
     others = [name for name in table.names if name not in {*of.values(), *labels}]
-    one_a_label = asked is not None and (len(labels) > 1 or _is_of_one(table, labels[0]))
+    is_of_one = all(_is_of_one(table, name) for name in labels)
+    one_a_label = asked is not None and (len(labels) > 1 or is_of_one)
     if not labels:
         labels = tuple(name for name in others if _is_of_one(table, name))
         others = [name for name in others if name not in labels]
