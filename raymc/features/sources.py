@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -101,6 +102,9 @@ def _list(config: ExtractConfig) -> Listing:
         kind = filesystem.get_file_info(root).type
         if kind == fs.FileType.Directory:
             files, left_out = _below(filesystem, root)
+            if pattern.lower().endswith(".eaf"):
+                found = [file for file in files if _matches(file.split("/"), pattern.split("/"))]
+                return _of_table(_together(filesystem, root, base, found, address), config)
             return _of_files(config, base, files, pattern=pattern, left_out=left_out)
     if kind != fs.FileType.File or pattern:
         raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
@@ -108,7 +112,7 @@ def _list(config: ExtractConfig) -> Listing:
     if suffix in (*TABLE_SUFFIXES, ".eaf"):
         with reaching(address):
             data = read_bytes(filesystem, root)
-        return _of_table(data, suffix, config)
+        return _of_table(_read(data, suffix, config), config)
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
         return _of_files(config, folder, [name])
@@ -281,12 +285,30 @@ def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _of_table(data: bytes, suffix: str, config: ExtractConfig) -> Listing:
+def _together(
+    filesystem: fs.FileSystem, root: str, base: str, files: Sequence[str], where: str
+) -> Table:
+    """Read the files of ELAN, which has one for each video, as one table."""
+    rows: list[Mapping[str, Any]] = []
+    for file in files:
+        place = _joined(base, file)
+        with reaching(place):
+            data = read_bytes(filesystem, f"{root}/{file}")
+        for row in read_eaf(data, place).rows:
+            rows.append({**row, "path": _joined(_folder_of(place), row["path"])})
+    names = tuple(rows[0]) if rows else ()
+    return Table(where, names, tuple(rows), (_counted(len(files), "file"),))
+
+
+def _read(data: bytes, suffix: str, config: ExtractConfig) -> Table:
     where, given = config.source, config.columns
     reading = Reading(lambda name: names_files(name, given), config.encoding, config.sheet)
     table = _coded(data, suffix, where) or read_table(data, suffix, where, reading)
-    if is_boris(table):
-        table = read_boris(table)
+    return read_boris(table) if is_boris(table) else table
+
+
+def _of_table(table: Table, config: ExtractConfig) -> Listing:
+    where, given = config.source, config.columns
     if not table.rows:
         raise DataError(f"{where}: the table has no rows; expected one for each media file.")
     rows, understood = understand(table, given, config.label_separator)

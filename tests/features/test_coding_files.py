@@ -36,6 +36,14 @@ def test_elan(tmp_path: Path) -> None:
     ]
     assert listing.sources[0].path == f"{tmp_path}/a b.mp4"
     assert "2 rows; tiers activity, talk; path" in listing.lines[0]
+    (tmp_path / "deep").mkdir()
+    eaf.to_file(str(tmp_path / "deep" / "d.eaf"))
+    both = listed(tmp_path / "**" / "*.eaf")
+    assert [source.path for source in both.sources] == [
+        *[f"{tmp_path}/a b.mp4"] * 2,
+        *[f"{tmp_path}/deep/a b.mp4"] * 2,
+    ]
+    assert "4 rows; 2 files; path" in both.lines[0]
     (tmp_path / "b.eaf").write_text("<no>eaf</no>")
     with pytest.raises(RaymcError, match="can't be read as an ELAN file; save it again"):
         listed(tmp_path / "b.eaf")
