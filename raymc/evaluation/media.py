@@ -35,7 +35,8 @@ def plan_of(bundle: Bundle, *, device: str = "auto") -> ExtractPlan:
             "dataset was not made by `raymc extract`, or by an older raymc: give a dataset made in "
             "the same way, not videos"
         )
-    plan = plan_extraction(ExtractConfig(**bundle.recipe, device=device))
+    given: dict[str, Any] = {**bundle.recipe, "device": device}
+    plan = plan_extraction(ExtractConfig(**given))
     bundle.check_modalities(plan.modalities)
     return plan
 

@@ -36,10 +36,10 @@ def label_outcomes(bundle: Bundle, scored: ScoredSplit) -> list[Outcome]:
     given = (scored.scores >= bundle.thresholds) & scored.observed
     true = scored.labels & scored.observed
     reasons = _reasons(bundle, scored)
-    numbers = zip(true.sum(0), (true & given).sum(0), (given & ~true).sum(0), strict=True)
+    clips, found, alarms = true.sum(0), (true & given).sum(0), (given & ~true).sum(0)
     return [
-        Outcome(name, *(int(number) for number in counts), reason)
-        for name, counts, reason in zip(bundle.vocabulary.names, numbers, reasons, strict=True)
+        Outcome(name, int(clips[c]), int(found[c]), int(alarms[c]), reasons[c])
+        for c, name in enumerate(bundle.vocabulary.names)
     ]
 
 
