@@ -91,8 +91,8 @@ def read_table(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
         ) from error
 
 
-# Text: the separator is the one under which a line of headings makes sense. csv.Sniffer and
-# clevercsv look at no words, and take the ; or , between labels for it in short tables.
+# Text: the separator is the one under which a line of headings makes sense. csv.Sniffer, which
+# knows no headings, would not find the line of headings below a title.
 
 
 def _read_text(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
