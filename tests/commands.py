@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from raymc.config import load
+from raymc.cli.options import load_config
 
 ROOT = Path(__file__).parents[1]
 IN_IMAGE = "/opt/raymc/"
@@ -74,10 +74,11 @@ def _parse_arguments(parser: ArgumentParser, words: list[str]) -> None:
 def _load(given: dict[str, Any]) -> None:
     """Load the configuration that a command of raymc was given, if it takes one."""
     if "overrides" in given:
-        config, overrides = given.get("config"), given["overrides"]
-        if config is not None and "=" in config:
-            config, overrides = None, (config, *overrides)
-        load(ROOT / config if config else None, overrides)
+        target = given.get("target", given.get("config"))
+        is_setting = target is not None and "=" in target
+        load_config(
+            target if target is None or is_setting else str(ROOT / target), given["overrides"]
+        )
 
 
 def _parse_ray(cli: click.Group, words: list[str]) -> None:

@@ -32,10 +32,10 @@ def test_files_that_differ_by_their_suffix_only(tmp_path: Path) -> None:
 
 
 def test_values_of_parquet_are_plain(tmp_path: Path) -> None:
-    row = {"path": "a.mp4", "day": date(2020, 1, 2), "n": 3, "tags": ["x"]}
+    row = {"path": "a.mp4", "day": date(2020, 1, 2), "n": 3, "shots": ["x"]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "t.parquet")
     (source,) = list_sources(str(tmp_path / "t.parquet"))
-    assert source.extra == {"day": "2020-01-02", "n": 3, "tags": ["x"]}
+    assert source.extra == {"day": "2020-01-02", "n": 3, "shots": ["x"]}
 
 
 @pytest.mark.parametrize(
