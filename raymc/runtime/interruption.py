@@ -60,7 +60,7 @@ def catch_signals() -> None:
     """
     if not _state.mark:
         _state.mark = os.environ[_MARK] = f"{os.getpid()}-{time.time_ns()}"
-        atexit.register(_leave_nothing)  # before Ray's, and so run after it
+        atexit.register(_end)  # before Ray's, and so run after it
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -144,6 +144,17 @@ def end_now() -> None:
     with suppress(Exception):
         _leave_nothing()
     os._exit(exit_code())
+
+
+def _end() -> None:
+    """Do what is left at a command's end.
+
+    Then only Python ends, which would put back the default handling of signals: they would kill a
+    process that has done all it had to.
+    """
+    _leave_nothing()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _say_end(said: _thread.LockType) -> None:

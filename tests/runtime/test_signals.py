@@ -1,0 +1,47 @@
+"""Signals end a command with their exit code while it works, and change nothing once it is done."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+WAITING = """
+import time
+from raymc.runtime.interruption import ending_in_order
+with ending_in_order():
+    print("working", flush=True)
+    time.sleep(600)
+"""
+DONE = """
+import os, sys
+from raymc.runtime.interruption import ending_in_order
+class Last:
+    def __init__(self):
+        self.kill, self.process, self.signal = os.kill, os.getpid(), int(sys.argv[1])
+    def __del__(self):  # while Python itself ends
+        self.kill(self.process, self.signal)
+with ending_in_order():
+    last = Last()
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_command_with_its_code(number: signal.Signals) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "working\n"
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 128 + number
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_last_line_changes_nothing(number: signal.Signals) -> None:
+    assert (
+        subprocess.run([sys.executable, "-c", DONE, str(int(number))], timeout=60).returncode == 0
+    )
