@@ -16,11 +16,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import psutil
@@ -45,6 +46,7 @@ class _State:
     signal: int = 0
     received: float = 0.0
     failure: str = ""  # what ends it, if not a signal
+    is_lost: bool = False  # the KeyboardInterrupt was raised where Python ignores it
     is_told: bool = False
     is_over: bool = False  # the command has ended, and the process is about to
     started: "set[psutil.Process]" = field(default_factory=set)
@@ -61,6 +63,7 @@ def catch_signals() -> None:
     if not _state.mark:
         _state.mark = os.environ[_MARK] = f"{os.getpid()}-{time.time_ns()}"
         atexit.register(_end)  # before Ray's, and so run after it
+        sys.unraisablehook = partial(_raise_elsewhere, sys.unraisablehook)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -171,6 +174,9 @@ def _say_end(said: _thread.LockType) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _state.is_lost:
+        _state.is_lost = False
+        raise KeyboardInterrupt
     since = time.monotonic() - _state.received
     if _state.signal and since < _SAME_SIGNAL_SECONDS:
         return
@@ -183,6 +189,20 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if is_second or _state.is_over:
         end_now()
     raise KeyboardInterrupt
+
+
+def _raise_elsewhere(usual: Callable[[Any], object], unraisable: "sys.UnraisableHookArgs") -> None:
+    """Raise the KeyboardInterrupt again that came in a finaliser, where it has no effect."""
+    if is_interrupted() and issubclass(unraisable.exc_type, KeyboardInterrupt):
+        _state.is_lost = True
+        _thread.start_new_thread(_raise_soon, ())
+    else:
+        usual(unraisable)
+
+
+def _raise_soon() -> None:
+    time.sleep(0.01)  # not in the hook itself, where it would be ignored again
+    _thread.interrupt_main(signal.Signals(_state.signal))
 
 
 def _end_late() -> None:

@@ -14,6 +14,18 @@ with ending_in_order():
     print("working", flush=True)
     time.sleep(600)
 """
+IN_A_FINALISER = """
+import os, signal, sys, time
+from raymc.runtime.interruption import ending_in_order
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+with ending_in_order():
+    Freed()
+    time.sleep(0.5)
+    print("not reached")
+"""
 DONE = """
 import os, sys
 from raymc.runtime.interruption import ending_in_order
@@ -38,6 +50,13 @@ def test_a_signal_ends_a_command_with_its_code(number: signal.Signals) -> None:
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 128 + number
     assert "Traceback" not in errors
+
+
+def test_a_signal_in_a_finaliser_ends_a_command_too() -> None:
+    command = [sys.executable, "-c", IN_A_FINALISER]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "raymc: ended by SIGTERM; run the same command again\n"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
