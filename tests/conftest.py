@@ -6,6 +6,7 @@ are missing, groups that nobody annotated; and so that a model can learn somethi
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ sys.path.append(str(ROOT))
 os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
 # Read when MLflow is imported, which a test may do before raymc does.
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
+# A shell ignores these for what runs in the background; commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 

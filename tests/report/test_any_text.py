@@ -127,7 +127,7 @@ def test_what_was_typed_is_what_is_seen(
             id=id, name=id, state="RUNNING", command=run, message="", exit_code=None,
             started=0.0, ended=1.0,
         )  # fmt: skip
-        console.print(_table([job]))
+        console.print(_table([job], console.width))
         shown = printed.getvalue()
         for typed in (*labels, *groups, id, run):
             assert shows(shown, typed), typed
