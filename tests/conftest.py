@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, fit_here, tiny_row
+from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row
 
 from raymc import addresses
 from raymc.config import Config, from_dict
 from raymc.data.shards import Dataset, open_dataset, write_dataset
-from raymc.events import EpochEnded
-from raymc.training.bundle import save_bundle
 
 # `jobs` and `cluster` are run from a checkout; raymc itself is the installed one.
 ROOT = Path(__file__).parents[1]
@@ -124,14 +122,7 @@ def tiny_bundle(
     tiny: Dataset, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A bundle that was trained on the tiny dataset; not to be written to."""
-    folder = tmp_path_factory.mktemp("trained")
-
-    def keep(event: EpochEnded, made: Path | None) -> None:
-        if event.is_best and made is not None:
-            save_bundle(made, folder / "bundle")
-
-    fit_here(tiny, tiny_config, keep)
-    return folder / "bundle"
+    return bundle_here(tiny, tiny_config, tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Modality, Row, read_shard
 from raymc.events import EpochEnded
+from raymc.training.bundle import save_bundle
 from raymc.training.loop import fit
 
 LABELS = ("add", "count", "rhyme", "spell", "other")
@@ -91,3 +92,14 @@ def fit_here(
         emit=lambda event: None,
         report=report,
     )
+
+
+def bundle_here(dataset: Dataset, config: Config, folder: Path) -> Path:
+    """Train as `fit_here` does, and keep the best epoch as a bundle, whose folder is returned."""
+
+    def keep(event: EpochEnded, made: Path | None) -> None:
+        if event.is_best and made is not None:
+            save_bundle(made, folder / "bundle")
+
+    fit_here(dataset, config, keep)
+    return folder / "bundle"

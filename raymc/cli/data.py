@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raymc.cli.options import (
+    MOST_FAILURES,
     Commands,
     configured,
     load_config,
@@ -16,8 +17,6 @@ from raymc.cli.options import (
     overridable,
     pair_of,
 )
-
-_MOST_FAILURES = 10  # that are named in the terminal, too
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -289,7 +288,7 @@ def run_extract(
         line = f"{failed:,} of {files:,} files could not be read in full"
         reasons = f"{config.data.path}/{FAILURES_FILE}"
         print_line(console, f"{line}; the reasons are in {reasons}")
-    if len(summary.failures) <= _MOST_FAILURES:
+    if len(summary.failures) <= MOST_FAILURES:
         for one in summary.failures:
             print_line(console, one_line(f"{one.path}: {one.stage}: {one.error}"))
     if failed > config.extract.max_failures * files:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raymc.config import Config
 
 _CONFIGS = (".yaml", ".yml")
+MOST_FAILURES = 10  # that are named in the terminal, too
 _UNITS = ("_seconds", "_hz")
 Command = TypeVar("Command", bound=Callable[..., Any])
 

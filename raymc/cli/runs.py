@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_progress
-from raymc.cli.options import program
+from raymc.cli.options import MOST_FAILURES, program
 from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
 from raymc.data.info import rows_line, training_lines
@@ -57,7 +57,6 @@ from raymc.training.runs import (
 )
 
 REPORT = "report.html"
-FAILURES_SHOWN = 10
 
 
 def run_train(config: Config, console: Console) -> Path:
@@ -195,9 +194,9 @@ def run_predict(
         given: dict[str, Any] = {"split": split, "device": device, "top": top}
         found = predict(bundle, source, out, **given, listener=display.handle)
     print_line(console, f"predictions of {found.clips:,} clips: {out}")
-    for failure in found.failures[:FAILURES_SHOWN]:
+    for failure in found.failures[:MOST_FAILURES]:
         print_line(console, f"not read: {failure}", "yellow")
-    if (more := len(found.failures) - FAILURES_SHOWN) > 0:
+    if (more := len(found.failures) - MOST_FAILURES) > 0:
         print_line(console, f"… and {more:,} more; the column error has all", "yellow")
 
 

@@ -97,8 +97,7 @@ def describe(dataset: Dataset) -> DatasetInfo:
 
 def rows_line(manifest: Manifest, path: str) -> str:
     """Return how many rows each split has."""
-    rows = ", ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
-    return f"{path}: {rows}"
+    return f"{path}: {manifest.rows_text()}"
 
 
 def training_lines(dataset: Dataset, split: str) -> list[str]:

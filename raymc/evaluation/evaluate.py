@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 
 from raymc.data.shards import Dataset
+from raymc.evaluation.outcomes import given_and_true
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.calibration import expected_calibration_error
@@ -70,8 +71,7 @@ def _overall_numbers(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _label_numbers(bundle: Bundle, scored: ScoredSplit) -> dict[str, float]:
-    given = (scored.scores >= bundle.thresholds) & scored.observed
-    true = scored.labels & scored.observed
+    given, true = given_and_true(bundle, scored)
     right, nan = (given & true).sum(), float("nan")
     return {
         "precision": float(right / given.sum()) if given.any() else nan,

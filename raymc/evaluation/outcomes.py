@@ -31,10 +31,15 @@ class Outcome:
     reason: str
 
 
+def given_and_true(bundle: Bundle, scored: ScoredSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that a bundle gives and those that rows have, where known, [N, C] bool."""
+    given = scored.scores >= bundle.thresholds
+    return given & scored.observed, scored.labels & scored.observed
+
+
 def label_outcomes(bundle: Bundle, scored: ScoredSplit) -> list[Outcome]:
     """Return what becomes of each class on a split; reasons speak of it as the validation split."""
-    given = (scored.scores >= bundle.thresholds) & scored.observed
-    true = scored.labels & scored.observed
+    given, true = given_and_true(bundle, scored)
     reasons = _reasons(bundle, scored)
     clips, found, alarms = true.sum(0), (true & given).sum(0), (given & ~true).sum(0)
     return [

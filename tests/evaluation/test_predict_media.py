@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from example_dataset import contents
-from tiny import fit_here
+from tiny import bundle_here
 from videos import write_video
 
 from raymc.config import Config, ExtractConfig, override
@@ -18,7 +18,7 @@ from raymc.data.shards import Dataset, Row, open_dataset, write_dataset
 from raymc.errors import BundleError
 from raymc.evaluation import media
 from raymc.evaluation.predict import predict_media, predict_split
-from raymc.events import EpochEnded, ExtractProgress
+from raymc.events import ExtractProgress
 from raymc.features.extraction import (
     EncodedClip,
     extract_files,
@@ -27,7 +27,7 @@ from raymc.features.extraction import (
 )
 from raymc.features.recipe import MADE_BY
 from raymc.features.sources import list_sources
-from raymc.training.bundle import Bundle, load_bundle, save_bundle
+from raymc.training.bundle import Bundle, load_bundle
 
 EXTRACT = ExtractConfig(fps=2, window_seconds=1)
 
@@ -73,14 +73,8 @@ def bundle(
     dataset: Dataset, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """A model of the videos' features."""
-    folder = tmp_path_factory.mktemp("trained")
-
-    def keep(event: EpochEnded, made: Path | None) -> None:
-        if event.is_best and made is not None:
-            save_bundle(made, folder / "bundle")
-
-    fit_here(dataset, override(tiny_config, {"train.epochs": 1, "data.path": dataset.path}), keep)
-    return load_bundle(folder / "bundle")
+    config = override(tiny_config, {"train.epochs": 1, "data.path": dataset.path})
+    return load_bundle(bundle_here(dataset, config, tmp_path_factory.mktemp("trained")))
 
 
 def test_videos_are_labelled_as_their_features(

@@ -74,6 +74,10 @@ class Manifest:
         if not names or len(set(names)) < len(names):
             raise DataError(f"modalities {names}: expected at least one, each with its own name")
 
+    def rows_text(self) -> str:
+        """Return how many rows each split has, as `42 train, 9 val`."""
+        return ", ".join(f"{self.rows(split):,} {split}" for split in self.splits)
+
     def rows(self, split: str) -> int:
         """Return the number of rows of a split; 0 if it does not exist."""
         return sum(shard.rows for shard in self.splits.get(split, ()))

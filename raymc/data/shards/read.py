@@ -45,8 +45,8 @@ class Dataset:
 
     def __repr__(self) -> str:
         """Return where it is, and how many rows its splits have."""
-        rows = ", ".join(f"{self.manifest.rows(name):,} {name}" for name in self.manifest.splits)
-        return f"Dataset({self.path!r}: {rows}; {len(self.manifest.vocabulary):,} labels)"
+        labels = f"{len(self.manifest.vocabulary):,} labels"
+        return f"Dataset({self.path!r}: {self.manifest.rows_text()}; {labels})"
 
     def split(self, split: str) -> tuple[Shard, ...]:
         """Return the shards of a split, in order; raises `DataError` if it has no rows."""
