@@ -249,8 +249,7 @@ def run_extract(
     """
     from raymc.cli.display import ExtractDisplay
     from raymc.data.info import rows_line
-    from raymc.data.shards import FAILURES_FILE
-    from raymc.errors import ConfigError, ExtractionError
+    from raymc.errors import ConfigError
     from raymc.features.on_ray import extract as extract_features
     from raymc.features.sources import Listing, check_present, list_media
     from raymc.terminal import one_line, print_line
@@ -263,12 +262,15 @@ def run_extract(
             indent = line[: len(line) - len(line.lstrip())]
             print_line(console, indent + one_line(line))
 
+    def show_left_out() -> None:
+        for line in left_out:
+            print_line(console, one_line(line))
+
     if dry_run:
         listing = list_media(config.extract)
         show(listing)
         check_present(listing.sources)
-        for line in left_out:
-            print_line(console, one_line(line))
+        show_left_out()
         return None
     if not config.data.path:
         raise ConfigError("where to write the dataset? Name a folder, such as --out data/lessons")
@@ -279,10 +281,19 @@ def run_extract(
     print_line(console, rows_line(summary.manifest, config.data.path))
     if line := summary.text_line():
         print_line(console, line)
-    for line in left_out:
-        print_line(console, one_line(line))
+    show_left_out()
     if summary.read_again:
         print_line(console, f"files that had failed and were replaced: {summary.read_again:,} read")
+    _show_failures(config, summary, console)
+    return summary
+
+
+def _show_failures(config: "Config", summary: "ExtractSummary", console: "Console") -> None:
+    """Say which files could not be read; an error if they are too many."""
+    from raymc.data.shards import FAILURES_FILE
+    from raymc.errors import ExtractionError
+    from raymc.terminal import one_line, print_line
+
     failed, files = summary.failed_files, summary.files
     if failed:
         line = f"{failed:,} of {files:,} files could not be read in full"
@@ -297,7 +308,6 @@ def run_extract(
             f"({100 * config.extract.max_failures:g} %); the first: {summary.failures[0].path}: "
             f"{summary.failures[0].error}"
         )
-    return summary
 
 
 def _share(text: str | None) -> float | str | None:

@@ -16,7 +16,6 @@ from raymc.features.clips import Failure
 from raymc.features.extraction import EncodedClip, ExtractPlan, Item, extract_here, plan_extraction
 from raymc.features.on_ray import extract_items
 from raymc.features.sources import Source
-from raymc.runtime.connect import connect, gpus_to_use
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 
 FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
@@ -72,10 +71,8 @@ def score_media(
 def _items(sources: Sequence[Source], plan: ExtractPlan, first: int) -> Iterator[tuple[int, Item]]:
     if len(sources) - first <= FILES_HERE and plan.config.device != "gpu":
         yield from extract_here(list(enumerate(sources))[first:], plan)
-        return
-    connect()
-    gpus = 1 if plan.heavy and gpus_to_use(plan.config.device) else 0
-    yield from extract_items(sources, plan, first, gpus)
+    else:
+        yield from extract_items(sources, plan, first)
 
 
 def _predictions(bundle: Bundle, items: Sequence[tuple[Source, EncodedClip | Failure]]) -> pa.Table:

@@ -21,7 +21,7 @@ from raymc.data.shards import Dataset, Shard, is_dataset, open_dataset, read_sha
 from raymc.data.storage import whole_file, write_text
 from raymc.errors import ConfigError, DataError
 from raymc.evaluation.media import plan_of, score_media
-from raymc.evaluation.prediction_files import frames_of, writer_of
+from raymc.evaluation.prediction_files import Writer, frames_of, writer_to
 from raymc.evaluation.scoring import each_shard, scored_columns
 from raymc.events import ExtractProgress
 from raymc.features.begun import media_states
@@ -29,7 +29,7 @@ from raymc.features.sources import check_present, list_sources
 from raymc.training.bundle import Bundle
 
 _DONE = b"raymc.done"  # in a part: the number of inputs, such as shards, up to its end
-_PARTS_FILE = "parts.json"
+_PARTS_FILE = "_parts.json"  # readers of Parquet folders skip such a name
 _PLACE = ("path", "start_seconds", "end_seconds")
 Steps = Callable[[int], Iterator[tuple[int, pa.Table]]]
 
@@ -104,6 +104,7 @@ def predict_split(
         ConfigError: The suffix of `out` is unknown.
         DataError: `out` already exists or can't be written, or a shard can't be read.
     """
+    writer = writer_to(out)
     bundle.check_dataset(dataset.manifest)
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
@@ -111,7 +112,7 @@ def predict_split(
         return enumerate(tables, start=first + 1)
 
     source = {"dataset": dataset.manifest.digest(), "split": split}
-    return _write(out, bundle, source, steps, top=top)
+    return _write(out, writer, bundle, source, steps, top=top)
 
 
 def predict_media(
@@ -141,6 +142,7 @@ def predict_media(
         DataError: The media can't be listed, or `out` already exists or can't be written.
         ResourceError: Weights, a package or a GPU are missing.
     """
+    writer = writer_to(out)
     sources = list_sources(address)
     check_present(sources)
     plan = plan_of(bundle, device=device)
@@ -150,15 +152,18 @@ def predict_media(
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
         return score_media(bundle, sources, plan, first=first, listener=listener)
 
-    return _write(out, bundle, {"media": digest}, steps, top=top)
+    return _write(out, writer, bundle, {"media": digest}, steps, top=top)
 
 
 def _write(
-    out: Path, bundle: Bundle, source: Mapping[str, str], steps: Steps, *, top: int
+    out: Path,
+    writer: Writer | None,
+    bundle: Bundle,
+    source: Mapping[str, str],
+    steps: Steps,
+    *,
+    top: int,
 ) -> Predicted:
-    writer = writer_of(out)
-    if out.exists():
-        raise DataError(f"{out} already exists: choose another --out")
     belongs_to = {**source, "bundle": bundle.digest, "raymc": raymc.__version__}
     folder = out.absolute().with_name(f".{out.name}.parts")
     try:
@@ -171,8 +176,8 @@ def _write(
             parts.append(part)
         summary = _summary(parts)
         if writer is None:
-            (folder / _PARTS_FILE).unlink()
             folder.rename(out)
+            (out / _PARTS_FILE).unlink()
         else:
             with whole_file(out) as partial:
                 writer(frames_of(parts, top=top), partial)

@@ -22,14 +22,18 @@ SHEET_ROWS = 1_048_575  # of an Excel sheet, below its heading
 _CLIP = {"id": "id", "path": "path", "start_seconds": "start", "end_seconds": "end"}
 _SEPARATOR = ";"
 Frames = Iterator[pd.DataFrame]
+Writer = Callable[[Frames, Path], None]
 
 
-def writer_of(out: Path) -> Callable[[Frames, Path], None] | None:
+def writer_to(out: Path) -> Writer | None:
     """Return what writes the kind of file that a name asks for; None for a folder of Parquet.
 
     Raises:
         ConfigError: Its suffix is not known.
+        DataError: Something is there already.
     """
+    if out.exists():
+        raise DataError(f"{out} already exists: choose another --out")
     suffix = out.suffix.lower()
     if suffix and suffix not in _WRITERS:
         raise ConfigError(
@@ -138,7 +142,7 @@ def _write_excel(frames: Frames, out: Path) -> None:
     book.save(out)
 
 
-_WRITERS: dict[str, Callable[[Frames, Path], None]] = {
+_WRITERS: dict[str, Writer] = {
     ".csv": _write_csv,
     ".xlsx": _write_excel,
     ".jsonl": _write_json,

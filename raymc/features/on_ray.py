@@ -137,21 +137,15 @@ def extract(
     manifest, fields = _manifest(plan, sources, listing.notes), extra_fields(sources)
     stream = ShardStream(out, manifest, extra_fields=fields, shard_rows=config.shard_rows)
     again = _check_media(out, stream, sources, plan)
-    gpus = 0
-    if stream.finished is None or again:
-        connect()  # only now: errors in the request are reported without starting Ray
-        gpus = 1 if plan.heavy and gpus_to_use(config.device) else 0
     if stream.finished is None:
-        _Job(sources, plan, stream, listener).run(
-            lambda first: extract_items(sources, plan, first, gpus)
-        )
+        _Job(sources, plan, stream, listener).run(partial(extract_items, sources, plan))
     if again:
         noted = _to_note(_read_noted(out) or {}, media_states(sources, plan), plan)
         place = _begin_again(out, noted)
         stream = ShardStream(place, manifest, extra_fields=fields, shard_rows=config.shard_rows)
         _write_noted(stream, noted)
         _Job(sources, plan, stream, listener).run(
-            lambda first: _items_again(out, sources, plan, first, gpus, again=again)
+            partial(_items_again, out, sources, plan, again=again)
         )
         take_over(out)
     assert stream.finished is not None
@@ -280,7 +274,6 @@ def _items_again(
     sources: Sequence[Source],
     plan: ExtractPlan,
     first: int,
-    gpus: int,
     *,
     again: Collection[str],
 ) -> Iterator[tuple[int, Item]]:
@@ -288,7 +281,7 @@ def _items_again(
     dataset = open_dataset(out)
     dataset.verify(*dataset.manifest.splits)
     wanted = [source for source in sources[first:] if source.path in again]
-    fresh = extract_items(wanted, plan, 0, gpus)
+    fresh = extract_items(wanted, plan, 0)
     yield from stored_items(dataset, sources, _read_failures(out), fresh, again=again, first=first)
 
 
@@ -432,12 +425,18 @@ CLIPS_PER_BLOCK = 16  # so that the frames of a long video are never in memory a
 
 
 def extract_items(
-    sources: Sequence[Source], plan: ExtractPlan, first: int, gpus: int
+    sources: Sequence[Source], plan: ExtractPlan, first: int
 ) -> Iterator[tuple[int, Item]]:
-    """Yield the items of the files from number `first`, in order; None ends each file."""
+    """Yield the items of the files from number `first`, in order; None ends each file.
+
+    Raises:
+        ResourceError: A GPU is asked for and there is none.
+    """
     files = len(sources) - first
     if files <= 0:
         return
+    connect()  # only now: errors in the request are reported without starting Ray
+    gpus = 1 if plan.heavy and gpus_to_use(plan.config.device) else 0
     keep_order()
     shared = ray.put((tuple(sources), plan))
     items = ray.data.range(files, override_num_blocks=-(-files // FILES_PER_TASK)).map_batches(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymc.errors import ConfigError
-from raymc.evaluation.prediction_files import frames_of, writer_of
+from raymc.evaluation.prediction_files import frames_of, writer_to
 
 IDS = ["001", "=1+1", 'say "hi", twice', "é\tü"]
 LABELS = [["counting"], [], ["a;b", "x"], None]
@@ -44,7 +44,7 @@ def parts(tmp_path: Path) -> list[Path]:
 
 
 def written(parts: list[Path], out: Path, top: int = 0) -> Path:
-    write = writer_of(out)
+    write = writer_to(out)
     assert write is not None
     write(frames_of(parts, top=top), out)
     return out
@@ -94,6 +94,6 @@ def test_parquet_and_the_most_probable_labels(parts: list[Path], tmp_path: Path)
 
 
 def test_a_folder_and_a_suffix_that_is_none() -> None:
-    assert writer_of(Path("predictions")) is None
+    assert writer_to(Path("predictions")) is None
     with pytest.raises(ConfigError, match=r"out\.doc: predictions are written as \.csv, \.xlsx, "):
-        writer_of(Path("out.doc"))
+        writer_to(Path("out.doc"))

@@ -118,7 +118,7 @@ class Reader:
         self.read: list[str] = []
 
     def items(
-        self, sources: Sequence[Source], plan: ExtractPlan, first: int, gpus: int
+        self, sources: Sequence[Source], plan: ExtractPlan, first: int
     ) -> Iterator[tuple[int, Item]]:
         for number, source in enumerate(sources[first:], first):
             self.read.append(Path(source.path).name)
