@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
-from raymc.cli.runs import run_evaluate, run_train
+from raymc.cli.runs import run_train
+from raymc.cli.use import run_evaluate
 from raymc.config import Config, load, override
 from raymc.evaluation.evaluate import group_means
 from raymc.formats.prepare import prepare_dataset

@@ -63,7 +63,8 @@ def demo_config(folder: Path) -> "Config":
 
 def run_demo(folder: Path, console: "Console") -> None:
     """Make the dataset, search, test the winner, predict, and print what to look at next."""
-    from raymc.cli.runs import run_evaluate, run_predict, run_tune
+    from raymc.cli.runs import run_tune
+    from raymc.cli.use import run_evaluate, run_predict
     from raymc.formats.prepare import prepare_dataset
     from raymc.terminal import print_line
 

@@ -148,7 +148,7 @@ def evaluate(
     if dataset is not None and is_setting(dataset):
         dataset, overrides = None, (dataset, *overrides)
     folder = load_config(None, overrides).run.folder
-    from raymc.cli.runs import run_evaluate
+    from raymc.cli.use import run_evaluate
 
     run_evaluate(
         run,
@@ -179,7 +179,7 @@ def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given
     same command again to resume.
     """
     folder = load_config(None, overrides).run.folder
-    from raymc.cli.runs import run_predict
+    from raymc.cli.use import run_predict
 
     given["top"] = given["top"] or 0
     run_predict(run, source, Path(out), make_console(), runs_folder=folder, **given)

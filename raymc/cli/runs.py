@@ -1,21 +1,18 @@
-"""What `raymc train`, `tune`, `report`, `evaluate` and `predict` do; `main.py` has their options.
+"""What `raymc train`, `tune` and `report` do; `main.py` has their options.
 
-Each function joins the work with its display and its record in MLflow. Importing this file takes
-seconds, so `main.py` does it only when one of these commands runs.
+Each function joins the work with its display and its record in MLflow. Ray, Optuna and the report
+take seconds to import, so a function imports what it alone needs.
 """
 
-import json
-import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from raymc.cli.display import ExtractDisplay, TrainDisplay, TrialsDisplay, rows_progress
-from raymc.cli.options import MOST_FAILURES, program
+from raymc.cli.display import TrainDisplay, TrialsDisplay, rows_progress
+from raymc.cli.options import program
 from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
 from raymc.data.info import rows_line, training_lines
@@ -23,21 +20,10 @@ from raymc.data.leaks import find_leaks
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.splits import SPLITS, split_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
-from raymc.evaluation.evaluate import (
-    Evaluation,
-    evaluate,
-    evaluation_table,
-    group_table,
-    numbers_of,
-)
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
-from raymc.evaluation.predict import predict
 from raymc.evaluation.scoring import stored_scores
 from raymc.formats.prepare import prepare_dataset
-from raymc.report import build_report, save_report
-from raymc.runtime.connect import connect, expect_nodes
 from raymc.runtime.interruption import stop_if_interrupted
-from raymc.search.sweep import sweep
 from raymc.terminal import print_line
 from raymc.tracking import Tracker, count_left, list_runs, open_tracker, tracking_uri
 from raymc.tracking.models import log_bundle
@@ -46,15 +32,7 @@ from raymc.tracking.recording import RunRecorder, SweepRecorder
 from raymc.tracking.records import fit_key
 from raymc.training.audit import AttemptRecorder
 from raymc.training.bundle import load_bundle, save_bundle
-from raymc.training.on_ray import equip, train
-from raymc.training.runs import (
-    BUNDLE,
-    Run,
-    dataset_behind,
-    find_bundle,
-    open_run,
-    original_of,
-)
+from raymc.training.runs import BUNDLE, Run, open_run, original_of
 
 REPORT = "report.html"
 
@@ -79,6 +57,8 @@ def run_train(config: Config, console: Console) -> Path:
         record = RunRecorder(run, dataset.manifest, tracker)
         with _ending(tracker, record.key):
             if not is_trained:
+                from raymc.training.on_ray import train
+
                 with TrainDisplay(console, metric=config.train.monitor) as display:
                     listeners = [AttemptRecorder(run.folder), display.handle, record]
                     checkpoint = train(run, dataset, listeners=listeners)
@@ -93,6 +73,8 @@ def run_train(config: Config, console: Console) -> Path:
 def run_tune(config: Config, console: Console) -> Path:
     """Search, keep the best trial's best epoch as a bundle, and record all of it."""
     check_space(config)
+    from raymc.search.sweep import sweep
+
     dataset = _open_data(config, console)
     run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
     _describe(dataset, config.data, console)
@@ -130,6 +112,8 @@ def run_report(
     price: float | None = None,
 ) -> Path:
     """Write a sweep's report, by default to its folder, and add it to its run in MLflow."""
+    from raymc.report import build_report, save_report
+
     page, config = build_report(run, split=split, price=price), run.config
     path = run.folder / REPORT if out is None else out
     save_report(page, path)
@@ -147,57 +131,6 @@ def run_report(
     except (ConfigError, ResourceError) as error:
         print_line(console, f"the report is not in MLflow: {error}", "yellow")
     return path
-
-
-def run_evaluate(
-    run: str,
-    dataset: str | None,
-    console: Console,
-    *,
-    runs_folder: str = "runs",
-    split: str = "test",
-    device: str = "auto",
-    json_file: Path | None = None,
-) -> Evaluation:
-    """Measure a run's bundle on a split; prints tables, and writes the numbers to `json_file`.
-
-    Without a dataset, it is the one that the run was trained on. JSON has no NaN, so a metric
-    without a value is null there.
-    """
-    bundle = load_bundle(find_bundle(run, runs_folder))
-    opened = open_dataset(dataset) if dataset else dataset_behind(bundle.folder)
-    result = evaluate(bundle, opened, split, device=device)
-    console.print(evaluation_table(result))
-    groups = group_table(result)
-    if groups is not None:
-        console.print(groups)
-    if json_file is not None:
-        numbers = {k: x if math.isfinite(x) else None for k, x in numbers_of(result).items()}
-        json_file.write_text(json.dumps(numbers, indent=1, allow_nan=False))
-    return result
-
-
-def run_predict(
-    run: str,
-    source: str,
-    out: Path,
-    console: Console,
-    *,
-    runs_folder: str = "runs",
-    split: str = "",
-    device: str = "auto",
-    top: int = 0,
-) -> None:
-    """Write the labels of a dataset's split, or of videos, to a file or a folder."""
-    bundle = load_bundle(find_bundle(run, runs_folder))
-    with ExtractDisplay(console) as display:
-        given: dict[str, Any] = {"split": split, "device": device, "top": top}
-        found = predict(bundle, source, out, **given, listener=display.handle)
-    print_line(console, f"predictions of {found.clips:,} clips: {out}")
-    for failure in found.failures[:MOST_FAILURES]:
-        print_line(console, f"not read: {failure}", "yellow")
-    if (more := len(found.failures) - MOST_FAILURES) > 0:
-        print_line(console, f"… and {more:,} more; the column error has all", "yellow")
 
 
 @contextmanager
@@ -241,6 +174,9 @@ def _describe(dataset: Dataset, data: DataConfig, console: Console) -> None:
 
 def _start_ray(run: Run, console: Console) -> Run:
     """Start or join Ray; returns the run with its resources."""
+    from raymc.runtime.connect import connect, expect_nodes
+    from raymc.training.on_ray import equip
+
     log = run.folder / "ray.log"
     logs = connect(log)
     print_line(console, f"Ray's messages: {log}", "dim")
@@ -296,6 +232,8 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
 
 def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
     """Write the report of a sweep whose bundle is on disk; if that fails, only warn."""
+    from raymc.report import build_report, save_report
+
     try:
         page = build_report(run)
         save_report(page, run.folder / REPORT)

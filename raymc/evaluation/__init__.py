@@ -1,6 +1,6 @@
 """A bundle on a dataset: its scores, what they are worth, predictions, and comparisons.
 
-Start with `scoring.py`, which computes scores shard by shard, in this process or on Ray. The
+Start with `scoring.py`, which computes scores shard by shard, of large splits on Ray. The
 others use them: `evaluate.py` measures, `predict.py` writes files, `compare.py` compares runs.
 `scored.py` is the file in which scores are kept.
 """

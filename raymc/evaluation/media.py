@@ -1,4 +1,4 @@
-"""On Ray if there are many files, else in this process: a bundle's scores of videos.
+"""A bundle's scores of videos: in this process, or on Ray if there are many.
 
 Features are made by the bundle's own recipe, scored as they come, and not kept.
 """
@@ -14,7 +14,6 @@ from raymc.evaluation.scoring import scored_columns
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import EncodedClip, ExtractPlan, Item, extract_here, plan_extraction
-from raymc.features.on_ray import extract_items
 from raymc.features.sources import Source
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 
@@ -72,6 +71,8 @@ def _items(sources: Sequence[Source], plan: ExtractPlan, first: int) -> Iterator
     if len(sources) - first <= FILES_HERE and plan.config.device != "gpu":
         yield from extract_here(list(enumerate(sources))[first:], plan)
     else:
+        from raymc.features.on_ray import extract_items  # Ray takes a second to import
+
         yield from extract_items(sources, plan, first)
 
 

@@ -1,4 +1,4 @@
-"""On Ray if a split is large, else in this process: a bundle's scores of a split, shard by shard.
+"""A bundle's scores of a split, shard by shard: in this process, or on Ray if the split is large.
 
 Results come in the order of the shards, however late a shard is done, and only a few shards are
 in memory at a time.
@@ -6,17 +6,14 @@ in memory at a time.
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 import raymc
@@ -24,8 +21,7 @@ from raymc.data.feed.batches import Block, block_from_table
 from raymc.data.shards import Dataset, Shard, read_shard
 from raymc.errors import DataError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
-from raymc.runtime.connect import capacity, connect, explained, gpus_to_use
-from raymc.training.bundle import Bundle, load_bundle
+from raymc.training.bundle import Bundle
 from raymc.training.runs import run_of
 
 Result = TypeVar("Result")
@@ -139,23 +135,9 @@ def each_shard(
         bundle.model.to("cuda" if on_gpu else "cpu")
         yield from (work(bundle, dataset, shard) for shard in shards)
         return
-    gpus = int(on_gpu)
-    at_a_time = 2 * max(1, int(capacity().get("GPU" if gpus else "CPU", 1)))
-    place = (str(bundle.folder.absolute()), bundle.digest, "cuda" if gpus else "cpu")
-    # Ray ends a process after one task that had a GPU; here it keeps the model for the next.
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_calls=0)(_work_there)
-    waiting: deque[Any] = deque()
-    try:
-        with explained():
-            for shard in shards:
-                waiting.append(task.remote(place, dataset, shard, work))
-                if len(waiting) == at_a_time:
-                    yield ray.get(waiting.popleft())
-            while waiting:
-                yield ray.get(waiting.popleft())
-    finally:
-        for unfinished in waiting:
-            ray.cancel(unfinished)
+    from raymc.evaluation.on_ray import each_shard_on_ray  # Ray takes a second to import
+
+    yield from each_shard_on_ray(bundle, dataset, shards, work, on_gpu=on_gpu)
 
 
 def _is_small(dataset: Dataset, split: str, device: str) -> bool:
@@ -168,23 +150,10 @@ def _on_gpu(dataset: Dataset, split: str, device: str) -> bool:
     """Whether a split is scored on a GPU; starts or joins Ray if it is scored there."""
     if _is_small(dataset, split, device):
         return device != "cpu" and torch.cuda.is_available()
+    from raymc.runtime.connect import connect, gpus_to_use
+
     connect()
-    return bool(gpus_to_use(device))
-
-
-def _work_there(
-    place: tuple[str, str, str],
-    dataset: Dataset,
-    shard: Shard,
-    work: Callable[[Bundle, Dataset, Shard], Any],
-) -> Any:
-    return work(_bundle_there(*place), dataset, shard)
-
-
-@cache
-def _bundle_there(path: str, digest: str, device: str) -> Bundle:
-    """Load the bundle once per process; `digest` tells it from an earlier one at that path."""
-    return load_bundle(path, device=device)
+    return gpus_to_use(device)
 
 
 def _score_shard(

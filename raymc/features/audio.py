@@ -6,8 +6,6 @@ Axes: S samples, T tokens, D dim.
 """
 
 import wave
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from raymc.errors import DataError
 from raymc.features.torchaudio_compat import load_torchaudio
+from raymc.runtime.threads import computing_threads
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -75,7 +74,8 @@ def log_mel_tokens(
     Returns:
         ceil(seconds · rate_hz) tokens of `config.dim` values, float32.
     """
-    with _one_thread():
+    # Threads that wait for each other on a busy machine made clips of 5 s 10 times slower.
+    with computing_threads(1):
         if sample_rate_hz != config.sample_rate_hz:
             waveform = resample(waveform, sample_rate_hz, config.sample_rate_hz)
         return _tokens(waveform.float(), config)
@@ -134,20 +134,6 @@ def _tokens(waveform: Float[Tensor, " S"], config: LogMelConfig) -> Float[Tensor
     decibels = 10 * torch.log10(power.clamp(min=10 ** (config.floor_db / 10)))
     frames = (decibels.T - config.mean_db) / config.scale_db
     return frames.reshape(tokens, config.dim)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit torch to one thread: a clip is too short for several.
-
-    On a busy machine, threads that waited for each other made clips of 5 s 10 times slower.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=8)

@@ -36,6 +36,7 @@ from raymc.features.recipe import recipe_differences, recipe_in
 from raymc.metrics.calibration import Calibration
 from raymc.model.losses import head_of
 from raymc.model.transformer import MultimodalTransformer
+from raymc.runtime.threads import computing_threads
 from raymc.training import checkpoint
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
@@ -116,7 +117,7 @@ class Bundle:
         store.add(0, Block(ids=pa.nulls(rows), tokens=tokens, labels=nothing, observed=nothing))
         starts = range(0, rows, ROWS_AT_A_TIME)
         chunks = (np.arange(at, min(rows, at + ROWS_AT_A_TIME)) for at in starts)
-        with torch.inference_mode():
+        with torch.inference_mode(), computing_threads(1):  # the same bits here as in Ray's tasks
             parts = [self.model.score_batch(store.batch(each).to(self.device)) for each in chunks]
         if not parts:
             width = self.model.prototypes.shape[1]

@@ -20,7 +20,7 @@ from tiny import MODALITIES, SPLIT_ROWS, feed_of, tiny_row
 
 from raymc.cli.compare import run_compare
 from raymc.cli.main import main
-from raymc.cli.runs import run_evaluate
+from raymc.cli.use import run_evaluate
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import ConfigError, DataError

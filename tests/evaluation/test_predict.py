@@ -16,7 +16,7 @@ from example_dataset import contents
 from rich.console import Console
 from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
 
-from raymc.cli.runs import run_evaluate, run_predict
+from raymc.cli.use import run_evaluate, run_predict
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Modality, Shard, open_dataset, write_dataset
 from raymc.errors import BundleError, DataError, ResourceError

@@ -17,7 +17,7 @@ from tiny import MODALITIES, tiny_row
 
 from raymc.cli.compare import run_compare
 from raymc.cli.jobs import _table
-from raymc.cli.runs import run_evaluate, run_predict
+from raymc.cli.use import run_evaluate, run_predict
 from raymc.config import Config, override
 from raymc.data.info import describe, print_info
 from raymc.data.labels import Vocabulary

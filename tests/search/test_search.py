@@ -279,7 +279,7 @@ def test_more_trials_continue_the_study_and_a_failing_report_costs_nothing(
     def fail(*_: object) -> str:
         raise RuntimeError("no ink\nleft")
 
-    monkeypatch.setattr("raymc.cli.runs.build_report", fail)
+    monkeypatch.setattr("raymc.report.build_report", fail)
     changes = {"search.trials": 6, "search.sampler": "tpe", "search.startup_trials": 2}
     more = Sweep(override(finished.config, changes))
     before = more.trials()

@@ -1,0 +1,77 @@
+"""What `raymc evaluate` and `predict` do; `main.py` has their options.
+
+Nothing here imports Ray or MLflow, which takes seconds; a source that needs Ray does.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from raymc.cli.display import ExtractDisplay
+from raymc.cli.options import MOST_FAILURES
+from raymc.data.shards import open_dataset
+from raymc.evaluation.evaluate import (
+    Evaluation,
+    evaluate,
+    evaluation_table,
+    group_table,
+    numbers_of,
+)
+from raymc.evaluation.predict import predict
+from raymc.terminal import print_line
+from raymc.training.bundle import load_bundle
+from raymc.training.runs import dataset_behind, find_bundle
+
+
+def run_evaluate(
+    run: str,
+    dataset: str | None,
+    console: Console,
+    *,
+    runs_folder: str = "runs",
+    split: str = "test",
+    device: str = "auto",
+    json_file: Path | None = None,
+) -> Evaluation:
+    """Measure a run's bundle on a split; prints tables, and writes the numbers to `json_file`.
+
+    Without a dataset, it is the one that the run was trained on. JSON has no NaN, so a metric
+    without a value is null there.
+    """
+    bundle = load_bundle(find_bundle(run, runs_folder))
+    opened = open_dataset(dataset) if dataset else dataset_behind(bundle.folder)
+    result = evaluate(bundle, opened, split, device=device)
+    console.print(evaluation_table(result))
+    groups = group_table(result)
+    if groups is not None:
+        console.print(groups)
+    if json_file is not None:
+        numbers = {k: x if math.isfinite(x) else None for k, x in numbers_of(result).items()}
+        json_file.write_text(json.dumps(numbers, indent=1, allow_nan=False))
+    return result
+
+
+def run_predict(
+    run: str,
+    source: str,
+    out: Path,
+    console: Console,
+    *,
+    runs_folder: str = "runs",
+    split: str = "",
+    device: str = "auto",
+    top: int = 0,
+) -> None:
+    """Write the labels of a dataset's split, or of videos, to a file or a folder."""
+    bundle = load_bundle(find_bundle(run, runs_folder))
+    with ExtractDisplay(console) as display:
+        given: dict[str, Any] = {"split": split, "device": device, "top": top}
+        found = predict(bundle, source, out, **given, listener=display.handle)
+    print_line(console, f"predictions of {found.clips:,} clips: {out}")
+    for failure in found.failures[:MOST_FAILURES]:
+        print_line(console, f"not read: {failure}", "yellow")
+    if (more := len(found.failures) - MOST_FAILURES) > 0:
+        print_line(console, f"… and {more:,} more; the column error has all", "yellow")
