@@ -18,6 +18,7 @@ from raymc.cli.runs import run_train, run_tune
 from raymc.data.shards import Dataset, open_dataset
 from raymc.evaluation.evaluate import evaluate as evaluate_bundle
 from raymc.evaluation.evaluate import numbers_of
+from raymc.evaluation.export import export as export_bundle
 from raymc.evaluation.outcomes import label_outcomes
 from raymc.evaluation.predict import predict as write_predictions
 from raymc.evaluation.prediction_files import frames_of
@@ -187,6 +188,35 @@ def evaluate(
         }
     )
     return Evaluation(pd.Series(numbers_of(found), name=split), labels)
+
+
+def export(
+    model: Bundle,
+    out: str | Path,
+    *,
+    name: str = "",
+    license: str = "",
+    dataset: str | Path | None = None,
+    split: str = "",
+) -> Bundle:
+    """Write a model to a new folder that stands alone, with a model card; returns it from there.
+
+    Args:
+        model: From `load`, `train` or `tune`.
+        out: The folder.
+        name: Title of the model card; empty: the folder's name.
+        license: Of the model, such as `cc-by-4.0`; empty: unknown.
+        dataset: Folder of a dataset to measure the model on; None: the one that the model's run
+            was trained on, if it can be read.
+        split: To measure on; empty: the test split.
+
+    Raises:
+        BundleError: The model does not match the dataset.
+        DataError: `out` exists already or can't be written, or the dataset can't be read.
+    """
+    given = {"name": name, "license": license, "dataset": str(dataset or ""), "split": split}
+    export_bundle(model, Path(out), **given)
+    return load_bundle(out)
 
 
 def _named(settings: Settings | None, name: str) -> dict[str, Any]:

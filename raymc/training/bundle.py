@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 
 import raymc
 from raymc.config import Config, from_dict
@@ -211,26 +211,33 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
             f"checkpoint {checkpoint_folder} of epoch {progress.epoch} has no thresholds, because "
             f"epoch {progress.best_epoch} is better: make the bundle from that one"
         )
-    weights = checkpoint.load_weights(checkpoint_folder)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "raymc_version": raymc.__version__,
+        "config": progress.config,
+        "vocabulary": progress.dataset["vocabulary"],
+        "modalities": progress.dataset["modalities"],
+        "thresholds": progress.thresholds,
+        "calibration": progress.calibration,
+        "metrics": progress.metrics,
+        "epoch": progress.epoch,
+        "dataset_digest": progress.dataset["digest"],
+    }
+    if recipe := progress.dataset.get("recipe"):
+        description["recipe"] = recipe
     with whole_folder(folder, replace=True) as partial:
-        save_file(weights, partial / WEIGHTS)
-        description = {
-            "format_version": FORMAT_VERSION,
-            "raymc_version": raymc.__version__,
-            "config": progress.config,
-            "vocabulary": progress.dataset["vocabulary"],
-            "modalities": progress.dataset["modalities"],
-            "thresholds": progress.thresholds,
-            "calibration": progress.calibration,
-            "metrics": progress.metrics,
-            "epoch": progress.epoch,
-            "dataset_digest": progress.dataset["digest"],
-            "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
-        }
-        if recipe := progress.dataset.get("recipe"):
-            description["recipe"] = recipe
-        description["digest"] = digest_of(description)
-        (partial / DESCRIPTION).write_text(json.dumps(description, indent=1))
+        write_bundle(partial, save(checkpoint.load_weights(checkpoint_folder)), description)
+
+
+def write_bundle(folder: Path, weights: bytes, description: Mapping[str, Any]) -> None:
+    """Write a bundle's files into a folder: weights as safetensors, and their description.
+
+    Its digests are made here, whatever `description` has.
+    """
+    (folder / WEIGHTS).write_bytes(weights)
+    told = {**description, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    told["digest"] = digest_of(told)
+    (folder / DESCRIPTION).write_text(json.dumps(told, indent=1))
 
 
 def digest_of(description: Mapping[str, Any]) -> str:
@@ -250,7 +257,7 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
         BundleError: there is none, or it is torn, was changed or made by a newer raymc.
     """
     folder = Path(path)
-    description = _read_description(folder)
+    description = read_description(folder)
     data = _read(folder / WEIGHTS)
     if hashlib.sha256(data).hexdigest() != description.get("weights_sha256"):
         raise BundleError(f"bundle {folder} is corrupt: {WEIGHTS} differs from what was saved")
@@ -324,7 +331,12 @@ def _newer(folder: Path, reason: str) -> BundleError:
     )
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what a bundle's folder says of it, not yet compared with its digest.
+
+    Raises:
+        BundleError: There is no bundle, it can't be parsed, or a newer raymc made it.
+    """
     try:
         description = json.loads(_read(folder / DESCRIPTION))
         version = int(description["format_version"])
