@@ -63,8 +63,8 @@ def read_boris(table: Table) -> Table:
     file = next(name for name in _BORIS_FILES if name in table.names)
     spans: list[Span] = []
     begun: dict[tuple[object, ...], float] = {}
-    for number, row in enumerate(table.rows, 1):
-        where = f"{table.where}: row {number}"
+    for place, row in zip(table.places, table.rows):
+        where = f"{table.where}: {place}"
         path, name = str(row[file] or ""), str(row["Behavior"] or "")
         kind = str(row["Behavior type"] or "").upper()
         if "Start (s)" in row:
@@ -157,4 +157,5 @@ def _table(spans: Iterable[Span], where: str, note: str) -> Table:
         for (path, start, end), names in labels.items()
     ]
     notes = [note, *([f"{points} codes without length are left out"] if points else [])]
-    return Table(where, tuple(rows[0]), tuple(rows), tuple(notes))
+    places = tuple(f"clip {number}" for number in range(1, len(rows) + 1))
+    return Table(where, tuple(rows[0]), tuple(rows), places, tuple(notes))

@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,12 +50,15 @@ _SCALES |= dict.fromkeys(("min", "mins", "minute", "minutes"), 60.0)
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)")
 _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:s|sec|seconds)?", re.IGNORECASE)
 
-# The values of a column that stands for one label.
-_YES = {"x", "1", "1.0", "yes", "y", "true", "t", "✓", "✔", "✔️", "☑", "✅", "ja", "oui", "sí", "si"}
-_NO = {"0", "0.0", "no", "n", "false", "f", "-", "–", "✗", "✘", "☐", "❌", "nein", "non"}
+# The values of a column that stands for one label. Spreadsheets write TRUE in their language.
+_YES_ABROAD = {"ja", "oui", "sí", "si", "sim", "wahr", "vrai", "verdadero", "verdadeiro", "vero"}
+_NO_ABROAD = {"nein", "non", "não", "nee", "falsch", "faux", "falso"}
+_YES = {"x", "1", "1.0", "yes", "y", "true", "t", "✓", "✔", "✔️", "☑", "✅", *_YES_ABROAD}
+_NO = {"0", "0.0", "no", "n", "false", "f", "-", "–", "✗", "✘", "☐", "❌", *_NO_ABROAD}
 _NONE = {"", "-", "–", "—", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "<na>"}
 _SEPARATORS = ";|\n；、"  # wherever one stands
 _COMMAS = ",，"  # only where none of the others stands
+_ERROR = re.compile(r"#(REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|SPILL!|CALC!)")  # of a formula
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -132,20 +135,21 @@ def columns_of(table: Table, given: Mapping[str, str]) -> Columns:
         if role not in given:
             taken = {*of.values(), *labels}
             found = _likeliest(table, role, [name for name in table.names if name not in taken])
-            if found is not None and role == "labels":
-                labels = (found,)
+            if role == "labels":
+                labels = (found,) if found is not None else ()
+                labels = (*labels, *_numbered(table, taken | {*labels}))
             elif found is not None:
                 of[role] = found
     if "path" not in of and table.rows:
         raise DataError(
-            f"{table.where}: row 1: no path; expected a column 'path', there are "
-            f"{_listed(table.names)}: if one of them names the files, add --column path=HEADING"
+            f"{table.where}: no heading is that of the files; there are {_listed(table.names)}: if "
+            "one of them names the files, add --column path=HEADING"
         )
     if "start_seconds" not in of or "end_seconds" in of:
         of.pop("duration", None)
     others = [name for name in table.names if name not in {*of.values(), *labels}]
-    is_of_one = all(_is_of_one(table, name) for name in labels)
-    one_a_label = asked is not None and (len(labels) > 1 or is_of_one)
+    is_of_one = any(_is_of_one(table, name) for name in labels)
+    one_a_label = is_of_one and (len(labels) > 1 or asked is not None)
     if not labels:
         labels = tuple(name for name in others if _is_of_one(table, name))
         others = [name for name in others if name not in labels]
@@ -174,7 +178,7 @@ def understand(
     """
     columns = columns_of(table, given)
     labels, told = _labels(table, columns, separator)
-    places = [f"{table.where}: row {number}" for number in range(1, len(table.rows) + 1)]
+    places = [f"{table.where}: {place}" for place in table.places]
     paths = [_path(row, columns, where) for row, where in zip(table.rows, places)]
     sources = [
         replace(_source(row, columns, default_id, where), path=path, labels=found)
@@ -182,16 +186,27 @@ def understand(
             table.rows, labels, paths, default_ids(paths), places
         )
     ]
-    counts = Counter(label for source in sources for label in source.labels)
     group = columns.of.get("group")
+    groups = [str(row.get(group) or "") for row in table.rows] if group else [""] * len(sources)
+    notes = [*table.notes]
+    if "id" not in columns.of and columns.labels:
+        kept, sources = _joined(sources, table)
+        if len(kept) < len(groups):
+            groups = [groups[number] for number in kept]
+            notes.append(f"rows of the same clip are joined to {len(kept):,} clips")
+    counts = Counter(label for source in sources for label in source.labels)
     understood = Understood(
         columns=columns,
         separator=told,
         counts=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         has_splits=any(source.split for source in sources),
-        groups=[str(row.get(group) or "") for row in table.rows] if group else (),
-        notes=table.notes,
-        warnings=[*_label_warnings(counts, columns, told), *_split_warnings(sources)],
+        groups=groups if group else (),
+        notes=notes,
+        warnings=[
+            *_label_warnings(counts, columns, told),
+            *_column_warnings(table, columns),
+            *_split_warnings(sources),
+        ],
     )
     return sources, understood
 
@@ -226,6 +241,14 @@ def _likeliest(table: Table, role: str, names: Iterable[str]) -> str | None:
             f"with --column '{role}={ranked[0][1]}'"
         )
     return ranked[0][1] if ranked else None
+
+
+def _numbered(table: Table, taken: Set[str]) -> Iterator[str]:
+    """Yield the headings of further labels of a row, such as `Tag 2` or `label_3`."""
+    for name in table.names:
+        word = re.sub(r"\s*\d+$", "", base := _base(name)[0])
+        if name not in taken and word != base and word in _PLACES["labels"]:
+            yield name
 
 
 def _given(table: Table, role: str, name: str) -> str:
@@ -264,12 +287,12 @@ def _labels(table: Table, columns: Columns, separator: str) -> tuple[list[tuple[
     """Return the labels of each row, and the separators between them, in words."""
     if columns.one_a_label:
         return [
-            tuple(name for name in columns.labels if _says_yes(table, number, row, name))
-            for number, row in enumerate(table.rows, 1)
+            tuple(name for name in columns.labels if _says_yes(row, name, table, place))
+            for place, row in zip(table.places, table.rows)
         ], ""
     cells = [
-        _names(row.get(name), f"{table.where}: row {number}", name)
-        for number, row in enumerate(table.rows, 1)
+        _names(row.get(name), f"{table.where}: {place}", name)
+        for place, row in zip(table.places, table.rows)
         for name in columns.labels
     ]
     texts = "".join(cell for cell in cells if isinstance(cell, str))
@@ -325,12 +348,12 @@ def _literal(text: str) -> list[str] | None:
     return None
 
 
-def _says_yes(table: Table, number: int, row: Mapping[str, Any], name: str) -> bool:
+def _says_yes(row: Mapping[str, Any], name: str, table: Table, place: str) -> bool:
     word = _word(row.get(name))
     if word not in _YES | _NO | _NONE:
         raise DataError(
-            f"{table.where}: row {number}: {name} is {row.get(name)!r}; expected 1 or 0, x or "
-            "nothing, yes or no, as in a column for one label"
+            f"{table.where}: {place}: {name} is {row.get(name)!r}; expected 1 or 0, x or nothing, "
+            "yes or no, as in a column for one label"
         )
     return word in _YES
 
@@ -343,10 +366,27 @@ def _label_warnings(counts: Mapping[str, int], columns: Columns, told: str) -> I
         )
     yield from _separator_warnings(counts, told)
     for name in counts:
+        if _ERROR.fullmatch(name):
+            yield f'label "{name}" is an error of the spreadsheet; mend its cell'
         if re.match(r"[\[({<'\"]", name) or re.search(r"[\[({<]['\"]|^[\])}]", name):
             yield f'label "{name}" begins with a bracket or a quote; write {_EXAMPLE}'
             break
     yield from twin_names(counts)
+
+
+def _column_warnings(table: Table, columns: Columns) -> Iterator[str]:
+    """Say which columns look like labels, but for a cell."""
+    if not columns.one_a_label:
+        return
+    for name in columns.others:
+        words = [(_word(row.get(name)), place) for row, place in zip(table.rows, table.places)]
+        told = [word for word, _ in words if word not in _NONE]
+        others = [found for found in words if found[0] not in _YES | _NO | _NONE]
+        if 0 < len(others) < len(told) / 2:
+            yield (
+                f'"{name}" is not taken for a label, because {others[0][1]} says "{others[0][0]}" '
+                "there; if it is one, write x or nothing"
+            )
 
 
 _EXAMPLE = "labels as a;b, or as a list of quoted names"
@@ -405,6 +445,28 @@ def _source(row: Mapping[str, Any], columns: Columns, default_id: str, where: st
         sha256=_sha256(row, columns.of.get("sha256"), where),
         extra={name: row[name] for name in columns.others if name in row},
     )
+
+
+def _joined(sources: Sequence[Source], table: Table) -> tuple[list[int], list[Source]]:
+    """Join rows of the same clip: people also write a row for each label.
+
+    Returns the number of the first row of each clip, and the clips with the labels of all rows.
+    """
+    rows: dict[tuple[str, float, float | None], list[int]] = {}
+    for number, one in enumerate(sources):
+        rows.setdefault((one.path, one.start_seconds, one.end_seconds), []).append(number)
+    clips = []
+    for numbers in rows.values():
+        first, *others = (sources[number] for number in numbers)
+        labels = dict.fromkeys(name for number in numbers for name in sources[number].labels)
+        for number, other in zip(numbers[1:], others):
+            if (other.split, other.sha256) != (first.split, first.sha256):
+                raise DataError(
+                    f"{table.where}: {table.places[numbers[0]]} and {table.places[number]} are the "
+                    "same clip in two splits, or with two digests; correct one"
+                )
+        clips.append(replace(first, labels=tuple(labels)))
+    return [numbers[0] for numbers in rows.values()], clips
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:

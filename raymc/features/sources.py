@@ -32,7 +32,14 @@ from raymc.features.coding_files import (
     read_eaf,
     read_label_studio,
 )
-from raymc.features.columns import ROLES, Understood, default_ids, names_files, understand
+from raymc.features.columns import (
+    ROLES,
+    Understood,
+    columns_of,
+    default_ids,
+    names_files,
+    understand,
+)
 from raymc.features.tables import TABLE_SUFFIXES, Reading, Table, read_table
 from raymc.features.transcripts import SIDECARS, find_sidecars
 
@@ -43,6 +50,7 @@ _SUFFIXES = """
 .wav .wma .wv
 """
 MEDIA_SUFFIXES = frozenset(_SUFFIXES.split())
+_TABLES = (*TABLE_SUFFIXES, ".eaf")
 _MOST_NAMED = 10  # files or labels in a line
 # Columns that `raymc extract` writes by itself.
 _OWN_COLUMNS = (*RESERVED_COLUMNS, "path", "start_seconds", "end_seconds")
@@ -74,7 +82,8 @@ def list_media(config: ExtractConfig) -> Listing:
     - A folder: the media files below it, recognised by suffix, sorted by path; hidden ones are
       left out.
     - A glob (`*`, `?`, `[...]` within a name, `**` for any folders): what it matches, sorted; only
-      media files, unless the pattern has a suffix. Addresses have no `?`.
+      media files, unless the pattern has a suffix. One of tables is read as one table. Addresses
+      have no `?`.
     - A table (`TABLE_SUFFIXES`) in its own order; `columns.py` says what it may hold. A relative
       path is relative to the table's folder. Labelled rows without a split are divided by video,
       unless `extract.split` says otherwise.
@@ -102,17 +111,18 @@ def _list(config: ExtractConfig) -> Listing:
         kind = filesystem.get_file_info(root).type
         if kind == fs.FileType.Directory:
             files, left_out = _below(filesystem, root)
-            if pattern.lower().endswith(".eaf"):
-                found = [file for file in files if _matches(file.split("/"), pattern.split("/"))]
-                return _of_table(_together(filesystem, root, base, found, address), config)
+            tables = [file for file in files if _suffix(pattern) in _TABLES]
+            tables = [file for file in tables if _matches(file.split("/"), pattern.split("/"))]
+            if tables:
+                return _of_table(_together(filesystem, root, base, tables, config), config)
             return _of_files(config, base, files, pattern=pattern, left_out=left_out)
     if kind != fs.FileType.File or pattern:
         raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
     suffix = _suffix(root)
-    if suffix in (*TABLE_SUFFIXES, ".eaf"):
+    if suffix in _TABLES:
         with reaching(address):
             data = read_bytes(filesystem, root)
-        return _of_table(_read(data, suffix, config), config)
+        return _of_table(_read(data, suffix, address, config), config)
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
         return _of_files(config, folder, [name])
@@ -286,22 +296,36 @@ def _suffix(path: str) -> str:
 
 
 def _together(
-    filesystem: fs.FileSystem, root: str, base: str, files: Sequence[str], where: str
+    filesystem: fs.FileSystem, root: str, base: str, files: Sequence[str], config: ExtractConfig
 ) -> Table:
-    """Read the files of ELAN, which has one for each video, as one table."""
+    """Read several tables as one. Paths become absolute: each table's are relative to itself."""
+    where = config.source
     rows: list[Mapping[str, Any]] = []
+    places: list[str] = []
+    notes = dict.fromkeys([_counted(len(files), "table")])
+    names: tuple[str, ...] = ()
     for file in files:
-        place = _joined(base, file)
-        with reaching(place):
+        address = _joined(base, file)
+        with reaching(address):
             data = read_bytes(filesystem, f"{root}/{file}")
-        for row in read_eaf(data, place).rows:
-            rows.append({**row, "path": _joined(_folder_of(place), row["path"])})
-    names = tuple(rows[0]) if rows else ()
-    return Table(where, names, tuple(rows), (_counted(len(files), "file"),))
+        table = _read(data, _suffix(file), address, config)
+        names = names or table.names
+        if {*table.names} != {*names}:
+            raise DataError(
+                f"{where}: {file} has the headings {', '.join(table.names)}, but {files[0]} has "
+                f"{', '.join(names)}; give them the same, or extract them one by one"
+            )
+        path = columns_of(table, config.columns).of["path"] if table.rows else ""
+        for row, place in zip(table.rows, table.places):
+            inner = row.get(path)
+            rows.append({**row, path: _joined(_folder_of(address), inner)} if inner else row)
+            places.append(f"{file}, {place}")
+        notes |= dict.fromkeys(table.notes)
+    return Table(where, names, tuple(rows), tuple(places), tuple(notes))
 
 
-def _read(data: bytes, suffix: str, config: ExtractConfig) -> Table:
-    where, given = config.source, config.columns
+def _read(data: bytes, suffix: str, where: str, config: ExtractConfig) -> Table:
+    given = config.columns
     reading = Reading(lambda name: names_files(name, given), config.encoding, config.sheet)
     table = _coded(data, suffix, where) or read_table(data, suffix, where, reading)
     return read_boris(table) if is_boris(table) else table
@@ -325,7 +349,7 @@ def _of_table(table: Table, config: ExtractConfig) -> Listing:
     _check_others(understood.columns.others, config)
     extra_fields(rows, where)
     sources, notes = _divided(rows, understood, config)
-    lines = [_first_line(where, len(rows), understood), *_label_lines(understood)]
+    lines = [_first_line(where, len(table.rows), understood), *_label_lines(understood)]
     lines += notes or [f"  splits: {_split_counts(sources)}"]
     lines += [f"  warning: {warning}" for warning in understood.warnings]
     return Listing(sources, lines, notes)
@@ -364,18 +388,18 @@ def extra_fields(sources: Sequence[Source], where: str = "the table") -> list[pa
         try:
             kind = pa.array(values).type
         except (pa.ArrowException, OverflowError) as error:
-            raise DataError(f"{where}: {_mixed(name, values)}") from error
+            raise DataError(f"{where}: {_mixed(name, sources)}") from error
         kinds[name] = pa.string() if kind == pa.null() else kind
     return [pa.field(name, kind) for name, kind in kinds.items()]
 
 
-def _mixed(name: str, values: Sequence[object]) -> str:
+def _mixed(name: str, sources: Sequence[Source]) -> str:
     """Say which rows of a column have values of different kinds."""
-    kinds: dict[type, int] = {}
-    for row, value in enumerate(values, 1):
-        if value is not None:
-            kinds.setdefault(type(value), row)
-    examples = [f"{values[row - 1]!r:.40} in row {row}" for row in kinds.values()]
+    kinds: dict[type, Source] = {}
+    for source in sources:
+        if source.extra.get(name) is not None:
+            kinds.setdefault(type(source.extra[name]), source)
+    examples = [f"{one.extra[name]!r:.40} for {one.id}" for one in kinds.values()]
     shown = " and ".join(examples[:2]) if len(examples) > 1 else "values of different kinds inside"
     return f"{name} has {shown}; write values of one kind, such as texts in quotes"
 

@@ -9,11 +9,12 @@ import csv
 import io
 import json
 import re
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +31,8 @@ _PLAIN = (str, int, float, bytes, list, dict)
 _LARGEST_INTEGER = 2**63 - 1
 _OLD_EXCEL = b"\xd0\xcf\x11\xe0"  # .xls, and .xlsx with a password
 
-Grid = list[list[str | None]]
+Cells = list[str | None]
+Grid = list[tuple[int, Cells]]  # lines that aren't empty, with their numbers in the file
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Table:
         where: Its address, for messages.
         names: The headings, in order.
         rows: By heading. Text where the file has no types.
+        places: What each row is called where a person looks for it, such as `line 3`.
         notes: What is worth saying about how it was read.
     """
 
     where: str
     names: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
+    places: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -83,11 +87,13 @@ def read_table(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
             return _read_text(data, suffix, where, reading)
         if suffix in _SHEET_SUFFIXES:
             return _read_sheets(data, suffix, where, reading)
-        rows = _parquet_rows(data) if suffix == ".parquet" else _json_rows(data, suffix, where)
-        return _of_typed(list(rows), where)
+        if suffix == ".parquet":
+            return _of_typed(_parquet_rows(data), where, "row")
+        place = "item" if suffix == ".json" else "line"
+        return _of_typed(_json_rows(data, suffix, where, place), where, place)
     except (pa.ArrowException, csv.Error, OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{where}: can't be read as {suffix[1:]}: {first_line(error)}; write it again"
+            f"{where}: can't be read as {suffix[1:]}: {first_line(error)}; save it again"
         ) from error
 
 
@@ -96,10 +102,12 @@ def read_table(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
 
 
 def _read_text(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
-    text, encoding = decode_text(data, where, reading.encoding, expected="a table")
-    notes = [] if encoding == "UTF-8" else [f"read as {encoding}"]
+    text, encoding = decode_text(
+        data, where, reading.encoding, expected="a table", option="--encoding"
+    )
+    notes = [] if encoding == "UTF-8" else [f"read as {encoding}{_told_words(text)}"]
     delimiters = ["\t", ",", ";", "|"] if suffix in (".tsv", ".tab") else [",", ";", "\t", "|"]
-    if declared := re.match(r'"?sep=(.)"?\n', text):  # for Excel, which obeys this line
+    if declared := re.match(r'"?sep=(.)"?(?=\n)', text):  # for Excel, which obeys this line
         delimiters, text = [declared[1]], text[declared.end() :]
     best: tuple[tuple[bool, int, int], str, Grid] | None = None
     problem: Exception | None = None
@@ -110,9 +118,9 @@ def _read_text(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
             problem = problem or error
             continue
         at = _headings_at(grid, reading)
-        widths = Counter(map(len, grid))
+        widths = Counter(len(cells) for _, cells in grid)
         width, count = widths.most_common(1)[0] if widths else (0, 0)
-        found = at is not None, len(grid[at]) if at is not None else width, count
+        found = at is not None, len(grid[at][1]) if at is not None else width, count
         if best is None or found > best[0]:
             best = found, delimiter, grid
     if best is None or (problem and not best[0][0]):
@@ -120,25 +128,31 @@ def _read_text(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
     _, delimiter, grid = best
     if delimiter not in (",", "\t") or (delimiter == "\t" and suffix == ".csv"):
         notes.append(f"split at {_DELIMITERS.get(delimiter, repr(delimiter))}s")
-    return _of_grid(grid, where, reading, notes, _DELIMITERS.get(delimiter, "separator"))
+    return _of_grid(grid, where, reading, notes, delimiter)
+
+
+def _told_words(text: str) -> str:
+    """Show words by which a person sees whether the encoding is right."""
+    words = dict.fromkeys(word for word in re.findall(r"[^\s,;|\"]+", text) if not word.isascii())
+    shown = ", ".join(f'"{word[:20]}"' for word in [*words][:3])
+    return f" ({shown})" if shown else ""
 
 
 def _cells(text: str, delimiter: str) -> Grid:
     """Return the stripped cells of all lines that have any; empty ones are None."""
     try:
-        lines = list(_csv_lines(text, delimiter))
+        return list(_csv_lines(text, delimiter))
     except csv.Error:
         if '\\"' not in text:
             raise
-        lines = list(_csv_lines(text, delimiter, escapechar="\\", doublequote=False))
-    return [[cell.strip() or None for cell in line] for line in lines if any(map(str.strip, line))]
+        return list(_csv_lines(text, delimiter, escapechar="\\", doublequote=False))
 
 
-def _csv_lines(text: str, delimiter: str, **given: Any) -> Iterator[list[str]]:
-    quote = "'" if re.match(rf"'[^'\n]*'\s*({re.escape(delimiter)}|\n)", text) else '"'
+def _csv_lines(text: str, delimiter: str, **given: Any) -> Iterator[tuple[int, Cells]]:
+    quote = "'" if re.match(rf"\s*'[^'\n]*'\s*({re.escape(delimiter)}|\n)", text) else '"'
     stream = io.StringIO(text, newline="")
     skip = delimiter != "\t"  # a space before a quote; of tabs it would skip empty cells
-    yield from csv.reader(
+    reader = csv.reader(
         stream,
         delimiter=delimiter,
         quotechar=quote,
@@ -146,6 +160,14 @@ def _csv_lines(text: str, delimiter: str, **given: Any) -> Iterator[list[str]]:
         strict=True,
         **given,
     )
+    begin = 1
+    try:
+        for line in reader:
+            if any(map(str.strip, line)):
+                yield begin, [cell.strip() or None for cell in line]
+            begin = reader.line_num + 1  # a cell may hold several lines
+    except csv.Error as error:
+        raise csv.Error(f"line {begin}: {error}") from error
 
 
 # Spreadsheets
@@ -160,29 +182,61 @@ def _read_sheets(data: bytes, suffix: str, where: str, reading: Reading) -> Tabl
         sheets = _ods_sheets(data) if suffix == ".ods" else _xlsx_sheets(data)
     except Exception as error:  # whatever a damaged file makes of a reader of zipped XML
         raise ValueError(first_line(error)) from error
-    names = ", ".join(f'"{name}"' for name in sheets)
-    if reading.sheet and reading.sheet not in sheets:
+    names = ", ".join(f'"{sheet.name}"' for sheet in sheets)
+    if reading.sheet and reading.sheet not in [sheet.name for sheet in sheets]:
         raise DataError(f"{where}: no sheet {reading.sheet!r}; the sheets are {names}")
-    full = {name: grid for name, grid in sheets.items() if grid}
-    fitting = [name for name, grid in full.items() if _headings_at(grid, reading) is not None]
-    chosen = reading.sheet or next(iter([*fitting, *full]), "")
-    notes = [f'sheet "{chosen}" of {names}'] if len(full) > 1 else []
-    return _of_grid(full.get(chosen, []), where, reading, notes, "separator")
+    full = [sheet for sheet in sheets if sheet.grid]
+    wanted = [sheet for sheet in full if sheet.name == (reading.sheet or sheet.name)]
+    wanted.sort(key=lambda sheet: (_headings_at(sheet.grid, reading) is None, sheet.is_hidden))
+    chosen = wanted[0] if wanted else _Sheet("", [], 0, False)
+    notes = [f'sheet "{chosen.name}" of {names}'] if len(full) > 1 else []
+    if chosen.hidden_rows:
+        notes.append(f"hidden rows are read, too ({chosen.hidden_rows})")
+    return _of_grid(chosen.grid, where, reading, notes)
 
 
-def _xlsx_sheets(data: bytes) -> dict[str, Grid]:
+class _Sheet(NamedTuple):
+    name: str
+    grid: Grid
+    hidden_rows: int
+    is_hidden: bool
+
+
+# A cell of .xlsx with a formula, but no result: a program wrote it that doesn't calculate.
+_NO_RESULT = re.compile(
+    rb'<(?:\w+:)?c\b(?![^>]*\bt="str")[^>]*?\br="(\w+)"[^>]*>\s*<(?:\w+:)?f\b[^>]*?'
+    rb"(?:/>|>[^<]*</(?:\w+:)?f>)\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v></(?:\w+:)?v>)?\s*</(?:\w+:)?c>"
+)
+
+
+def _xlsx_sheets(data: bytes) -> list[_Sheet]:
     import openpyxl
 
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/") and (
+                cell := _NO_RESULT.search(archive.read(name))
+            ):
+                raise ValueError(
+                    f"cell {cell[1].decode()} is a formula without a result; open the file in a "
+                    "spreadsheet program and save it there"
+                )
     book = openpyxl.load_workbook(io.BytesIO(data), data_only=True)
-    sheets: dict[str, Grid] = {}
+    sheets = []
     for sheet in book.worksheets:
         cells = [[_shown(cell.value, cell.number_format) for cell in row] for row in sheet]
         for merged in sheet.merged_cells.ranges:  # one path beside several rows
             for row in range(merged.min_row, merged.max_row):
                 at = merged.min_col - 1
                 cells[row][at] = cells[merged.min_row - 1][at]
-        sheets[sheet.title] = [row for row in cells if any(cell is not None for cell in row)]
+        grid = [(number, row) for number, row in enumerate(cells, 1) if _is_filled(row)]
+        hidden = sum(sheet.row_dimensions[number].hidden for number, _ in grid)
+        sheets.append(_Sheet(sheet.title, grid, hidden, sheet.sheet_state != "visible"))
     return sheets
+
+
+def _is_filled(row: Cells) -> bool:
+    return any(cell is not None for cell in row)
 
 
 def _shown(value: Any, number_format: str) -> str | None:
@@ -197,6 +251,8 @@ def _shown(value: Any, number_format: str) -> str | None:
         return number.zfill(len(number_format)) if padded else number
     if isinstance(value, time | timedelta) or re.fullmatch(r"\[?h+\]?:mm(:ss.*)?", number_format):
         return _clock(value, "s" in number_format.lower())
+    if isinstance(value, datetime) and value.time() == time():
+        value = value.date()
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
@@ -214,24 +270,29 @@ def _clock(value: time | timedelta | datetime, with_seconds: bool) -> str:
     return f"{hours}:{minutes:02d}:{rest:06.3f}".removesuffix(".000")
 
 
-def _ods_sheets(data: bytes) -> dict[str, Grid]:
+def _ods_sheets(data: bytes) -> list[_Sheet]:
     from odf.opendocument import load
     from odf.table import Table as Sheet
     from odf.table import TableRow
 
-    sheets: dict[str, Grid] = {}
+    sheets = []
     document: Any = load(io.BytesIO(data))
     for sheet in document.spreadsheet.getElementsByType(Sheet):
         grid: Grid = []
         spans: dict[int, tuple[int, str | None]] = {}
+        number, hidden = 1, 0
         for row in sheet.getElementsByType(TableRow):
-            cells = _ods_cells(row, spans)
-            if any(cell is not None for cell in cells):
-                grid += [
-                    list(cells) for _ in range(int(row.getAttribute("numberrowsrepeated") or 1))
-                ]
-        width = max(map(len, grid), default=0)
-        sheets[sheet.getAttribute("name")] = [row + [None] * (width - len(row)) for row in grid]
+            cells, repeated = (
+                _ods_cells(row, spans),
+                int(row.getAttribute("numberrowsrepeated") or 1),
+            )
+            if _is_filled(cells):
+                grid += [(number + i, list(cells)) for i in range(repeated)]
+                hidden += repeated * (row.getAttribute("visibility") in ("collapse", "filter"))
+            number += repeated
+        width = max((len(cells) for _, cells in grid), default=0)
+        full = [(number, cells + [None] * (width - len(cells))) for number, cells in grid]
+        sheets.append(_Sheet(sheet.getAttribute("name"), full, hidden, False))
     return sheets
 
 
@@ -261,8 +322,10 @@ def _ods_text(cell: Any) -> str | None:
 
     lines = [node for node in cell.childNodes if getattr(node, "qname", ("", ""))[1] == "p"]
     shown = "\n".join(map(extractText, lines)).strip()
-    is_number = cell.getAttribute("valuetype") == "float"
-    if is_number and not re.fullmatch(r"0\d+", shown):  # shown with the signs of a language
+    kind = cell.getAttribute("valuetype")
+    if kind == "boolean":  # shown in a language
+        return str(cell.getAttribute("booleanvalue")).upper()
+    if kind == "float" and not re.fullmatch(r"0\d+", shown):  # shown with the signs of a language
         return f"{float(cell.getAttribute('value')):.15g}"
     return shown or None
 
@@ -271,9 +334,9 @@ def _ods_text(cell: Any) -> str | None:
 
 
 def _headings_at(grid: Grid, reading: Reading) -> int | None:
-    """Return the row of the headings: the first that names the files, with less text above it."""
+    """Return the place of the headings: the first line that names the files, with less above it."""
     filled = 0
-    for at, row in enumerate(grid[:_MOST_ROWS_ABOVE]):
+    for at, (_, row) in enumerate(grid[:_MOST_ROWS_ABOVE]):
         cells = [cell for cell in row if cell]
         if len(cells) > filled and any(map(reading.names_files, cells)):
             return at
@@ -282,54 +345,62 @@ def _headings_at(grid: Grid, reading: Reading) -> int | None:
 
 
 def _of_grid(
-    grid: Grid, where: str, reading: Reading, notes: Iterable[str], separator: str
+    grid: Grid, where: str, reading: Reading, notes: Iterable[str], separator: str = ""
 ) -> Table:
-    at, notes = _headings_at(grid, reading), list(notes)
+    """Return the lines of a grid by its headings; `separator` is that of a text file."""
+    at, notes, place = _headings_at(grid, reading), list(notes), "line" if separator else "row"
     if at:
         notes.append(f"headings below {at} other line{'s' if at > 1 else ''}")
-    headings, body = (grid[at or 0], grid[(at or 0) + 1 :]) if grid else ([], [])
+    headings, body = (grid[at or 0][1], grid[(at or 0) + 1 :]) if grid else ([], [])
     names = [name for name in headings if name is not None]
     if len(set(names)) < len(names):
         raise DataError(f"{where}: a column occurs twice: {', '.join(names)}; rename one.")
     while headings and headings[-1] is None:
         headings = headings[:-1]
     rows = []
-    for number, row in enumerate(body, 1):
+    for number, row in body:
         beyond = any(cell is not None for cell in row[len(headings) :])
         if len(row) < len(headings) or beyond:
+            told = _DELIMITERS.get(separator, "separator")
             raise DataError(
-                f"{where}: row {number} has {len(row)} fields, but the first line has "
-                f"{len(headings)}; put fields with a {separator} in quotes."
+                f"{where}: {place} {number} has {len(row)} fields, but there are {len(headings)} "
+                "headings; "
+                + (f"put fields with a {told} in quotes." if separator else "name all columns.")
             )
         rows.append({name: cell for name, cell in zip(headings, row) if name is not None})
     nameless = [i for i, name in enumerate(headings) if name is None]
-    if any(row[i] is not None for row in body for i in nameless):
+    if any(row[i] is not None for _, row in body for i in nameless):
         notes.append("a column without a heading is left out")
-    return Table(where, tuple(names), tuple(rows), tuple(notes))
+    places = tuple(f"{place} {number}" for number, _ in body)
+    return Table(where, tuple(names), tuple(rows), places, tuple(notes))
 
 
-def _json_rows(data: bytes, suffix: str, where: str) -> Iterator[Mapping[str, Any]]:
+def _json_rows(
+    data: bytes, suffix: str, where: str, place: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     text, _ = decode_text(data, where, expected="JSON")
     whole = json.loads(text) if suffix == ".json" else None
     if whole is not None and not isinstance(whole, list):
         raise DataError(f"{where}: not a list; expected a list of objects, one for each row.")
-    lines = text.split("\n") if whole is None else whole
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n") if whole is None else whole, 1):
         row = line
         if whole is None:
-            row = json.loads(line) if line.strip() else {}
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except json.JSONDecodeError as error:
+                raise DataError(f"{where}: line {number} is not JSON: {error}; mend it") from error
         if not isinstance(row, dict):
-            place = "line" if whole is None else "item"
             raise DataError(
                 f"{where}: {place} {number} is not an object; expected one with a 'path'."
             )
         if row:
-            yield row
+            yield number, row
 
 
-def _parquet_rows(data: bytes) -> Iterator[Mapping[str, Any]]:
-    for row in pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist():
-        yield {name: _plain(value) for name, value in row.items()}
+def _parquet_rows(data: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    rows = pq.read_table(pa.BufferReader(data), use_threads=False).to_pylist()
+    for number, row in enumerate(rows, 1):
+        yield number, {name: _plain(value) for name, value in row.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -338,13 +409,16 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def _of_typed(rows: Sequence[Mapping[str, Any]], where: str) -> Table:
-    for number, row in enumerate(rows, 1):
+def _of_typed(numbered: Iterable[tuple[int, Mapping[str, Any]]], where: str, place: str) -> Table:
+    rows, places = [], []
+    for number, row in numbered:
         for name, value in row.items():
             if reason := _unstorable(name) or _unstorable(value):
-                raise DataError(f"{where}: row {number}: {name!a} has {reason}")
+                raise DataError(f"{where}: {place} {number}: {name!a} has {reason}")
+        rows.append(row)
+        places.append(f"{place} {number}")
     names = dict.fromkeys(name for row in rows for name in row)
-    return Table(where, tuple(names), tuple(rows))
+    return Table(where, tuple(names), tuple(rows), tuple(places))
 
 
 def _unstorable(value: Any) -> str | None:

@@ -21,15 +21,19 @@ _USUAL = (
     *("iso8859-2", "iso8859-5", "iso8859-15", "mac-roman", "koi8-r", "utf-16-le", "utf-16-be"),
     *("cp932", "euc-jp", "gb18030", "big5", "cp949"),
 )
-_CLEAR, _MUCH = 1.05, 1.5  # factors by which one reading is likelier than another
+_SURE = 0.3  # chardet's confidence on some lines of text; on a single word it is 0.01 to 0.1
+_CLEAR, _MUCH, _LARGE = 1.05, 1.5, 3.0  # factors by which one reading is likelier than another
 _COMMONEST = "Windows-1252"  # what Excel and most editors wrote
+_TURKISH = "Windows-1254"  # differs from it in six letters, which there are Icelandic
 _MOST_BYTES = 200_000  # that are looked at
 _JAPANESE = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HALFWIDTH"}  # in one word
 _WORD = re.compile(r"[^\W\d_]+")
 _SYMBOL_IN_WORD = re.compile(r"[^\W\d_][^\w\s!-~’‘‐-―·…“”„«»]+[^\W\d_]")
 
 
-def decode_text(data: bytes, where: str, encoding: str = "", *, expected: str) -> tuple[str, str]:
+def decode_text(
+    data: bytes, where: str, encoding: str = "", *, expected: str, option: str = ""
+) -> tuple[str, str]:
     """Decode a text file.
 
     Args:
@@ -37,6 +41,7 @@ def decode_text(data: bytes, where: str, encoding: str = "", *, expected: str) -
         where: Its path, for messages.
         encoding: Its encoding; empty: that of its byte order mark, or UTF-8, or the likeliest.
         expected: What the file should be, for messages.
+        option: The option that names the encoding, for messages; empty if there is none.
 
     Returns:
         The text without a byte order mark, its lines ended by a line feed alone, and the name of
@@ -48,7 +53,7 @@ def decode_text(data: bytes, where: str, encoding: str = "", *, expected: str) -
     if encoding:
         text, name = _decode_as(data, where, encoding), encoding
     else:
-        text, name = _detect(data, where)
+        text, name = _detect(data, where, option)
     if "\0" in text:
         raise DataError(f"{where}: not a text; expected {expected}")
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n"), name
@@ -65,7 +70,7 @@ def _decode_as(data: bytes, where: str, encoding: str) -> str:
         raise DataError(f"{where}: not in the encoding {encoding}: {error}") from error
 
 
-def _detect(data: bytes, where: str) -> tuple[str, str]:
+def _detect(data: bytes, where: str, option: str) -> tuple[str, str]:
     if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return _decode_as(data, where, "utf-32"), "UTF-32"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -85,8 +90,8 @@ def _detect(data: bytes, where: str) -> tuple[str, str]:
     chosen, rival = found[0][1], _rival(found)
     if rival:
         raise DataError(
-            f"{where}: not in UTF-8; it may be {chosen} or {rival}: save it as UTF-8, or name its "
-            "encoding with --encoding"
+            f"{where}: not in UTF-8; it may be {chosen} or {rival}: save it as UTF-8"
+            + (f", or name its encoding with {option}" if option else "")
         )
     return _decode_as(data, where, chosen), chosen
 
@@ -94,12 +99,17 @@ def _detect(data: bytes, where: str) -> tuple[str, str]:
 def _rival(found: Sequence[tuple[float, str]]) -> str:
     """Return the reading that is too likely for the first to be trusted; empty if none is.
 
-    Of a few letters chardet is easily wrong, so the commonest encoding counts for more.
+    On a few letters chardet is easily wrong, so the commonest encoding counts for more there.
     """
     best, name = found[0]
     for confidence, other in found[1:]:
-        factor = _MUCH if other == _COMMONEST else _CLEAR
-        if name != _COMMONEST and best < factor * confidence:
+        if name == _COMMONEST:
+            is_rival = best < _SURE and (other == _TURKISH or best == confidence)
+        elif other == _COMMONEST and name != _TURKISH:
+            is_rival = best < _LARGE * confidence
+        else:
+            is_rival = best < (_CLEAR if best > _SURE else _MUCH) * confidence
+        if is_rival:
             return other
     return ""
 
@@ -137,6 +147,7 @@ def _has_controls(text: str) -> bool:
 
 def _count_odd(text: str) -> int:
     """Count what people do not write: words of two scripts, symbols and capitals within words."""
+    text = "".join(c for c in text if not unicodedata.category(c).startswith("M"))  # vowels of Thai
     words = [word for word in _WORD.findall(text) if not word.isascii()]
     return sum(map(_is_odd, words)) + len(_SYMBOL_IN_WORD.findall(text))
 

@@ -55,14 +55,20 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
     ]
     rows[0]["labels"] = rows[0]["labels"] or known[:1]
     columns: dict[str, list[Any]] = {}
+    layout = draw(st.sampled_from(["one a label", "numbered", "cells", "cells"]))
     columns[draw(st.sampled_from(HEADINGS["path"]))] = [row["path"] for row in rows]
-    if draw(st.booleans()):  # one column a label
+    if layout == "one a label":
         yes = draw(st.sampled_from(["x", "X", "1", "yes", "TRUE", "✓", 1, True]))
         no = draw(st.sampled_from(["", "", "0", "no", "-", None]))
         for name in known:
             cells = [yes if name in row["labels"] else no for row in rows]
             if yes in cells:
                 columns[name] = cells
+    elif layout == "numbered":
+        heading = draw(st.sampled_from(["Label {}", "tag{}", "Code_{}"]))
+        for k in range(max(len(row["labels"]) for row in rows)):
+            cells = [row["labels"][k] if k < len(row["labels"]) else "" for row in rows]
+            columns[heading.format(k + 1)] = cells
     else:
         write = draw(st.sampled_from([";", "; ", "|", " | ", "\n", ", ", json.dumps, repr]))
         heading = draw(st.sampled_from(HEADINGS["labels"]))
@@ -77,8 +83,9 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
     if draw(st.booleans()):
         for row in rows:
             row["split"] = draw(st.sampled_from(sorted(SPLITS)))
-        heading = draw(st.sampled_from(HEADINGS["split"]))
-        columns[heading] = [draw(st.sampled_from(SPLITS[row["split"]])) for row in rows]
+        columns[draw(st.sampled_from(HEADINGS["split"]))] = [
+            draw(st.sampled_from(SPLITS[row["split"]])) for row in rows
+        ]
     if draw(st.booleans()):
         for number, row in enumerate(rows):
             row["id"] = f"{number:03d}"
@@ -89,12 +96,21 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
             row["start"] = draw(st.integers(0, 40)) / 2
             row["end"] = row["start"] + draw(st.integers(1, 39)) / 2
         for name in ("start", "end"):
-            heading = draw(st.sampled_from(HEADINGS[name]))
-            columns[heading] = [write_time.format(row[name]) for row in rows]
+            columns[draw(st.sampled_from(HEADINGS[name]))] = [
+                write_time.format(row[name]) for row in rows
+            ]
     if draw(st.booleans()):
         columns["Comment"] = [draw(st.sampled_from(["", "good, but long", "A; B"])) for _ in rows]
     order = draw(st.permutations(list(columns)))
     grid = [order, *([columns[name][i] for name in order] for i in range(count))]
+    if layout == "cells" and "id" not in rows[0] and draw(st.booleans()):  # a row a label
+        place = order.index(heading)
+        lines = [
+            [*cells[:place], name, *cells[place + 1 :]]
+            for row, cells in zip(rows, grid[1:])
+            for name in row["labels"] or [""]
+        ]
+        grid = [order, *lines]
     return grid, rows
 
 

@@ -43,7 +43,7 @@ def test_elan(tmp_path: Path) -> None:
         *[f"{tmp_path}/a b.mp4"] * 2,
         *[f"{tmp_path}/deep/a b.mp4"] * 2,
     ]
-    assert "4 rows; 2 files; path" in both.lines[0]
+    assert "4 rows; 2 tables; tiers activity, talk; path" in both.lines[0]
     (tmp_path / "b.eaf").write_text("<no>eaf</no>")
     with pytest.raises(RaymcError, match="can't be read as an ELAN file; save it again"):
         listed(tmp_path / "b.eaf")

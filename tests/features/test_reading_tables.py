@@ -195,7 +195,7 @@ def test_an_open_document(tmp_path: Path, below: type[TableCell]) -> None:
     headings = [(TableCell(), name) for name in ("id", "Video", "Start", "End", "Codes")]
     data = ods([headings, first, second, [(TableCell(numbercolumnsrepeated=1000), "")]])
     if below is TableCell:
-        with pytest.raises(RaymcError, match="row 2: no path"):
+        with pytest.raises(RaymcError, match="row 3: no path"):
             listed(tmp_path, "t.ods", data)
         return
     listing = listed(tmp_path, "t.ods", data)
@@ -223,30 +223,34 @@ def test_an_open_document(tmp_path: Path, below: type[TableCell]) -> None:
         ("path,tag\na,x\n", {"columns": {"labels": "Code"}}, "no heading 'Code' for labels; there"),
         ("path,tag,visual\na,x,1\n", {}, "raymc uses the name of the column 'visual' itself"),
         ("path,tag,observed\na,x,1\n", {}, "raymc uses the name of the column 'observed' itself"),
-        ("path,tag,set\na,x,my split\n", {}, "row 1: set is 'my split'; expected train, val, test"),
-        ("path,tag,start\na,x,1:75\n", {}, "row 1: start is '1:75'; expected seconds, 0 or more"),
-        ("path,tag,end\na,x,x\n", {}, "row 1: end is 'x'; expected seconds"),
-        ("path,a,b\nv,x,x\nw,x,some\n", {"columns": {"labels": "a,b"}}, "row 2: b is 'some'; exp"),
+        (
+            "path,tag,set\na,x,my split\n",
+            {},
+            "line 2: set is 'my split'; expected train, val",
+        ),
+        ("path,tag,start\na,x,1:75\n", {}, "line 2: start is '1:75'; expected seconds, 0 or more"),
+        ("path,tag,end\na,x,x\n", {}, "line 2: end is 'x'; expected seconds"),
+        ("path,a,b\nv,x,x\nw,x,some\n", {"columns": {"labels": "a,b"}}, "line 3: b is 'some'; exp"),
         (
             "path,tag\na,x,y\n",
             {},
-            "row 1 has 3 fields, but the first line has 2; put fields with a",
+            "line 2 has 3 fields, but there are 2 headings; put fields with a",
         ),
         ("path;tag\na;x;y\n", {}, "put fields with a semicolon in quotes"),
-        ('path,tag\na,"x\nb,y\n', {}, "can't be read as csv: unexpected end of data"),
+        ('path,tag\na,"x\nb,y\n', {}, "can't be read as csv: line 2: unexpected end of data"),
         ("path,tag\na,x\n", {"encoding": "utf-9"}, "unknown encoding 'utf-9'"),
         (
             '{"path": "a", "tag": "x", "n": 18446744073709551617}',
             {},
-            "row 1: 'n' has 18446744073",
+            "line 1: 'n' has 18446744073",
         ),
-        ('{"path": "a", "id": "\\ud800x", "tag": "x"}', {}, "row 1: 'id' has '\\ud800', half of"),
+        ('{"path": "a", "id": "\\ud800x", "tag": "x"}', {}, "line 1: 'id' has '\\ud800', half of"),
         (
             '{"path": "a", "tag": "x", "n": 1}\n{"path": "b", "n": "h"}',
             {},
-            "n has 1 in row 1 and",
+            "n has 1 for a and 'h' for b;",
         ),
-        ('{"path": "a", "tag": {"x": 1}}', {}, "row 1: tag are {'x': 1}; expected names"),
+        ('{"path": "a", "tag": {"x": 1}}', {}, "line 1: tag are {'x': 1}; expected names"),
     ],
 )
 def test_one_line_says_what_is_wrong(
@@ -337,7 +341,105 @@ def test_encodings_are_recognised_or_refused(text: str) -> None:
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", *TEXTS[text]):
         assert decode_text(whole.encode(encoding), "t.csv", expected="a table")[0] == whole
         assert decode_text(whole.encode(encoding), "t", encoding, expected="a table")[0] == whole
-    with pytest.raises(RaymcError, match=r"it may be \S+ or \S+: save it as UTF-8, or name"):
-        decode_text("path;labels\nmüll.mp4;x\n".encode("mac_roman"), "t.csv", expected="a table")
     with pytest.raises(RaymcError, match="not in the encoding ascii"):
         decode_text(whole.encode(), "t.csv", "ascii", expected="a table")
+
+
+def test_a_guessed_encoding_is_shown_or_refused(tmp_path: Path) -> None:
+    """Where few letters speak for an encoding, a person sees what they became."""
+    data = "path,labels\nécole.mp4,été;Größe\n".encode("cp1252")
+    (line, *_) = listed(tmp_path, "t.csv", data).lines
+    assert 'read as Windows-1252 ("école.mp4", "été", "Größe")' in line
+    for text, encoding in (("şekil", "cp1254"), ("müll.mp4", "mac_roman"), ("ölçme", "cp1254")):
+        data = f"path,labels\na.mp4,{text}\n".encode(encoding)
+        with pytest.raises(RaymcError, match=r"may be \S+ or \S+: save it as UTF-8, or name its"):
+            listed(tmp_path, "t.csv", data)
+        assert seen(listed(tmp_path, "t.csv", data, encoding=encoding)) == [(text,)]
+    thai = "path,labels\na.mp4,การนับ\nb.mp4,รูปทรง\n"  # its vowels are marks above letters
+    assert decode_text(thai.encode("cp874"), "t.csv", expected="a table")[0] == thai
+    with pytest.raises(RaymcError, match=r"save it as UTF-8$"):
+        decode_text("WEBVTT\n\nşekil".encode("cp1254"), "t.vtt", expected="WebVTT")
+
+
+@pytest.mark.parametrize(
+    ("table", "labels"),
+    [
+        ("file,label\na.mp4,counting\na.mp4,shapes\nb.mp4,shapes\n", [A, B]),
+        ("file,start,label\na.mp4,0,x\na.mp4,0:00,y\na.mp4,1,x\n", [("x", "y"), ("x",)]),
+        ("file,Tag 1,Tag 2\na.mp4,counting,shapes\nb.mp4,shapes,\n", [A, B]),
+        ("file,label,label_2\na.mp4,counting,shapes\nb.mp4,,shapes\n", [A, B]),
+        ("file,class1,class2\na.mp4,1,1\nb.mp4,0,1\n", [("class1", "class2"), ("class2",)]),
+        ("Datei,counting,shapes\na,WAHR,WAHR\nb,FALSCH,WAHR\n", [A, B]),
+    ],
+)
+def test_layouts_of_labels(tmp_path: Path, table: str, labels: list[tuple[str, ...]]) -> None:
+    columns = {"path": "Datei"} if "Datei" in table else {}
+    assert seen(listed(tmp_path, "t.csv", table, columns=columns)) == labels
+
+
+def test_rows_of_one_clip(tmp_path: Path) -> None:
+    table = "file,label,set,by\na.mp4,x,train,Ann\nb.mp4,x,val,Ann\na.mp4,y,{},Bob\n"
+    listing = listed(tmp_path, "t.csv", table.format("train"))
+    assert [(one.id, one.labels, one.split) for one in listing.sources] == [
+        ("a", ("x", "y"), "train"),
+        ("b", ("x",), "val"),
+    ]
+    assert "3 rows; rows of the same clip are joined to 2 clips" in listing.lines[0]
+    with pytest.raises(RaymcError, match="line 2 and line 4 are the same clip in two splits"):
+        listed(tmp_path, "t.csv", table.format("test"))
+    with pytest.raises(RaymcError, match="2 rows have the id 'a'; give each its own id"):
+        listed(tmp_path, "t.csv", "file,label,id\na,x,a\na,y,a\n")
+
+
+def test_several_tables(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "codes.csv").write_text("Video,Code\na.mp4,x\nb.mp4,y;x\n")
+    listing = list_media(ExtractConfig(source=f"{tmp_path}/*/codes.csv"))
+    places = [f"{tmp_path}/{name}/{file}.mp4" for name in ("one", "two") for file in "ab"]
+    assert [source.path for source in listing.sources] == places
+    assert seen(listing) == [("x",), ("y", "x")] * 2
+    assert '4 rows; 2 tables; path ← "Video"' in listing.lines[0]
+    (tmp_path / "two" / "codes.csv").write_text("Video,Code\na.mp4,x\n,y\n")
+    with pytest.raises(RaymcError, match=r"\*/codes.csv: two/codes.csv, line 3: no path"):
+        list_media(ExtractConfig(source=f"{tmp_path}/*/codes.csv"))
+    (tmp_path / "two" / "codes.csv").write_text("Video,Codes\na.mp4,x\n")
+    with pytest.raises(RaymcError, match=r"two/codes\.csv has the headings Video, Codes, but one/"):
+        list_media(ExtractConfig(source=f"{tmp_path}/*/codes.csv"))
+
+
+def test_what_a_workbook_hides(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    draft, sheet = book.worksheets[0], book.create_sheet("Final")
+    for page, label in ((draft, "old"), (sheet, "new")):
+        for row in (["File", "Code"], ["a.mp4", label], ["b.mp4", "#REF!"]):
+            page.append(row)
+    draft.sheet_state = "hidden"
+    sheet.row_dimensions[3].hidden = True
+    stream = io.BytesIO()
+    book.save(stream)
+    listing = listed(tmp_path, "t.xlsx", stream.getvalue())
+    assert seen(listing) == [("new",), ("#REF!",)]
+    assert "hidden rows are read, too (1)" in listing.lines[0]
+    assert any('label "#REF!" is an error of the spreadsheet' in line for line in listing.lines)
+    sheet["B3"] = '=B2&"er"'  # a program that doesn't calculate leaves no result
+    stream = io.BytesIO()
+    book.save(stream)
+    with pytest.raises(RaymcError, match="cell B3 is a formula without a result; open the file in"):
+        listed(tmp_path, "t.xlsx", stream.getvalue())
+
+
+def test_a_column_that_is_almost_a_label(tmp_path: Path) -> None:
+    table = "file,counting,shapes\na,x,x\nb,,x\nc,x,maybe\n"
+    listing = listed(tmp_path, "t.csv", table)
+    assert seen(listing) == [("counting",), (), ("counting",)]
+    assert '"shapes" is not taken for a label, because line 4 says "maybe"' in listing.lines[-1]
+
+
+def test_rows_are_called_as_their_program_shows_them(tmp_path: Path) -> None:
+    text = 'sep=;\nLessons of May\n\npath;tag;start\na.mp4;"x\ny";0\nb.mp4;x;1:75\n'
+    with pytest.raises(RaymcError, match="line 7: start is '1:75'"):
+        listed(tmp_path, "t.csv", text)
+    rows: list[list[Any]] = [["Lessons"], [], ["File", "Code", "Start"], ["a", "x", 0], []]
+    with pytest.raises(RaymcError, match="row 6: Start is 'later'"):
+        listed(tmp_path, "t.xlsx", xlsx({"S": [*rows, ["b", "x", "later"]]}))
