@@ -152,6 +152,7 @@ class LocalCluster:
             "RAY_ADDRESS": self.address,
             "RAY_API_SERVER_ADDRESS": self.dashboard,
             "RAY_TMPDIR": str(self.folder),
+            "RAYMC_SHARED_FOLDER": "/",  # all nodes are this machine
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray listen on 127.0.0.1, on Linux too
             _MARK: self._mark,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raymc.runtime import interruption
+from raymc.runtime.reach import SHARED_FOLDER
 
 if TYPE_CHECKING:
     from raymc.runtime.jobs import Client, Job
@@ -71,6 +72,15 @@ _address = click.option(
     default=1.0,
     show_default=True,
     help="CPUs for the driver.",
+)
+@click.option(
+    "--shared",
+    envvar="RAYMC_SHARED_FOLDER",
+    default=SHARED_FOLDER,
+    show_default=True,
+    show_envvar=True,
+    metavar="FOLDER",
+    help="Folder that all nodes share, in which data and runs must be.",
 )
 @click.option("--any-node", is_flag=True, help="Allow the driver on a spot node.")
 @click.option(

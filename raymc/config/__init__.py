@@ -42,6 +42,7 @@ from raymc.config.tree import (
     load,
     overridden,
     override,
+    places,
     run_name,
     to_dict,
 )

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -23,7 +23,7 @@ from raymc.addresses import has_password, redacted, without_password
 from raymc.config.data import BatchConfig, DataConfig, ExtractConfig
 from raymc.config.formats import MAKERS
 from raymc.config.model import LossConfig, ModelConfig, OptimizerConfig
-from raymc.config.places import LONGEST_NAME
+from raymc.config.places import LONGEST_NAME, Place
 from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import SearchConfig
 from raymc.errors import ConfigError, UnknownSettingError
@@ -111,6 +111,22 @@ def to_dict(config: Config) -> dict[str, Any]:
 def flatten(config: Config) -> dict[str, Any]:
     """Return all settings by dotted path."""
     return dict(_leaves(to_dict(config), ""))
+
+
+def places(config: Config) -> dict[str, str]:
+    """Return the settings that name a file or folder, by dotted path; without empty ones."""
+    return {key: place for key, place in _places(config, "") if place}
+
+
+def _places(section: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(section):
+        key, value = f"{prefix}{field.name}", getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _places(value, f"{key}.")
+        elif field.type == Place:
+            yield key, value
+        elif Place in get_args(field.type):  # of each split
+            yield from ((f"{key}.{name}", place) for name, place in value.items())
 
 
 def override(config: Config, settings: Mapping[str, Any]) -> Config:

@@ -18,19 +18,37 @@ from pathlib import Path
 from typing import Literal
 
 from raymc.addresses import has_password, is_secret_name
-from raymc.config import EXAMPLE_FOLDER, Config, check_space, flatten, load, override, run_name
+from raymc.config import (
+    EXAMPLE_FOLDER,
+    Config,
+    check_space,
+    flatten,
+    load,
+    override,
+    places,
+    run_name,
+)
 from raymc.errors import ConfigError
 from raymc.runtime.packing import Tree, find_text, list_tree, tree_root
+from raymc.runtime.reach import SHARED_FOLDER, check_folder, check_input, check_server
 from raymc.runtime.secrets import find_secrets, kind_of_secret
 
 Command = Literal["train", "tune", "extract", "data"]
 STAYING_NODE = {"ray.io/market-type": "!spot"}  # also matches nodes without the label
+# Settings that a command needs in a folder that all nodes share; others of them, where given.
 SHARED_PATHS: Mapping[Command, tuple[str, ...]] = {
     "train": ("data.path", "run.folder"),
     "tune": ("data.path", "run.folder"),
     "extract": ("data.path",),
     "data": ("data.path",),
 }
+_INPUTS: Mapping[Command, tuple[str, ...]] = {  # sections whose files a command reads
+    "train": ("data.make.",),
+    "tune": ("data.make.",),
+    "extract": ("extract.",),
+    "data": ("data.make.",),
+}
+_SERVERS = ("tracking.uri", "search.storage")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TELLING_LETTERS = 8  # shorter values occur in files by chance
@@ -50,6 +68,7 @@ class Request:
         allow: Files to send although they look like secrets, relative to our folder.
         cpus: CPUs of the driver.
         any_node: Whether the driver may run on a spot node, which can be taken away.
+        shared: Folder that all nodes of the cluster share.
     """
 
     config: str
@@ -61,6 +80,7 @@ class Request:
     allow: tuple[str, ...] = ()
     cpus: float = 1.0
     any_node: bool = False
+    shared: str = SHARED_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +129,8 @@ def draft(request: Request) -> Plan:
     if command == "tune":
         check_space(config)
     name = _job_name(request, config, command)
-    _check_settings(override(config, {"run.name": name}), command)
+    named = override(config, {"run.name": name})
+    _check_settings(named, command, request.shared)
     here = Path.cwd().resolve()
     root = tree_root(here)
     allow = _allowed(request.allow, root, here)
@@ -117,11 +138,14 @@ def draft(request: Request) -> Plan:
     file = _packed_config(request.config, tree, here)
     line = ["raymc", *_arguments(command, file, request.settings, name)]
     folder = here.relative_to(root).as_posix()
+    for key, place in places(named).items():
+        if key.startswith(_INPUTS[command]):
+            check_input(key, place, request.shared, folder, tree.files)
     planned = Plan(
         name=name,
         command=shlex.join(line),
         entry_point=_entry_point(line, folder, request.secrets),
-        env=sent(request.env),
+        env=_sent(request),
         tree=tree,
         allow=allow,
         cpus=request.cpus,
@@ -224,8 +248,8 @@ def _job_name(request: Request, config: Config, command: Command) -> str:
     return name
 
 
-def _check_settings(config: Config, command: Command) -> None:
-    """Refuse passwords, and folders that only one node would see."""
+def _check_settings(config: Config, command: Command, shared: str) -> None:
+    """Refuse passwords, and places that not all nodes would reach."""
     settings = flatten(config)
     for key, value in settings.items():
         if has_password(str(value)):
@@ -236,13 +260,23 @@ def _check_settings(config: Config, command: Command) -> None:
             )
     for key in SHARED_PATHS[command]:
         if not settings[key]:
-            raise ConfigError(f"setting {key} is empty: name it with --set {key}=/shared/FOLDER")
-        if "://" not in settings[key] and not Path(settings[key]).is_absolute():
             raise ConfigError(
-                f"setting {key} = {settings[key]!r}: it would be in the job's own copy of the "
-                "tree, which Ray deletes; give a folder that all nodes share, such as "
-                f"--set {key}=/shared/{settings[key]}"
+                f"setting {key} is empty: name it with --set {key}={shared.rstrip('/')}/FOLDER"
             )
+        check_folder(key, settings[key], shared)
+    if command in ("train", "tune"):
+        if settings["run.storage"]:
+            check_folder("run.storage", settings["run.storage"], shared)
+        for key in _SERVERS:
+            check_server(f"setting {key}", settings[key], shared)
+
+
+def _sent(request: Request) -> dict[str, str]:
+    """Return the variables to send, of which none may name a server of this machine."""
+    variables = sent(request.env)
+    for name, value in variables.items():
+        check_server(f"--env {name}", value, request.shared)
+    return variables
 
 
 def _data_folders(request: Request, config: Config, bases: Set[Path]) -> list[Path]:

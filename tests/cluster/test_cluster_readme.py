@@ -9,6 +9,9 @@ import botocore.session
 import pytest
 from botocore import xform_name
 from commands import ROOT, in_markdown, parse
+from kustomization import build, containers
+
+from raymc.runtime.reach import SHARED_FOLDER, is_shared
 
 CLUSTER = ROOT / "cluster"
 README = (CLUSTER / "README.md").read_text()
@@ -71,6 +74,26 @@ def test_all_that_is_to_be_filled_in_is_explained() -> None:
     asked = {found for path in files for found in re.findall(r"\w+-REPLACE-ME", path.read_text())}
     assert {each for each in asked if each not in README} == set()
     assert len(asked) == 8
+
+
+def test_all_share_one_folder() -> None:
+    """What is mounted, what pages say and what `raymc submit` expects are the same path."""
+    mounted = {
+        mount["mountPath"]
+        for container in containers(build(CLUSTER / "kuberay" / "base"))
+        for mount in container.get("volumeMounts", [])
+        if mount["name"] == "raymc"
+    }
+    for name in ("aws.yaml", "gcp.yaml"):
+        mounted |= set(re.findall(r"sudo mount .* (/\S+)$", (CLUSTER / name).read_text(), re.M))
+    assert mounted == {SHARED_FOLDER}
+    pages = [*ROOT.glob("*.md"), *CLUSTER.rglob("*.*ml"), *CLUSTER.glob("*.md")]
+    pages += [ROOT / name for name in ("jobs/README.md", "jobs/configs/README.md")]
+    named = "(?:data\\.path|run\\.folder|run\\.storage)[=: ]+(/[^\\s`'\"]+)"
+    for page in [*pages, ROOT / "raymc" / "README.md"]:
+        text = page.read_text()
+        assert "/shared/" not in text, page
+        assert all(is_shared(path, SHARED_FOLDER) for path in re.findall(named, text)), page
 
 
 def test_files_that_are_named_are_there() -> None:

@@ -26,6 +26,7 @@ from raymc.cli.main import main
 from raymc.config import Config, override
 from raymc.errors import ConfigError
 from raymc.runtime.provenance import VARIABLE
+from raymc.runtime.reach import SHARED_FOLDER
 from raymc.runtime.submit import Request, plan, required, sent
 from raymc.tracking import list_runs
 from raymc.training.bundle import load_bundle
@@ -51,12 +52,13 @@ def tree(
     write_config(config, root / "lesson plan.yaml")
     monkeypatch.chdir(root)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAYMC_SHARED_FOLDER", "/")  # every node is this machine
     return root
 
 
 @pytest.fixture
 def lesson(tree: Path) -> Request:
-    return Request(config="lesson plan.yaml", name="lesson", command="train")
+    return Request(config="lesson plan.yaml", name="lesson", command="train", shared="/")
 
 
 # What is planned
@@ -109,9 +111,9 @@ def test_a_configuration_that_says_what_to_search_is_tuned(lesson: Request, tree
     assert words(replace(lesson, command=None))[2] == "tune"
     plain = tree / "plain.yaml"
     plain.write_text("data: {path: /data}\nrun: {folder: /runs}\nsearch: {gpus_per_trial: 0.5}\n")
-    assert words(Request(config="plain.yaml"))[2] == "train"
+    assert words(Request(config="plain.yaml", shared="/"))[2] == "train"
     choices = "search.space={loss.margin: {choices: [0.1, 0.2]}}"
-    assert words(Request(config="plain.yaml", settings=(choices,)))[2] == "tune"
+    assert words(Request(config="plain.yaml", settings=(choices,), shared="/"))[2] == "tune"
 
 
 def test_names(lesson: Request) -> None:
@@ -247,7 +249,7 @@ REFUSED = [
     (named_like_a_setting, r"configuration a=b\.yaml: a name with = would be read"),
     (given(name="two words"), r"'two words' can't be the name of a job: .* with --name"),
     (given(name="-x"), r"'-x' can't be the name of a job"),
-    (setting("run.folder=runs"), r"run\.folder = 'runs': .*--set run\.folder=/shared/runs"),
+    (setting("run.folder=runs"), r"run\.folder = 'runs': .*--set run\.folder=/runs$"),
     (setting("data.path=data/x"), r"data\.path = 'data/x': it would be in the job's own copy"),
     (
         setting("tracking.uri=http://me:word@mlflow:5000"),
@@ -297,6 +299,81 @@ def test_refused(
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
     assert TOKEN not in str(caught.value)
+
+
+# Paths that the cluster can't see. The dataset and runs are in the folder that nodes share.
+AWAY = [
+    ("data.path=/home/me/x", r"= '/home/me/x': .*share /mnt/raymc.*data\.path=/mnt/raymc/x, or"),
+    ("data.path=/mnt/raymc/../home/x", r"the cluster's nodes share /mnt/raymc"),
+    ("data.path=/mnt/raymcx", r"the cluster's nodes share /mnt/raymc"),
+    ("data.path=~/x", r"= '/.*/x': the cluster's nodes share /mnt/raymc"),
+    ("data.path=file:///mnt/raymc/x", r"look on its own disk .*--set data\.path=/mnt/raymc/x$"),
+    ("data.path=memory://x", r"in its own memory"),
+    ("run.folder=file:///home/me/runs", r"run\.folder = .*--set run\.folder=/mnt/raymc/runs$"),
+    ("run.storage=/scratch/me", r"run\.storage = '/scratch/me': the cluster's nodes share"),
+    ("tracking.uri=http://127.0.0.1:5000", r"on the cluster, 127\.0\.0\.1 is the node that the"),
+    ("tracking.uri=http://localhost:5000", r"on the cluster, localhost is the node"),
+    ("tracking.uri=sqlite:////home/me/x.db", r"tracking\.uri = .* do not see that file"),
+    ("search.storage=sqlite:///study.db", r"search\.storage = .* do not see that file"),
+    ("search.storage=postgresql://me@[::1]/x", r"on the cluster, ::1 is the node"),
+]
+MAKE = "data.make={name: npz, modalities: {a: a}, rates_hz: {a: 1}, file: %s}"
+AWAY += [
+    (MAKE % "../a.npz", r"data\.make\.file = .*outside the working tree.*--set data\.make=null$"),
+    (MAKE % "big/a.npz", r"data\.make\.file = .*git ignores it, or it is not there"),
+    (MAKE % "/home/me/a.npz", r"data\.make\.file = .*is on this machine"),
+    (MAKE % "file:///mnt/raymc/a.npz", r"look on its own disk"),
+    (
+        "data.make={name: parquet, split_files: {train: sent/*.parquet, val: big/*.parquet}, "
+        "columns: {a: a}}",
+        r"data\.make\.split_files\.val = 'big/\*\.parquet' would not be sent",
+    ),
+]
+
+
+@pytest.fixture
+def on_a_cluster(lesson: Request, tree: Path) -> Request:
+    """A job whose dataset and runs are in the folder that nodes share."""
+    (tree / ".gitignore").write_text("big/\n")
+    for name in ("sent/a.npz", "sent/a.parquet", "big/a.npz", "big/a.parquet", "a.csv"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    where = ("data.path=/mnt/raymc/data/x", "run.folder=/mnt/raymc/runs")
+    return replace(lesson, settings=where, shared=SHARED_FOLDER)
+
+
+@pytest.mark.parametrize(("setting", "message"), AWAY)
+def test_paths_that_the_cluster_does_not_see(
+    on_a_cluster: Request, setting: str, message: str
+) -> None:
+    settings = (*on_a_cluster.settings, setting)
+    with pytest.raises(ConfigError, match=message) as caught:
+        plan(replace(on_a_cluster, settings=settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_paths_that_the_cluster_sees(
+    on_a_cluster: Request, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def accept(*settings: str, **changed: Any) -> None:
+        assert plan(replace(on_a_cluster, **{"settings": settings, **changed}))
+
+    here = on_a_cluster.settings
+    accept(*here, MAKE % "sent/a.npz", "tracking.uri=http://mlflow:5000")
+    accept(*here, MAKE % "/mnt/raymc/a.npz", "tracking.uri=sqlite:////mnt/raymc/runs/mlflow.db")
+    accept(*here, MAKE % "s3://bucket/a.npz")
+    accept("data.path=s3://bucket/x", "run.folder=/mnt/raymc/runs", "run.storage=gs://bucket/r")
+    accept("data.path=/nfs/x", "run.folder=/nfs/runs", shared="/nfs")
+    # of the file that makes the data only commands that make it are judged
+    accept(*here, MAKE % "big/a.npz", "extract.source=a.csv", command="extract")
+    with pytest.raises(ConfigError, match=r"extract\.source = 'b\.csv' would not be sent"):
+        accept(*here, "extract.source=b.csv", command="extract")
+    (tree / "below").mkdir()
+    monkeypatch.chdir(tree / "below")
+    accept(*here, MAKE % "../sent/a.npz", config="../lesson plan.yaml")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    with pytest.raises(ConfigError, match=r"^--env MLFLOW_TRACKING_URI = .*localhost is the node"):
+        accept(*here, env=("MLFLOW_TRACKING_URI",), config="../lesson plan.yaml")
 
 
 def test_a_file_that_looks_like_a_secret_is_sent_if_one_says_so(
