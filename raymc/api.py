@@ -22,6 +22,7 @@ from raymc.evaluation.export import export as export_bundle
 from raymc.evaluation.outcomes import label_outcomes
 from raymc.evaluation.predict import predict as write_predictions
 from raymc.evaluation.prediction_files import frames_of
+from raymc.evaluation.timeline import Timeline, make_timeline
 from raymc.terminal import make_console
 from raymc.training.bundle import Bundle, load_bundle
 from raymc.training.runs import dataset_behind, find_bundle
@@ -150,6 +151,42 @@ def predict(
         out = Path(folder, "predictions")
         write_predictions(model, str(source), out, split=split, device=device)
         return pd.concat(frames_of(sorted(out.iterdir()), top=top), ignore_index=True)
+
+
+def timeline(
+    model: Bundle,
+    video: str | Path,
+    *,
+    window: float | None = None,
+    stride: float | None = None,
+    threshold: float | None = None,
+    least: float = 0.0,
+    device: str = "auto",
+) -> Timeline:
+    """Return where in a video each label shows.
+
+    The frame `.segments` has a row for each stretch in which a label shows (`start`, `end`,
+    `label`, `probability`), `.windows` one for each window (`start`, `end`, and
+    `probability.LABEL` for each label). Times are in seconds.
+
+    Args:
+        model: From `load`, `train` or `tune`.
+        video: Its path.
+        window: Length of a window in seconds; None: as in the model's recipe, or the median length
+            of the clips that it was trained on.
+        stride: Seconds from the start of a window to the next; None: as in the recipe, or half a
+            window.
+        threshold: Probability from which a label shows; None: the model's thresholds.
+        least: Segments of fewer seconds are left out.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        BundleError: The model doesn't say how its features were made, or they can't be made here.
+        ConfigError: A length is out of range or not known.
+        DataError: There is no such video, or nothing of it can be read.
+    """
+    given = {"window": window, "stride": stride, "threshold": threshold, "least": least}
+    return make_timeline(model, str(video), **given, device=device)
 
 
 def evaluate(

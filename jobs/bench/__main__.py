@@ -30,6 +30,7 @@ BENCHMARKS = {
     **IN_ALL,
     "accuracy": "Losses and classifiers, tuned with one budget.",
     "fusion": "Modalities and fusion depths, by label group.",
+    "timeline": "Segments of labels in lessons whose times are known.",
 }
 PATH = click.Path(path_type=Path)
 
@@ -108,7 +109,7 @@ def bench_all(out: Path, media: str | None) -> None:
     """Run all that measure time, briefly.
 
     Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
-    run, and the exit code is 1. `accuracy` and `fusion` are not part of it.
+    run, and the exit code is 1. `accuracy`, `fusion` and `timeline` are not part of it.
     """
     given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
     if media is not None:

@@ -11,7 +11,7 @@ from raymc.errors import ConfigError
 from raymc.evaluation.compare import Comparison, ScoredRun, check_classes, compare
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.metrics import MetricName
-from raymc.report import save_report
+from raymc.report.build import save_report
 from raymc.report.comparison import comparison_page, comparison_parts
 from raymc.terminal import print_line
 from raymc.training.bundle import load_bundle

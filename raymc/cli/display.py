@@ -336,3 +336,50 @@ class ExtractDisplay:
             return []
         seconds = (event.files - event.done_files) * (now - then) / (event.done_files - done)
         return [f"{duration(seconds)} left"]
+
+
+class VideoDisplay:
+    """Shows how far in a video something is: a bar in a terminal, a line every 10 s elsewhere."""
+
+    def __init__(
+        self,
+        console: Console,
+        doing: str,
+        seconds: Callable[[], float | None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console, self._doing, self._seconds, self._clock = console, doing, seconds, clock
+        self._began = self._said = clock()
+        self._first: tuple[float, float] | None = None  # seconds at the first event, and its time
+        self._progress = Progress(
+            TextColumn(doing, markup=False),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[note]}", style="cyan", markup=False),
+            console=console,
+            transient=True,
+            expand=True,
+            disable=not console.is_interactive,
+        )
+        self._task = self._progress.add_task(doing, total=None, note="")
+
+    def __enter__(self) -> "VideoDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def handle(self, done: float) -> None:
+        """Show that so many seconds of the video are done."""
+        now, total = self._clock(), self._seconds()
+        self._first = self._first or (done, now)
+        note = f"{duration(done)} of {duration(total)}" if total else duration(done)
+        begun, then = self._first
+        if total and begun < done < total:
+            left = (total - done) * (now - then) / (done - begun)
+            note += f"  {duration(left)} left"
+        self._progress.update(self._task, total=total, completed=done, note=note)
+        if not self._console.is_interactive and now - self._said >= _SECONDS_A_LINE:
+            self._said = now
+            print_line(self._console, f"{self._doing}: {note}")

@@ -19,6 +19,7 @@ from raymc.cli.options import Commands, configured, load_config, make_console, o
 from raymc.cli.records import replay, runs, ui
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
+SECONDS = click.FloatRange(min=0)
 _device = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
@@ -188,6 +189,35 @@ def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given
 
 @click.command()
 @click.argument("run")
+@click.argument("video")
+@overridable
+@click.option(
+    "--out", required=True, type=click.Path(), help="File: .html, .vtt, .eaf, .csv, .xlsx, .json."
+)
+@click.option("--window", type=SECONDS, help="Seconds of each window; by default as in training.")
+@click.option("--stride", type=SECONDS, help="Seconds between windows; by default half a window.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Probability from which a label shows; by default the model's thresholds.",
+)
+@click.option("--least", type=SECONDS, default=0.0, help="Leave out shorter segments, in seconds.")
+@_device
+def timeline(run: str, video: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:
+    """Show where in a video each label shows.
+
+    RUN is the name or folder of a run or sweep, or a bundle. The suffix of --out says what is
+    written: a page with the video and a track for each label, chapters (.vtt), an ELAN file with a
+    tier for each label (.eaf), or a table of segments.
+    """
+    folder = load_config(None, overrides).run.folder
+    from raymc.cli.timeline import run_timeline
+
+    run_timeline(run, video, Path(out), make_console(), runs_folder=folder, **given)
+
+
+@click.command()
+@click.argument("run")
 @overridable
 @click.option("--alias", default="champion", show_default=True, help="Alias to take.")
 @click.option("--name", default="", help="Registered model; by default tracking.register_as.")
@@ -226,6 +256,6 @@ def show_config(target: str | None, overrides: tuple[str, ...], reference: bool)
 
 _MAKE = (demo, extract, import_, data)
 _TRAIN = (train, tune, runs, report, compare)
-_USE = (evaluate, predict, export, promote, ui, replay, show_config)
+_USE = (evaluate, predict, timeline, export, promote, ui, replay, show_config)
 for command in (*_MAKE, *_TRAIN, *_USE, *JOB_COMMANDS):
     main.add_command(command)

@@ -112,7 +112,7 @@ def run_report(
     price: float | None = None,
 ) -> Path:
     """Write a sweep's report, by default to its folder, and add it to its run in MLflow."""
-    from raymc.report import build_report, save_report
+    from raymc.report.build import build_report, save_report
 
     page, config = build_report(run, split=split, price=price), run.config
     path = run.folder / REPORT if out is None else out
@@ -232,7 +232,7 @@ def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, consol
 
 def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
     """Write the report of a sweep whose bundle is on disk; if that fails, only warn."""
-    from raymc.report import build_report, save_report
+    from raymc.report.build import build_report, save_report
 
     try:
         page = build_report(run)

@@ -20,8 +20,13 @@ from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
 
 
-def plan_of(bundle: Bundle, *, device: str = "auto") -> ExtractPlan:
+def plan_of(bundle: Bundle, *, device: str = "auto", **windows: float) -> ExtractPlan:
     """Return how to make the features that a bundle reads.
+
+    Args:
+        bundle: The model.
+        device: `auto`, `cpu` or `gpu`.
+        windows: `window_seconds` and `stride_seconds` in place of those of its recipe.
 
     Raises:
         BundleError: It doesn't say how, or they would be others here.
@@ -33,7 +38,7 @@ def plan_of(bundle: Bundle, *, device: str = "auto") -> ExtractPlan:
             "dataset was not made by `raymc extract`, or by an older raymc: give a dataset made in "
             "the same way, not videos"
         )
-    given: dict[str, Any] = {**bundle.recipe, "device": device}
+    given: dict[str, Any] = {**bundle.recipe, **windows, "device": device}
     plan = plan_extraction(ExtractConfig(**given))
     bundle.check_modalities(plan.modalities)
     return plan

@@ -6,7 +6,7 @@ probability for each label, or its score if the bundle is not calibrated.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from raymc.terminal import one_line
 SHEET_ROWS = 1_048_575  # of an Excel sheet, below its heading
 _CLIP = {"id": "id", "path": "path", "start_seconds": "start", "end_seconds": "end"}
 _SEPARATOR = ";"
-Frames = Iterator[pd.DataFrame]
+Frames = Iterable[pd.DataFrame]
 Writer = Callable[[Frames, Path], None]
 
 
@@ -43,7 +43,7 @@ def writer_to(out: Path) -> Writer | None:
     return _WRITERS.get(suffix)
 
 
-def frames_of(parts: Sequence[Path], *, top: int = 0) -> Frames:
+def frames_of(parts: Sequence[Path], *, top: int = 0) -> Iterator[pd.DataFrame]:
     """Yield the predictions of each part as a table for people.
 
     With `top`, the most probable labels of a row take the place of a column for each label.
@@ -113,11 +113,25 @@ def _write_parquet(frames: Frames, out: Path) -> None:
 
 
 def _write_excel(frames: Frames, out: Path) -> None:
+    write_workbook({"predictions": map(_cells, frames)}, out)
+
+
+def write_workbook(sheets: Mapping[str, Frames], out: Path) -> None:
+    """Write the frames of each sheet below each other; texts are texts, whatever they look like.
+
+    Raises:
+        DataError: A sheet has more rows than Excel allows.
+    """
     from openpyxl import Workbook
-    from openpyxl.cell import WriteOnlyCell
 
     book = Workbook(write_only=True)
-    sheet = book.create_sheet("predictions")
+    for name, frames in sheets.items():
+        _write_sheet(book.create_sheet(name), frames, out)
+    book.save(out)
+
+
+def _write_sheet(sheet: Any, frames: Frames, out: Path) -> None:
+    from openpyxl.cell import WriteOnlyCell
 
     def cell(value: Any) -> Any:
         made = WriteOnlyCell(sheet, one_line(value) if isinstance(value, str) else value)
@@ -129,17 +143,15 @@ def _write_excel(frames: Frames, out: Path) -> None:
 
     rows = 0
     for place, frame in enumerate(frames):
-        shown = _cells(frame)
         if place == 0:
-            sheet.append([cell(name) for name in shown.columns])
-        rows += len(shown)
+            sheet.append([cell(name) for name in frame.columns])
+        rows += len(frame)
         if rows > SHEET_ROWS:
             raise DataError(
                 f"{out}: an Excel sheet holds {SHEET_ROWS:,} rows: write .csv or .parquet"
             )
-        for values in shown.astype(object).where(shown.notna(), None).itertuples(index=False):
+        for values in frame.astype(object).where(frame.notna(), None).itertuples(index=False):
             sheet.append([cell(_plain(value)) for value in values])
-    book.save(out)
 
 
 _WRITERS: dict[str, Writer] = {

@@ -219,7 +219,7 @@ def _draw_digits(
 
 def _show(digit: int, slot_start: float, split: str, rng: np.random.Generator) -> Event:
     start, end = rng.uniform(0, 0.25), rng.uniform(0.75, 1)
-    images = _images(split)[digit]
+    images = images_of(split)[digit]
     image = images[rng.integers(len(images))]
     return Event(digit, slot_start + start * SLOT_SECONDS, slot_start + end * SLOT_SECONDS, image)
 
@@ -234,7 +234,7 @@ def _sound(
 
 
 @lru_cache(maxsize=3)
-def _images(split: str) -> tuple[Float32[np.ndarray, "_ 64"], ...]:
+def images_of(split: str) -> tuple[Float32[np.ndarray, "_ 64"], ...]:
     """A split's pictures of each digit: a stretch of scikit-learn's file, in its order."""
     from sklearn.datasets import load_digits
 

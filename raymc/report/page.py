@@ -6,16 +6,16 @@ printed in the terminal too.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from raymc.terminal import plain, visible
 
-STYLES = {"better": "green", "worse": "red"}  # of cells in the terminal; page.html has its own
+STYLES = {"better": "green", "worse": "red"}  # of cells in the terminal; base.html has its own
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,17 @@ def text(shown: str) -> Cell:
 
 def render(page: Page) -> str:
     """Return the page as one HTML document that loads nothing."""
+    return render_template("page.html", page=page)
+
+
+def render_template(name: str, **given: Any) -> str:
+    """Return one of this room's templates, filled in; texts are escaped and shown as typed."""
     environment = Environment(
+        loader=PackageLoader("raymc.report", ""),
         autoescape=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    source = files("raymc.report").joinpath("page.html").read_text("utf-8")
-    return environment.from_string(source).render(page=page)
+    return environment.get_template(name).render(**given)

@@ -27,7 +27,7 @@ from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.bootstrap import Difference, bootstrap_interval, paired_difference
 from raymc.metrics.metrics import MetricName, evaluate_scores
 from raymc.metrics.text import difference_text, estimate_text
-from raymc.report import save_report
+from raymc.report.build import save_report
 from raymc.report.comparison import comparison_page, comparison_parts, verdict_lines
 
 NAMES = tuple("abcdefg")

@@ -22,7 +22,7 @@ from raymc.config import Config, override
 from raymc.data.info import describe, print_info
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Row, open_dataset, write_dataset
-from raymc.report import build_report
+from raymc.report.build import build_report
 from raymc.runtime.jobs import Job
 from raymc.terminal import print_line, visible
 from raymc.training.runs import read_run

@@ -13,7 +13,7 @@ from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
-from raymc.report import build_report, save_report
+from raymc.report.build import build_report, save_report
 from raymc.training.runs import read_run
 
 SPACE = {

@@ -1,18 +1,17 @@
 """MLflow's pages on a finished sweep, as a browser shows them. Nothing but loopback is reached."""
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import StringIO
 
 import pytest
+from browser import chromium, needs_browser
 from drivers import running, wait_until
 from rich.console import Console
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException, WebDriverException
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from sockets import free_port
@@ -25,20 +24,6 @@ from raymc.tracking import open_tracker
 from raymc.tracking.recording import SweepRecorder
 from raymc.training.runs import open_run
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "headless=new",
-    "no-sandbox",  # CI is root in a container
-    "disable-gpu",
-    "disable-dev-shm-usage",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "no-proxy-server",
-    "host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    "window-size=1800,1300",
-)
 READ = """
 const place = e => { const box = e.getBoundingClientRect(); return [Math.round(box.top), box.left] }
 return [...document.querySelectorAll(arguments[0])]
@@ -61,13 +46,7 @@ TRIALS: list[tuple[tuple[float, float, int], list[float], TrialState]] = [
 ]
 NAMES = [f"margin={m:g} τ={t:g} fusion={f}" for (m, t, f), _, _ in TRIALS]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER),
-        reason="needs a browser: apt-get install chromium chromium-driver",
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 def record_sweep(config: Config, dataset: Dataset) -> None:
@@ -110,13 +89,8 @@ def address(
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     """Chromium as someone has it who was never on MLflow's pages."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield browser
-    browser.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
 
 
 class Page:

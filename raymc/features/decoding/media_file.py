@@ -76,7 +76,7 @@ class MediaFile:
         self.opening_trouble = opening_trouble
         streams = container.streams
         best = {stream.index for kind in _KINDS if (stream := streams.best(kind)) is not None}
-        videos = [s for s in streams.video if _is_decodable(s) and not _is_cover(s)]
+        videos = [s for s in streams.video if _is_decodable(s) and not is_cover(s)]
         audios = [s for s in streams.audio if _is_decodable(s)]
         self.video = max(videos, key=lambda stream: stream.index in best, default=None)
         self.audio = max(audios, key=lambda stream: stream.index in best, default=None)
@@ -245,17 +245,18 @@ def open_media(path: str, on_packet: Callable[[], None] = lambda: None) -> Itera
         OSError: It is missing, or isn't a file.
     """
     log = ErrorLog()
-    with _open(path) as container:
+    with open_container(path) as container:
         trouble = log.last(container.format.name)
         start = (container.start_time or 0) / av.time_base
         if start < 0:
-            with _open(path) as other:
+            with open_container(path) as other:
                 start = _first_seconds(other)
         yield MediaFile(container, trouble, origin_seconds=start, on_packet=on_packet)
 
 
 @contextmanager
-def _open(path: str) -> Iterator[InputContainer]:
+def open_container(path: str) -> Iterator[InputContainer]:
+    """Open a file as FFmpeg's own container; errors are those of `open_media`."""
     filesystem, inner = open_address(path)
     with ExitStack() as stack:
         try:
@@ -273,9 +274,7 @@ def _open(path: str) -> Iterator[InputContainer]:
 def _first_seconds(container: InputContainer) -> float:
     """When the earliest stream begins: its header may count sound that decoders leave out."""
     streams = [*container.streams.video, *container.streams.audio]
-    waiting = {
-        stream.index for stream in streams if _is_decodable(stream) and not _is_cover(stream)
-    }
+    waiting = {stream.index for stream in streams if _is_decodable(stream) and not is_cover(stream)}
     first: list[float] = []
     packets = islice(container.demux(streams), _FIRST_PACKETS)
     while waiting:
@@ -310,7 +309,8 @@ def _open_remote(file: object) -> InputContainer:
     )
 
 
-def _is_cover(stream: VideoStream | AudioStream) -> bool:
+def is_cover(stream: VideoStream | AudioStream) -> bool:
+    """Tell whether a stream is a picture that a file of sound attaches."""
     return bool(stream.disposition & Disposition.attached_pic)
 
 

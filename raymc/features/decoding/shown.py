@@ -43,7 +43,7 @@ class PictureMaker:
 
     def make(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         """Make the picture of a frame; one of `FAULTS` if swscale can't convert it."""
-        turned, upright = _orientation(frame)
+        turned, upright = orientation(frame)
         height, width = self._scaled_size(frame, turned)
         scaled = self._reformatter.reformat(
             frame,
@@ -70,7 +70,7 @@ class PictureMaker:
         return (short, long) if width >= height else (long, short)
 
 
-def _orientation(frame: VideoFrame) -> tuple[bool, Callable[[np.ndarray], np.ndarray]]:
+def orientation(frame: VideoFrame) -> tuple[bool, Callable[[np.ndarray], np.ndarray]]:
     """How a frame is turned upright: whether its sides swap, and the function that does it.
 
     The display matrix maps (x, y) to (a x + c y, b x + d y), as the MP4 standard (ISO 14496-12)

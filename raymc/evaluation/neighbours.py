@@ -1,0 +1,128 @@
+"""The training clips that are nearest to a prediction, in the space of the prototypes.
+
+A bundle holds nothing of the clips that it was trained on, so it can be given away. Their
+embeddings are computed from the dataset of the bundle's run, once, and kept in the folder of the
+run (`neighbours/`) under the digests of both.
+
+Axes: N training clips, W windows, E embedding.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64
+
+import raymc
+from raymc.data.feed.batches import decode_tokens
+from raymc.data.shards import Dataset, read_shard
+from raymc.data.storage import whole_file
+from raymc.errors import ConfigError, DataError
+from raymc.training.bundle import Bundle
+from raymc.training.runs import dataset_behind, run_of
+
+MOST_CLIPS = 5000  # of larger splits, every so-manieth shard is taken, up to about this many clips
+_PLACE = ("path", "start_seconds", "end_seconds")
+
+
+@dataclass(frozen=True)
+class TrainingClips:
+    """Clips that a model was trained on.
+
+    Attributes:
+        clips: A row each: `id`, `labels`, and `path`, `start_seconds` and `end_seconds` if the
+            dataset has them.
+        embeddings: [N, E], of length 1.
+    """
+
+    clips: pa.Table
+    embeddings: Float32[np.ndarray, "N E"]
+
+    def nearest(
+        self, embeddings: Float32[np.ndarray, "W E"], count: int = 3
+    ) -> tuple[Int64[np.ndarray, "W K"], Float32[np.ndarray, "W K"]]:
+        """Return, for each embedding, the numbers of the nearest clips and their cosines.
+
+        The nearest comes first. There are `count`, or as many as there are clips.
+        """
+        cosines = _unit(embeddings) @ self.embeddings.T
+        order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        return order, np.take_along_axis(cosines, order, axis=1)
+
+
+def training_clips(bundle: Bundle) -> TrainingClips:
+    """Return the clips that a run's bundle was trained on, with their embeddings.
+
+    Raises:
+        ConfigError: The bundle is in no run's folder, or its dataset has changed.
+        DataError: The dataset can't be read.
+    """
+    run, dataset = run_of(bundle.folder), dataset_behind(bundle.folder)
+    if run is None or dataset.manifest.digest() != bundle.dataset_digest:
+        raise ConfigError(f"{dataset.path} is not the dataset that the model was trained on")
+    belongs_to = {
+        "dataset": bundle.dataset_digest,
+        "split": bundle.config.data.train,
+        "bundle": bundle.digest,
+        "raymc": raymc.__version__,
+    }
+    key = hashlib.sha256(json.dumps(belongs_to).encode()).hexdigest()
+    file = run / "neighbours" / f"{key[:32]}.parquet"
+    with suppress(DataError):  # there is none, or it is damaged
+        return _load(file, belongs_to)
+    found = embed_clips(bundle, dataset, bundle.config.data.train)
+    with suppress(OSError):  # the run may be another user's and read-only
+        _save(found, file, belongs_to)
+    return found
+
+
+def embed_clips(bundle: Bundle, dataset: Dataset, split: str) -> TrainingClips:
+    """Embed the clips of a split, or of shards spread evenly over it.
+
+    Raises:
+        BundleError: The bundle doesn't match the dataset.
+        DataError: There is no such split, or a shard can't be read.
+    """
+    bundle.check_dataset(dataset.manifest)
+    shards = dataset.split(split)
+    every = -(-sum(shard.rows for shard in shards) // MOST_CLIPS)
+    names = [modality.name for modality in bundle.modalities]
+    tables, embeddings = [], []
+    for shard in shards[:: max(1, every)]:
+        table = read_shard(dataset, shard, ["id", "labels", *names], optional=_PLACE)
+        embeddings.append(bundle.embed_tokens(decode_tokens(table, bundle.modalities))[0])
+        known = [name for name in ("id", "labels", *_PLACE) if name in table.column_names]
+        tables.append(table.select(known).replace_schema_metadata())
+    return TrainingClips(pa.concat_tables(tables), _unit(np.concatenate(embeddings)))
+
+
+def _unit(embeddings: Float32[np.ndarray, "W E"]) -> Float32[np.ndarray, "W E"]:
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings / np.maximum(lengths, np.float32(1e-12))
+
+
+def _save(found: TrainingClips, file: Path, belongs_to: Mapping[str, str]) -> None:
+    flat = pa.array(np.ascontiguousarray(found.embeddings).ravel())
+    column = pa.FixedSizeListArray.from_arrays(flat, found.embeddings.shape[1])
+    table = found.clips.append_column("embedding", column)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as partial:
+        about = {"raymc": json.dumps(dict(belongs_to))}
+        pq.write_table(table.replace_schema_metadata(about), partial, compression="zstd")
+
+
+def _load(file: Path, belongs_to: Mapping[str, str]) -> TrainingClips:
+    try:
+        table = pq.read_table(file)
+        if json.loads((table.schema.metadata or {})[b"raymc"]) != dict(belongs_to):
+            raise ValueError("it belongs to another bundle")
+        flat = table["embedding"].combine_chunks().flatten().to_numpy()
+        return TrainingClips(table.drop_columns("embedding"), flat.reshape(len(table), -1))
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{file} holds no training clips") from error

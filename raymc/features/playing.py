@@ -1,0 +1,82 @@
+"""Media files for a page: how long they last, whether browsers play them, and copies that they do.
+
+Files are opened in a child process, because FFmpeg may crash or hang on a damaged one.
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from raymc.errors import DataError
+from raymc.runtime.child_process import Child, ChildError, limit_cpu
+
+_STUCK_SECONDS = 300.0  # of CPU time without a picture, by which FFmpeg never ends
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file's header says: its length if it is known, and whether browsers play it."""
+
+    seconds: float | None
+    is_played: bool
+
+
+class Looking:
+    """Opens a file in a child process while the caller goes on; `result` waits for it."""
+
+    def __init__(self, path: str) -> None:
+        self._child = Child(_look, path)
+        self._found: Look | None = None
+
+    def result(self) -> Look:
+        """Return what was found; nothing is known of a file that can't be opened."""
+        if self._found is None:
+            with closing(self._child):
+                try:
+                    self._found = Look(*self._child.receive())
+                except ChildError:
+                    self._found = Look(None, False)
+        return self._found
+
+
+def _look(connection: Connection, path: str) -> None:
+    from raymc.features.decoding.browser_copy import look
+
+    limit_cpu(_STUCK_SECONDS)
+    try:
+        connection.send(look(path))
+    except DataError:
+        connection.send((None, False))
+
+
+def copy_for_browsers(path: str, out: Path, *, listener: Callable[[float], None]) -> None:
+    """Write a copy that browsers play: an MP4 file of at most 480 lines; tells the seconds done.
+
+    Raises:
+        DataError: The file can't be decoded, or FFmpeg crashes on it.
+    """
+    with closing(Child(_write_copy, path, str(out))) as child:
+        try:
+            while (found := child.receive()) is not None:
+                if isinstance(found, DataError):
+                    raise found
+                listener(found)
+        except ChildError as error:
+            raise DataError(f"its decoder {error}") from error
+
+
+def _write_copy(connection: Connection, path: str, out: str) -> None:
+    from raymc.features.decoding.browser_copy import write_copy
+
+    def said(seconds: float) -> None:
+        limit_cpu(_STUCK_SECONDS)
+        connection.send(seconds)
+
+    limit_cpu(_STUCK_SECONDS)
+    try:
+        write_copy(path, Path(out), on_seconds=said)
+        connection.send(None)
+    except DataError as error:
+        connection.send(error)
