@@ -3,8 +3,8 @@
 Each node is real: it has its own raylet and object store. GPUs are stand-ins, the custom resource
 `fake_gpu`. Nodes are fixed, or Ray's own autoscaler starts and ends them, with the node provider
 that Ray uses in its tests. Everything listens on loopback, on free ports, with its files in a
-temporary folder. A variable in the environment marks the processes, so that exactly those end.
-Linux only.
+temporary folder. A variable that only its own processes get marks them, so that exactly those end:
+programs that use the cluster, or that were started from a shell that does, go on. Linux only.
 """
 
 import json
@@ -144,6 +144,11 @@ class LocalCluster:
         return not self.folder.exists()
 
     @property
+    def mark(self) -> dict[str, str]:
+        """What marks a process as the cluster's own, so that it ends with the cluster."""
+        return {_MARK: self._mark}
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a driver needs in its environment, besides ours."""
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.shape.token}
@@ -155,7 +160,6 @@ class LocalCluster:
             "RAYMC_SHARED_FOLDER": "/",  # all nodes are this machine
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # makes Ray listen on 127.0.0.1, on Linux too
-            _MARK: self._mark,
             **({GROWS_TO: self._limits()} if self.shape.grows else {}),
             **self.extra,
         }
@@ -247,7 +251,7 @@ class LocalCluster:
         return marked(_NODE_MARK, node.mark)
 
     def processes(self) -> dict[int, str]:
-        """Return the processes of all nodes and drivers: id to command line."""
+        """Return the processes of all nodes, and others with its mark: id to command line."""
         return marked(_MARK, self._mark)
 
     def _new_node(self) -> Node:
@@ -264,7 +268,7 @@ class LocalCluster:
         """Run a command that starts a node and leaves it running; return the node."""
         log = self.folder / f"{node.mark}.log"
         for is_last in (False, False, True):
-            own = {_NODE_MARK: node.mark, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node.id}
+            own = {**self.mark, _NODE_MARK: node.mark, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node.id}
             environment = {**without_ray(), **self.environment, **own, **(given or {})}
             del environment["RAY_ADDRESS"]
             if node.mark == self.head.mark:  # `ray start` refuses where another head was

@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from raymc.errors import ResourceError
 
@@ -67,24 +69,40 @@ def spawn(command: Sequence[str | Path], log: Path, **given: Any) -> "subprocess
 
 def marked(name: str, value: str) -> dict[int, str]:
     """Return the other processes with a variable in their environment: id to command line."""
-    wanted, found = f"{name}={value}".encode(), {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, is a zombie or belongs to another user
-            if wanted in (process / "environ").read_bytes().split(b"\0"):
-                words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
-                found[int(process.name)] = words.decode(errors="replace").strip()
-    found.pop(os.getpid(), None)
+    found = {}
+    for process in _carriers(name, value):
+        with suppress(psutil.Error):
+            found[process.pid] = " ".join(process.cmdline()).strip()
     return found
 
 
 def kill_marked(name: str, value: str) -> None:
-    """Kill all processes with a variable in their environment, and those they start meanwhile."""
-    while left := marked(name, value):
-        for pid in left:
-            with suppress(ChildProcessError, ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, os.WNOHANG)
+    """Kill all processes with a variable in their environment, and those they start meanwhile.
+
+    A process is known by its id and the time at which it started, so that none is killed that got
+    the id of one that has ended.
+    """
+    while left := list(_carriers(name, value)):
+        for process in left:
+            with suppress(ChildProcessError, psutil.Error):
+                process.kill()
+                os.waitpid(process.pid, os.WNOHANG)
         time.sleep(0.01)
+
+
+def _carriers(name: str, value: str) -> Iterator[psutil.Process]:
+    wanted = f"{name}={value}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, psutil.Error):  # it has ended, is a zombie or is another user's
+            if folder.name == str(os.getpid()) or not _carries(folder, wanted):
+                continue
+            process = psutil.Process(int(folder.name))
+            if _carries(folder, wanted):  # still the one that was looked at
+                yield process
+
+
+def _carries(folder: Path, variable: bytes) -> bool:
+    return variable in (folder / "environ").read_bytes().split(b"\0")
 
 
 def resident_bytes(pids: Sequence[int]) -> int:

@@ -125,7 +125,7 @@ class Scene:
             [sys.executable, "-m", "raymc", *command],
             self.log,
             cwd=self.folder / "tree",
-            env={**without_ray(), **self.cluster.environment},
+            env={**without_ray(), **self.cluster.environment, **self.cluster.mark},
         )
 
     def epochs(self) -> int:

@@ -1,5 +1,6 @@
 """Clusters of several nodes on this machine: they grow, shrink, lose nodes, and leave nothing."""
 
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,8 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(to_dict(override(tiny_config, settings))))
     with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5.0)) as cluster:
-        mark = ("RAYMC_LOCAL_CLUSTER", cluster.environment["RAYMC_LOCAL_CLUSTER"])
+        (mark,) = cluster.mark.items()
+        own = subprocess.Popen(["sleep", "600"], env={**os.environ, **cluster.environment})
         assert cluster.gpu_nodes_alive() == 0
         done = cluster.run([sys.executable, "-m", "raymc", "train", file], capture_output=True)
         assert done.returncode == 0, done.stderr
@@ -44,6 +46,9 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
         assert "each with 1 fake_gpu, but this Ray cluster has 1 fake_gpu" in refused.stderr
     assert marked(*mark) == {}
     assert not folder.exists()
+    assert own.poll() is None  # a program of one's own that had joined goes on
+    own.kill()
+    own.wait()
 
 
 def test_fixed_nodes_come_are_drained_and_die() -> None:
