@@ -154,7 +154,10 @@ class Formats(click.Group):
 
 @click.group("import", cls=Formats)
 def import_() -> None:
-    """Turn features in a public format into a dataset."""
+    """Turn features in a public format into a dataset.
+
+    Videos with a table of labels, or coded in ELAN, BORIS or Label Studio, are for raymc extract.
+    """
 
 
 def _import(name: str, out: str, given: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:s|sec|seconds)?", re.IGNORECASE)
 
 # The values of a column that stands for one label. Spreadsheets write TRUE in their language.
 _YES_ABROAD = {"ja", "oui", "sí", "si", "sim", "wahr", "vrai", "verdadero", "verdadeiro", "vero"}
-_NO_ABROAD = {"nein", "non", "não", "nee", "falsch", "faux", "falso"}
+_NO_ABROAD = {"nein", "non", "não", "nee", "falsch", "faux", "falso"}  # codespell:ignore falso
 _YES = {"x", "1", "1.0", "yes", "y", "true", "t", "✓", "✔", "✔️", "☑", "✅", *_YES_ABROAD}
 _NO = {"0", "0.0", "no", "n", "false", "f", "-", "–", "✗", "✘", "☐", "❌", *_NO_ABROAD}
 _NONE = {"", "-", "–", "—", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "<na>"}
