@@ -127,7 +127,8 @@ class LossConfig:
         gt=0.0,
         le=1.0,
         description="Share of the batch's clips, most similar to the prototype first, that count "
-        "as negatives of a class in that second term; 1: all.",
+        "as negatives of a class in that second term; 1: all. Clips without any observed class "
+        "don't count.",
     )
     gamma: float = Field(default=2.0, ge=0.0, le=10.0, description="Focusing exponent of focal.")
     gamma_negative: float = Field(

@@ -211,7 +211,7 @@ def train_epoch(
     learner.model.train()
     part = part or Part()
     # The sum stays on the device: reading it in every step would wait for the device.
-    total, rows = torch.tensor(part.loss, device=learner.device), part.rows
+    total = torch.tensor(part.loss, device=learner.device)
     batches = Awaited(feed.training(epoch, skip=part.steps))
     started = emitted = time.perf_counter()
     for step, batch in enumerate(batches, start=part.steps):
@@ -219,7 +219,7 @@ def train_epoch(
             learner, config, batch.to(learner.device), epoch=epoch, step=step, feed=feed
         )
         total += loss
-        rows += min(feed.config.size, feed.rows - rows)
+        rows = feed.rows_in(step + 1)
         now = time.perf_counter()
         if now - emitted > SECONDS_BETWEEN_STEP_EVENTS:
             emitted = now
@@ -232,7 +232,7 @@ def train_epoch(
     taken = time.perf_counter() - started
     return {
         "train/loss": mean,
-        "train/samples_per_second": rows / (part.seconds + taken),
+        "train/samples_per_second": feed.rows / (part.seconds + taken),
         "train/waiting": batches.seconds / taken,
     }
 

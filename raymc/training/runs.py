@@ -43,7 +43,7 @@ UNFINISHED_FILE = "unfinished"
 _UNRECORDED = "MLflow lacks records"
 # Raise this when a change of the code makes the same settings and data train to other numbers. A
 # run that was begun under another number is not resumed.
-RESULTS = 1
+RESULTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,8 +261,8 @@ def _other_origin(
     is_finished = not sweep and (folder / BUNDLE).exists()
     if known.results != RESULTS and not is_finished:
         return (
-            f"{name} was begun by raymc {known.raymc}, which trains to other results than raymc "
-            f"{raymc.__version__}"
+            f"{name} was begun by another raymc ({known.raymc}), which trains to other results "
+            f"than this one ({raymc.__version__})"
         )
     return ""
 

@@ -72,7 +72,10 @@ def test_all_code_that_trained_a_run_is_noted(
 
 @pytest.mark.parametrize("name", ["mine", ""])
 @pytest.mark.parametrize("sweep", [False, True])
-def test_a_folder_of_0_1_0_keeps_its_name_as_id(config: Config, sweep: bool, name: str) -> None:
+def test_a_folder_of_0_1_0_keeps_its_name_as_id(
+    config: Config, sweep: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "RESULTS", 1)  # as if training had not changed since
     config = override(config, {"run.name": name})
     folder = open_run(config, sweep=sweep).folder
     if sweep:
@@ -190,7 +193,10 @@ def refusal(config: Config, *, sweep: bool = False, dataset: str = "abc") -> str
 
 
 @pytest.mark.parametrize("name", ["mine", "sweep"])
-def test_what_is_trained_stays_with_its_dataset(config: Config, name: str) -> None:
+def test_what_is_trained_stays_with_its_dataset(
+    config: Config, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "RESULTS", 1)  # as if training had not changed since 0.1.0
     sweep, config = name == "sweep", override(config, {"run.name": name})
     run = open_run(config, sweep=sweep, dataset="abc")
     other = open_run(config, sweep=sweep, dataset="xyz")  # nothing is trained yet
@@ -270,14 +276,16 @@ def open_with_others(config: Config, others: Barrier) -> str:
 
 def test_a_raymc_that_trains_differently(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = begin(open_run(config, dataset="abc"))
-    monkeypatch.setattr(runs, "RESULTS", 2)
+    monkeypatch.setattr(runs, "RESULTS", 99)
     line = refusal(config)
-    assert line.startswith("run 'mine' was begun by raymc 0.1.0, which trains to other results")
+    assert line.startswith(
+        "run 'mine' was begun by another raymc (0.1.0), which trains to other results"
+    )
     (folder / BUNDLE).mkdir()  # nothing is trained any more
     open_run(config, dataset="abc")
-    assert json.loads((folder / RUN_FILE).read_text())["results"] == 1
+    assert json.loads((folder / RUN_FILE).read_text())["results"] == 2
     other = override(config, {"run.name": "other"})
-    assert json.loads((open_run(other).folder / RUN_FILE).read_text())["results"] == 2
+    assert json.loads((open_run(other).folder / RUN_FILE).read_text())["results"] == 99
 
 
 def test_a_damaged_identity(config: Config) -> None:

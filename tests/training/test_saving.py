@@ -115,7 +115,7 @@ def test_checkpoints_come_when_they_are_due(config: Config, tiny: Dataset, tmp_p
         progress = checkpoint.load_progress(run.checkpoint(position))
         assert (progress.epoch, progress.part.steps) == position
         assert (progress.metrics == {}) == (position[0] == 0)
-        assert progress.part.rows == (0 if position[1] == 0 else min(45, 8 * position[1]))
+        assert progress.part.rows == (0 if position[1] == 0 else 45 * position[1] // 6)
 
 
 def test_taking_checkpoints_changes_nothing(
@@ -194,8 +194,8 @@ def test_what_batches_hold_is_what_is_recorded(
     monkeypatch.setattr(Feed, "training", doubling)
     run = Run(tmp_path, kill=(1, 0)).train(config, tiny)
     [found] = audit(run.log((1, 0)), rows=SPLIT_ROWS["train"], epochs=1, is_part=False)
-    assert found.repeated == 8
-    assert found.lost in (5, 8)  # the batch of five rows may be the one left out
+    assert found.repeated in (7, 8)  # the rows of one of six batches
+    assert found.lost in (7, 8)
     assert not found.is_right
 
 

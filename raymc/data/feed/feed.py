@@ -27,6 +27,7 @@ from raymc.data.feed.batches import (
 from raymc.data.feed.order import (
     batches_by_length,
     ordered_windows,
+    pool_of,
     shard_order,
     share_of,
     windows_of,
@@ -92,25 +93,49 @@ class Feed:
             most_bytes=self.config.window_mb << 20,
         )
         generator = np.random.default_rng([self.seed, epoch, 2])
-        batches = self._batches(order, windows, generator, skip)
+        batches = self._batches(
+            order,
+            windows,
+            sizes=np.diff([self.rows_in(step) for step in range(self.steps + 1)]),
+            pool=pool_of(self.steps, self.config.pool_batches),
+            generator=generator,
+            skip=skip,
+        )
         return prefetched(batches, depth=BATCHES_AHEAD)
+
+    def rows_in(self, steps: int) -> int:
+        """Return the number of rows in the first `steps` batches of a training epoch.
+
+        Batches differ by 1 row at most: a small last one would get as large a step as the others.
+        """
+        return steps * self.rows // max(self.steps, 1)
 
     def evaluation(self) -> Iterator[Batch]:
         """Iterate over every row once, in the order of the shards, sorted by length in pools."""
         order = list(range(len(self.shard_rows)))
-        batches = self._batches(order, ordered_windows(self.shard_rows), None, 0)
+        batches = self._batches(
+            order,
+            ordered_windows(self.shard_rows),
+            sizes=np.diff([*range(0, self.rows, self.config.size), self.rows]),
+            pool=self.config.pool_batches,
+        )
         return prefetched(batches, depth=BATCHES_AHEAD)
 
     def _batches(
         self,
         order: Sequence[int],
         windows: Iterable[np.ndarray],
-        generator: np.random.Generator | None,
-        skip: int,
+        *,
+        sizes: np.ndarray,
+        pool: int,
+        generator: np.random.Generator | None = None,
+        skip: int = 0,
     ) -> Iterator[Batch]:
         store = self._kept_store() if self.keep else self._new_store()
         loaded = windows if self.keep else self._load_ahead(store, order, windows)
-        batches = batches_by_length(loaded, store.lengths, config=self.config, generator=generator)
+        batches = batches_by_length(
+            loaded, store.lengths, sizes=sizes, pool=pool, generator=generator
+        )
         for number, rows in enumerate(batches):
             if number >= skip:
                 batch = store.batch(share_of(rows, self._rank, self._workers))

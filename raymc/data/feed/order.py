@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from raymc.config import BatchConfig
-
 PADDING_ROW = -1
+# An epoch has at least this many pools of batches. With fewer, rows of similar length would meet in
+# every epoch; rows that never meet are never told apart by a contrast over the batch.
+LEAST_POOLS = 8
+JITTER = 0.1  # of a row's length, before rows are sorted by it
 
 
 def shard_order(shards: int, *, seed: int, epoch: int) -> list[int]:
@@ -54,40 +56,54 @@ def ordered_windows(shard_rows: Sequence[int]) -> Iterator[np.ndarray]:
         yield np.arange(first, last)
 
 
+def pool_of(batches: int, most: int) -> int:
+    """Return how many of an epoch's batches to sort together: at most `most`, and few of all."""
+    return max(1, min(most, batches // LEAST_POOLS))
+
+
 def batches_by_length(
     windows: Iterable[np.ndarray],
     lengths: Callable[[np.ndarray], np.ndarray],
     *,
-    config: BatchConfig,
+    sizes: Sequence[int] | np.ndarray,
+    pool: int,
     generator: np.random.Generator | None,
 ) -> Iterator[np.ndarray]:
-    """Cut a stream of rows into global batches of rows with similar lengths.
+    """Cut a stream of rows into batches of rows with similar lengths, to reduce padding.
 
-    Pools of `config.pool_batches` batches are sorted by length and cut; a `generator` shuffles
-    the batches of a pool. Only the last pool can have a batch smaller than `config.size`.
+    Args:
+        windows: The rows, in any number of pieces.
+        lengths: Returns rows' numbers of tokens.
+        sizes: Rows of each batch.
+        pool: Batches whose rows are sorted by length together; 1 keeps the order of the rows.
+        generator: Shuffles the batches of a pool, and changes lengths a little before sorting, so
+            that other rows of similar length meet in every epoch; None for neither.
     """
-    pool_rows = config.size * config.pool_batches
+    pools = iter([np.cumsum(sizes[at : at + pool]) for at in range(0, len(sizes), pool)])
+    ends = next(pools, None)
     waiting = np.empty(0, dtype=np.int64)
     for window in windows:
         waiting = np.concatenate([waiting, window])
-        while len(waiting) >= pool_rows:
-            yield from _cut_pool(waiting[:pool_rows], lengths, config, generator)
-            waiting = waiting[pool_rows:]
-    yield from _cut_pool(waiting, lengths, config, generator)
+        while ends is not None and len(waiting) >= ends[-1]:
+            rows, waiting = np.split(waiting, ends[-1:])
+            if pool > 1:
+                rows = _by_length(rows, lengths, generator)
+            batches = np.split(rows, ends[:-1])
+            if generator is not None:
+                batches = [batches[at] for at in generator.permutation(len(batches))]
+            yield from batches
+            ends = next(pools, None)
 
 
-def _cut_pool(
+def _by_length(
     rows: np.ndarray,
     lengths: Callable[[np.ndarray], np.ndarray],
-    config: BatchConfig,
     generator: np.random.Generator | None,
-) -> list[np.ndarray]:
-    if config.pool_batches > 1:
-        rows = rows[np.argsort(lengths(rows), kind="stable")]
-    batches = [rows[at : at + config.size] for at in range(0, len(rows), config.size)]
-    if generator is not None and config.pool_batches > 1:
-        batches = [batches[at] for at in generator.permutation(len(batches))]
-    return batches
+) -> np.ndarray:
+    keys = lengths(rows)
+    if generator is not None:
+        keys = keys * generator.uniform(1 - JITTER, 1 + JITTER, len(rows))
+    return rows[np.argsort(keys, kind="stable")]
 
 
 def share_of(rows: np.ndarray, rank: int, workers: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from torch.nn.functional import linear, normalize, softplus
 
 from raymc.config import LossConfig
 from raymc.model.losses import compute_loss, head_of
-from raymc.model.losses.masked import largest, log_zero, sum_of_means, weighted_mean_of_all
+from raymc.model.losses.masked import hardest, log_zero, sum_of_means, weighted_mean_of_all
 from raymc.model.losses.prototype import margin_of, margin_sums
 from raymc.model.losses.proxy_anchor import anchor_sums
 
@@ -232,7 +232,8 @@ def _contrast(
     embeddings have length 1/τ, so that scores are logits.
     """
     sizes = [(len(chunk.pairs[0]), *chunk.marked.shape)[: 2 + config.two_way] for chunk in chunks]
-    parts_of = partial(_contrast_parts, config)
+    known = torch.stack([chunk.observed.any(dim=1) for chunk in chunks]).any(dim=0)
+    parts_of = partial(_contrast_parts, config, known)
     pulls, rivals, *others = _Reduced.apply(parts_of, chunks, sizes, embedding, prototypes)
     clips = torch.cat([chunk.pairs[0] for chunk in chunks])
     classes = torch.cat([chunk.classes.start + chunk.pairs[1] for chunk in chunks])
@@ -243,22 +244,27 @@ def _contrast(
     loss = weighted_mean_of_all(terms, counted)
     if config.two_way:
         (rivals,), even = others, torch.ones_like(pulls)
-        terms, labelled, counted = _contrast_terms(rivals, classes, pulls, even, virtual=-shift)
-        anchor_weights = torch.where(labelled, weights, 1.0) * counted
-        loss = config.clip_weight * loss + weighted_mean_of_all(terms, anchor_weights)
+        terms, labelled, _ = _contrast_terms(rivals, classes, pulls, even, virtual=-shift)
+        loss = config.clip_weight * loss + weighted_mean_of_all(terms, weights * labelled)
     return loss
 
 
 def _contrast_parts(
-    config: LossConfig, chunk: _Chunk, logits: Float[Tensor, "B K"]
+    config: LossConfig,
+    known: Bool[Tensor, " B"],
+    chunk: _Chunk,
+    logits: Float[Tensor, "B K"],
 ) -> tuple[Tensor, ...]:
-    """Return the logits of labels, and the log-sum-exp of each clip's and each class's rivals."""
+    """Return the logits of labels, and the log-sum-exp of each clip's and each class's rivals.
+
+    `known` are the clips with anything observed, in this chunk or another.
+    """
     negative = ~chunk.labels & chunk.observed
     rivals = torch.where(negative, logits, log_zero(logits.dtype))
     parts = (logits[chunk.pairs], rivals.logsumexp(dim=1))
     if not config.two_way:
         return parts
-    return (*parts, largest(rivals, config.hard_clips, dim=0).logsumexp(dim=0))
+    return (*parts, hardest(rivals, config.hard_clips, known).logsumexp(dim=0))
 
 
 def _contrast_terms(

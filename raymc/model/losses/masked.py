@@ -52,21 +52,28 @@ def sum_of_means(sums: Float[Tensor, "2 M"]) -> Float[Tensor, ""]:
 
 
 def masked_logsumexp(
-    values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"], *, share: float = 1.0
+    values: Float[Tensor, "A K"], mask: Bool[Tensor, "A K"]
 ) -> Float[Tensor, " A"]:
-    """Return log Σ e^value over each anchor's candidates with a true mask; `log_zero` if none.
+    """Return log Σ e^value over each anchor's candidates with a true mask; `log_zero` if none."""
+    return torch.where(mask, values, log_zero(values.dtype)).logsumexp(dim=1)
 
-    With a `share` below 1 only the largest values count, at most that share of all candidates.
+
+def hardest(
+    values: Float[Tensor, "B K"], share: float, known: Bool[Tensor, " B"]
+) -> Float[Tensor, "_ K"]:
+    """Return the largest values of each column: this share of the `known` clips, at least one.
+
+    A clip is known if any of its entries was observed. Rows that only pad the shares of workers
+    are not, so that any number of workers finds the same values. There may be more rows than
+    that, of `log_zero`: to read the number of known clips would wait for the device in each step.
     """
-    masked = torch.where(mask, values, log_zero(values.dtype))
-    return largest(masked, share, dim=1).logsumexp(dim=1)
-
-
-def largest(values: Float[Tensor, "_ _"], share: float, *, dim: int) -> Float[Tensor, "_ _"]:
-    """Return the largest values along `dim`: this share of them, at least one."""
-    size = values.shape[dim]
-    count = min(size, max(1, round(share * size)))
-    return values if count == size else values.topk(count, dim=dim, sorted=False).values
+    most = min(len(values), max(1, round(share * len(values))))
+    if most == len(values):
+        return values
+    largest = values.topk(most, dim=0).values
+    counted = (share * known.sum(dtype=torch.float64)).round().clamp(min=1)
+    is_counted = torch.arange(most, device=values.device) < counted
+    return torch.where(is_counted[:, None], largest, log_zero(values.dtype))
 
 
 def log_zero(dtype: torch.dtype) -> float:

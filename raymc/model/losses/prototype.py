@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from raymc.model.losses.masked import (
-    masked_logsumexp,
+    hardest,
+    log_zero,
     observed_scores,
     weighted_mean,
     weighted_mean_of_all,
@@ -48,11 +49,13 @@ def prototype_contrast(
     mean over positives is outside the logarithm. A clip without labels keeps its negative part:
     the term of one virtual label at similarity 0. Without negatives the term is 0.
 
-    Two ways, the same term of the transposed matrices is added: the anchors are prototypes, with
-    the batch's clips of that class as positives and all other clips as negatives. It makes scores
-    comparable between clips, which average precision needs: it ranks the clips of a class. A
-    small `clip_weight` gives this term most of the weight. In the first term all labels of a clip
-    have the same rivals, so that frequent labels keep pushing away rare, easily confused classes.
+    Two ways, the same term of the transposed matrices is added: the anchors are the prototypes of
+    the classes in the batch, with the clips of that class as positives and all other clips as
+    negatives. It makes scores comparable between clips, which average precision needs: it ranks
+    the clips of a class. Classes without a clip in the batch are no anchors: with hundreds of
+    classes most are absent, and would leave little of the mean to those that are there. A small
+    `clip_weight` gives this term most of the weight. In the first term all labels of a clip have
+    the same rivals, so that frequent labels keep pushing away rare, easily confused classes.
 
     Clips ranked far below a class's own do not matter to average precision either. `hard_clips`
     below 1 keeps only the clips most similar to a prototype as its negatives (online hard example
@@ -64,54 +67,43 @@ def prototype_contrast(
         temperature: τ > 0, in units of similarity.
         two_way: Whether to add the transposed term.
         clip_weight: Weight ≥ 0 of the first term if the transposed one is added.
-        hard_clips: Largest share of the batch's clips, in (0, 1], that are negatives of a
-            prototype; at least one clip, highest scores first.
-        class_weights: Weight of each class in the mean over P_i, and in the transposed term of
-            each class that has a clip in the batch (the others weigh 1).
+        hard_clips: Largest share, in (0, 1], of the batch's clips with anything observed that
+            are negatives of a prototype; at least one clip, highest scores first.
+        class_weights: Weight of each class in the mean over P_i and in the transposed term.
     """
     scores = observed_scores(scores, observed)
     weights = weights_like(scores, class_weights)
     positive, negative = labels & observed, ~labels & observed
-    clip_terms = _contrast(
-        scores, positive, negative, weights, margin=margin, temperature=temperature
-    )
-    loss = weighted_mean_of_all(clip_terms, observed.any(dim=1))
+    known, pulls = observed.any(dim=1), (scores - margin) / temperature
+    rivals = torch.where(negative, scores / temperature, log_zero(scores.dtype))
+    virtual = -margin / temperature
+    clip_terms = _contrast(pulls, positive * weights, rivals.logsumexp(dim=1), virtual)
+    loss = weighted_mean_of_all(clip_terms, known)
     if two_way:
-        class_terms = _contrast(
-            scores.T,
-            positive.T,
-            negative.T,
-            torch.ones_like(scores[:, 0]),
-            margin=margin,
-            temperature=temperature,
-            share=hard_clips,
-        )
-        anchor_weights = torch.where(positive.any(dim=0), weights, 1.0) * observed.any(dim=0)
-        loss = clip_weight * loss + weighted_mean_of_all(class_terms, anchor_weights)
+        against = hardest(rivals, hard_clips, known).logsumexp(dim=0)
+        class_terms = _contrast(pulls.T, positive.T.to(pulls), against, virtual)
+        loss = clip_weight * loss + weighted_mean_of_all(class_terms, weights * positive.any(dim=0))
     return loss
 
 
 def _contrast(
-    scores: Float[Tensor, "A K"],
-    positive: Bool[Tensor, "A K"],
-    negative: Bool[Tensor, "A K"],
-    weights: Float[Tensor, " K"],
-    *,
-    margin: float,
-    temperature: float,
-    share: float = 1.0,
+    pulls: Float[Tensor, "A K"],
+    weights: Float[Tensor, "A K"],
+    rivals: Float[Tensor, " A"],
+    virtual: float,
 ) -> Float[Tensor, " A"]:
     """Return the contrast term of each anchor.
 
-    `weights` apply to its positives; at most a `share` of the candidates are its negatives.
+    Args:
+        pulls: Logits of its candidates, less the margin.
+        weights: Of its positives among the candidates; 0 for others.
+        rivals: Log-sum-exp of the logits of its negatives; `log_zero` if it has none.
+        virtual: Stands for the pull of an anchor without positives.
     """
     # −log( e^a / (e^a + Σ_j e^b_j) ) = softplus( log Σ_j e^b_j − a ), which cannot overflow.
-    against = masked_logsumexp(scores / temperature, negative, share=share)
-    terms = softplus(against[:, None] - (scores - margin) / temperature)
-    matched = weighted_mean(terms, positive * weights)
-    alone = softplus(against + margin / temperature)
-    term = torch.where(positive.any(dim=1), matched, alone)
-    return torch.where(negative.any(dim=1), term, 0.0)
+    matched = weighted_mean(softplus(rivals[:, None] - pulls), weights)
+    term = torch.where(weights.any(dim=1), matched, softplus(rivals - virtual))
+    return torch.where(rivals <= log_zero(rivals.dtype), 0.0, term)
 
 
 def prototype_margin(

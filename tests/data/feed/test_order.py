@@ -1,7 +1,7 @@
 """The order of an epoch: every row once, the same batches however many workers share them."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from raymc.data.feed.order import (
     PADDING_ROW,
     batches_by_length,
     ordered_windows,
+    pool_of,
     shard_order,
     share_of,
     windows_of,
@@ -29,6 +30,7 @@ CONFIGS = [
     BatchConfig(size=1, window_rows=17, pool_batches=1),
     BatchConfig(size=100, window_rows=30, pool_batches=2),
 ]
+Batches = list[np.ndarray]
 every_config = pytest.mark.parametrize(
     "config", CONFIGS, ids=lambda c: f"{c.size}-{c.window_rows}-{c.pool_batches}"
 )
@@ -45,21 +47,76 @@ def windows(config: BatchConfig, *, seed: int = 3, epoch: int = 1) -> list[np.nd
 
 
 def batches(config: BatchConfig, *, seed: int = 3, epoch: int = 1) -> list[list[int]]:
-    generator = np.random.default_rng([seed, epoch])
+    steps = -(-ROWS // config.size)
     cut = batches_by_length(
-        windows(config, seed=seed, epoch=epoch), lengths_of, config=config, generator=generator
+        windows(config, seed=seed, epoch=epoch),
+        lengths_of,
+        sizes=np.diff(np.arange(steps + 1) * ROWS // steps),
+        pool=pool_of(steps, config.pool_batches),
+        generator=np.random.default_rng([seed, epoch]),
     )
     return [rows.tolist() for rows in cut]
 
 
 @every_config
-def test_every_row_comes_once_an_epoch_in_full_batches_but_one(config: BatchConfig) -> None:
+def test_every_row_comes_once_an_epoch_in_batches_of_even_sizes(config: BatchConfig) -> None:
     for epoch in range(1, 4):
         made = batches(config, epoch=epoch)
         assert sorted(itertools.chain(*made)) == list(range(ROWS))
-        sizes = sorted(map(len, made), reverse=True)
-        full, rest = divmod(ROWS, config.size)
-        assert sizes == [config.size] * full + [rest] * (rest > 0)
+        sizes = [len(rows) for rows in made]
+        assert len(made) == -(-ROWS // config.size)
+        assert max(sizes) <= min(config.size, min(sizes) + 1)
+
+
+def meeting_again(epochs: Sequence[Sequence[np.ndarray]], rows: int) -> float:
+    """The share of pairs of rows in one batch that are in one batch of the next epoch, too."""
+    met = [np.zeros((rows, rows), bool) for _ in epochs]
+    for pairs, made in zip(met, epochs):
+        for batch in made:
+            pairs[np.ix_(batch, batch)] = True
+        np.fill_diagonal(pairs, False)
+    again = sum(np.count_nonzero(one & two) for one, two in itertools.pairwise(met))
+    return again / sum(map(np.count_nonzero, met[:-1]))
+
+
+@pytest.mark.parametrize("rows", [360, 900])
+@pytest.mark.parametrize("lengths", ["ragged", "a few", "alike"])
+def test_rows_of_a_length_do_not_meet_in_every_epoch(rows: int, lengths: str) -> None:
+    drawn = np.random.default_rng(0)
+    of_row = {
+        "ragged": drawn.integers(24, 301, rows),
+        "a few": drawn.choice([5, 50, 500], rows),
+        "alike": np.full(rows, 75),
+    }[lengths]
+    steps = -(-rows // 32)
+    epochs = [
+        list(
+            batches_by_length(
+                [np.random.default_rng([1, epoch]).permutation(rows)],
+                lambda asked: of_row[asked],
+                sizes=np.diff(np.arange(steps + 1) * rows // steps),
+                pool=pool_of(steps, 16),
+                generator=np.random.default_rng([2, epoch]),
+            )
+        )
+        for epoch in range(4)
+    ]
+    assert meeting_again(epochs, rows) < 3 / steps  # at random: 1 / steps
+    at_once = list(
+        batches_by_length(
+            [np.arange(rows)],
+            lambda asked: of_row[asked],
+            sizes=[32] * (rows // 32),
+            pool=99,
+            generator=None,
+        )
+    )
+    assert lengths == "alike" or meeting_again([at_once, at_once], rows) == 1
+
+
+def test_few_batches_are_not_sorted_at_all() -> None:
+    assert [pool_of(steps, 16) for steps in (0, 1, 15, 16, 80, 1000)] == [1, 1, 1, 2, 10, 16]
+    assert pool_of(1000, 1) == 1
 
 
 @every_config
@@ -126,10 +183,9 @@ def test_a_dataset_smaller_than_the_window_is_shuffled_globally() -> None:
 
 
 def test_without_shards_there_are_no_batches() -> None:
-    config = BatchConfig()
     assert list(windows_of([], [], [], seed=0, epoch=1, **OF_50_ROWS)) == []
     assert list(windows_of([0, 1], [0, 0], [9, 9], seed=0, epoch=1, **OF_50_ROWS)) == []
-    assert list(batches_by_length([], lengths_of, config=config, generator=None)) == []
+    assert list(batches_by_length([], lengths_of, sizes=[], pool=16, generator=None)) == []
 
 
 def test_evaluation_takes_the_rows_as_they_lie() -> None:
@@ -137,20 +193,29 @@ def test_evaluation_takes_the_rows_as_they_lie() -> None:
     assert made == [[0, 1, 2], [], [3, 4]]
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_rows_of_a_pool_are_sorted_by_length(shuffled: bool) -> None:
-    config = BatchConfig(size=4, pool_batches=5)
-    generator = np.random.default_rng(0) if shuffled else None
-    rows = np.random.default_rng(1).permutation(ROWS)
-    made = list(batches_by_length([rows], lengths_of, config=config, generator=generator))
-    in_order = []
-    for at in range(0, len(made), 5):
-        pool = made[at : at + 5]
-        assert set(np.concatenate(pool)) == set(rows[at * 4 : at * 4 + 20])
-        ranges = sorted((LENGTHS[b].min(), LENGTHS[b].max()) for b in pool)
-        assert all(high <= low for (_, high), (low, _) in itertools.pairwise(ranges))
-        in_order.append([LENGTHS[b].min() for b in pool] == [low for low, _ in ranges])
-    assert all(in_order) != shuffled
+def in_fours(rows: np.ndarray, pool: int, generator: np.random.Generator | None) -> Batches:
+    sizes = [4] * (len(rows) // 4)
+    return list(batches_by_length([rows], lengths_of, sizes=sizes, pool=pool, generator=generator))
+
+
+def test_rows_of_a_pool_are_sorted_by_length() -> None:
+    rows = np.random.default_rng(1).permutation(ROWS)[:60]
+    exactly = in_fours(rows, 5, None)
+    for at in range(0, 15, 5):
+        expected = sorted(rows[at * 4 : at * 4 + 20].tolist(), key=lambda row: LENGTHS[row])
+        assert np.concatenate(exactly[at : at + 5]).tolist() == expected
+
+
+def test_in_training_lengths_decide_only_roughly_and_batches_are_shuffled() -> None:
+    rows = np.random.default_rng(1).permutation(ROWS)[:60]
+    exactly = in_fours(rows, 15, None)
+    made = in_fours(rows, 15, np.random.default_rng(0))
+    means = [LENGTHS[batch].mean() for batch in made]
+    assert means != sorted(means)
+    made.sort(key=lambda batch: LENGTHS[batch].mean())
+    assert {frozenset(batch) for batch in made} != {frozenset(batch) for batch in exactly}
+    for one, other in zip(made, exactly):
+        assert LENGTHS[one].mean() == pytest.approx(LENGTHS[other].mean(), rel=0.2, abs=1)
 
 
 def padding_share(made: Sequence[np.ndarray]) -> float:
@@ -159,24 +224,28 @@ def padding_share(made: Sequence[np.ndarray]) -> float:
 
 
 def test_pooling_saves_padding_and_one_batch_a_pool_leaves_the_order_alone() -> None:
-    def cut(pool_batches: int) -> Iterator[np.ndarray]:
-        config = BatchConfig(size=6, pool_batches=pool_batches)
-        return batches_by_length([np.arange(ROWS)], lengths_of, config=config, generator=None)
-
-    alone = list(cut(1))
-    assert np.concatenate(alone).tolist() == list(range(ROWS))
-    assert padding_share(list(cut(8))) < 0.5 * padding_share(alone)
+    rows = np.arange(60)
+    alone = in_fours(rows, 1, None)
+    assert np.concatenate(alone).tolist() == rows.tolist()
+    assert padding_share(in_fours(rows, 8, None)) < 0.5 * padding_share(alone)
+    jittered = in_fours(rows, 8, np.random.default_rng(0))
+    assert padding_share(jittered) < 0.7 * padding_share(alone)
 
 
 @pytest.mark.parametrize("windowing", [[ROWS], [1] * ROWS, [10, 3, 0, ROWS - 13]])
 def test_batches_do_not_depend_on_how_rows_arrive(windowing: list[int]) -> None:
-    config = BatchConfig(size=4, pool_batches=2)
     rows = np.random.default_rng(2).permutation(ROWS)
     ends = np.cumsum([0, *windowing])
     parts = [rows[a:b] for a, b in itertools.pairwise(ends)]
     made, whole = (
         list(
-            batches_by_length(given, lengths_of, config=config, generator=np.random.default_rng(0))
+            batches_by_length(
+                given,
+                lengths_of,
+                sizes=[4, 3] * (ROWS // 7),
+                pool=2,
+                generator=np.random.default_rng(0),
+            )
         )
         for given in (parts, [rows])
     )

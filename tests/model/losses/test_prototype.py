@@ -50,15 +50,15 @@ def slow_contrast(
     for k in range(classes):
         positives = [i for i in range(rows) if case.observed[i, k] and case.labels[i, k]]
         negatives = [i for i in range(rows) if case.observed[i, k] and not case.labels[i, k]]
-        if positives or negatives:
+        if positives:
             column = case.scores[:, k]
             hardest = sorted(negatives, key=lambda i: -column[i])
-            negatives = hardest[: max(1, round(hard_clips * rows))]
+            negatives = hardest[: max(1, round(hard_clips * case.observed.any(axis=1).sum()))]
             ones = np.ones(rows)
             class_terms.append(
                 contrast_term(column, positives, negatives, ones, margin, temperature)
             )
-            class_factors.append(weights[k] if positives else 1.0)
+            class_factors.append(weights[k])
     loss = sum(row_terms) / len(row_terms)
     if two_way:
         loss = clip_weight * loss + float(np.average(class_terms, weights=class_factors))
@@ -110,6 +110,38 @@ def test_contrast_equals_the_slow_loop(
     )
     expected = slow_contrast(case, margin, temperature, case.factors(weighted), **ways)
     assert loss.item() == pytest.approx(expected, rel=1e-8)
+
+
+def test_classes_without_a_clip_are_no_anchors() -> None:
+    case = random_case(0)
+    scores, labels, observed = case.batch()
+    absent = torch.zeros(len(scores), 20)
+    more = (
+        torch.cat([scores, absent.double()], 1),
+        torch.cat([labels, absent.bool()], 1),
+        torch.cat([observed, ~absent.bool()], 1),
+    )
+    settings = {"margin": 0.1, "temperature": 0.1, "clip_weight": 0.0}
+    alone, beside = (
+        prototype_contrast(*case.batch(), **settings),
+        prototype_contrast(*more, **settings),
+    )
+    torch.testing.assert_close(beside, alone)
+    nobody = (scores, torch.zeros_like(labels), observed)
+    assert prototype_contrast(*nobody, **settings) == 0
+    assert prototype_contrast(*nobody, **{**settings, "clip_weight": 1.0}) > 0
+
+
+@pytest.mark.parametrize("share", [0.28, 0.5])
+def test_rows_that_pad_a_batch_change_no_negatives(share: float) -> None:
+    generator = np.random.default_rng(0)
+    scores, labels = generator.uniform(-1, 1, (23, 4)), generator.random((23, 4)) < 0.3
+    settings = {"margin": 0.1, "temperature": 0.1, "hard_clips": share}
+    losses = []
+    for pad in (0, 1, 9):
+        padded = (np.pad(x, [(0, pad), (0, 0)]) for x in (scores, labels, np.ones_like(labels)))
+        losses.append(prototype_contrast(*map(torch.from_numpy, padded), **settings))
+    torch.testing.assert_close(losses[1:], losses[:1] * 2)
 
 
 @every_weighting
