@@ -16,7 +16,7 @@ import torch
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row
 
 from raymc import addresses
-from raymc.config import Config, from_dict
+from raymc.config import Config, from_dict, override
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 
 # `jobs` and `cluster` are run from a checkout; raymc itself is the installed one.
@@ -123,6 +123,31 @@ def tiny_bundle(
 ) -> Path:
     """A bundle that was trained on the tiny dataset; not to be written to."""
     return bundle_here(tiny, tiny_config, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three videos, the second of which is none; not to be written to."""
+    from video_dataset import write_videos
+
+    return write_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="session")
+def media_dataset(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """What `raymc extract` makes of these videos."""
+    from video_dataset import dataset_of
+
+    return dataset_of(videos, tmp_path_factory.mktemp("data") / "videos")
+
+
+@pytest.fixture(scope="session")
+def media_bundle(
+    media_dataset: Dataset, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A bundle of the videos' features; not to be written to."""
+    config = override(tiny_config, {"train.epochs": 1, "data.path": media_dataset.path})
+    return bundle_here(media_dataset, config, tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")

@@ -173,17 +173,21 @@ def _register(
 
 
 def _signature(modalities: Sequence[Modality]) -> "mlflow.models.ModelSignature":
-    """Return what the model reads: a list of tokens per modality, or nothing.
+    """Return what the model reads: a list of tokens per modality, or the path of a video.
 
-    The content of the lists is left open, and the bundle checks it: MLflow would refuse the
-    integer 2 where it expects 2.0, and JSON does not distinguish them.
+    The content of the lists and times is left open, and the bundle checks it: MLflow would refuse
+    the integer 2 where it expects 2.0, and JSON does not distinguish them.
     """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, Schema
 
-    tokens = Array(AnyType())
-    schema = Schema([ColSpec(tokens, name=one.name, required=False) for one in modalities])
-    return ModelSignature(inputs=schema)
+    from raymc.tracking.pyfunc_model import MEDIA, PATH
+
+    kinds = {name: "string" if name == PATH else AnyType() for name in MEDIA}
+    kinds |= {one.name: Array(AnyType()) for one in modalities}
+    return ModelSignature(
+        inputs=Schema([ColSpec(kind, name=name, required=False) for name, kind in kinds.items()])
+    )
 
 
 @dataclass(frozen=True)

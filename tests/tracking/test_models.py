@@ -156,6 +156,49 @@ def test_arrays_are_taken_as_well_as_lists(store: Store) -> None:
     np.testing.assert_allclose(result.iloc[:, 1:].to_numpy(), scores, rtol=1e-5, atol=1e-6)
 
 
+def test_a_model_labels_videos(
+    store: Store,
+    media_bundle: Path,
+    media_dataset: Dataset,
+    videos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("raymc.tracking.pyfunc_model.FILES_HERE", 2)
+    monkeypatch.chdir(videos)
+    model = load_model(store, store.log_anew(media_bundle))
+    frame = pd.DataFrame(
+        {"path": ["3.mp4", str(videos / "2.mp4"), "3.mp4"], "start": [None, None, 1]},
+        index=["whole", "broken", "end"],
+    )
+    result = model.predict(frame)
+    assert list(result.index) == ["whole", "whole", "broken", "end"]
+    assert result["start"].tolist()[:2] == [0, 1]
+    assert result["path"].tolist() == [frame["path"].iloc[place] for place in (0, 0, 1, 2)]
+    bundle, table = (
+        load_bundle(media_bundle),
+        read_shard(media_dataset, *media_dataset.split("train")),
+    )
+    scores = bundle.score(table.slice(2))
+    assert table["id"].to_pylist()[2:] == ["3@0-1", "3@1-2"]
+    whole = result.loc["whole"]
+    np.testing.assert_allclose(whole[["score.a", "score.b"]], scores, atol=1e-6)
+    likely = bundle.probabilities(scores)
+    np.testing.assert_allclose(whole[["probability.a", "probability.b"]], likely, atol=1e-6)
+    assert whole["labels"].tolist() == bundle.labels_above(scores)
+    assert result.loc["broken", "labels"] is None
+    assert str(result.loc["broken", "error"])
+    score = result["score.a"]
+    assert score.iloc[3] == pytest.approx(score.iloc[1], abs=1e-6)
+    for columns, message in [
+        ({"path": [""]}, "row 0: path is ''; expected the path of a video"),
+        ({"path": ["3.mp4"], "end": ["soon"]}, "row 0: end is 'soon'; expected seconds"),
+    ]:
+        with pytest.raises(MlflowException, match=message):
+            model.predict(pd.DataFrame(columns))
+    with pytest.raises(MlflowException, match="doesn't say how its features were made"):
+        load_model(store, store.log_anew(store.bundles[0])).predict(frame)
+
+
 def test_the_next_version_takes_the_alias(store: Store) -> None:
     for bundle in store.bundles:
         store.log(bundle, "moving", alias="best")
