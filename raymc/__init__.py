@@ -7,10 +7,30 @@ Start with `config/` for the settings, `training/` for a run, `cli/main.py` for 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raymc.api import evaluate, export, extract, load, predict, timeline, train, tune
+    from raymc.api import (
+        add_class,
+        evaluate,
+        export,
+        extract,
+        load,
+        predict,
+        timeline,
+        train,
+        tune,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["evaluate", "export", "extract", "load", "predict", "timeline", "train", "tune"]
+__all__ = [
+    "add_class",
+    "evaluate",
+    "export",
+    "extract",
+    "load",
+    "predict",
+    "timeline",
+    "train",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ They print nothing unless `show` is true. Settings are those of the commands, by
 `raymc.train("data/lessons", settings={"train.epochs": 30})`. Errors are those of `raymc.errors`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -16,6 +16,8 @@ from raymc.cli.data import run_extract
 from raymc.cli.options import load_config
 from raymc.cli.runs import run_train, run_tune
 from raymc.data.shards import Dataset, open_dataset
+from raymc.evaluation.add_class import NewClass
+from raymc.evaluation.add_class import add_class as add_class_to
 from raymc.evaluation.evaluate import evaluate as evaluate_bundle
 from raymc.evaluation.evaluate import numbers_of
 from raymc.evaluation.export import export as export_bundle
@@ -225,6 +227,54 @@ def evaluate(
         }
     )
     return Evaluation(pd.Series(numbers_of(found), name=split), labels)
+
+
+def add_class(
+    model: Bundle,
+    name: str,
+    examples: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    against: str | Path | None = None,
+    split: str = "",
+    ids: Sequence[str] = (),
+    confidence: float | None = None,
+    device: str = "auto",
+) -> tuple[Bundle, NewClass]:
+    """Add a label to a model from a few clips, without training; returns it, and what to expect.
+
+    The new prototype is the mean of the examples' embeddings. The other labels' scores stay as
+    they are.
+
+    Args:
+        model: From `load`, `train` or `tune`; its loss has prototypes.
+        name: The new label.
+        examples: One or several: videos, folders, globs, tables of videos, or datasets. Where some
+            have the label `name`, these are the examples, and the others are clips without it.
+        out: Folder of the new bundle.
+        against: Clips without the label, a dataset or videos; None: the validation split that the
+            model was trained with, if it can be read.
+        split: Of datasets among the examples; empty: their only one with rows, or `train`.
+        ids: Only clips with these ids are examples; empty: all.
+        confidence: How sure its threshold must be; None: as `train.threshold_confidence`.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        BundleError: The model has no prototypes, or can't read or make the examples' features.
+        DataError: The label is there already, nothing can be read, or `out` exists.
+    """
+    several = [examples] if isinstance(examples, str | Path) else examples
+    given = {"against": str(against or ""), "split": split, "ids": ids}
+    found = add_class_to(
+        model,
+        name,
+        [str(one) for one in several],
+        Path(out),
+        confidence=confidence,
+        device=device,
+        **given,
+    )
+    return load_bundle(out), found
 
 
 def export(

@@ -108,7 +108,7 @@ def test_commands_within_sentences_exist(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_modules_that_are_run_exist(page: str) -> None:
-    for name in re.findall(r"python -m jobs\.bench ([a-z]\w*)", PAGES[page]):
+    for name in re.findall(r"python -m jobs\.bench ([a-z][\w-]*)", PAGES[page]):
         assert name in bench.commands, name
     for name in re.findall(r"python -m (cluster\.\w+)", PAGES[page]):
         path = ROOT / name.replace(".", "/")

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "accuracy": "Losses and classifiers, tuned with one budget.",
     "fusion": "Modalities and fusion depths, by label group.",
     "timeline": "Segments of labels in lessons whose times are known.",
+    "add-class": "A class from a few clips, beside training with it.",
 }
 PATH = click.Path(path_type=Path)
 
@@ -41,7 +42,7 @@ class Benchmark(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return an argument or option for each setting, and the options of every benchmark."""
         with _plain_errors(str(self.name)):
-            module = import_module(f"jobs.bench.{self.name}")
+            module = import_module(f"jobs.bench.{_file(str(self.name))}")
         arguments = getattr(module, "ARGUMENTS", {})
         given = [_as_argument(o, arguments) for o in options_of(module.Settings)]
         return [*given, *super().get_params(ctx)]
@@ -62,10 +63,15 @@ def bench() -> None:
 
 def _run(name: str, *, out: Path | None, brief: bool = False, **given: Any) -> None:
     with _plain_errors(name):
-        module = import_module(f"jobs.bench.{name}")
+        module = import_module(f"jobs.bench.{_file(name)}")
         chosen = (module.BRIEF if brief else {}) | settings_of(module.Settings, given)
         settings = module.Settings(**chosen)
-        getattr(module, f"bench_{name}")(make_console(), settings, out=out)
+        getattr(module, f"bench_{_file(name)}")(make_console(), settings, out=out)
+
+
+def _file(name: str) -> str:
+    """Return the name of a benchmark's module."""
+    return name.replace("-", "_")
 
 
 @contextmanager
@@ -109,7 +115,8 @@ def bench_all(out: Path, media: str | None) -> None:
     """Run all that measure time, briefly.
 
     Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
-    run, and the exit code is 1. `accuracy`, `fusion` and `timeline` are not part of it.
+    run, and the exit code is 1. `accuracy`, `fusion`, `timeline` and `add-class` are not part of
+    it.
     """
     given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
     if media is not None:

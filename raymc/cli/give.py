@@ -1,6 +1,7 @@
-"""The commands that give a model to others: `raymc export`."""
+"""The commands that make of a model what others need: a class more, a folder to give away."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,3 +33,50 @@ def export(run: str, overrides: tuple[str, ...], out: str, **given: str) -> None
     for line in export_bundle(load_bundle(find_bundle(run, folder)), Path(out), **given):
         print_line(console, line, "yellow")
     print_line(console, f"model: {out}; its card is {Path(out, 'README.md')}")
+
+
+@click.command("add-class")
+@click.argument("run")
+@click.argument("name")
+@click.argument("examples", nargs=-1, required=True, metavar="EXAMPLES... [KEY=VALUE]...")
+@click.option("--out", required=True, type=click.Path(), help="Folder of the new bundle.")
+@click.option("--against", default="", help="Clips without the label: a dataset or videos.")
+@click.option("--split", default="", help="Split of datasets; by default their only one, or train.")
+@click.option(
+    "--id", "ids", multiple=True, help="Take only the clip with this id, of all EXAMPLES."
+)
+@click.option("--confidence", type=float, help="How sure its threshold must be; 0: not at all.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
+)
+def add_class(run: str, name: str, examples: tuple[str, ...], out: str, **given: Any) -> None:
+    """Add a label to a trained model from a few clips, without training.
+
+    RUN is the name or folder of a run or sweep, or a bundle. EXAMPLES are videos, folders, globs,
+    tables of videos or datasets; where some have the label NAME, these are the examples. The other
+    labels and their scores stay as they are. Says what to expect of the new one.
+    """
+    from raymc.config import is_setting
+
+    overrides = tuple(text for text in examples if is_setting(text))
+    examples = tuple(text for text in examples if not is_setting(text))
+    runs_folder = load_config(None, overrides).run.folder
+    from raymc.cli.display import ExtractDisplay
+    from raymc.cli.options import MOST_FAILURES
+    from raymc.evaluation.add_class import add_class as add
+    from raymc.terminal import print_line
+    from raymc.training.bundle import load_bundle
+    from raymc.training.runs import find_bundle
+
+    console, bundle = make_console(), load_bundle(find_bundle(run, runs_folder))
+    with ExtractDisplay(console) as display:
+        added = add(bundle, name, examples, Path(out), **given, listener=display.handle)
+    for line in added.lines():
+        print_line(console, line)
+    for failure in added.failures[:MOST_FAILURES]:
+        print_line(console, f"not read: {failure}", "yellow")
+    print_line(console, f"bundle: {out}")

@@ -13,7 +13,7 @@ import click
 from raymc import __version__
 from raymc.cli.data import data, extract, import_
 from raymc.cli.demo import demo
-from raymc.cli.give import export
+from raymc.cli.give import add_class, export
 from raymc.cli.jobs import JOB_COMMANDS
 from raymc.cli.options import Commands, configured, load_config, make_console, overridable
 from raymc.cli.records import replay, runs, ui
@@ -256,6 +256,6 @@ def show_config(target: str | None, overrides: tuple[str, ...], reference: bool)
 
 _MAKE = (demo, extract, import_, data)
 _TRAIN = (train, tune, runs, report, compare)
-_USE = (evaluate, predict, timeline, export, promote, ui, replay, show_config)
+_USE = (evaluate, predict, timeline, add_class, export, promote, ui, replay, show_config)
 for command in (*_MAKE, *_TRAIN, *_USE, *JOB_COMMANDS):
     main.add_command(command)

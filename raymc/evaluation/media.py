@@ -1,4 +1,4 @@
-"""A bundle's scores of videos: in this process, or on Ray if there are many.
+"""A bundle's scores and embeddings of videos: in this process, or on Ray if there are many.
 
 Features are made by the bundle's own recipe, scored as they come, and not kept.
 """
@@ -6,9 +6,11 @@ Features are made by the bundle's own recipe, scored as they come, and not kept.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from raymc.config import ExtractConfig
+from raymc.data.feed.batches import decode_tokens
 from raymc.errors import BundleError
 from raymc.evaluation.scoring import scored_columns
 from raymc.events import ExtractProgress
@@ -57,6 +59,44 @@ def score_media(
     Raises:
         ResourceError: A GPU is asked for and there is none.
     """
+    for done, items in _parts(sources, plan, first, listener):
+        yield done, _predictions(bundle, items)
+
+
+def embed_media(
+    bundle: Bundle,
+    sources: Sequence[Source],
+    plan: ExtractPlan,
+    *,
+    listener: Callable[[ExtractProgress], None],
+) -> Iterator[tuple[Source, EncodedClip | Failure, np.ndarray | None]]:
+    """Yield each clip and each failure with its source, in their order.
+
+    A clip that has any modality also has its embedding, [E] float32, before normalisation.
+
+    Raises:
+        ResourceError: A GPU is asked for and there is none.
+    """
+    for _, items in _parts(sources, plan, 0, listener):
+        clips = [item for _, item in items if isinstance(item, EncodedClip)]
+        tokens = decode_tokens(_tokens_of(bundle, clips), bundle.modalities)
+        embeddings = iter(bundle.embed_tokens(tokens)[0])
+        for source, item in items:
+            embedding = next(embeddings) if isinstance(item, EncodedClip) else None
+            is_empty = isinstance(item, EncodedClip) and not any(item.tokens.values())
+            yield source, item, None if is_empty else embedding
+
+
+_Items = Sequence[tuple[Source, EncodedClip | Failure]]
+
+
+def _parts(
+    sources: Sequence[Source],
+    plan: ExtractPlan,
+    first: int,
+    listener: Callable[[ExtractProgress], None],
+) -> Iterator[tuple[int, _Items]]:
+    """Yield the clips of whole files, a few hundred at a time, and how many files are done."""
     waiting: list[tuple[Source, EncodedClip | Failure]] = []
     clips, seconds, failed = 0, 0.0, set[str]()
     for file, item in _items(sources, plan, first):
@@ -68,7 +108,7 @@ def score_media(
             continue
         listener(ExtractProgress(file + 1, len(sources), clips, seconds, len(failed)))
         if waiting and (len(waiting) >= ROWS_AT_A_TIME or file + 1 == len(sources)):
-            yield file + 1, _predictions(bundle, waiting)
+            yield file + 1, waiting
             waiting = []
 
 
@@ -81,14 +121,19 @@ def _items(sources: Sequence[Source], plan: ExtractPlan, first: int) -> Iterator
         yield from extract_items(sources, plan, first)
 
 
-def _predictions(bundle: Bundle, items: Sequence[tuple[Source, EncodedClip | Failure]]) -> pa.Table:
+def _tokens_of(bundle: Bundle, clips: Sequence[EncodedClip]) -> pa.Table:
+    return pa.table(
+        {
+            modality.name: pa.array([clip.tokens[modality.name] for clip in clips], pa.binary())
+            for modality in bundle.modalities
+        }
+    )
+
+
+def _predictions(bundle: Bundle, items: _Items) -> pa.Table:
     """Return a row for each clip and each failure, in their order."""
     clips = [item for _, item in items if isinstance(item, EncodedClip)]
-    tokens = {
-        modality.name: pa.array([clip.tokens[modality.name] for clip in clips], pa.binary())
-        for modality in bundle.modalities
-    }
-    scored = pa.table(scored_columns(bundle, pa.table(tokens)))
+    scored = pa.table(scored_columns(bundle, _tokens_of(bundle, clips)))
     rows = [_row(source, item) for source, item in items]
     place, places = 0, []
     for _, item in items:

@@ -16,6 +16,7 @@ from raymc.config import CalibrationName
 
 Curve = tuple[tuple[float, ...], tuple[float, ...]]  # rising scores, their probabilities
 FEWEST_FOR_A_CURVE = 20  # positives, and negatives, of a class
+_NEWTON_STEPS = 100
 RIDGE = 3.0  # pulls each class's bias to their mean, as strongly as about a dozen rows pull away
 
 
@@ -39,6 +40,26 @@ class Calibration:
         for k, (points, values) in self.curves.items():
             result[:, k] = np.interp(scores[:, k], points, values)
         return result
+
+    def with_class(
+        self, scores: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]
+    ) -> "Calibration":
+        """Return the calibration with one class more, fitted to its scores; the others stay.
+
+        The class has the shared slope, and a bias that is fitted as those of `fit_calibration`
+        are: with Platt's targets, and pulled to the mean of the other biases. Without scores, it
+        is that mean.
+        """
+        mean, positives = float(np.mean(self.biases)), int(labels.sum())
+        high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
+        targets = np.where(labels, high, low)
+        logits, bias = self.slope * scores.astype(np.float64), mean
+        for _ in range(_NEWTON_STEPS):  # of a strictly convex function of one number
+            likely = expit(logits + bias)
+            gradient = (likely - targets).sum() + RIDGE * (bias - mean)
+            step = gradient / ((likely * (1 - likely)).sum() + RIDGE)
+            bias -= float(np.clip(step, -1.0, 1.0))  # a longer one may overshoot
+        return Calibration(self.slope, (*self.biases, bias), self.curves)
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values; `from_json` is the way back, bit for bit."""

@@ -13,7 +13,7 @@ PERPLEXITY = 30.0  # of t-SNE, as in L. van der Maaten and G. Hinton 2008, *Visu
 
 def prototypes_of(bundle: Bundle) -> Float[np.ndarray, "C E"]:
     """Return the prototypes, or the weights of a linear head."""
-    return bundle.model.prototypes.detach().float().cpu().numpy()
+    return bundle.prototypes.cpu().numpy()
 
 
 def to_plane(vectors: Float[np.ndarray, "N E"], *, seed: int = 0) -> tuple[np.ndarray, str]:

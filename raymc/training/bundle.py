@@ -9,7 +9,7 @@ Axes: N rows, C classes.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn import functional
 
 import raymc
 from raymc.config import Config, from_dict
-from raymc.data.feed.batches import Block, RowStore, decode_tokens
+from raymc.data.feed.batches import Batch, Block, RowStore, decode_tokens
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Manifest, Modality, Ragged
 from raymc.data.storage import whole_folder
@@ -41,12 +43,13 @@ from raymc.training import checkpoint
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "bundle.json"
 FORMAT_VERSION = 1
+ADDED = "added_prototypes"  # the tensor of classes that were added without training
 # All keys of the description and of its parts, apart from the settings, which check themselves.
 _KEYS = {
     "": {
         *("format_version", "raymc_version", "config", "vocabulary", "modalities", "thresholds"),
         *("calibration", "metrics", "epoch", "dataset_digest", "weights_sha256", "digest"),
-        "recipe",
+        *("recipe", "added"),
     },
     "vocabulary": {"names", "groups", "background", "parents"},
     "modalities": {field.name for field in fields(Modality)},
@@ -73,6 +76,7 @@ class Bundle:
         weights_digest: SHA-256 of its weights, in hex.
         digest: SHA-256 of all of it, in hex: of its description, which has that of the weights.
         recipe: the settings with which `raymc extract` made the features; None if it didn't.
+        added: [K, E], unit prototypes of the last K classes, which were added without training.
     """
 
     folder: Path
@@ -87,6 +91,7 @@ class Bundle:
     weights_digest: str
     digest: str
     recipe: Mapping[str, Any] | None = None
+    added: Tensor | None = None
 
     def __repr__(self) -> str:
         """Return where it is, and what it reads and gives."""
@@ -97,6 +102,12 @@ class Bundle:
     def device(self) -> torch.device:
         """Where the model computes."""
         return self.model.prototypes.device
+
+    @property
+    def prototypes(self) -> Tensor:
+        """[C, E], the prototypes of all classes, or the weights of a linear head."""
+        trained = self.model.prototypes.detach().float()
+        return trained if self.added is None else torch.cat([trained, self.added.to(self.device)])
 
     def score(self, table: pa.Table) -> np.ndarray:
         """Return the scores of an Arrow table's rows, [N, C] float32."""
@@ -118,12 +129,21 @@ class Bundle:
         starts = range(0, rows, ROWS_AT_A_TIME)
         chunks = (np.arange(at, min(rows, at + ROWS_AT_A_TIME)) for at in starts)
         with torch.inference_mode(), computing_threads(1):  # the same bits here as in Ray's tasks
-            parts = [self.model.score_batch(store.batch(each).to(self.device)) for each in chunks]
+            parts = [self._score_batch(store.batch(each).to(self.device)) for each in chunks]
         if not parts:
             width = self.model.prototypes.shape[1]
             return np.zeros((0, width), np.float32), np.zeros((0, classes), np.float32)
         embeddings, scores = (torch.cat(each).float().cpu().numpy() for each in zip(*parts))
         return embeddings, scores
+
+    def _score_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        embedding, scores = self.model.score_batch(batch)
+        if self.added is None:
+            return embedding, scores
+        # One product a class: one of all would round the other classes' scores differently.
+        unit = functional.normalize(embedding.float(), dim=-1)
+        added = [unit @ prototype for prototype in self.added.to(self.device)]
+        return embedding, torch.cat([scores, torch.stack(added, dim=1)], dim=1)
 
     def labels_above(self, scores: np.ndarray) -> list[list[str]]:
         """Return the labels whose score reaches their threshold, for each row of [N, C]."""
@@ -240,6 +260,49 @@ def write_bundle(folder: Path, weights: bytes, description: Mapping[str, Any]) -
     (folder / DESCRIPTION).write_text(json.dumps(told, indent=1))
 
 
+def add_prototype(
+    bundle: Bundle,
+    folder: Path,
+    *,
+    name: str,
+    prototype: np.ndarray,
+    threshold: float,
+    calibration: Calibration | None,
+) -> None:
+    """Write a bundle that has one class more; `folder` appears complete or not at all.
+
+    Args:
+        bundle: Which to begin with; its head is `cosine`.
+        folder: Of the new one.
+        name: The new class's label.
+        prototype: [E], of any length.
+        threshold: The lowest score at which the label is given; infinite: never.
+        calibration: Of all classes, the new one last.
+
+    Raises:
+        BundleError: The bundle was changed, or can no longer be read.
+        DataError: The bundle has that label already.
+    """
+    description = read_description(bundle.folder)
+    tensors = load(_read(bundle.folder / WEIGHTS))
+    if digest_of(description) != bundle.digest:
+        raise BundleError(f"bundle {bundle.folder} was replaced meanwhile: try again")
+    unit = functional.normalize(torch.as_tensor(prototype, dtype=torch.float32), dim=0)
+    before = [] if bundle.added is None else [bundle.added.cpu()]
+    tensors[ADDED] = torch.cat([*before, unit[None]])
+    vocabulary = Vocabulary.from_json(description["vocabulary"])
+    described = {
+        **description,
+        "raymc_version": raymc.__version__,
+        "vocabulary": replace(vocabulary, names=(*vocabulary.names, name)).to_json(),
+        "thresholds": [*description["thresholds"], threshold if np.isfinite(threshold) else None],
+        "calibration": calibration.to_json() if calibration else None,
+        "added": [*description.get("added", ()), name],
+    }
+    with whole_folder(folder) as partial:
+        write_bundle(partial, save(tensors), described)
+
+
 def digest_of(description: Mapping[str, Any]) -> str:
     """Return the SHA-256, in hex, of a bundle's description as JSON with sorted keys.
 
@@ -286,10 +349,13 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
     vocabulary = Vocabulary.from_json(description["vocabulary"])
     modalities = tuple(Modality.from_json(values) for values in description["modalities"])
     config = from_dict(dict(description["config"]))
+    tensors = load(weights)
+    added = tensors.pop(ADDED, None)
+    classes = len(vocabulary) - (0 if added is None else len(added))
     model = MultimodalTransformer(
-        config.model, modalities, classes=len(vocabulary.names), head=head_of(config.loss.name)
+        config.model, modalities, classes=classes, head=head_of(config.loss.name)
     )
-    model.load_state_dict(load(weights))
+    model.load_state_dict(tensors)
     thresholds = [np.inf if t is None else t for t in description["thresholds"]]
     if len(thresholds) != len(vocabulary):
         raise ValueError(f"{len(thresholds)} thresholds of {len(vocabulary)} classes")
@@ -310,6 +376,7 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
         weights_digest=description["weights_sha256"],
         digest=digest_of(description),
         recipe=description.get("recipe"),
+        added=added,
     )
 
 
