@@ -4,7 +4,7 @@ The loop emits them, Ray carries them to the driver, the display and MLflow read
 imports nothing of raymc, so that every room can use it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -92,3 +92,18 @@ class ExtractProgress:
 
 
 Event = Started | Stepped | Saved | EpochEnded | Warned | Ended
+Listener = Callable[[Event], None]
+Count = Callable[[int, int], None]  # takes how many rows are done, and how many there are
+
+
+def unheard(*_: object) -> None:
+    """Take an event, or a count, that nobody listens to."""
+
+
+def tell_each(listeners: Sequence[Listener], event: Event, errors: list[Exception]) -> None:
+    """Call every listener with an event, also after one of them raised; adds to `errors`."""
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception as error:
+            errors.append(error)

@@ -21,6 +21,7 @@ from raymc.errors import ConfigError, ResourceError
 IN_ALL = {
     "loss": "The loss beside its plain formula and a BCE.",
     "ingest": "Rows a second, beside other loaders.",
+    "startup": "What a person waits for before and after the work.",
     "train": "Steps beside a bare loop, Lightning and Trainer.",
     "tune": "Trials an hour, beside Optuna and Ray.",
     "growth": "Checks and statistics of ten times the rows.",

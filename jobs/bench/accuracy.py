@@ -26,7 +26,8 @@ from rich.console import Console
 from jobs.bench.baselines import BASELINES, Matrix, parts_worth_trying, read_matrix
 from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, Range, from_dict, load, override, to_dict
-from raymc.data.feed.on_ray import SharedData, SharedSplit, share_data, share_split
+from raymc.data.feed.on_ray import share_data, share_split
+from raymc.data.feed.shared import SharedData, SharedSplit
 from raymc.errors import ConfigError, DivergedError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import EpochEnded

@@ -16,7 +16,8 @@ from jobs.bench.batches import DIMS, Padded, Source
 from jobs.bench.ingest_peers import Epoch, Reader, Way, joined
 from raymc.config import Config, from_dict
 from raymc.data.feed.feed import Feed
-from raymc.data.feed.on_ray import SharedSplit, share_split
+from raymc.data.feed.on_ray import share_split
+from raymc.data.feed.shared import SharedSplit
 from raymc.data.shards import open_dataset
 from raymc.runtime.connect import keep_order
 

@@ -71,9 +71,9 @@ STARTS: Mapping[str, Sequence[str]] = {
     "raymc --help": ("-m", "raymc", "--help"),
 }
 COMMANDS_TEXT = (
-    "Seconds of whole commands on the first of these sets. raymc's starts Ray, validates after "
-    "every epoch, keeps checkpoints and a bundle, and records in MLflow; the others do none of "
-    "this.\n\n"
+    "Seconds of whole commands on the first of these sets. raymc's starts Ray if there are more "
+    "than 2,000 clips, validates after every epoch, keeps checkpoints and a bundle, and records in "
+    "MLflow; the others do none of this.\n\n"
 )
 NO_GPU = (
     "The share of a GPU's speed that training uses was not measured: this machine has none, or "
@@ -170,10 +170,10 @@ def measure_commands(config: Config, *, rounds: int, device: str) -> list[Measur
                 **STARTS,
             }
             for name, arguments in commands.items():
-                seconds, printed = _timed(arguments)
+                seconds, printed = timed(arguments)
                 inside = 0.0
                 if name == RAYMC:
-                    inside = _recorded_seconds(config, run)
+                    inside = recorded_seconds(config, run)
                 elif name in WAYS:
                     inside = sum(json.loads(printed.splitlines()[-1])["seconds"])
                 one = found.setdefault(name, Measurement(name))
@@ -181,7 +181,7 @@ def measure_commands(config: Config, *, rounds: int, device: str) -> list[Measur
     return list(found.values())
 
 
-def _timed(arguments: Sequence[str]) -> tuple[float, str]:
+def timed(arguments: Sequence[str]) -> tuple[float, str]:
     """Run Python on some arguments; returns the seconds and what it printed."""
     command = [sys.executable, *arguments]
     began = time.perf_counter()
@@ -189,7 +189,7 @@ def _timed(arguments: Sequence[str]) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-def _recorded_seconds(config: Config, name: str) -> float:
+def recorded_seconds(config: Config, name: str) -> float:
     """Return the seconds of a run's epochs by the speeds that MLflow has of them."""
     client = open_client(tracking_uri(config.tracking, config.run.folder), create=False)
     experiment = client.get_experiment_by_name(config.tracking.experiment)

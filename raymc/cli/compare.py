@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from raymc.cli.display import CountDisplay
 from raymc.config import Config, overridden
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
@@ -42,7 +43,10 @@ def run_compare(
         check_classes(names[0], bundles[0].vocabulary, name, other.vocabulary)
     data = bundles[0].config.data
     opened, split = open_dataset(dataset or data.path), split or data.test
-    scored = [stored_scores(bundle, opened, split) for bundle in bundles]
+    scored = []
+    for name, bundle in zip(names, bundles):
+        with CountDisplay(console, f"rows, {name}") as display:
+            scored.append(stored_scores(bundle, opened, split, on_rows=display.count))
     found = compare(
         [
             ScoredRun(name, bundle.config, bundle.dataset_digest, scores)

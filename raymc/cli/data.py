@@ -171,14 +171,14 @@ def _import(name: str, out: str, given: dict[str, Any]) -> None:
 
 def run_import(config: "Config") -> None:
     """Write the dataset that `data.make` describes, and what was unusual about it."""
-    from raymc.cli.display import rows_progress
+    from raymc.cli.display import CountDisplay
     from raymc.data.info import rows_line
     from raymc.formats.prepare import prepare_dataset
     from raymc.terminal import print_line
 
     console = make_console()
-    with rows_progress(console) as on_row:
-        manifest = prepare_dataset(config, on_row=on_row).manifest
+    with CountDisplay(console, "rows") as display:
+        manifest = prepare_dataset(config, on_row=display.count).manifest
     for note in manifest.provenance.get("notes", ()):
         print_line(console, f"note: {note}")
     print_line(console, rows_line(manifest, config.data.path))

@@ -9,9 +9,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, get_args
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +19,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
 )
 
 from raymc.cli.tables import rows_table
@@ -37,30 +35,61 @@ from raymc.search.trials import (
 from raymc.terminal import plain, print_line
 
 _LIVE_ROWS = 10
-_SECONDS_A_LINE = 10.0  # between lines about files, without a terminal
+_SECONDS_A_LINE, _SECONDS_A_TICK = 10.0, 0.5  # between lines without a terminal, and looks at them
 Display = TypeVar("Display", bound="_LiveDisplay")
 _EPOCH_COLUMNS = ("train/loss", "val/loss", "val/mAP", "val/R80")
 
 
 class _LiveDisplay(ABC):
-    """Is drawn in a terminal while the work runs; elsewhere only its lines are printed."""
+    """Is drawn in a terminal while the work runs; elsewhere lines are printed.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    Where nothing was printed for `_SECONDS_A_LINE`, a line says how far the work has come.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._began = self._said = clock()
         live = Live(self, console=console, transient=True, refresh_per_second=4)
         self._live = live if console.is_interactive else None
+        self._is_over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="raymc-progress", daemon=True)
 
     def __enter__(self: Display) -> Display:
         if self._live is not None:
             self._live.start()
+        else:
+            self._ticker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over.set()
         if self._live is not None:
             self._live.stop()
+        else:
+            self._ticker.join()
 
     @abstractmethod
     def __rich__(self) -> Group: ...
+
+    @abstractmethod
+    def _line(self) -> str:
+        """Return how far the work has come, and the time left."""
+
+    def _tick(self) -> None:
+        while not self._is_over.wait(_SECONDS_A_TICK):
+            self.say_if_due()
+
+    def say_if_due(self) -> None:
+        """Print a line where there is no terminal and the last one is old."""
+        if self._live is None and self._clock() - self._said >= _SECONDS_A_LINE:
+            self._print(self._line() or f"working for {duration(self._clock() - self._began)}")
+
+    def _print(self, line: str, style: str = "") -> None:
+        self._said = self._clock()
+        if self._live is None:
+            print_line(self._console, line)
+        else:
+            self._console.print(plain(line, style))
 
 
 class TrainDisplay(_LiveDisplay):
@@ -77,11 +106,11 @@ class TrainDisplay(_LiveDisplay):
         metric: str = "val/mAP",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(console)
-        self._metric, self._clock = metric, clock
+        super().__init__(console, clock)
+        self._metric = metric
         self._lock = threading.Lock()
         self._plan = Started(epochs=1, steps_per_epoch=1, rows=0, parameters=0)
-        self._began = clock()
+        self._now = ""  # what is under way within an epoch
         self._best = ""
         self._loss = math.nan
         self._progress = Progress(
@@ -136,7 +165,11 @@ class TrainDisplay(_LiveDisplay):
         speed = f"{event.samples_per_second:,.0f} samples/s"
         self._progress.update(self._steps, completed=event.step, note=speed)
         done = event.epoch - 1.0 + event.step / max(1, self._plan.steps_per_epoch)
-        self._progress.update(self._epochs, completed=event.epoch - 1, note=self._time_left(done))
+        left = self._time_left(done)
+        self._progress.update(self._epochs, completed=event.epoch - 1, note=left)
+        step = f"step {event.step:,}/{self._plan.steps_per_epoch:,}"
+        parts = (f"epoch {event.epoch}/{self._plan.epochs}", step, f"loss {event.loss:.4f}", left)
+        self._now = "  ".join(part for part in parts if part)
 
     def _epoch_ended(self, event: EpochEnded) -> None:
         if event.is_best and self._metric in event.metrics:
@@ -156,11 +189,8 @@ class TrainDisplay(_LiveDisplay):
         speed = (self._clock() - self._began) / (epochs_done - first)
         return f"{duration(speed * (self._plan.epochs - epochs_done))} left"
 
-    def _print(self, line: str, style: str = "") -> None:
-        if self._live is None:
-            print_line(self._console, line)
-        else:
-            self._console.print(plain(line, style))
+    def _line(self) -> str:
+        return self._now
 
 
 class TrialsDisplay(_LiveDisplay):
@@ -170,8 +200,15 @@ class TrialsDisplay(_LiveDisplay):
     sweep ends. Elsewhere a line is printed whenever a trial ends.
     """
 
-    def __init__(self, console: Console, trials: int, *, metric: str = "val/mAP") -> None:
-        super().__init__(console)
+    def __init__(
+        self,
+        console: Console,
+        trials: int,
+        *,
+        metric: str = "val/mAP",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(console, clock)
         self._planned, self._metric = trials, metric
         self._lock = threading.Lock()
         self._seen: dict[int, Trial] = {}
@@ -194,7 +231,7 @@ class TrialsDisplay(_LiveDisplay):
             self._seen[trial.number] = trial
         ended = trial.is_over and not (before and before.is_over)
         if ended and self._live is None:
-            print_line(self._console, self._line(trial))
+            self._print(self._line_of(trial))
 
     def __rich__(self) -> Group:
         """Return the live part: counts, best so far and time left, above the trials."""
@@ -214,7 +251,13 @@ class TrialsDisplay(_LiveDisplay):
         shown = [f"{counts[state]} {state}" for state in get_args(TrialState) if counts[state]]
         return f"{self._all} trials: " + (", ".join(shown) or "none started")
 
-    def _line(self, trial: Trial) -> str:
+    def _line(self) -> str:
+        trials = self.trials
+        return "  ".join(
+            part for part in (self._counts(trials), _outlook(trials, self._all)) if part
+        )
+
+    def _line_of(self, trial: Trial) -> str:
         trials = self.trials
         ended = sum(other.is_over for other in trials)
         chosen = (
@@ -265,80 +308,78 @@ def _ended_line(event: Ended) -> str:
     return "  ".join([f"{event.reason}, best was epoch {event.best_epoch}", *best])
 
 
-@contextmanager
-def rows_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar of rows until the end; yields a function of a row's number and the total."""
-    progress = Progress(
-        TextColumn("rows", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not console.is_interactive,
-    )
-    task = progress.add_task("rows", total=None)
-    with progress:
-        yield lambda row, rows: progress.update(task, completed=row, total=rows)
+class CountDisplay(_LiveDisplay):
+    """Shows work that is counted: a bar in a terminal, a line every 10 s elsewhere."""
 
-
-class ExtractDisplay:
-    """Shows the progress of an extraction: a bar in a terminal, a line every 10 s elsewhere."""
-
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._clock = console, clock
-        self._began = self._said = clock()
-        self._first: tuple[int, float] | None = None  # files done at the first event, and its time
+    def __init__(
+        self, console: Console, unit: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(console, clock)
+        self._unit = unit
+        self._first: tuple[int, float] | None = None  # done at the first call, and its time
+        self._done, self._all, self._notes = 0, 0, ""
         self._progress = Progress(
-            TextColumn("files", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", style="cyan", markup=False),
-            console=console,
-            transient=True,
             expand=True,
-            disable=not console.is_interactive,
         )
-        self._files = self._progress.add_task("files", total=None, note="")
+        self._task = self._progress.add_task(unit, total=None, note="")
 
-    def __enter__(self) -> "ExtractDisplay":
-        self._progress.start()
-        return self
+    def __rich__(self) -> Group:
+        """Return the bar."""
+        return Group(self._progress)
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def count(self, done: int, total: int) -> None:
+        """Show that so much is done."""
+        self._count(done, total, ())
 
-    def handle(self, event: ExtractProgress) -> None:
-        """Show the progress of the job."""
+    def _count(self, done: int, total: int, notes: Sequence[str]) -> None:
         now = self._clock()
-        self._first = self._first or (event.done_files, now)
-        note = self._note(event, now)
-        self._progress.update(self._files, total=event.files, completed=event.done_files, note=note)
-        is_due = now - self._said >= _SECONDS_A_LINE or event.done_files == event.files
-        if not self._console.is_interactive and is_due:
-            self._said = now
-            print_line(self._console, f"{event.done_files:,}/{event.files:,} files  {note}")
+        self._first = self._first or (done, now)
+        self._done, self._all = done, total
+        self._notes = "  ".join([*notes, *self._time_left(now)])
+        shown: dict[str, Any] = {"description": self._unit, "note": self._notes}
+        self._progress.update(self._task, total=total, completed=done, **shown)
+        self.say_if_due()
 
-    def _note(self, event: ExtractProgress, now: float) -> str:
-        """Return the speed of this process, the failures, and the time left."""
-        seconds = max(now - self._began, 1e-9)
-        parts = [f"{event.clips / seconds:,.1f} clips/s"]
-        parts += [f"{event.seconds / seconds:,.1f} h of video/h"]
-        parts += [f"{event.failed_files:,} failed"] if event.failed_files else []
-        return "  ".join([*parts, *self._time_left(event, now)])
+    def _line(self) -> str:
+        counted = f"{self._done:,}/{self._all:,} {self._unit}"
+        return f"{counted}  {self._notes}".rstrip() if self._all else ""
 
-    def _time_left(self, event: ExtractProgress, now: float) -> list[str]:
-        """Estimate from the speed since the first file; before it, processes were starting."""
+    def _time_left(self, now: float) -> list[str]:
+        """Estimate from the speed since the first call; before it, processes were starting."""
         assert self._first is not None
         done, then = self._first
-        if event.done_files == done or event.done_files == event.files:
+        if self._done in (done, self._all):
             return []
-        seconds = (event.files - event.done_files) * (now - then) / (event.done_files - done)
-        return [f"{duration(seconds)} left"]
+        return [f"{duration((self._all - self._done) * (now - then) / (self._done - done))} left"]
 
 
-class VideoDisplay:
+class ExtractDisplay(CountDisplay):
+    """Shows the progress through media files, with speed and failures, or through rows."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, "files", clock=clock)
+
+    def rows(self, done: int, total: int) -> None:
+        """Show that so many rows of a dataset are done."""
+        self._unit = "rows"
+        self.count(done, total)
+
+    def handle(self, event: ExtractProgress) -> None:
+        """Show the progress of the job; the last line always."""
+        seconds = max(self._clock() - self._began, 1e-9)
+        notes = [f"{event.clips / seconds:,.1f} clips/s"]
+        notes += [f"{event.seconds / seconds:,.1f} h of video/h"]
+        notes += [f"{event.failed_files:,} failed"] if event.failed_files else []
+        if event.done_files == event.files:
+            self._said = -math.inf
+        self._count(event.done_files, event.files, notes)
+
+
+class VideoDisplay(_LiveDisplay):
     """Shows how far in a video something is: a bar in a terminal, a line every 10 s elsewhere."""
 
     def __init__(
@@ -349,37 +390,32 @@ class VideoDisplay:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._doing, self._seconds, self._clock = console, doing, seconds, clock
-        self._began = self._said = clock()
+        super().__init__(console, clock)
+        self._doing, self._seconds, self._note = doing, seconds, ""
         self._first: tuple[float, float] | None = None  # seconds at the first event, and its time
         self._progress = Progress(
             TextColumn(doing, markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[note]}", style="cyan", markup=False),
-            console=console,
-            transient=True,
             expand=True,
-            disable=not console.is_interactive,
         )
         self._task = self._progress.add_task(doing, total=None, note="")
 
-    def __enter__(self) -> "VideoDisplay":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __rich__(self) -> Group:
+        """Return the bar."""
+        return Group(self._progress)
 
     def handle(self, done: float) -> None:
         """Show that so many seconds of the video are done."""
         now, total = self._clock(), self._seconds()
         self._first = self._first or (done, now)
-        note = f"{duration(done)} of {duration(total)}" if total else duration(done)
+        self._note = f"{duration(done)} of {duration(total)}" if total else duration(done)
         begun, then = self._first
         if total and begun < done < total:
             left = (total - done) * (now - then) / (done - begun)
-            note += f"  {duration(left)} left"
-        self._progress.update(self._task, total=total, completed=done, note=note)
-        if not self._console.is_interactive and now - self._said >= _SECONDS_A_LINE:
-            self._said = now
-            print_line(self._console, f"{self._doing}: {note}")
+            self._note += f"  {duration(left)} left"
+        self._progress.update(self._task, total=total, completed=done, note=self._note)
+        self.say_if_due()
+
+    def _line(self) -> str:
+        return f"{self._doing}: {self._note}" if self._note else ""

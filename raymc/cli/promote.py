@@ -9,11 +9,13 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from raymc.cli.compare import name_of
+from raymc.cli.display import CountDisplay
 from raymc.config import Config, flatten, overridden, override
 from raymc.data.shards import Dataset, open_dataset
 from raymc.errors import ConfigError, DataError, PromotionError
 from raymc.evaluation.compare import Comparison, ScoredRun, check_classes, compare
 from raymc.evaluation.scoring import stored_scores
+from raymc.events import Count
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.metrics import MetricName
 from raymc.metrics.text import difference_text, estimate_text
@@ -78,7 +80,8 @@ def run_promote(
             print_line(console, f"{name} is already {asked.alias} of {model}")
             return
         field = _field(config, holder, asked)
-        compared = _compare(bundle, holder, registry, field)
+        with CountDisplay(console, "rows") as display:
+            compared = _compare(bundle, holder, registry, field, display.count)
         _check_measured(compared, asked, field)
         if holder is None:
             print_line(console, f"{model} has no {asked.alias} yet")
@@ -126,13 +129,13 @@ def _field(config: Config, holder: Version | None, asked: Promotion) -> _Field:
 
 
 def _compare(
-    bundle: Bundle, holder: Version | None, registry: Registry, field: _Field
+    bundle: Bundle, holder: Version | None, registry: Registry, field: _Field, on_rows: Count
 ) -> Comparison:
     """Compare the challenger with the holder of the alias, if there is one."""
     run = run_of(bundle.folder)
 
     def scored(name: str, one: Bundle) -> ScoredRun:
-        scores = stored_scores(one, field.dataset, field.split, run=run)
+        scores = stored_scores(one, field.dataset, field.split, run=run, on_rows=on_rows)
         return ScoredRun(name, one.config, one.dataset_digest, scores)
 
     name = name_of(bundle.folder)

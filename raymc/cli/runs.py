@@ -5,13 +5,13 @@ take seconds to import, so a function imports what it alone needs.
 """
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from raymc.cli.display import TrainDisplay, TrialsDisplay, rows_progress
+from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
@@ -30,6 +30,7 @@ from raymc.tracking.models import log_bundle
 from raymc.tracking.notes import trial_name
 from raymc.tracking.recording import RunRecorder, SweepRecorder
 from raymc.tracking.records import fit_key
+from raymc.training import here
 from raymc.training.audit import AttemptRecorder
 from raymc.training.bundle import load_bundle, save_bundle
 from raymc.training.runs import BUNDLE, Run, open_run, original_of
@@ -49,16 +50,12 @@ def run_train(config: Config, console: Console) -> Path:
         print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
     _describe(dataset, config.data, console)
-    is_trained = bundle.exists()
-    if not is_trained:
-        run = _start_ray(run, console)
+    run, train = (run, None) if bundle.exists() else _trainer(run, dataset, console)
     run.begin()
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         record = RunRecorder(run, dataset.manifest, tracker)
         with _ending(tracker, record.key):
-            if not is_trained:
-                from raymc.training.on_ray import train
-
+            if train is not None:
                 with TrainDisplay(console, metric=config.train.monitor) as display:
                     listeners = [AttemptRecorder(run.folder), display.handle, record]
                     checkpoint = train(run, dataset, listeners=listeners)
@@ -114,7 +111,9 @@ def run_report(
     """Write a sweep's report, by default to its folder, and add it to its run in MLflow."""
     from raymc.report.build import build_report, save_report
 
-    page, config = build_report(run, split=split, price=price), run.config
+    config = run.config
+    with CountDisplay(console, "rows") as display:
+        page = build_report(run, split=split, price=price, on_rows=display.count)
     path = run.folder / REPORT if out is None else out
     save_report(page, path)
     print_line(console, f"report: {path}")
@@ -149,8 +148,8 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
 
 def _open_data(config: Config, console: Console) -> Dataset:
     """Open the dataset, making it if needed; checks it before the run has a folder or processes."""
-    with rows_progress(console) as on_row:
-        dataset = prepare_dataset(config, on_row=on_row)
+    with CountDisplay(console, "rows") as display:
+        dataset = prepare_dataset(config, on_row=display.count)
     names = (config.data.train, config.data.val, config.data.test)
     manifest = dataset.manifest
     if names == SPLITS and sum(manifest.rows(split) > 0 for split in manifest.splits) == 1:
@@ -172,12 +171,23 @@ def _describe(dataset: Dataset, data: DataConfig, console: Console) -> None:
         print_line(console, leak, "yellow")
 
 
+def _trainer(run: Run, dataset: Dataset, console: Console) -> tuple[Run, Callable[..., Path]]:
+    """Return the run with its resources, and what trains it: this process or, if need be, Ray."""
+    if here.is_enough(run, dataset):
+        return here.equip(run), here.train
+    run = _start_ray(run, console)
+    from raymc.training import on_ray
+
+    return run, on_ray.train
+
+
 def _start_ray(run: Run, console: Console) -> Run:
     """Start or join Ray; returns the run with its resources."""
     from raymc.runtime.connect import connect, expect_nodes
     from raymc.training.on_ray import equip
 
     log = run.folder / "ray.log"
+    print_line(console, "starting Ray, which takes some seconds", "dim")
     logs = connect(log)
     print_line(console, f"Ray's messages: {log}", "dim")
     print_line(console, f"Ray's processes: {logs}", "dim")
@@ -235,7 +245,8 @@ def _add_report(run: Run, tracker: Tracker, key: str, console: Console) -> None:
     from raymc.report.build import build_report, save_report
 
     try:
-        page = build_report(run)
+        with CountDisplay(console, "rows") as display:
+            page = build_report(run, on_rows=display.count)
         save_report(page, run.folder / REPORT)
     except Exception as error:  # no error here may fail a finished sweep
         line = first_line(error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from raymc.cli.display import ExtractDisplay
+from raymc.cli.display import CountDisplay, ExtractDisplay
 from raymc.cli.options import MOST_FAILURES
 from raymc.data.shards import open_dataset
 from raymc.evaluation.evaluate import (
@@ -43,7 +43,8 @@ def run_evaluate(
     """
     bundle = load_bundle(find_bundle(run, runs_folder))
     opened = open_dataset(dataset) if dataset else dataset_behind(bundle.folder)
-    result = evaluate(bundle, opened, split, device=device)
+    with CountDisplay(console, "rows") as display:
+        result = evaluate(bundle, opened, split, device=device, on_rows=display.count)
     console.print(evaluation_table(result))
     groups = group_table(result)
     if groups is not None:
@@ -69,7 +70,8 @@ def run_predict(
     bundle = load_bundle(find_bundle(run, runs_folder))
     with ExtractDisplay(console) as display:
         given: dict[str, Any] = {"split": split, "device": device, "top": top}
-        found = predict(bundle, source, out, **given, listener=display.handle)
+        heard = {"listener": display.handle, "on_rows": display.rows}
+        found = predict(bundle, source, out, **given, **heard)
     print_line(console, f"predictions of {found.clips:,} clips: {out}")
     for failure in found.failures[:MOST_FAILURES]:
         print_line(console, f"not read: {failure}", "yellow")

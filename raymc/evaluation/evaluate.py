@@ -10,6 +10,7 @@ from raymc.data.shards import Dataset
 from raymc.evaluation.outcomes import given_and_true
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import stored_scores
+from raymc.events import Count, unheard
 from raymc.metrics.calibration import expected_calibration_error
 from raymc.metrics.families import FamilyScores, family_means, family_scores
 from raymc.metrics.metrics import Scores, evaluate_scores
@@ -35,14 +36,21 @@ class Evaluation:
     families: Mapping[str, FamilyScores]
 
 
-def evaluate(bundle: Bundle, dataset: Dataset, split: str, *, device: str = "auto") -> Evaluation:
+def evaluate(
+    bundle: Bundle,
+    dataset: Dataset,
+    split: str,
+    *,
+    device: str = "auto",
+    on_rows: Count = unheard,
+) -> Evaluation:
     """Score a split with a bundle and measure it against the split's labels.
 
     Raises:
         BundleError: the bundle doesn't match the dataset, or can no longer be read.
         DataError: there is no such split, or a shard can't be read.
     """
-    scored = stored_scores(bundle, dataset, split, device=device)
+    scored = stored_scores(bundle, dataset, split, device=device, on_rows=on_rows)
     judged = (scored.scores, scored.labels, scored.observed)
     families = family_scores(*judged, bundle.vocabulary)
     return Evaluation(bundle, scored, evaluate_scores(*judged), families)

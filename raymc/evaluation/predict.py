@@ -23,7 +23,7 @@ from raymc.errors import ConfigError, DataError
 from raymc.evaluation.media import plan_of, score_media
 from raymc.evaluation.prediction_files import Writer, frames_of, writer_to
 from raymc.evaluation.scoring import each_shard, scored_columns
-from raymc.events import ExtractProgress
+from raymc.events import Count, ExtractProgress, unheard
 from raymc.features.begun import media_states
 from raymc.features.sources import check_present, list_sources
 from raymc.training.bundle import Bundle
@@ -45,10 +45,6 @@ class Predicted:
 Listener = Callable[[ExtractProgress], None]
 
 
-def _unheard(progress: ExtractProgress) -> None:
-    pass
-
-
 def predict(
     bundle: Bundle,
     source: str,
@@ -57,7 +53,8 @@ def predict(
     split: str = "",
     device: str = "auto",
     top: int = 0,
-    listener: Listener = _unheard,
+    listener: Listener = unheard,
+    on_rows: Count = unheard,
 ) -> Predicted:
     """Write the predictions of a dataset's split, or of videos; see the functions for each.
 
@@ -69,6 +66,7 @@ def predict(
         device: `auto`, `cpu` or `gpu`.
         top: In a file, the number of most probable labels, in place of a column for each.
         listener: Called with the progress through videos.
+        on_rows: Called with the progress through the rows of a dataset.
 
     Raises:
         ConfigError: A split is named, and there is no dataset; and as for each.
@@ -77,14 +75,22 @@ def predict(
         dataset = open_dataset(source)
         splits = [name for name in dataset.manifest.splits if dataset.manifest.rows(name)]
         split = split or (splits[0] if len(splits) == 1 else "test")
-        return predict_split(bundle, dataset, split, out, device=device, top=top)
+        given: dict[str, Any] = {"device": device, "top": top, "on_rows": on_rows}
+        return predict_split(bundle, dataset, split, out, **given)
     if split:
         raise ConfigError(f"{source} is no dataset, so it has no split {split!r}: leave it out")
     return predict_media(bundle, source, out, device=device, top=top, listener=listener)
 
 
 def predict_split(
-    bundle: Bundle, dataset: Dataset, split: str, out: Path, *, device: str = "auto", top: int = 0
+    bundle: Bundle,
+    dataset: Dataset,
+    split: str,
+    out: Path,
+    *,
+    device: str = "auto",
+    top: int = 0,
+    on_rows: Count = unheard,
 ) -> Predicted:
     """Write a split's predictions, in the split's order.
 
@@ -98,6 +104,7 @@ def predict_split(
             and, if the bundle is calibrated, `probability.LABEL`. It appears whole or not at all.
         device: `auto`, `cpu` or `gpu`.
         top: In a file, the number of most probable labels, in place of a column for each.
+        on_rows: Called with the number of rows that are done, and of all.
 
     Raises:
         BundleError: The bundle doesn't match the dataset, or can no longer be read.
@@ -108,7 +115,8 @@ def predict_split(
     bundle.check_dataset(dataset.manifest)
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
-        tables = each_shard(bundle, dataset, split, _predicted, device=device, first=first)
+        given: dict[str, Any] = {"device": device, "first": first, "on_rows": on_rows}
+        tables = each_shard(bundle, dataset, split, _predicted, **given)
         return enumerate(tables, start=first + 1)
 
     source = {"dataset": dataset.manifest.digest(), "split": split}
@@ -122,7 +130,7 @@ def predict_media(
     *,
     device: str = "auto",
     top: int = 0,
-    listener: Listener = _unheard,
+    listener: Listener = unheard,
 ) -> Predicted:
     """Write the predictions of videos, in their order; features are made as the bundle's were.
 

@@ -21,6 +21,7 @@ from raymc.data.feed.batches import Block, block_from_table
 from raymc.data.shards import Dataset, Shard, read_shard
 from raymc.errors import DataError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
+from raymc.events import Count, unheard
 from raymc.training.bundle import Bundle
 from raymc.training.runs import run_of
 
@@ -30,7 +31,13 @@ _KINDS = {"auto": ("gpu", "cpu"), "gpu": ("gpu",), "cpu": ("cpu",)}  # of device
 
 
 def stored_scores(
-    bundle: Bundle, dataset: Dataset, split: str, *, device: str = "auto", run: Path | None = None
+    bundle: Bundle,
+    dataset: Dataset,
+    split: str,
+    *,
+    device: str = "auto",
+    run: Path | None = None,
+    on_rows: Count = unheard,
 ) -> ScoredSplit:
     """Return a bundle's scores of a split; those of a run's bundle are computed once.
 
@@ -49,12 +56,12 @@ def stored_scores(
     dataset.verify(split)
     run = run or run_of(bundle.folder)
     if run is None:
-        return score_split(bundle, dataset, split, device=device)
+        return score_split(bundle, dataset, split, device=device, on_rows=on_rows)
     for kind in _KINDS[device]:
         file, belongs_to = _stored(run, bundle, dataset, split, kind)
         with suppress(DataError):  # there is none, or it is damaged
             return load_scored(file, belongs_to=belongs_to)
-    scored = score_split(bundle, dataset, split, device=device)
+    scored = score_split(bundle, dataset, split, device=device, on_rows=on_rows)
     kind = "gpu" if _on_gpu(dataset, split, device) else "cpu"
     file, belongs_to = _stored(run, bundle, dataset, split, kind)
     with suppress(OSError):  # the run may be another user's and read-only
@@ -78,7 +85,12 @@ def _stored(
 
 
 def score_split(
-    bundle: Bundle, dataset: Dataset, split: str, *, device: str = "auto"
+    bundle: Bundle,
+    dataset: Dataset,
+    split: str,
+    *,
+    device: str = "auto",
+    on_rows: Count = unheard,
 ) -> ScoredSplit:
     """Return a bundle's scores of a split's rows, in their order.
 
@@ -86,7 +98,7 @@ def score_split(
         BundleError: The bundle can't be read.
         DataError: There is no such split, or a shard can't be read.
     """
-    blocks = list(each_shard(bundle, dataset, split, _score_shard, device=device))
+    blocks = list(each_shard(bundle, dataset, split, _score_shard, device=device, on_rows=on_rows))
     return ScoredSplit(
         ids=tuple(name for ids, _, _, _ in blocks for name in ids),
         scores=np.concatenate([scores for _, scores, _, _ in blocks]),
@@ -122,8 +134,11 @@ def each_shard(
     *,
     device: str,
     first: int = 0,
+    on_rows: Count = unheard,
 ) -> Iterator[Result]:
     """Yield what `work` returns for each shard of a split from number `first`, in their order.
+
+    `on_rows` is called with the rows that are done, those before `first` included.
 
     Raises:
         BundleError: The bundle can't be read.
@@ -133,11 +148,17 @@ def each_shard(
     shards, on_gpu = dataset.split(split)[first:], _on_gpu(dataset, split, device)
     if _is_small(dataset, split, device):
         bundle.model.to("cuda" if on_gpu else "cpu")
-        yield from (work(bundle, dataset, shard) for shard in shards)
-        return
-    from raymc.evaluation.on_ray import each_shard_on_ray  # Ray takes a second to import
+        results = (work(bundle, dataset, shard) for shard in shards)
+    else:
+        from raymc.evaluation.on_ray import each_shard_on_ray  # Ray takes a second to import
 
-    yield from each_shard_on_ray(bundle, dataset, shards, work, on_gpu=on_gpu)
+        results = each_shard_on_ray(bundle, dataset, shards, work, on_gpu=on_gpu)
+    rows = dataset.manifest.rows(split)
+    done = rows - sum(shard.rows for shard in shards)
+    for shard, result in zip(shards, results):
+        done += shard.rows
+        on_rows(done, rows)
+        yield result
 
 
 def _is_small(dataset: Dataset, split: str, device: str) -> bool:

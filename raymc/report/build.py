@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -21,6 +22,7 @@ from raymc.errors import ConfigError, DataError, RaymcError
 from raymc.evaluation.compare import Comparison, ScoredRun, compare, quick_resamples
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import embed_rows, stored_scores
+from raymc.events import Count, unheard
 from raymc.metrics.text import percent
 from raymc.report.class_sections import MAPPED_ROWS, class_sections
 from raymc.report.comparison import metric_tables
@@ -53,11 +55,17 @@ class _Judged:
         )
 
 
-def build_report(run: Run, *, split: str | None = None, price: float | None = None) -> str:
+def build_report(
+    run: Run,
+    *,
+    split: str | None = None,
+    price: float | None = None,
+    on_rows: Count = unheard,
+) -> str:
     """Return the report of a sweep, with its own settings or another `data.path`, as HTML.
 
     The model is judged on `split`, None for the validation split. The price is that of an hour of
-    a GPU, or of a worker if the sweep used no GPU.
+    a GPU, or of a worker if the sweep used no GPU. `on_rows` is called while a model scores rows.
 
     Raises:
         ConfigError: The folder does not contain a sweep.
@@ -74,7 +82,7 @@ def build_report(run: Run, *, split: str | None = None, price: float | None = No
         space.update(trial.distributions)
     sections = trial_sections(trials, space, costs, metric=metric, best=best.number)
     try:
-        judged = _judge(run.folder, config, split, best=best, default=default)
+        judged = _judge(run.folder, config, split, best=best, default=default, on_rows=on_rows)
     except RaymcError as error:
         note = Note(f"The model could not be examined: {error}")
         sections.append(Section("model", "The model", [note]))
@@ -188,11 +196,18 @@ def _comparison(compared: Comparison, without_default: str) -> Section:
 
 
 def _judge(
-    folder: Path, config: Config, split: str, *, best: Trial, default: Trial | None
+    folder: Path,
+    config: Config,
+    split: str,
+    *,
+    best: Trial,
+    default: Trial | None,
+    on_rows: Count,
 ) -> _Judged:
     """Score the split with the winner, and with the default settings' model if there is one."""
     path = config.data.path
-    dataset, device = open_dataset(path), config.train.device
+    dataset = open_dataset(path)
+    given: dict[str, Any] = {"device": config.train.device, "run": folder, "on_rows": on_rows}
     with _bundle_of(best, folder) as made:
         bundle = load_bundle(made)
         is_own = path == read_config(folder).data.path
@@ -201,7 +216,7 @@ def _judge(
                 f"{path} holds another dataset than the sweep was trained on: name where that one "
                 "is now, or another to judge on, with data.path=FOLDER"
             )
-        scored = stored_scores(bundle, dataset, split, device=device, run=folder)
+        scored = stored_scores(bundle, dataset, split, **given)
         embeddings = embed_rows(bundle, dataset, split, most=MAPPED_ROWS)
     rival, missing = None, ""
     if default is None:
@@ -212,7 +227,7 @@ def _judge(
         try:
             with _bundle_of(default, folder) as path:
                 other = load_bundle(path)
-                before = stored_scores(other, dataset, split, device=device, run=folder)
+                before = stored_scores(other, dataset, split, **given)
             rival = ScoredRun("default", other.config, other.dataset_digest, before)
         except RaymcError as error:
             missing = f"The default's model can't be compared: {error}"

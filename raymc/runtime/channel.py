@@ -7,11 +7,10 @@ from typing import Any
 
 import ray
 
-from raymc.events import Event
+from raymc.events import Event, Listener, tell_each
 
 SECONDS_BETWEEN_LOOKS = 0.1
 _NODE_ID = "ray.io/node-id"  # a label that Ray gives each node
-Listener = Callable[[Event], None]
 
 
 class Mailbox:
@@ -70,11 +69,7 @@ class Channel:
 
     def _take(self) -> None:
         for event in ray.get(self.mailbox.take.remote()):
-            for listener in self._listeners:
-                try:
-                    listener(event)
-                except Exception as error:
-                    self._errors.append(error)
+            tell_each(self._listeners, event, self._errors)
 
 
 def sender(mailbox: Any) -> Callable[[Event], None]:

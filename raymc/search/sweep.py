@@ -18,7 +18,8 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from raymc.config import Config, override
-from raymc.data.feed.on_ray import SharedData, share_data
+from raymc.data.feed.on_ray import share_data
+from raymc.data.feed.shared import SharedData
 from raymc.data.shards import Dataset
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded

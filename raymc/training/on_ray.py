@@ -21,16 +21,14 @@ from raymc.config import to_dict
 from raymc.data.feed.on_ray import SharedData, share_data
 from raymc.data.shards import Dataset
 from raymc.data.storage import exists, open_address, patience, reaching
-from raymc.errors import CheckpointError, DataError, DivergedError, TrainingError, first_line
-from raymc.events import Event, Warned
-from raymc.runtime.channel import Channel, Listener, sender
+from raymc.errors import DataError, DivergedError, TrainingError, first_line
+from raymc.events import Event, Listener, Warned
+from raymc.runtime.channel import Channel, sender
 from raymc.runtime.connect import explained, worker_resources
-from raymc.training import checkpoint
+from raymc.training.keeping import KEPT, PATIENCE_SECONDS, SNAPSHOT, best_checkpoint, check_writable
 from raymc.training.runs import Run
-from raymc.training.worker import KEEP, KEPT, PATIENCE_SECONDS, train_worker
+from raymc.training.worker import KEEP, train_worker
 
-# Ray Train's list of a run's checkpoints, in the run's folder.
-SNAPSHOT = "checkpoint_manager_snapshot.json"
 # How often an elastic group checks whether the cluster has grown.
 RESIZE_SECONDS = 10.0
 # How long an elastic group waits for its workers before it counts nodes again: for some seconds
@@ -117,20 +115,6 @@ def _fit_patiently(
             patience(DataError, seconds=PATIENCE_SECONDS)(check_writable, address)
 
 
-def check_writable(address: str) -> None:
-    """Check that checkpoints can be written to an address, before workers start.
-
-    Raises:
-        DataError: It is full, read-only, unreachable or not an address.
-    """
-    filesystem, path = open_address(address)
-    with reaching(address):
-        filesystem.create_dir(path, recursive=True)
-        with filesystem.open_output_stream(f"{path}/.written"):
-            pass
-        filesystem.delete_file(f"{path}/.written")
-
-
 def forget_torn_list(address: str) -> list[str]:
     """Delete Ray Train's list of a run's checkpoints if Ray can't read it.
 
@@ -152,35 +136,6 @@ def forget_torn_list(address: str) -> list[str]:
             line = str(error).strip().partition("\n")[0]
             return [f"Ray's list of checkpoints, {snapshot}, can't be read and is rebuilt: {line}"]
     return []
-
-
-def best_checkpoint(address: str, folder: Path) -> Path:
-    """Return the checkpoint of a finished run's best epoch, as a local folder.
-
-    Args:
-        address: The run's folder in storage.
-        folder: Where to copy the checkpoint if storage is not local.
-
-    Raises:
-        CheckpointError: It is incomplete or missing.
-    """
-    filesystem, path = open_address(address)
-    found, _ = checkpoint.find(filesystem, path)
-    problem = f"{address} has none"
-    for one in checkpoint.best_of(found):
-        local = Path(one.path)
-        try:
-            if not isinstance(filesystem, fs.LocalFileSystem):
-                local = folder / "checkpoint"
-                local.mkdir(parents=True, exist_ok=True)
-                with reaching(address):
-                    fs.copy_files(one.path, str(local), source_filesystem=filesystem)
-            checkpoint.verify(local)
-        except CheckpointError as error:
-            problem = str(error)
-        else:
-            return local
-    raise CheckpointError(f"the best epoch's checkpoint can't be used: {problem}")
 
 
 class _Trainer(TorchTrainer):

@@ -14,30 +14,22 @@ from typing import Any
 
 import ray.train
 import ray.train.collective
-import tenacity
 import torch
 from ray.train import Checkpoint, CheckpointConsistencyMode
 from ray.train import CheckpointUploadMode as UploadMode
 from ray.train.torch import get_device
-from safetensors import SafetensorError
 
 from raymc.config import Config, from_dict
-from raymc.data.storage import patience
-from raymc.errors import CheckpointError, DivergedError, first_line
-from raymc.events import EpochEnded, Event, Saved, Warned
+from raymc.errors import DivergedError
+from raymc.events import EpochEnded, Event, Saved
 from raymc.runtime.channel import sender
-from raymc.training import checkpoint, loop
+from raymc.training import loop
+from raymc.training.keeping import keep_score, newest_intact, patient_storing
 from raymc.training.loop import Store, Write
 
 # Keys of an epoch's report besides its metrics.
 EPOCH, IS_LAST = "epoch", "is_last"
-# The score by which Ray Train keeps checkpoints, and how many it keeps.
-KEEP, KEPT = "keep", 3
-# How long a checkpoint is retried while storage can't be written to. Training waits for it once
-# the next checkpoint is due: giving up at once would lose the steps since the last one.
-PATIENCE_SECONDS = 120.0
-# Errors of a full or unreachable storage; torch raises RuntimeError if it can't write a file.
-_NOT_STORED = (OSError, RuntimeError, SafetensorError)
+KEEP = "keep"  # the score by which Ray Train keeps checkpoints
 SECONDS_BETWEEN_QUESTIONS = 1.0
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -109,36 +101,19 @@ def last_checkpoint(tell: Callable[[Event], None]) -> Iterator[Path | None]:
     Raises:
         CheckpointError: There are checkpoints, but none is intact.
     """
-    storage = ray.train.get_context().get_storage()
+    storage: Any = ray.train.get_context().get_storage()
     with ExitStack() as stack:
         path = None
         if ray.train.get_context().get_world_rank() == 0:
-            path = _last_intact(storage, tell, stack)
+            path, unneeded = newest_intact(
+                storage.storage_filesystem,
+                storage.experiment_fs_path,
+                fetch=lambda path: _local(path, storage, stack),
+                tell=tell,
+            )
+            _delete_leftovers(storage, unneeded)
         path = ray.train.collective.broadcast_from_rank_zero(path)
         yield _local(path, storage, stack) if path else None
-
-
-def _last_intact(storage: Any, tell: Callable[[Event], None], stack: ExitStack) -> str | None:
-    found, unreadable = checkpoint.find(storage.storage_filesystem, storage.experiment_fs_path)
-    for path in unreadable:
-        tell(Warned(f"skipping checkpoint {path}: it is incomplete"))
-    for at, one in enumerate(found):
-        local = _local(one.path, storage, stack)
-        try:
-            checkpoint.verify(local)
-        except CheckpointError as error:
-            reason = str(error).replace(str(local), one.path)
-            tell(Warned(f"{reason}; using the one before"))
-        else:
-            needed = {one.path, *(best.path for best in checkpoint.best_of(found[at:]))}
-            _delete_leftovers(storage, {*unreadable, *(each.path for each in found)} - needed)
-            return one.path
-    if found:
-        raise CheckpointError(
-            f"no checkpoint in {storage.experiment_fs_path} is intact: choose another run.name "
-            "to start a new run"
-        )
-    return None
 
 
 def _delete_leftovers(storage: Any, paths: Collection[str]) -> None:
@@ -167,7 +142,7 @@ class Reporter:
         self._tell = tell
         self._is_idle = threading.Event()
         self._is_idle.set()
-        self._patient = patience(*_NOT_STORED, seconds=PATIENCE_SECONDS, before_sleep=self._warn)
+        self._patient = patient_storing(tell)
 
     def keep(self, event: EpochEnded | Saved, take: Callable[[], Write] | None) -> None:
         """Report a checkpoint; returns at once, or after storing it if it is the run's last."""
@@ -195,12 +170,6 @@ class Reporter:
             delete_local_checkpoint_after_upload=True,
         )
 
-    def _warn(self, state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if error is not None and state.attempt_number == 1:
-            retries = f"retrying for up to {PATIENCE_SECONDS:g} s"
-            self._tell(Warned(f"a checkpoint can't be stored ({first_line(error)}): {retries}"))
-
 
 def _stored(local: Checkpoint, name: str, write: Write | None) -> Checkpoint:
     """Write a checkpoint to its local folder, and copy that to storage."""
@@ -216,21 +185,6 @@ def _metrics_of(event: EpochEnded | Saved) -> dict[str, Any]:
         return {KEEP: keep_score(event.epoch, event.step, event.best_epoch)}
     score = keep_score(event.epoch, 0, event.best_epoch)
     return {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last, KEEP: score}
-
-
-def keep_score(epoch: int, step: int, best_epoch: int) -> float:
-    """Return a score whose three highest are the best epoch and the last two checkpoints.
-
-    The best epoch scores its own number b. Checkpoints after it score between b - 1 and b, later
-    ones higher, and so above every epoch that was best before.
-
-    Args:
-        epoch: Epochs that have ended.
-        step: Steps of the next epoch.
-        best_epoch: Number of the best epoch so far; 0: none has ended.
-    """
-    since_best = epoch - best_epoch + step / (1 + step)
-    return float(best_epoch) if not since_best else best_epoch - 1 / (1 + since_best)
 
 
 def limit_threads(config: Config) -> None:

@@ -1,12 +1,14 @@
 """What is shown while datasets are made."""
 
+import threading
 from io import StringIO
 
 import pytest
+from example_trials import TRIALS
 from rich.console import Console
 
-from raymc.cli.display import ExtractDisplay, rows_progress
-from raymc.events import ExtractProgress
+from raymc.cli.display import CountDisplay, ExtractDisplay, TrainDisplay, TrialsDisplay
+from raymc.events import ExtractProgress, Started, Stepped
 
 
 class Clock:
@@ -49,8 +51,74 @@ def test_a_terminal_has_a_bar_that_is_gone_at_the_end() -> None:
 
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_rows_are_counted(is_terminal: bool) -> None:
+    printed, clock = StringIO(), Clock()
+    console = Console(file=printed, force_terminal=is_terminal, width=80)
+    with ExtractDisplay(console, clock=clock) as display:
+        for rows, now in ((100, 101.0), (200, 111.0), (300, 112.0), (600, 131.0)):
+            clock.now = now
+            display.rows(rows, 600)
+    if is_terminal:
+        assert "600/600" in printed.getvalue()
+        assert printed.getvalue().endswith("\x1b[2K")
+    else:
+        assert printed.getvalue() == "200/600 rows  40.0 s left\n600/600 rows\n"
+
+
+def test_work_of_seconds_prints_nothing_without_a_terminal() -> None:
     printed = StringIO()
-    with rows_progress(Console(file=printed, force_terminal=is_terminal, width=80)) as on_row:
-        on_row(1, 3)
-        on_row(3, 3)
-    assert ("3/3" in printed.getvalue()) == is_terminal
+    with CountDisplay(Console(file=printed, force_terminal=False), "rows") as display:
+        display.count(1, 2)
+        display.count(2, 2)
+    assert not printed.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["counted", "run", "sweep"])
+def test_a_line_comes_also_while_nothing_ends(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raymc.cli.display._SECONDS_A_TICK", 0.001)
+    printed, clock = Lines(), Clock()
+    console = Console(file=printed, force_terminal=False, width=200)
+    said: list[str] = []
+
+    def next_line() -> str:
+        before = len(printed.getvalue())
+        clock.now += 10.0
+        assert printed.grew.wait(60)
+        printed.grew.clear()
+        return printed.getvalue()[before:].strip()
+
+    if kind == "counted":
+        with CountDisplay(console, "rows", clock=clock) as count:
+            said.append(next_line())
+            count.count(5, 20)
+            said.append(next_line())
+        assert said == ["working for 10.0 s", "5/20 rows"]
+    elif kind == "run":
+        with TrainDisplay(console, clock=clock) as run:
+            said.append(next_line())
+            run.handle(Started(epochs=2, steps_per_epoch=40, rows=1234, parameters=56789))
+            printed.grew.clear()
+            clock.now += 5.0
+            run.handle(Stepped(epoch=1, step=20, loss=0.75, samples_per_second=99.0))
+            said.append(next_line())
+        assert said == ["working for 10.0 s", "epoch 1/2  step 20/40  loss 0.7500  15.0 s left"]
+    else:
+        with TrialsDisplay(console, trials=9, clock=clock) as sweep:
+            said.append(next_line())
+            sweep.update(TRIALS[5])
+            said.append(next_line())
+        assert said == ["9 trials: none started", "9 trials: 1 running"]
+
+
+class Lines(StringIO):
+    """Says when a line was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grew = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Write a part of a line, or its end."""
+        written = super().write(text)
+        if text.endswith("\n"):
+            self.grew.set()
+        return written

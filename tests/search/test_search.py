@@ -276,10 +276,10 @@ def test_a_finished_sweep_does_nothing_again(finished: Sweep) -> None:
 def test_more_trials_continue_the_study_and_a_failing_report_costs_nothing(
     finished: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> str:
+    def fail(*_: object, **__: object) -> str:
         raise RuntimeError("no ink\nleft")
 
-    monkeypatch.setattr("raymc.report.build_report", fail)
+    monkeypatch.setattr("raymc.report.build.build_report", fail)
     changes = {"search.trials": 6, "search.sampler": "tpe", "search.startup_trials": 2}
     more = Sweep(override(finished.config, changes))
     before = more.trials()

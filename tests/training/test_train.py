@@ -28,8 +28,9 @@ from raymc.metrics.metrics import evaluate_scores
 from raymc.training import checkpoint
 from raymc.training.audit import AttemptRecorder, load_attempts, restarts
 from raymc.training.bundle import WEIGHTS
+from raymc.training.keeping import SNAPSHOT
 from raymc.training.learner import make_model
-from raymc.training.on_ray import SNAPSHOT, equip, train
+from raymc.training.on_ray import equip, train
 from raymc.training.row_log import RowLog, audit
 from raymc.training.runs import open_run
 from raymc.training.validation import predict

@@ -25,7 +25,8 @@ from raymc.training import checkpoint
 from raymc.training.audit import audit_run
 from raymc.training.bundle import WEIGHTS, load_bundle
 from raymc.training.checkpoint import Progress
-from raymc.training.on_ray import SNAPSHOT, best_checkpoint, check_writable, forget_torn_list
+from raymc.training.keeping import SNAPSHOT, best_checkpoint, check_writable
+from raymc.training.on_ray import forget_torn_list
 from raymc.training.runs import read_run
 
 KINDS = ("access_key_id", "secret_access_key")

@@ -13,7 +13,8 @@ from raymc.config import Config, override
 from raymc.data.feed import on_ray as feeds
 from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed
-from raymc.data.feed.on_ray import SharedSplit, share_data, share_split
+from raymc.data.feed.on_ray import share_data, share_split
+from raymc.data.feed.shared import SharedSplit
 from raymc.data.shards import Dataset, count_classes, open_dataset
 from raymc.errors import DataError
 

@@ -1,11 +1,11 @@
-"""Which checkpoints Ray Train keeps, by the score that they are given."""
+"""Which checkpoints of a run are kept, by the score that they are given."""
 
 import itertools
 import random
 
 import pytest
 
-from raymc.training.worker import KEPT, keep_score
+from raymc.training.keeping import KEPT, keep_score
 
 STEPS = 5
 
