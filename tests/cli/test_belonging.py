@@ -275,7 +275,8 @@ def test_clips_in_two_splits_are_told_before_training(
     rows["test"][2] = replace(rows["test"][2], id=rows["train"][5].id)
     path = str(tmp_path / "shared")
     write_dataset(path, rows, vocabulary=VOCABULARY, modalities=MODALITIES, shard_rows=SHARD_ROWS)
-    file = write_config(override(config, {"data.path": path}), tmp_path / "mine.yaml")
+    wants_ray = {"data.path": path, "data.cache": "object_store"}
+    file = write_config(override(config, wants_ray), tmp_path / "mine.yaml")
 
     def not_now(*_: object) -> None:
         raise ResourceError("no Ray here")
@@ -304,7 +305,8 @@ def test_splits_are_drawn_where_there_are_none(
     path = str(tmp_path / "whole")
     rows = {"train": [tiny_row("train", i) for i in range(20)]}
     write_dataset(path, rows, vocabulary=VOCABULARY, modalities=MODALITIES, shard_rows=SHARD_ROWS)
-    file = write_config(override(config, {"data.path": path}), tmp_path / "mine.yaml")
+    wants_ray = {"data.path": path, "data.cache": "object_store"}
+    file = write_config(override(config, wants_ray), tmp_path / "mine.yaml")
     code, lines = raymc("train", file)
     assert code == 2
     assert lines.splitlines()[0] == (
