@@ -189,7 +189,7 @@ def add_class(
     if not 0.0 <= sure < 1.0:
         raise ConfigError(f"confidence is {sure}; it must be at least 0 and below 1")
 
-    parts = [_read(bundle, one, name, split, device, listener) for one in examples]
+    parts = [_read(bundle, one, name, split, device, listener, ids=ids) for one in examples]
     clips = _joined(parts)
     chosen, given = _examples(clips, name, ids)
     others, of_others = _others(bundle, against, name, given, chosen, device, listener)
@@ -332,39 +332,44 @@ def _read(
     device: str,
     listener: Listener,
     *,
+    ids: Sequence[str] = (),
     is_against: bool = False,
 ) -> _Clips:
-    """Embed the clips of a dataset, or of videos."""
+    """Embed the clips of a dataset, those with some ids if any are given, or of videos."""
     if is_dataset(address):
         dataset = open_dataset(address)
         splits = [each for each in dataset.manifest.splits if dataset.manifest.rows(each)]
         usual = bundle.config.data.val if is_against else bundle.config.data.train
         split = split or (splits[0] if len(splits) == 1 else usual)
-        return _read_dataset(bundle, dataset, split, name)
+        return _read_dataset(bundle, dataset, split, name, ids)
     sources = list_sources(address)
     check_present(sources)
-    ids, videos, labels, embeddings, failures = [], [], [], [], []
+    found, videos, labels, embeddings, failures = [], [], [], [], []
     for source, item, embedding in embed_media(
         bundle, sources, plan_of(bundle, device=device), listener=listener
     ):
         if isinstance(item, Failure) or embedding is None:
             failures.append(f"{source.path}: {getattr(item, 'error', 'nothing to see or hear')}")
             continue
-        ids.append(item.id)
+        found.append(item.id)
         videos.append(source.path)
         labels.append(source.labels)
         embeddings.append(embedding)
     has = np.array([name in one for one in labels], dtype=bool)
     lacks = np.array([bool(one) and name not in one for one in labels], dtype=bool)
-    units = _unit(np.array(embeddings).reshape(len(ids), -1))
-    return _Clips(units, tuple(ids), tuple(videos), has, lacks, tuple(failures))
+    units = _unit(np.array(embeddings).reshape(len(found), -1))
+    return _Clips(units, tuple(found), tuple(videos), has, lacks, tuple(failures))
 
 
-def _read_dataset(bundle: Bundle, dataset: Dataset, split: str, name: str) -> _Clips:
+def _read_dataset(
+    bundle: Bundle, dataset: Dataset, split: str, name: str, wanted: Sequence[str] = ()
+) -> _Clips:
     bundle.check_dataset(dataset.manifest)
     known, parts = dataset.manifest.vocabulary, []
     at = known.names.index(name) if name in known.names else None
     for table in _tables(bundle, dataset, split):
+        if wanted:
+            table = table.filter(pa.array([each in wanted for each in table["id"].to_pylist()]))
         block = block_from_table(table, replace(dataset.manifest, modalities=bundle.modalities))
         ids, column = block.ids.to_pylist(), video_column(table.column_names)
         of = table[column].to_pylist() if column else [None] * len(ids)

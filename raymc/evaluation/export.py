@@ -241,11 +241,13 @@ class _Card:
 
     def _intro(self) -> str:
         count, read = len(self.bundle.vocabulary), ", ".join(self._modalities())
+        scored = "one linear classifier per label."
+        if self.bundle.model.head == "cosine":
+            scored = "one prototype per label; a clip is scored by its similarity to each."
         return (
             f"# {_plain(self.title)}\n\nThis model gives clips of videos any of {count:,} labels, "
             f"with a probability for each, from {_plain(read)}. It was trained with raymc "
-            f"{self.made_by}: a transformer over all modalities, one learned prototype per "
-            "label, and a clip is scored by its similarity to each."
+            f"{self.made_by}: a transformer over all modalities, and {scored}"
         )
 
     def _use(self) -> str:
@@ -311,6 +313,9 @@ class _Card:
             if "no" in given
             else ""
         )
+        if self.bundle.added is not None:
+            added = _plain(", ".join(names[-len(self.bundle.added) :]))
+            without += f" Added later from a few clips, without training: {added}."
         table = _table(head, rows[:LABELS_SHOWN])
         return f"## Labels\n\n{len(names):,} labels.{without}\n\n{table}{more}"
 

@@ -117,7 +117,9 @@ def test_more_classes_and_everything_that_takes_a_bundle(
     assert second.prototypes.shape == (len(LABELS) + 2, model.prototypes.shape[1])
     exported = raymc.export(second, given, license="mit")
     assert (scores_of(exported, tiny) == scores_of(second, tiny)).all()
-    assert "| dance | no |" in (given / "README.md").read_text()
+    card = (given / "README.md").read_text()
+    assert "| dance | no |" in card
+    assert "Added later from a few clips, without training: dance, sing." in card
     frame = raymc.predict(exported, tiny.path)
     assert {"probability.dance", "probability.sing"} < set(frame.columns)
     told = json.loads((two / "bundle.json").read_text())
