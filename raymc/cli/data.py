@@ -4,7 +4,8 @@ Each checks its settings first, and imports what is heavy after that.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,7 +22,7 @@ from raymc.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from raymc.config import Config
+    from raymc.config import Config, LessonsConfig
     from raymc.features.on_ray import ExtractSummary
 
 
@@ -79,6 +80,39 @@ def data_split(path: str, seed: int, by: str, again: bool) -> None:
 
     manifest = split_dataset(path, seed=seed, by=by, again=again)
     print_line(make_console(), rows_line(manifest, path))
+
+
+@data.command("lessons")
+@click.argument("folder", type=click.Path())
+@click.option(
+    "--size",
+    type=click.Choice(["tiny", "small", "approve"]),
+    default="small",
+    show_default=True,
+    help="94 lessons of about 15 s, 373 of 25 s, or 1495 of 20 to 90 s.",
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the lessons.")
+def data_lessons(folder: str, size: Literal["tiny", "small", "approve"], seed: int) -> None:
+    """Write made-up lessons as videos to FOLDER, with a table of their labels.
+
+    They have APPROVE's 19 classes, look-alikes that differ in one cue, and a list of all cues with
+    their times (cues.jsonl). Needs `raymc[media,lessons]`.
+    """
+    from raymc.config import LessonsConfig
+
+    run_videos(LessonsConfig(size=size, seed=seed), Path(folder), make_console())
+
+
+def run_videos(config: "LessonsConfig", folder: Path, console: "Console") -> Path:
+    """Write the lessons as videos, and their table, which is returned."""
+    from raymc.cli.display import rows_progress
+    from raymc.formats.lessons import write_videos
+    from raymc.terminal import print_line
+
+    with rows_progress(console) as on_row:
+        table = write_videos(config, folder, on_video=on_row)
+    print_line(console, f"{table}: paths, labels and splits; cues.jsonl has the times of all cues")
+    return table
 
 
 @data.command("info")
@@ -205,10 +239,20 @@ def run_import(config: "Config") -> None:
 @click.option("--fps", type=float, help="Frames to encode per second.")
 @click.option("--window", type=float, help="Split longer videos into clips of this many seconds.")
 @click.option("--stride", type=float, help="Seconds from the start of one clip to the next.")
-@click.option("--visual", help="Encoder of frames: patches, a model from a hub, or none.")
+@click.option(
+    "--visual",
+    help="Encoder of frames: auto, patches, efficientnet_lite0, a model from a hub, or none.",
+)
 @click.option("--audio", help="Encoder of sound: logmel, a torchaudio bundle, or none.")
-@click.option("--text", help="Encoder of the transcript: words, a model from a hub, or none.")
-@click.option("--transcript", help="Source of the transcript: sidecar files, or an ASR bundle.")
+@click.option("--text", help="Encoder of words: auto, words, minilm, a model from a hub, or none.")
+@click.option(
+    "--transcript", help="Source of what is said: sidecar files, moonshine, or an ASR bundle."
+)
+@click.option(
+    "--screen-text",
+    is_flag=True,
+    help="Read the words on the screen, too (needs raymc[pretrained]).",
+)
 @click.option("--language", help="Language of the sidecar files, such as en or de.")
 @click.option("--weights", help="Folder of the encoders' weights, for machines without network.")
 @click.option("--max-failures", help="Share of files that may fail, such as 5%.")
@@ -217,6 +261,7 @@ def extract(
     overrides: tuple[str, ...],
     config: str | None,
     dry_run: bool,
+    screen_text: bool,
     **given: Any,
 ) -> None:
     """Turn videos into a dataset of features.
@@ -235,6 +280,7 @@ def extract(
     settings = {named.get(key, f"extract.{key}"): value for key, value in given.items()}
     settings["extract.max_failures"] = _share(given["max_failures"])
     settings["extract.source"] = source
+    settings["extract.screen"] = "rapidocr" if screen_text else None
     settings["extract.columns"] = columns or None
     run_extract(load_config(config, overrides, settings), make_console(), dry_run=dry_run)
 

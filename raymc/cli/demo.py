@@ -1,4 +1,4 @@
-"""The command `raymc demo`: the whole way on the embedded example, small enough for a laptop.
+"""The command `raymc demo`: the whole way on an embedded example, small enough for a laptop.
 
 It does nothing that a user could not type with the other commands.
 """
@@ -43,13 +43,23 @@ SETTINGS: dict[str, Any] = {
 
 
 @click.command()
-@click.option("--folder", default="raymc-demo", show_default=True, help="Folder for the results.")
-def demo(folder: str) -> None:
+@click.option("--folder", help="Folder for the results: raymc-demo, or raymc-lessons.")
+@click.option(
+    "--lessons",
+    is_flag=True,
+    help="Begin with videos: made-up lessons with pictures, speech and words on the screen.",
+)
+def demo(folder: str | None, lessons: bool) -> None:
     """Try everything on the embedded example: takes 3 minutes.
 
-    Makes a dataset, searches settings, tests the winner and writes its predictions.
+    Makes a dataset, searches settings, tests the winner and writes its predictions. With
+    --lessons, which takes 8 minutes and needs `raymc[pretrained,lessons]`: makes videos, extracts
+    their features, trains, tests, labels the test videos, and draws the timeline of one.
     """
-    run_demo(Path(folder), make_console())
+    if lessons:
+        run_lessons(Path(folder or "raymc-lessons"), make_console())
+    else:
+        run_demo(Path(folder or "raymc-demo"), make_console())
 
 
 def demo_config(folder: Path) -> "Config":
@@ -100,3 +110,69 @@ def next_steps(config: "Config", bundle: Path, out: Path) -> list[str]:
         f"  {out}    its predictions (Parquet)",
         f"  {raymc} extract MY-TABLE.csv --out data/mine    begin with your own videos",
     ]
+
+
+LESSONS: dict[str, Any] = {
+    "extract": {
+        "text_interval_seconds": 2.0,
+        "visual": "efficientnet_lite0",
+        "text": "minilm",
+        "transcript": "moonshine",
+        "screen": "rapidocr",
+    },
+    "batch": {"size": 16},
+    "model": {"width": 64, "depth": 2, "fusion_depth": 1, "embedding_dim": 64},
+    "optimizer": {"lr": 0.002},
+    "train": {"epochs": 40},
+}
+
+
+def lessons_config(folder: Path) -> "Config":
+    """Return the configuration of the demo of lessons, which writes everything under `folder`."""
+    from raymc.config import from_dict
+
+    extract = {**LESSONS["extract"], "source": str(folder / "videos" / "lessons.csv")}
+    run = {"name": "lessons", "folder": str(folder / "runs")}
+    data = {"path": str(folder / "features")}
+    return from_dict({**LESSONS, "extract": extract, "data": data, "run": run})
+
+
+def run_lessons(folder: Path, console: "Console") -> None:
+    """Make videos, extract, train, test, predict and draw a timeline; say what to look at next.
+
+    Raises:
+        ResourceError: A package of `raymc[pretrained,lessons]` is missing.
+    """
+    from raymc.cli.data import run_extract, run_videos
+    from raymc.cli.runs import run_evaluate, run_predict, run_train
+    from raymc.cli.timeline import run_timeline
+    from raymc.config import LessonsConfig
+    from raymc.features.extraction import plan_extraction
+    from raymc.terminal import print_line
+
+    started = time.monotonic()
+    config = lessons_config(folder)
+    plan_extraction(config.extract)  # a missing package is said before the videos are made
+    console.rule("1 of 5: the videos")
+    table = run_videos(LessonsConfig(size="tiny"), folder / "videos", console)
+    console.rule("2 of 5: their features")
+    run_extract(config, console)
+    console.rule("3 of 5: training")
+    bundle = run_train(config, console)
+    console.rule("4 of 5: the model on the test split")
+    run_evaluate(str(bundle), config.data.path, console)
+    console.rule("5 of 5: labels and a timeline")
+    out, page = folder / "labels.csv", folder / "timeline.html"
+    videos = folder / "videos"
+    if not out.exists():
+        run_predict(str(bundle), str(videos / "test-000*.mp4"), out, console)
+    if not page.exists():
+        run_timeline(str(bundle), str(videos / "test-0000.mp4"), page, console)
+    print_line(console, f"done in {time.monotonic() - started:.0f} s. Next:")
+    for line in (
+        f"  {videos}    the lessons; {table.name} has their labels, cues.jsonl what they show",
+        f"  {page}    where in a lesson each label shows: open it in a browser",
+        f"  {out}    labels and probabilities of ten test lessons",
+        f"  {program()} data lessons FOLDER --size small    more and longer lessons",
+    ):
+        print_line(console, line)

@@ -7,7 +7,7 @@ result of a run, leave it out in `_identity` in `tree.py`. This room imports pyd
 nothing heavier, so that a misspelt key is reported at once.
 """
 
-from raymc.config.data import NONE, BatchConfig, DataConfig, ExtractConfig
+from raymc.config.data import AUTO, NONE, BatchConfig, DataConfig, ExtractConfig
 from raymc.config.formats import (
     EXAMPLE,
     EXAMPLE_FOLDER,
@@ -18,6 +18,7 @@ from raymc.config.formats import (
     DigitsConfig,
     Feature,
     Hdf5Config,
+    LessonsConfig,
     Level,
     MakeConfig,
     NpzConfig,

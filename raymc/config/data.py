@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 from raymc.config.formats import MakeConfig
 from raymc.config.places import LARGEST_SEED, Place
 
-# The name that stands for no encoder.
-NONE = "none"
+# The name that stands for no encoder, and the one for the best encoder that is installed.
+NONE, AUTO = "none", "auto"
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -127,19 +127,28 @@ class ExtractConfig:
         description="Seconds from the start of one clip to the next; null: `window_seconds`.",
     )
     visual: str = Field(
-        default="patches", description="Encoder of frames: patches, a Hugging Face model, or none."
+        default=AUTO,
+        description="Encoder of frames: patches, efficientnet_lite0, a Hugging Face model, or "
+        "none. auto: efficientnet_lite0 if `raymc[pretrained]` is installed, else patches.",
     )
     audio: str = Field(
         default="logmel", description="Encoder of sound: logmel, a torchaudio pipeline, or none."
     )
     text: str = Field(
         default=NONE,
-        description="Encoder of the transcript: words, a Hugging Face model, or none.",
+        description="Encoder of what is said and of words on the screen: words, minilm, a Hugging "
+        "Face model, or none. auto: minilm if `raymc[pretrained]` is installed, else words.",
     )
     transcript: str = Field(
         default="sidecar",
-        description="Source of the transcript: sidecar (a .vtt, .srt or .txt file beside the "
-        "video), or a torchaudio speech-recognition pipeline.",
+        description="Source of what is said. sidecar: a .vtt, .srt or .txt file beside the video. "
+        "Or a recogniser of speech: moonshine (English), a torchaudio pipeline. Or none. The "
+        "modality is `speech` for moonshine, else `text`.",
+    )
+    screen: str = Field(
+        default=NONE,
+        description="Reader of words on the screen, which become the modality `screen`: rapidocr, "
+        "or none.",
     )
     language: str = Field(
         default="",

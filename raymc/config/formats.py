@@ -1,4 +1,4 @@
-"""Settings of each recipe that writes a dataset: the formats that `raymc import` reads, and digits.
+"""Settings of each recipe that writes a dataset: what `raymc import` reads, digits and lessons.
 
 The code of each is in the file of the same name in `raymc/formats/`. To add a format, add its
 class here, list it in `IMPORTERS` and `MakeConfig`, and write `raymc/formats/NAME.py`.
@@ -151,6 +151,19 @@ class DigitsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class LessonsConfig:
+    """Made-up lessons for small children, with APPROVE's classes and label sets."""
+
+    name: Literal["lessons"] = Field(default="lessons", description="Format of the data.")
+    size: Literal["tiny", "small", "approve"] = Field(
+        default="small",
+        description="How many, and how long: tiny (94 lessons of about 15 s), small (373 of about "
+        "25 s), approve (1495, as many as APPROVE has in each split, of 20 to 90 s).",
+    )
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of the lessons.")
+
+
+@dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
 class Hdf5Config:
     """An HDF5 file, and what each of its datasets holds."""
 
@@ -298,7 +311,7 @@ IMPORTERS: Mapping[str, type] = {
 # The embedded example and where it is made.
 EXAMPLE, EXAMPLE_FOLDER = "digits", "data/digits"
 # Everything that `data.make` may name.
-MAKERS: Mapping[str, type] = {"digits": DigitsConfig, **IMPORTERS}
+MAKERS: Mapping[str, type] = {"digits": DigitsConfig, "lessons": LessonsConfig, **IMPORTERS}
 
 
 def _maker(values: Any) -> Any:
@@ -310,6 +323,7 @@ def _maker(values: Any) -> Any:
 
 MakeConfig = Annotated[
     Annotated[DigitsConfig, Tag("digits")]
+    | Annotated[LessonsConfig, Tag("lessons")]
     | Annotated[ApproveConfig, Tag("approve")]
     | Annotated[ArffConfig, Tag("arff")]
     | Annotated[CoinConfig, Tag("coin")]

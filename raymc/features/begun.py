@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from raymc.config import NONE
 from raymc.data.shards import FAILURES_FILE, Dataset, read_shard
 from raymc.data.shards.manifest import MANIFEST_FILE
 from raymc.data.shards.read import read_manifest
@@ -37,8 +36,7 @@ _VERSIONS = ("ETag", "etag", "generation", "Content-MD5", "Last-Modified", "Last
 def media_states(sources: Sequence[Source], plan: ExtractPlan) -> dict[str, dict[str, State]]:
     """Return the states of media and of the texts that are read beside them, by path of media."""
     paths = list(dict.fromkeys(source.path for source in sources))
-    reads_text = plan.config.text != NONE and not plan.transcribes
-    texts = _text_states(paths, plan.config.language) if reads_text else {}
+    texts = _text_states(paths, plan.config.language) if plan.reads_sidecars else {}
     return {"files": states_of(paths), "texts": texts}
 
 

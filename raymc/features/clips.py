@@ -50,12 +50,15 @@ class Picture:
     Attributes:
         short_side: The shorter side is scaled to this, then height x width are cut out of the
             middle; None: the whole picture is squashed into height x width.
+        fits: The whole picture keeps its shape, as large as fits into height x width, in the
+            middle of black.
         interpolation: How swscale scales; all three average when they shrink.
     """
 
     height: int
     width: int
     short_side: int | None = None
+    fits: bool = False
     interpolation: Literal["bilinear", "bicubic", "area"] = "bilinear"
 
     def __post_init__(self) -> None:
@@ -78,7 +81,8 @@ class ClipRequest:
 
     Attributes:
         fps: Frames a second.
-        picture: Their size; None: no video.
+        picture: Their size; None: no frames.
+        screen: Size of the pictures of the same moments in which words are read; None: none.
         sample_rate_hz: Rate of the mono sound; None: no sound.
         window_seconds: Length of a clip; None: the whole source is one clip.
         stride_seconds: From the start of a window to the next; None: as `window_seconds`.
@@ -89,12 +93,13 @@ class ClipRequest:
 
     fps: float = 1.0
     picture: Picture | None
+    screen: Picture | None = None
     sample_rate_hz: int | None
     window_seconds: float | None = None
     stride_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.picture is None and self.sample_rate_hz is None:
+        if not self.pictures and self.sample_rate_hz is None:
             raise ConfigError("a clip has neither picture nor sample_rate_hz; expected one of them")
         if not 0.001 <= self.fps <= 1000:
             raise ConfigError(f"fps is {self.fps}; expected 0.001 to 1000 frames a second.")
@@ -106,6 +111,12 @@ class ClipRequest:
             seconds = getattr(self, name)
             if seconds is not None and not 0.01 <= seconds < math.inf:
                 raise ConfigError(f"{name} is {seconds}; expected 0.01 seconds or more.")
+
+    @property
+    def pictures(self) -> Mapping[str, Picture]:
+        """The pictures of each moment, by the name of the clip's field for them."""
+        asked = {"frames": self.picture, "screen": self.screen}
+        return {name: picture for name, picture in asked.items() if picture is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +142,7 @@ class Clip:
         start_seconds: In the file, of which the earliest stream starts at 0.
         frames: RGB; frame t is the one displayed in the middle of [t, t + 1) / fps seconds
             after `start_seconds`. None: not asked for, or missing (then a failure says why).
+        screen: The same moments as the request's `screen` wants them. None as for `frames`.
         waveform: Mean of the channels, in [-1, 1]; sample 0 is at `start_seconds`, and there are
             round(duration x rate). None as for `frames`.
         failures: What is missing or damaged.
@@ -141,4 +153,5 @@ class Clip:
     end_seconds: float
     frames: UInt8[np.ndarray, "T H W 3"] | None
     waveform: Float32[np.ndarray, " S"] | None
+    screen: UInt8[np.ndarray, "T H2 W2 3"] | None = None
     failures: tuple[Failure, ...] = ()

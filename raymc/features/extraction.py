@@ -17,27 +17,83 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from raymc.config import NONE, ExtractConfig
+from raymc.config import AUTO, NONE, ExtractConfig
 from raymc.data.shards import Modality
 from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.features.clips import Clip, ClipRequest, Failure
-from raymc.features.encoders import audio_encoder, text_encoder, transcriber, visual_encoder
+from raymc.features.encoders import (
+    audio_encoder,
+    packaged,
+    reader_of_screen,
+    text_encoder,
+    transcriber,
+    visual_encoder,
+)
+from raymc.features.encoders.screen import lines_by_interval
 from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
 _ANY_RATE_HZ = 16_000  # for text alone: decoding sound gives a clip's length
-MODALITIES = ("visual", "audio", "text")
+_FRAMES, _SOUND, SIDECAR = "frames", "sound", "sidecar"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a modality is made of.
+
+    Attributes:
+        source: `frames`, `sound`, `sidecar`, or the name of what reads the screen or writes down
+            what is said.
+        encoder: The name of the encoder.
+    """
+
+    source: str
+    encoder: str
+
+
+def streams_of(config: ExtractConfig) -> dict[str, Stream]:
+    """Return the modalities that the settings ask for, by name."""
+    heard = "speech" if config.transcript == packaged.MOONSHINE else "text"
+    streams = {
+        "visual": Stream(_FRAMES, config.visual),
+        "audio": Stream(_SOUND, config.audio),
+        heard: Stream(config.transcript, config.text),
+        "screen": Stream(config.screen, config.text),
+    }
+    return {name: one for name, one in streams.items() if NONE not in (one.source, one.encoder)}
+
+
+def resolved(config: ExtractConfig) -> ExtractConfig:
+    """Return the settings with the best encoders that are installed in place of `auto`.
+
+    If words on the screen or of speech are wanted and no encoder is named for them, it is chosen,
+    too.
+    """
+    visual, text, transcript = config.visual, config.text, config.transcript
+    if text == NONE and (config.screen != NONE or transcript == packaged.MOONSHINE):
+        text, transcript = AUTO, NONE if transcript == SIDECAR else transcript
+    visual = _best("visual") if visual == AUTO else visual
+    text = _best("text") if text == AUTO else text
+    return replace(config, visual=visual, text=text, transcript=transcript)
+
+
+# What `auto` stands for: the first that is installed.
+BEST = {"visual": (packaged.EFFICIENTNET, "patches"), "text": (packaged.MINILM, "words")}
+
+
+def _best(kind: str) -> str:
+    return next(name for name in BEST[kind] if packaged.is_installed(name))
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """The encoders of one stage by modality, and the transcriber if there is one."""
+    """The encoders of one stage by modality, and the readers and transcribers before them."""
 
     by_modality: Mapping[str, Any]
-    transcriber: Any = None
+    writers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,7 +102,7 @@ class ExtractPlan:
 
     `request` is what is decoded of each clip; `heavy` are the modalities whose encoders have
     weights, and so run in a stage of their own, `weights` the digests of these by modality, and
-    of the transcriber.
+    of the transcriber and the reader of the screen.
     """
 
     config: ExtractConfig
@@ -61,9 +117,16 @@ class ExtractPlan:
         return frozenset(modality.name for modality in self.modalities) - self.heavy
 
     @property
-    def transcribes(self) -> bool:
-        """Whether the transcript is made from the sound, not read from a file."""
-        return _transcribes(self.config)
+    def models(self) -> dict[str, str]:
+        """The names of the models by the names under which `weights` has their digests."""
+        streams = streams_of(self.config)
+        writers = {_WRITERS[name]: one.source for name, one in streams.items() if name in _WRITERS}
+        return writers | {name: one.encoder for name, one in streams.items()}
+
+    @property
+    def reads_sidecars(self) -> bool:
+        """Whether texts are read from files beside the media."""
+        return any(one.source == SIDECAR for one in streams_of(self.config).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +154,27 @@ Numbered = Sequence[tuple[int, Source]]
 
 
 def make_encoders(
-    config: ExtractConfig, names: Collection[str] = MODALITIES, *, device: str = "cpu"
+    config: ExtractConfig, names: Collection[str] | None = None, *, device: str = "cpu"
 ) -> Encoders:
-    """Load the encoders that the settings name for some modalities; see `encoders`."""
+    """Load the encoders that the settings name for some modalities, or all; see `encoders`."""
     given: dict[str, Any] = {"weights": config.weights or None, "device": device}
     found: dict[str, Any] = {}
-    if "visual" in names and config.visual != NONE:
-        found["visual"] = visual_encoder(config.visual, fps=config.fps, **given)
-    if "audio" in names and config.audio != NONE:
-        found["audio"] = audio_encoder(config.audio, **given)
-    if "text" in names and config.text != NONE:
-        rate_hz = 1 / config.text_interval_seconds
-        found["text"] = text_encoder(config.text, rate_hz=rate_hz, **given)
-    listens = "text" in found and _transcribes(config)
-    return Encoders(found, transcriber(config.transcript, **given) if listens else None)
+    writers: dict[str, Any] = {}
+    for name, stream in streams_of(resolved(config)).items():
+        if names is not None and name not in names:
+            continue
+        if stream.source == _FRAMES:
+            found[name] = visual_encoder(stream.encoder, fps=config.fps, **given)
+        elif stream.source == _SOUND:
+            found[name] = audio_encoder(stream.encoder, **given)
+        else:
+            rate_hz = 1 / config.text_interval_seconds
+            found[name] = text_encoder(stream.encoder, rate_hz=rate_hz, **given)
+            if name == "screen":
+                writers[name] = reader_of_screen(stream.source, fps=config.fps)
+            elif stream.source != SIDECAR:
+                writers[name] = transcriber(stream.source, **given)
+    return Encoders(found, writers)
 
 
 def plan_extraction(config: ExtractConfig) -> ExtractPlan:
@@ -115,6 +185,7 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
             different rates.
         ResourceError: Weights or a package are missing; with what to put where.
     """
+    config = resolved(config)
     encoders = make_encoders(config)
     if not encoders.by_modality:
         raise ConfigError(
@@ -125,7 +196,7 @@ def plan_extraction(config: ExtractConfig) -> ExtractPlan:
         config,
         modalities=_modalities(encoders, config),
         request=_clip_request(encoders, config),
-        heavy=frozenset(heavy | ({"text"} if encoders.transcriber else set())),
+        heavy=frozenset(heavy.union(encoders.writers)),
         weights=_weights(encoders),
     )
 
@@ -199,7 +270,7 @@ def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoder
     tokens, failures = dict(extract.tokens), list(extract.failures)
     for modality in plan.modalities:
         name = modality.name
-        if name not in encoders.by_modality:
+        if name not in encoders.by_modality or name not in extract.waiting:
             continue
         tokens[name] = None
         try:
@@ -285,10 +356,6 @@ def _send(connection: Connection, sources: Numbered, plan: ExtractPlan, cpu_seco
         connection.send(error)
 
 
-def _transcribes(config: ExtractConfig) -> bool:
-    return config.text != NONE and config.transcript != "sidecar"
-
-
 def _modalities(encoders: Encoders, config: ExtractConfig) -> tuple[Modality, ...]:
     return tuple(
         Modality(
@@ -303,37 +370,47 @@ def _modalities(encoders: Encoders, config: ExtractConfig) -> tuple[Modality, ..
 
 
 def _weights(encoders: Encoders) -> dict[str, str]:
-    used = {**encoders.by_modality, "transcript": encoders.transcriber}
-    return {name: one.digest() for name, one in used.items() if one and one.has_weights}
+    of_writers = {_WRITERS[name]: writer for name, writer in encoders.writers.items()}
+    used = {**encoders.by_modality, **of_writers}
+    return {name: one.digest() for name, one in used.items() if one.has_weights}
+
+
+# The names under which the weights of transcribers and of readers of the screen are noted.
+_WRITERS = {"text": "transcript", "speech": "transcript", "screen": "reader"}
 
 
 def _clip_request(encoders: Encoders, config: ExtractConfig) -> ClipRequest:
-    listeners = {config.audio: encoders.by_modality.get("audio")}
-    listeners[config.transcript] = encoders.transcriber
-    rates = {name: one.sample_rate_hz for name, one in listeners.items() if one is not None}
+    listeners = [encoders.by_modality.get("audio")]
+    listeners += [writer for name, writer in encoders.writers.items() if name != "screen"]
+    rates = {one.name: one.sample_rate_hz for one in listeners if one is not None}
     if len(set(rates.values())) > 1:
         found = " and ".join(f"{name} {rate} Hz" for name, rate in rates.items())
         raise ConfigError(
             f"extract.audio and extract.transcript want different sample rates: {found}"
         )
-    visual = encoders.by_modality.get("visual")
+    visual, screen = encoders.by_modality.get("visual"), encoders.writers.get("screen")
     return ClipRequest(
         fps=config.fps,
         picture=visual.picture if visual else None,
-        sample_rate_hz=next(iter(rates.values()), None if visual else _ANY_RATE_HZ),
+        screen=screen.picture if screen else None,
+        sample_rate_hz=next(iter(rates.values()), None if visual or screen else _ANY_RATE_HZ),
         window_seconds=config.window_seconds,
         stride_seconds=config.stride_seconds,
     )
 
 
 def _inputs(clip: Clip, cues: Transcript | None, plan: ExtractPlan) -> dict[str, Any]:
-    inputs: dict[str, Any] = {"visual": clip.frames, "audio": clip.waveform, "text": None}
-    if plan.transcribes:
-        inputs["text"] = clip.waveform
-    elif cues:
-        rate_hz = 1 / plan.config.text_interval_seconds
-        inputs["text"] = texts_by_interval(cues, clip.start_seconds, clip.end_seconds, rate_hz)
-    return {modality.name: inputs[modality.name] for modality in plan.modalities}
+    inputs: dict[str, Any] = {}
+    for name, stream in streams_of(plan.config).items():
+        if stream.source == SIDECAR:
+            rate_hz = 1 / plan.config.text_interval_seconds
+            begin, end = clip.start_seconds, clip.end_seconds
+            inputs[name] = texts_by_interval(cues, begin, end, rate_hz) if cues else None
+        elif stream.source == _FRAMES:
+            inputs[name] = clip.frames
+        else:
+            inputs[name] = clip.screen if name == "screen" else clip.waveform
+    return inputs
 
 
 def _tokens(
@@ -342,16 +419,18 @@ def _tokens(
     seen, encoder = extract.waiting[name], encoders.by_modality[name]
     if seen is None or len(seen) == 0:
         return None
-    if name == "text" and encoders.transcriber is not None:
-        cues = encoders.transcriber.transcribe(seen)
-        seconds = extract.end_seconds - extract.start_seconds
-        seen = texts_by_interval(cues, 0.0, seconds, encoder.rate_hz)
+    seconds = extract.end_seconds - extract.start_seconds
+    writer = encoders.writers.get(name)
+    if name == "screen" and writer is not None:
+        seen = lines_by_interval(writer.read(seen), seconds, encoder.rate_hz)
+    elif writer is not None:
+        seen = texts_by_interval(writer.transcribe(seen), 0.0, seconds, encoder.rate_hz)
     return encoder.encode(seen)
 
 
 def _transcript(source: Source, plan: ExtractPlan) -> tuple[Transcript | None, list[Failure]]:
     """Return the text beside a file, if there is one, and its failures."""
-    if plan.config.text == NONE or plan.transcribes:
+    if not plan.reads_sidecars:
         return None, []
     try:
         found = read_sidecar(source.path, language=plan.config.language)

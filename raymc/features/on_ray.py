@@ -8,7 +8,7 @@ interrupted job resumes there, and leaves the same files as an uninterrupted one
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from itertools import islice
@@ -21,7 +21,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from raymc.config import NONE, ExtractConfig
+from raymc.config import AUTO, NONE, ExtractConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import (
     FAILURES_FILE,
@@ -32,6 +32,7 @@ from raymc.data.shards import (
     open_dataset,
     read_shard,
 )
+from raymc.data.shards.manifest import MANIFEST_FILE, PLAN_FILE
 from raymc.data.shards.read import read_json
 from raymc.data.storage import exists, open_address, reaching, read_bytes
 from raymc.errors import DataError, ExtractionError
@@ -49,6 +50,7 @@ from raymc.features.begun import (
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     END,
+    SIDECAR,
     STUCK_SECONDS,
     EncodedClip,
     Encoders,
@@ -59,8 +61,9 @@ from raymc.features.extraction import (
     extract_files_apart,
     make_encoders,
     plan_extraction,
+    streams_of,
 )
-from raymc.features.recipe import MADE_BY
+from raymc.features.recipe import MADE_BY, recipe_in
 from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
@@ -128,9 +131,9 @@ def extract(
         ExtractionError: No file could be read.
         ResourceError: Weights, a package or a requested GPU are missing.
     """
-    plan = plan_extraction(config)
+    plan = plan_extraction(_as_begun(config, out))
     listing = list_media(config)
-    on_listing(listing)
+    on_listing(replace(listing, lines=[*listing.lines, _features_line(plan)]))
     check_present(listing.sources)
     sources = _by_split(listing.sources)
     take_over(out)
@@ -152,11 +155,33 @@ def extract(
     summary = ExtractSummary(
         stream.finished, len(sources), _read_failures(out), read_again=len(again)
     )
-    if config.text == NONE or plan.transcribes:
+    if not plan.reads_sidecars:
         return summary
     found = find_sidecars({source.path for source in sources}, config.language)
     texts = frozenset(path for path, files in found.items() if files)
     return replace(summary, wordless=tuple(_wordless(out)), texts=texts)
+
+
+def _features_line(plan: ExtractPlan) -> str:
+    """Say which encoders make the features."""
+    named = {name: one.encoder for name, one in streams_of(plan.config).items()}
+    read = {plan.models[key] for key in plan.models.keys() & {"transcript", "reader"}} - {SIDECAR}
+    after = f"; words by {' and '.join(sorted(read))}" if read else ""
+    return f"features: {', '.join(f'{name} {one}' for name, one in named.items())}{after}"
+
+
+def _as_begun(config: ExtractConfig, out: str) -> ExtractConfig:
+    """Return the settings with what `auto` stood for when the dataset in `out` was begun."""
+    filesystem, root = open_address(out)
+    with reaching(out):
+        files = [f"{root}/{name}" for name in (MANIFEST_FILE, PLAN_FILE)]
+        begun = next((file for file in files if exists(filesystem, file)), None)
+        if begun is None:
+            return config
+        made = recipe_in(read_json(filesystem, begun).get("provenance", {})) or {}
+    asked = {"visual": config.visual, "text": config.text}
+    chosen = {name: made[name] for name in asked.keys() & made if asked[name] == AUTO}
+    return replace(config, **chosen)
 
 
 def _wordless(out: str) -> Iterator[str]:
@@ -195,7 +220,7 @@ def _check_media(
     weights = known.get("weights", {})
     for name, digest in plan.weights.items():
         if weights.get(name, digest) != digest:
-            model = getattr(plan.config, name)
+            model = plan.models[name]
             raise DataError(f"{out} was begun with other weights of {model}: {another}")
     read = _read_so_far(stream, sources)
     failed = {failure.path for failure in _failures_so_far(out, stream)}
@@ -381,6 +406,7 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str]
             **settings,
             "split": "train",  # as raymc 0.1.0 wrote it: datasets that it began go on
             **({"language": plan.config.language} if plan.config.language else {}),
+            **({"screen": plan.config.screen} if plan.config.screen != NONE else {}),
             "files": len(sources),
             "sources_sha256": hashlib.sha256(told.encode()).hexdigest(),
             **({"notes": [note.strip() for note in notes]} if notes else {}),
@@ -391,7 +417,15 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str]
 
 # What is read from a table is in `sources_sha256`.
 _OF_TABLES = ("columns", "label_separator", "encoding", "sheet", "unlabelled", "split", "seed")
-_NOT_IN_RESULTS = ("weights", "max_failures", "device", "license", "language", *_OF_TABLES)
+_NOT_IN_RESULTS = (
+    "weights",
+    "max_failures",
+    "device",
+    "license",
+    "language",
+    "screen",
+    *_OF_TABLES,
+)
 
 
 def _row(source: Source, item: EncodedClip, plan: ExtractPlan) -> Row:
@@ -440,15 +474,15 @@ def extract_items(
     keep_order()
     shared = ray.put((tuple(sources), plan))
     items = ray.data.range(files, override_num_blocks=-(-files // FILES_PER_TASK)).map_batches(
-        partial(_decode, shared=shared, first=first), batch_size=None, num_cpus=1
+        partial(_decode, shared=shared, first=first, apart=bool(gpus)), batch_size=None, num_cpus=1
     )
-    if plan.heavy:
+    if gpus:
         items = items.map_batches(
             _Encoder,
             batch_size=None,
-            fn_constructor_args=(shared, "cuda" if gpus else "cpu"),
-            compute=ActorPoolStrategy(min_size=1, max_size=_most_encoders(gpus)),
-            num_cpus=0 if gpus else 1,
+            fn_constructor_args=(shared, "cuda"),
+            compute=ActorPoolStrategy(min_size=1, max_size=_most_encoders()),
+            num_cpus=0,
             num_gpus=gpus,
         )
     with explained():
@@ -456,16 +490,34 @@ def extract_items(
             yield from zip(batch["file"].tolist(), batch["item"])
 
 
-def _decode(batch: Any, *, shared: ray.ObjectRef, first: int) -> Iterator[Any]:
+def _decode(batch: Any, *, shared: ray.ObjectRef, first: int, apart: bool) -> Iterator[Any]:
+    """Decode files, and encode what needs no weights; the rest, too, unless a GPU does it `apart`.
+
+    Without a GPU, decoding and encoding in one process keeps every core busy, whichever takes
+    longer.
+    """
     sources, plan = _fetch(shared)
     files = [(file, sources[file]) for file in (batch["id"] + first).tolist()]
+    encoders = _encoders(shared, with_weights=not apart)
     if _has_died():
         waiting = extract_files_apart(files, plan)
+        waiting = _encoded(waiting, sources, plan, encoders)
     else:
-        encoders = _light_encoders(shared)
         waiting = extract_files(files, plan, encoders, cpu_seconds=STUCK_SECONDS)
     while some := list(islice(waiting, CLIPS_PER_BLOCK)):
         yield _block(some)
+
+
+def _encoded(
+    items: Iterable[tuple[int, Item]],
+    sources: Sequence[Source],
+    plan: ExtractPlan,
+    encoders: Encoders,
+) -> Iterator[tuple[int, Item]]:
+    """Yield items whose clips are encoded with a stage's encoders, too."""
+    for file, item in items:
+        is_clip = isinstance(item, EncodedClip)
+        yield file, encode(item, sources[file].path, plan, encoders) if is_clip else item
 
 
 def _has_died() -> bool:
@@ -479,14 +531,8 @@ class _Encoder:
         self._encoders = make_encoders(self._plan.config, self._plan.heavy, device=device)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return _block(
-            [(file, self._encoded(file, item)) for file, item in zip(batch["file"], batch["item"])]
-        )
-
-    def _encoded(self, file: int, item: Item) -> Item:
-        if not isinstance(item, EncodedClip):
-            return item
-        return encode(item, self._sources[file].path, self._plan, self._encoders)
+        items = zip(batch["file"].tolist(), batch["item"])
+        return _block(list(_encoded(items, self._sources, self._plan, self._encoders)))
 
 
 def _block(items: Sequence[tuple[int, Item]]) -> dict[str, np.ndarray]:
@@ -502,11 +548,10 @@ def _fetch(shared: ray.ObjectRef) -> tuple[tuple[Source, ...], ExtractPlan]:
 
 
 @cache
-def _light_encoders(shared: ray.ObjectRef) -> Encoders:
+def _encoders(shared: ray.ObjectRef, *, with_weights: bool) -> Encoders:
     _, plan = _fetch(shared)
-    return make_encoders(plan.config, plan.light)
+    return make_encoders(plan.config, None if with_weights else plan.light)
 
 
-def _most_encoders(gpus: int) -> int:
-    there = ray.cluster_resources()
-    return max(1, int(there.get("GPU", 0) if gpus else there.get("CPU", 0) / 2))
+def _most_encoders() -> int:
+    return max(1, int(ray.cluster_resources().get("GPU", 0)))

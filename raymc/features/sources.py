@@ -367,7 +367,9 @@ def _coded(data: bytes, suffix: str, where: str) -> Table | None:
 
 
 def _check_others(names: Sequence[str], config: ExtractConfig) -> None:
-    used = [name for name in ("visual", "audio", "text") if getattr(config, name) != NONE]
+    asked = {"visual": config.visual, "audio": config.audio, "screen": config.screen}
+    asked |= dict.fromkeys(("text", "speech"), config.text)
+    used = [name for name, encoder in asked.items() if encoder != NONE]
     for name in names:
         if name in (*_OWN_COLUMNS, *used):
             raise DataError(

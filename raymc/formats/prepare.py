@@ -11,6 +11,7 @@ from raymc.formats.arff import arff
 from raymc.formats.coin import coin
 from raymc.formats.digits import digits
 from raymc.formats.hdf5 import hdf5
+from raymc.formats.lessons import lessons
 from raymc.formats.npz import npz
 from raymc.formats.parquet import parquet
 from raymc.formats.recipe import DatasetRecipe, make_dataset
@@ -22,6 +23,7 @@ _RECIPES: Mapping[str, Callable[[Any], DatasetRecipe]] = {
     "coin": coin,
     "digits": digits,
     "hdf5": hdf5,
+    "lessons": lessons,
     "npz": npz,
     "parquet": parquet,
     "youtube8m": youtube8m,

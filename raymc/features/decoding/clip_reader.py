@@ -106,7 +106,7 @@ class _Reader:
         self._opened.close()
         self._file = self._opened.enter_context(open_media(self._source.path, self._on_packet))
         self._is_untouched = True
-        self._video_stream = self._file.video if self._request.picture else None
+        self._video_stream = self._file.video if self._request.pictures else None
         self._audio_stream = self._file.audio if self._request.sample_rate_hz else None
         streams = (self._video_stream, self._audio_stream)
         self._streams = [stream for stream in streams if stream is not None]
@@ -126,11 +126,12 @@ class _Reader:
             self._is_untouched = False
             packets = self._file.packets(self._streams)
         video, sound = None, None
-        if (stream := self._video_stream) is not None and self._request.picture is not None:
+        if (stream := self._video_stream) is not None:
+            aspect = float(stream.sample_aspect_ratio or 1)
             video = VideoFrames(
                 stream,
                 self._file.clock(stream),
-                PictureMaker(self._request.picture, float(stream.sample_aspect_ratio or 1)),
+                [PictureMaker(picture, aspect) for picture in self._request.pictures.values()],
                 is_ordered=self._file.is_ordered,
                 may_skip=self._may_skip,
                 from_seconds=begin if has_sought else 0.0,
@@ -187,10 +188,10 @@ class _Reader:
         if not self._windows.exists(k) or end <= begin:
             return [self._nothing()]
         name = self._source.id if is_whole else f"{self._source.id}@{begin:g}-{end:g}"
-        frames, video_trouble = self._frames(k)
+        pictures, video_trouble = self._pictures(k)
         waveform, sound_trouble = self._waveform(k)
         troubles = [("video", video_trouble), ("audio", sound_trouble)]
-        is_empty = frames is None and waveform is None
+        is_empty = not pictures and waveform is None
         if k == 0 and not is_empty:
             troubles.insert(0, ("open", self._file.opening_trouble))
         if self._is_short and not self._windows.exists(k + 1):
@@ -204,19 +205,21 @@ class _Reader:
                 id=name,
                 start_seconds=begin,
                 end_seconds=end,
-                frames=frames,
+                frames=pictures.get("frames"),
+                screen=pictures.get("screen"),
                 waveform=waveform,
                 failures=failures,
             )
         ]
 
-    def _frames(self, k: int) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, str]:
-        if self._request.picture is None:
-            return None, ""
+    def _pictures(self, k: int) -> tuple[dict[str, UInt8[np.ndarray, "T _ _ 3"]], str]:
+        if not self._request.pictures:
+            return {}, ""
         if self._video is None:
-            return None, "the file has no video that can be decoded"
+            return {}, "the file has no video that can be decoded"
         keep_from = min(self._windows.begin_of(k + 1), self._windows.end)
-        return self._video.display.take(self._windows.middles(k), keep_from)
+        found, trouble = self._video.display.take(self._windows.middles(k), keep_from)
+        return dict(zip(self._request.pictures, found or ())), trouble
 
     def _waveform(self, k: int) -> tuple[Float32[np.ndarray, " S"] | None, str]:
         if self._request.sample_rate_hz is None:
@@ -238,7 +241,7 @@ class _Reader:
     def _nothing(self) -> Failure:
         """Return the reason why there is no clip at all."""
         if not self._has_streams:
-            wanted = (self._request.picture is not None, self._request.sample_rate_hz is not None)
+            wanted = (bool(self._request.pictures), self._request.sample_rate_hz is not None)
             stage, what = _NO_STREAM[wanted]
             return self._failure(self._source.id, stage, f"the file has {what} that can be decoded")
         begin, end = self._windows.start, self._windows.end
@@ -252,6 +255,6 @@ class _Reader:
 
 def _bytes_per_second(request: ClipRequest) -> float:
     total = 4.0 * (request.sample_rate_hz or 0)
-    if request.picture is not None:
-        total += request.fps * request.picture.height * request.picture.width * 3
+    for picture in request.pictures.values():
+        total += request.fps * picture.height * picture.width * 3
     return total

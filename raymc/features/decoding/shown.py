@@ -54,18 +54,30 @@ class PictureMaker:
             threads=1,
         )
         pixels = upright(scaled.to_ndarray())
+        if self._picture.fits:
+            return self._with_margins(pixels)
         top = (height - self._picture.height) // 2
         left = (width - self._picture.width) // 2
         return pixels[top : top + self._picture.height, left : left + self._picture.width]
 
+    def _with_margins(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        made = np.zeros((self._picture.height, self._picture.width, 3), np.uint8)
+        height, width = pixels.shape[:2]
+        top, left = (made.shape[0] - height) // 2, (made.shape[1] - width) // 2
+        made[top : top + height, left : left + width] = pixels
+        return made
+
     def _scaled_size(self, frame: VideoFrame, turned: bool) -> tuple[int, int]:
         """Height and width of the whole upright picture, of which the wanted one is cut."""
         short = self._picture.short_side
-        if short is None:
+        if short is None and not self._picture.fits:
             return self._picture.height, self._picture.width
         width, height = frame.width * self._pixel_aspect, float(frame.height)
         if turned:
             width, height = height, width
+        if short is None:
+            scale = min(self._picture.height / height, self._picture.width / width)
+            return max(int(height * scale), 1), max(int(width * scale), 1)
         long = min(int(short * max(width, height) / min(width, height)), LONGEST_SIDE * short)
         return (short, long) if width >= height else (long, short)
 
@@ -100,9 +112,9 @@ class UnprovenError(Exception):
 
 @dataclass(frozen=True)
 class _Shown:
-    """A picture, what is wrong with it, and whether it is only the nearest one."""
+    """The pictures of a frame, what is wrong with them, and whether it is only the nearest one."""
 
-    pixels: UInt8[np.ndarray, "H W 3"] | None
+    pixels: tuple[np.ndarray, ...] | None
     damage: str = ""
     is_far: bool = False
 
@@ -112,7 +124,7 @@ class Display:
 
     Args:
         clock: The stream's clock.
-        maker: Makes the pictures.
+        makers: Each makes a picture of every frame that is wanted.
         step: Ticks that a frame lasts if it doesn't say.
         from_tick: About where the first frame should be.
         start_tick: Where the stream begins.
@@ -125,10 +137,16 @@ class Display:
     """
 
     def __init__(
-        self, clock: Clock, maker: PictureMaker, *, step: int, from_tick: int, start_tick: int
+        self,
+        clock: Clock,
+        makers: Sequence[PictureMaker],
+        *,
+        step: int,
+        from_tick: int,
+        start_tick: int,
     ) -> None:
         self._clock = clock
-        self._maker = maker
+        self._makers = makers
         self._step = step
         self._start_tick = start_tick
         self._still = clock.ticks(STILL_SECONDS)
@@ -140,7 +158,7 @@ class Display:
         self._shown: dict[int, _Shown] = {}
         self._waiting: tuple[VideoFrame, int] | None = None  # the next one must confirm its time
         self._last: VideoFrame | None = None
-        self._pixels: UInt8[np.ndarray, "H W 3"] | None = None  # of the last frame
+        self._pixels: tuple[np.ndarray, ...] | None = None  # of the last frame
         self.last_tick = self._first_tick = self._damage_tick = -NEVER
         self._end_tick = from_tick  # of the last frame
         self._is_guessed = False  # its time, from the frames before it
@@ -215,7 +233,7 @@ class Display:
 
     def take(
         self, moments: Iterable[float], keep_from: float
-    ) -> tuple[UInt8[np.ndarray, "T H W 3"] | None, str]:
+    ) -> tuple[list[UInt8[np.ndarray, "T _ _ 3"]] | None, str]:
         """The pictures of some moments, all of which are there or never will be.
 
         Args:
@@ -223,7 +241,8 @@ class Display:
             keep_from: Pictures of earlier moments aren't asked for again.
 
         Returns:
-            The pictures, None where one or all are missing; and what is wrong, or nothing.
+            The pictures of each maker, None where one or all are missing; and what is wrong, or
+            nothing.
         """
         ticks = [self._clock.tick(moment) for moment in moments]
         found = [self._shown.get(tick) or self._picture(tick) for tick in ticks]
@@ -236,7 +255,7 @@ class Display:
         trouble = f"{far} of {len(found)} pictures repeat the nearest: no data" if far else ""
         if damaged and not far:
             trouble = f"{len(damaged)} of {len(found)} pictures may be damaged: {damaged[0]}"
-        return np.stack(pixels), trouble
+        return [np.stack(of_one) for of_one in zip(*pixels)], trouble
 
     def _take(self, frame: VideoFrame, tick: int) -> None:
         if self._last is None:
@@ -276,6 +295,6 @@ class Display:
     def _make(self) -> None:
         if self._pixels is None and self._last is not None:
             try:
-                self._pixels = self._maker.make(self._last)
+                self._pixels = tuple(maker.make(self._last) for maker in self._makers)
             except FAULTS as error:
                 self._fault = reason(error)

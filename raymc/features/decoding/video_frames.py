@@ -7,6 +7,7 @@ where it differs, `UnprovenError` is raised, and the reader decodes all, from th
 """
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Sequence
 from heapq import heappop, heappush
 
 from av.packet import Packet
@@ -35,7 +36,7 @@ class VideoFrames:
     Args:
         stream: Its decoder must be fresh or flushed.
         clock: Its clock.
-        maker: Makes the pictures.
+        makers: Each makes a picture of every frame that is wanted.
         is_ordered: Whether each packet has the time of its own frame; else, of one of them.
         may_skip: Whether to decode less where that is proven to give the same.
         from_seconds: About where packets begin; 0: with the file.
@@ -48,7 +49,7 @@ class VideoFrames:
         self,
         stream: VideoStream,
         clock: Clock,
-        maker: PictureMaker,
+        makers: Sequence[PictureMaker],
         *,
         is_ordered: bool,
         may_skip: bool,
@@ -60,7 +61,7 @@ class VideoFrames:
         self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
         self.display = Display(
             clock,
-            maker,
+            makers,
             step=self._step,
             from_tick=clock.ticks(from_seconds + clock.origin_seconds),
             start_tick=stream.start_time or clock.ticks(clock.origin_seconds),

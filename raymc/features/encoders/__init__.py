@@ -6,7 +6,7 @@ An encoder is a plain object with `name`, `dim` (values a token), `rate_hz` (tok
 (of their files). `patches.py` is the shortest.
 transformers and torchaudio are imported only with the first encoder that needs them.
 
-The four functions here take `weights`, a folder that holds the model's files, instead of the hub
+The functions here take `weights`, a folder that holds the model's files, instead of the hub
 or the network, and `device`, where a model computes: cpu, cuda, cuda:0. They raise `ConfigError`
 if no encoder has the name, or it can't work at that rate; `DataError` if files of weights are torn
 or don't fit; `ResourceError` if weights, a package or a device are missing, with what to put where.
@@ -23,9 +23,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from raymc.errors import ConfigError
+from raymc.features.encoders import packaged
+from raymc.features.encoders.efficientnet import efficientnet
 from raymc.features.encoders.hub import is_model_name
 from raymc.features.encoders.logmel import LogMelEncoder
+from raymc.features.encoders.moonshine import MoonshineTranscriber, moonshine
 from raymc.features.encoders.patches import PatchEncoder
+from raymc.features.encoders.screen import ScreenReader, screen_reader
 from raymc.features.encoders.speech import (
     SpeechEncoder,
     Transcriber,
@@ -36,7 +40,7 @@ from raymc.features.encoders.speech import (
 from raymc.features.encoders.text import HashedWords, TextTower, text_tower
 from raymc.features.encoders.vision import VisionTower, vision_tower
 
-__all__ = ["audio_encoder", "text_encoder", "transcriber", "visual_encoder"]
+__all__ = ["audio_encoder", "reader_of_screen", "text_encoder", "transcriber", "visual_encoder"]
 
 
 def visual_encoder(
@@ -44,14 +48,18 @@ def visual_encoder(
 ) -> PatchEncoder | VisionTower:
     """Return the encoder of frames with this name, which will be given `fps` frames a second.
 
-    `name` is `patches`, or a vision model of Hugging Face's hub: openai/clip-vit-base-patch32.
+    `name` is `patches`, `efficientnet_lite0`, or a vision model of Hugging Face's hub:
+    openai/clip-vit-base-patch32.
     """
     _check_rate("fps", fps)
     if name == "patches":
         return PatchEncoder(rate_hz=fps)
+    if name == packaged.EFFICIENTNET:
+        return efficientnet(fps=fps, device=device)
     if is_model_name(name, weights):
         return vision_tower(name, fps=fps, weights=weights, device=device)
-    raise _unknown("visual encoder", name, ["patches"], "openai/clip-vit-base-patch32")
+    known = ["patches", packaged.EFFICIENTNET]
+    raise _unknown("visual encoder", name, known, "openai/clip-vit-base-patch32")
 
 
 def audio_encoder(
@@ -74,22 +82,45 @@ def text_encoder(
 ) -> HashedWords | TextTower:
     """Return the encoder of texts with this name, which will be given `rate_hz` texts a second.
 
-    `name` is `words`, or a text model of Hugging Face's hub: google-bert/bert-base-uncased.
+    `name` is `words`, `minilm`, or a text model of Hugging Face's hub:
+    google-bert/bert-base-uncased.
     """
     _check_rate("rate_hz", rate_hz)
     if name == "words":
         return HashedWords(rate_hz=rate_hz)
+    if name == packaged.MINILM:
+        folder = packaged.weights_folder(name, "model")
+        return text_tower(name, rate_hz=rate_hz, device=device, folder=folder)
     if is_model_name(name, weights):
         return text_tower(name, rate_hz=rate_hz, weights=weights, device=device)
-    raise _unknown("text encoder", name, ["words"], "sentence-transformers/all-MiniLM-L6-v2")
+    known = ["words", packaged.MINILM]
+    raise _unknown("text encoder", name, known, "sentence-transformers/all-MiniLM-L6-v2")
 
 
-def transcriber(name: str, *, weights: str | None = None, device: str = "cpu") -> Transcriber:
-    """Return the transcriber with this name, an ASR model as in WAV2VEC2_ASR_BASE_960H."""
+def transcriber(
+    name: str, *, weights: str | None = None, device: str = "cpu"
+) -> Transcriber | MoonshineTranscriber:
+    """Return the transcriber with this name.
+
+    `name` is `moonshine`, or an ASR model of torchaudio.pipelines, as in WAV2VEC2_ASR_BASE_960H.
+    """
+    if name == packaged.MOONSHINE:
+        return moonshine()
     names = bundle_names(recognises=True)
     if name in names:
         return transcriber_of(name, weights=weights, device=device)
-    raise _unknown("transcriber", name, names)
+    raise _unknown("transcriber", name, [packaged.MOONSHINE, *names])
+
+
+def reader_of_screen(name: str, *, fps: float = 1.0) -> ScreenReader:
+    """Return the reader of words on the screen with this name, given `fps` frames a second.
+
+    `name` is `rapidocr`.
+    """
+    _check_rate("fps", fps)
+    if name == packaged.RAPIDOCR:
+        return screen_reader(fps=fps)
+    raise _unknown("reader of the screen", name, [packaged.RAPIDOCR])
 
 
 def _check_rate(key: str, value: float) -> None:

@@ -103,14 +103,20 @@ def words_of(text: str) -> list[str]:
 
 
 def text_tower(
-    name: str, *, rate_hz: float, weights: str | None = None, device: str = "cpu"
+    name: str,
+    *,
+    rate_hz: float,
+    weights: str | None = None,
+    device: str = "cpu",
+    folder: Path | None = None,
 ) -> TextTower:
     """Load the text tower of a model, or a model of text such as BERT.
 
-    `name` and `weights` are those of `hub.find_model`, errors those of `encoders.text_encoder`.
+    `name` and `weights` are those of `hub.find_model`, which is not asked where `folder` has the
+    model. Errors are those of `encoders.text_encoder`.
     """
     where = checked_device(device)
-    folder = find_model(name, weights, files=FILES)
+    folder = folder or find_model(name, weights, files=FILES)
     pretrained = load_model(folder)
     try:
         reader = _reader(folder, pretrained, where)

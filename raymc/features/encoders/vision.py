@@ -6,7 +6,7 @@ processors need torchvision or work on one picture at a time.
 Axes: T frames, H height, W width, D dim.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -81,14 +81,14 @@ class VisionTower:
     rate_hz: float
     license: str
     preprocessing: Preprocessing = field(repr=False)
-    pooling: "_Pooling" = field(repr=False)
+    pooling: Callable[[Tensor], Tensor] = field(repr=False)
     device: torch.device
-    folder: Path = field(repr=False)
+    files: tuple[Path, ...] = field(repr=False)
     has_weights: bool = True
 
     def digest(self) -> str:
         """Return the SHA-256 of the model's files, in hex."""
-        return digest_of_files(files_of(self.folder, FILES))
+        return digest_of_files(self.files)
 
     @property
     def picture(self) -> Picture:
@@ -132,7 +132,7 @@ def vision_tower(
         preprocessing=preprocessing,
         pooling=pooling,
         device=where,
-        folder=folder,
+        files=tuple(files_of(folder, FILES)),
     )
 
 

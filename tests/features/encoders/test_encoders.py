@@ -30,8 +30,8 @@ def test_importing_costs_no_heavy_library() -> None:
         (
             visual_encoder,
             "resnet50",
-            "unknown visual encoder 'resnet50'; known are patches, and models of Hugging Face's "
-            "hub, as in openai/clip-vit-base-patch32",
+            "unknown visual encoder 'resnet50'; known are patches, efficientnet_lite0, and models "
+            "of Hugging Face's hub, as in openai/clip-vit-base-patch32",
         ),
         (visual_encoder, "../secret", "unknown visual encoder"),
         (visual_encoder, "a/b/c", "unknown visual encoder"),
@@ -40,9 +40,9 @@ def test_importing_costs_no_heavy_library() -> None:
         (audio_encoder, "wav2vec2_base", "did you mean WAV2VEC2_BASE?"),
         (audio_encoder, "facebook/data2vec", "known are logmel, .*WAV2VEC2_BASE, .*WAVLM_LARGE$"),
         (text_encoder, "word", "unknown text encoder 'word'; did you mean words?"),
-        (text_encoder, "bert", "known are words, and models of Hugging Face's hub"),
+        (text_encoder, "bert", "known are words, minilm, and models of Hugging Face's hub"),
         (transcriber, "WAV2VEC2_ASR_BASE_960", "did you mean WAV2VEC2_ASR_BASE_960H?"),
-        (transcriber, "whisper", "known are .*WAV2VEC2_ASR_BASE_960H"),
+        (transcriber, "whisper", "known are moonshine, .*WAV2VEC2_ASR_BASE_960H"),
     ],
 )
 def test_an_unknown_name_is_a_clear_error(
