@@ -131,7 +131,7 @@ def extract(
         ExtractionError: No file could be read.
         ResourceError: Weights, a package or a requested GPU are missing.
     """
-    plan = plan_extraction(_as_begun(config, out))
+    plan = plan_extraction(as_begun(config, out))
     listing = list_media(config)
     on_listing(replace(listing, lines=[*listing.lines, _features_line(plan)]))
     check_present(listing.sources)
@@ -170,7 +170,7 @@ def _features_line(plan: ExtractPlan) -> str:
     return f"features: {', '.join(f'{name} {one}' for name, one in named.items())}{after}"
 
 
-def _as_begun(config: ExtractConfig, out: str) -> ExtractConfig:
+def as_begun(config: ExtractConfig, out: str) -> ExtractConfig:
     """Return the settings with what `auto` stood for when the dataset in `out` was begun."""
     filesystem, root = open_address(out)
     with reaching(out):

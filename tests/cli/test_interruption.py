@@ -171,6 +171,7 @@ class Case:
 
 
 EXTRACT = ("extract", "{folder}/videos", "--out", "{out}", "extract.shard_rows=2")
+EXTRACT += ("extract.visual=patches",)
 PREDICT = ("predict", "{folder}/bundle", "{folder}/data", "--out", "{out}", "--split", "train")
 CASES = {
     "train": Case(

@@ -257,7 +257,7 @@ def test_a_killed_job_goes_on(ray_logs: Path, videos: list[Path], tmp_path: Path
     run_extract(whole, Console(file=StringIO()))
     out = tmp_path / "out"
     command = [RAYMC, "extract", table, "--out", out, "--window", "1", "--fps", "10"]
-    command += ["extract.shard_rows=3"]
+    command += ["extract.shard_rows=3", "--visual", "patches"]
     with running(*command, log=tmp_path / "log.txt") as process:
         wait_until(lambda: len(list((out / JOURNAL_FOLDER).glob("*.json"))) > 4, process)
         kill(process)

@@ -41,6 +41,7 @@ def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(
         (str(tmp_path / "videos"), str(tmp_path / "dataset")),
     ):
         command = (sys.executable, "-m", "raymc", "extract", source, "--out", out)
+        command += ("--visual", "patches")
         log = tmp_path / "log"
         with running(*command, log=log, environment=environment) as process:
             assert process.wait(timeout=180) == 0, log.read_text()

@@ -13,11 +13,14 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from raymc.config import ExtractConfig
+from raymc.data.labels import Vocabulary
+from raymc.data.shards import Modality, write_dataset
 from raymc.errors import ResourceError
 from raymc.features import extraction
 from raymc.features.audio import read_wav, resample
 from raymc.features.encoders import packaged, visual_encoder
 from raymc.features.extraction import EncodedClip, encode, make_encoders, plan_extraction, resolved
+from raymc.features.on_ray import as_begun
 
 ALL = ExtractConfig(
     visual="efficientnet_lite0", audio="none", text="minilm", transcript="moonshine",
@@ -136,6 +139,26 @@ def test_auto_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> 
     assert resolved(ExtractConfig(visual="a/b", text="c/d")) == ExtractConfig(
         visual="a/b", text="c/d"
     )
+
+
+def test_a_dataset_keeps_what_auto_stood_for_when_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provenance = {"made_by": "raymc extract", "visual": "patches", "text": "words"}
+    modality = Modality("visual", dim=2, rate_hz=1.0)
+    write_dataset(
+        str(tmp_path / "begun"),
+        {"train": []},
+        vocabulary=Vocabulary(()),
+        modalities=[modality],
+        provenance=provenance,
+    )
+    asked = ExtractConfig(text="auto")
+    begun = as_begun(asked, str(tmp_path / "begun"))
+    assert (begun.visual, begun.text) == ("patches", "words")
+    named = ExtractConfig(visual="none")
+    assert as_begun(named, str(tmp_path / "begun")) == named
+    assert as_begun(asked, str(tmp_path / "new")) == asked
 
 
 @pytest.mark.parametrize(
