@@ -27,20 +27,24 @@ needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER),
     reason="needs a browser: apt-get install chromium chromium-driver",
 )
-# Cells of one row whose texts are closer than 4 pixels, or whose text leaves its cell.
+# Cells of one row whose texts, or the bar behind one, are closer than so many pixels.
 _TOUCHING = """
 const text = cell => {
   const range = document.createRange();
   range.selectNodeContents(cell);
   const boxes = [...range.getClientRects()].filter(box => box.width > 0);
-  return { left: Math.min(...boxes.map(b => b.left)), right: Math.max(...boxes.map(b => b.right)),
+  const right = Math.max(...boxes.map(b => b.right)), style = getComputedStyle(cell);
+  const box = cell.getBoundingClientRect(), origin = style.backgroundOrigin;
+  const end = origin === "content-box" ? box.right - parseFloat(style.paddingRight) : box.right;
+  return { left: Math.min(...boxes.map(b => b.left)),
+           right: cell.classList.contains("bar") ? Math.max(right, end) : right,
            shown: boxes.length > 0, words: cell.textContent.trim() };
 };
 const found = [];
 for (const row of document.querySelectorAll("tr")) {
   const cells = [...row.cells].map(text).filter(cell => cell.shown);
   for (let at = 1; at < cells.length; at++) {
-    if (cells[at].left - cells[at - 1].right < 4) {
+    if (cells[at].left - cells[at - 1].right < arguments[0]) {
       found.push(`${cells[at - 1].words} | ${cells[at].words}`);
     }
   }
@@ -69,6 +73,6 @@ def resize(browser: webdriver.Chrome, width: int, height: int = 900) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", given)
 
 
-def touching(browser: webdriver.Chrome) -> list[str]:
-    """Texts of neighbouring cells that (nearly) touch."""
-    return browser.execute_script(_TOUCHING)
+def touching(browser: webdriver.Chrome, pixels: int = 4) -> list[str]:
+    """Texts of neighbouring cells that touch, or are closer than so many pixels."""
+    return browser.execute_script(_TOUCHING, pixels)

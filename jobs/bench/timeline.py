@@ -53,11 +53,11 @@ class Settings:
 
     seeds: int = Field(default=5, ge=1, description="How often lessons and models are made.")
     first_seed: int = Field(default=0, ge=0, description="Of these.")
-    train: int = Field(default=40, ge=2, description="Lessons of a minute for training.")
-    val: int = Field(default=12, ge=2, description="For thresholds and probabilities.")
-    test: int = Field(default=12, ge=2, description="In which segments are found.")
+    train: int = Field(default=30, ge=2, description="Lessons of a minute for training.")
+    val: int = Field(default=10, ge=2, description="For thresholds and probabilities.")
+    test: int = Field(default=10, ge=2, description="In which segments are found.")
     window: float = Field(default=2.0, gt=0, description="Seconds of a window.")
-    epochs: int = Field(default=12, ge=1, description="Of training.")
+    epochs: int = Field(default=10, ge=1, description="Of training.")
     split: Literal["val", "test"] = Field(default="test", description="Whose segments are judged.")
 
 
@@ -160,13 +160,13 @@ def _timelines(folder: Path, settings: Settings, seed: int) -> tuple[list[Timeli
         rng = np.random.default_rng([seed, place])
         files = (folder / f"{split}-{i}.mp4" for i in range(count))
         lessons[split] = [write_lesson(file, split, tones, rng) for file in files]
-    cut = {"window_seconds": settings.window, "stride_seconds": settings.window / 2}
-    extract = ExtractConfig(fps=5.0, **cut)
+    extract = ExtractConfig(fps=5.0, window_seconds=settings.window)
     dataset = _dataset(folder / "data", lessons, extract)
+    overlapping = replace(extract, stride_seconds=settings.window / 2)
     bundle = _train(dataset, folder, settings.epochs, seed)
-    return [_timeline(bundle, lesson.path, extract) for lesson in lessons[settings.split]], lessons[
-        settings.split
-    ]
+    return [
+        _timeline(bundle, lesson.path, overlapping) for lesson in lessons[settings.split]
+    ], lessons[settings.split]
 
 
 def write_lesson(

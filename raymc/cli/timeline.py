@@ -1,13 +1,14 @@
 """`raymc timeline`: where in a video each label shows, as a page or a file for other programs."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.console import Console
 
-from raymc.cli.display import VideoDisplay
+from raymc.cli.display import CountDisplay
 from raymc.cli.options import MOST_FAILURES
 from raymc.data.storage import whole_file, write_text
 from raymc.errors import DataError, RaymcError
@@ -44,27 +45,27 @@ def run_timeline(
     if out.exists():
         raise DataError(f"{out} already exists: choose another --out")
     bundle = load_bundle(find_bundle(run, runs_folder))
-    looking = Looking(video)
-    with VideoDisplay(console, "scoring", lambda: looking.result().seconds) as display:
-        timeline = make_timeline(
-            bundle,
-            video,
-            window=window,
-            stride=stride,
-            threshold=threshold,
-            least=least,
-            device=device,
-            listener=display.handle,
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if write is None:
-            _write_page(timeline, bundle, out, looking, console)
-        else:
-            with whole_file(out) as partial:
-                write(timeline, partial)
-    except OSError as error:
-        raise DataError(f"{out} can't be written: {error.strerror or error}") from error
+    with closing(Looking(video)) as looking:
+        with CountDisplay(console, "seconds scored") as display:
+            timeline = make_timeline(
+                bundle,
+                video,
+                window=window,
+                stride=stride,
+                threshold=threshold,
+                least=least,
+                device=device,
+                listener=_counted(display, looking),
+            )
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if write is None:
+                _write_page(timeline, bundle, out, looking, console)
+            else:
+                with whole_file(out) as partial:
+                    write(timeline, partial)
+        except OSError as error:
+            raise DataError(f"{out} can't be written: {error.strerror or error}") from error
     for line in timeline_lines(timeline):
         print_line(console, line)
     if np.isnan(timeline.enter).any() and bundle.calibration is not None:
@@ -84,19 +85,29 @@ def _write_page(
     """
     notes: list[str] = []
     try:
-        clips = training_clips(bundle)
+        with CountDisplay(console, "training clips") as display:
+            clips = training_clips(bundle, on_rows=display.count)
     except RaymcError as error:
         clips = None
         notes.append(f"No clips of training are shown: {error}.")
     if looking.result().is_played:
         address = page_address(timeline.path, out)
     else:
-        with VideoDisplay(console, "copying", lambda: looking.result().seconds) as display:
-            address, note = _address_of_copy(timeline.path, out, display.handle)
+        with CountDisplay(console, "seconds copied") as display:
+            address, note = _address_of_copy(timeline.path, out, _counted(display, looking))
         notes.append(note)
     write_text(out, timeline_page(timeline, address, clips=clips, notes=notes))
     for note in notes:
         print_line(console, note)
+
+
+def _counted(display: CountDisplay, looking: Looking) -> Callable[[float], None]:
+    """Return what shows how many seconds of a video are done; of all, if their number is known."""
+
+    def count(seconds: float) -> None:
+        display.count(round(seconds), round(max(seconds, looking.result().seconds or 0.0)))
+
+    return count
 
 
 def _address_of_copy(video: str, out: Path, listener: Callable[[float], None]) -> tuple[str, str]:

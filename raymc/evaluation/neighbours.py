@@ -24,6 +24,7 @@ from raymc.data.feed.batches import decode_tokens
 from raymc.data.shards import Dataset, read_shard
 from raymc.data.storage import whole_file
 from raymc.errors import ConfigError, DataError
+from raymc.events import Count, unheard
 from raymc.training.bundle import Bundle
 from raymc.training.runs import dataset_behind, run_of
 
@@ -56,8 +57,10 @@ class TrainingClips:
         return order, np.take_along_axis(cosines, order, axis=1)
 
 
-def training_clips(bundle: Bundle) -> TrainingClips:
+def training_clips(bundle: Bundle, *, on_rows: Count = unheard) -> TrainingClips:
     """Return the clips that a run's bundle was trained on, with their embeddings.
+
+    `on_rows` is called with the progress, if they must be computed.
 
     Raises:
         ConfigError: The bundle is in no run's folder, or its dataset has changed.
@@ -76,13 +79,15 @@ def training_clips(bundle: Bundle) -> TrainingClips:
     file = run / "neighbours" / f"{key[:32]}.parquet"
     with suppress(DataError):  # there is none, or it is damaged
         return _load(file, belongs_to)
-    found = embed_clips(bundle, dataset, bundle.config.data.train)
+    found = embed_clips(bundle, dataset, bundle.config.data.train, on_rows=on_rows)
     with suppress(OSError):  # the run may be another user's and read-only
         _save(found, file, belongs_to)
     return found
 
 
-def embed_clips(bundle: Bundle, dataset: Dataset, split: str) -> TrainingClips:
+def embed_clips(
+    bundle: Bundle, dataset: Dataset, split: str, *, on_rows: Count = unheard
+) -> TrainingClips:
     """Embed the clips of a split, or of shards spread evenly over it.
 
     Raises:
@@ -93,12 +98,15 @@ def embed_clips(bundle: Bundle, dataset: Dataset, split: str) -> TrainingClips:
     shards = dataset.split(split)
     every = -(-sum(shard.rows for shard in shards) // MOST_CLIPS)
     names = [modality.name for modality in bundle.modalities]
-    tables, embeddings = [], []
-    for shard in shards[:: max(1, every)]:
+    taken = shards[:: max(1, every)]
+    tables, embeddings, done = [], [], 0
+    for shard in taken:
         table = read_shard(dataset, shard, ["id", "labels", *names], optional=_PLACE)
         embeddings.append(bundle.embed_tokens(decode_tokens(table, bundle.modalities))[0])
         known = [name for name in ("id", "labels", *_PLACE) if name in table.column_names]
         tables.append(table.select(known).replace_schema_metadata())
+        done += len(table)
+        on_rows(done, sum(one.rows for one in taken))
     return TrainingClips(pa.concat_tables(tables), _unit(np.concatenate(embeddings)))
 
 

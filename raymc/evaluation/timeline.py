@@ -22,6 +22,7 @@ from raymc.data.feed.batches import decode_tokens
 from raymc.data.shards import Dataset, Ragged, read_shard
 from raymc.errors import ConfigError, DataError, RaymcError, ResourceError
 from raymc.evaluation.media import plan_of
+from raymc.events import unheard
 from raymc.features.clips import Failure
 from raymc.features.extraction import END, EncodedClip, Item, extract_here
 from raymc.features.sources import Source, check_present, list_sources
@@ -202,10 +203,6 @@ def timeline_lines(timeline: Timeline) -> list[str]:
 Listener = Callable[[float], None]
 
 
-def _unheard(seconds: float) -> None:
-    pass
-
-
 def make_timeline(
     bundle: Bundle,
     video: str,
@@ -215,7 +212,7 @@ def make_timeline(
     threshold: float | None = None,
     least: float = 0.0,
     device: str = "auto",
-    listener: Listener = _unheard,
+    listener: Listener = unheard,
 ) -> Timeline:
     """Score windows over a video, with features that are made as the bundle's were.
 
@@ -277,7 +274,7 @@ class Scored(NamedTuple):
 
 
 def score_windows(
-    bundle: Bundle, items: Iterable[Item], *, listener: Listener = _unheard
+    bundle: Bundle, items: Iterable[Item], *, listener: Listener = unheard
 ) -> tuple[Scored | None, tuple[str, ...]]:
     """Score the windows of a file as they come; also returns what could not be read of it.
 

@@ -13,6 +13,7 @@ from raymc.errors import DataError
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
 _STUCK_SECONDS = 300.0  # of CPU time without a picture, by which FFmpeg never ends
+_LOOK_SECONDS = 10.0  # of CPU time, for a header
 
 
 @dataclass(frozen=True)
@@ -24,27 +25,30 @@ class Look:
 
 
 class Looking:
-    """Opens a file in a child process while the caller goes on; `result` waits for it."""
+    """Opens a file in a child process while the caller goes on, until it is closed."""
 
     def __init__(self, path: str) -> None:
         self._child = Child(_look, path)
         self._found: Look | None = None
 
     def result(self) -> Look:
-        """Return what was found; nothing is known of a file that can't be opened."""
+        """Return what was found, once it is; nothing is known of a file that can't be opened."""
         if self._found is None:
-            with closing(self._child):
-                try:
-                    self._found = Look(*self._child.receive())
-                except ChildError:
-                    self._found = Look(None, False)
+            try:
+                self._found = Look(*self._child.receive())
+            except ChildError:
+                self._found = Look(None, False)
         return self._found
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.close()
 
 
 def _look(connection: Connection, path: str) -> None:
     from raymc.features.decoding.browser_copy import look
 
-    limit_cpu(_STUCK_SECONDS)
+    limit_cpu(_LOOK_SECONDS)
     try:
         connection.send(look(path))
     except DataError:

@@ -58,7 +58,7 @@ def test_they_are_computed_once_for_a_bundle_and_its_dataset(
     first = training_clips(bundle)
     (file,) = (run / "neighbours").iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr(neighbours, "embed_clips", lambda *_: pytest.fail("computed again"))
+        patch.setattr(neighbours, "embed_clips", lambda *_, **__: pytest.fail("computed again"))
         again = training_clips(bundle)
     np.testing.assert_array_equal(first.embeddings, again.embeddings)
     assert first.clips.equals(again.clips)

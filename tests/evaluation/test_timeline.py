@@ -17,6 +17,7 @@ from rich.console import Console
 from tiny import bundle_here
 from videos import write_video
 
+import raymc
 from raymc.cli.timeline import run_timeline
 from raymc.config import Config, ExtractConfig, override
 from raymc.data.labels import Vocabulary
@@ -94,7 +95,8 @@ def test_windows_are_those_of_predictions(bundle: Bundle, video: Path, tmp_path:
     for row, window in zip(rows, windows.to_dict("records"), strict=True):
         for name in ("start", "end", *(f"probability.{label}" for label in LABELS)):
             assert float(row[name]) == pytest.approx(window[name], abs=1e-4)
-    half = make_timeline(bundle, str(video))
+    half = raymc.timeline(bundle, video)
+    assert "my lesson.mp4': 7 windows, " in repr(half)
     np.testing.assert_allclose(half.starts, np.arange(0, 3.5, 0.5))
     np.testing.assert_allclose(half.scores[::2], timeline.scores, atol=1e-6)
 

@@ -1,6 +1,7 @@
 """The page of a timeline in Chromium, from the file system: it plays, and does what is clicked."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from videos import write_video
 
 from raymc.evaluation.neighbours import TrainingClips
 from raymc.evaluation.timeline import Timeline
-from raymc.features.playing import Looking, copy_for_browsers
+from raymc.features.playing import Look, Looking, copy_for_browsers
 from raymc.metrics.calibration import Calibration
 from raymc.report import timeline as page
 from raymc.report.timeline import page_address, timeline_page
@@ -26,18 +27,23 @@ LABELS = ("counting </script><b>bold</b>", "{{ 7 * 7 }}", "never [/x]")
 LIKELY = ([0.1, 0.9, 0.8, 0.1, 0.1, 0.6], [0.1, 0.1, 0.2, 0.7, 0.7, 0.1], [0.1] * 6)
 
 
+def look(video: Path) -> Look:
+    with closing(Looking(str(video))) as looking:
+        return looking.result()
+
+
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video that browsers don't play (MPEG-4 Part 2), as a copy that they do."""
     folder = tmp_path_factory.mktemp("videos")
     raw, heard = write_video(folder / "raw.mp4", seconds=6.0), list[float]()
-    before = Looking(str(raw)).result()
+    before = look(raw)
     assert not before.is_played
     assert before.seconds == pytest.approx(6, abs=0.2)
     copy_for_browsers(str(raw), folder / "my lesson #1.mp4", listener=heard.append)
     assert heard == sorted(heard)
     assert heard[-1] == pytest.approx(5.9)
-    assert Looking(str(folder / "my lesson #1.mp4")).result().is_played
+    assert look(folder / "my lesson #1.mp4").is_played
     return folder / "my lesson #1.mp4"
 
 
