@@ -128,6 +128,7 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_training_and_all_below_load_neither_ray_nor_mlflow() -> None:
     pure = [m for m in MODULES if m and floor_of(m) >= TRAINING and not is_of_ray(m)]
     assert {"training.loop", "training.bundle", "model.losses", "data.shards"} <= set(pure)
+    pure += ["cli.runs", "cli.timeline", "cli.use"]  # commands that answer in seconds
     assert not {"ray", "mlflow"} & loaded(f"import {', '.join(f'raymc.{name}' for name in pure)}")
 
 

@@ -73,6 +73,7 @@ def demo_config(folder: Path) -> "Config":
 
 def run_demo(folder: Path, console: "Console") -> None:
     """Make the dataset, search, test the winner, predict, and print what to look at next."""
+    from raymc.cli.display import CountDisplay
     from raymc.cli.runs import run_tune
     from raymc.cli.use import run_evaluate, run_predict
     from raymc.formats.prepare import prepare_dataset
@@ -81,7 +82,8 @@ def run_demo(folder: Path, console: "Console") -> None:
     started = time.monotonic()
     config = demo_config(folder)
     console.rule("1 of 4: the dataset")
-    manifest = prepare_dataset(config).manifest
+    with CountDisplay(console, "rows") as display:
+        manifest = prepare_dataset(config, on_row=display.count).manifest
     rows = ", ".join(f"{manifest.rows(split)} {split}" for split in manifest.splits)
     print_line(console, f"{config.data.path}: {rows}")
     console.rule(f"2 of 4: {config.search.trials} trials")

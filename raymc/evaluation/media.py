@@ -15,11 +15,16 @@ from raymc.errors import BundleError
 from raymc.evaluation.scoring import scored_columns
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
-from raymc.features.extraction import EncodedClip, ExtractPlan, Item, extract_here, plan_extraction
+from raymc.features.extraction import (
+    FILES_HERE,
+    EncodedClip,
+    ExtractPlan,
+    Item,
+    extract_here,
+    plan_extraction,
+)
 from raymc.features.sources import Source
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
-
-FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
 
 
 def plan_of(bundle: Bundle, *, device: str = "auto", **windows: float) -> ExtractPlan:

@@ -36,6 +36,7 @@ from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
+FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
 _ANY_RATE_HZ = 16_000  # for text alone: decoding sound gives a clip's length
 _FRAMES, _SOUND, SIDECAR = "frames", "sound", "sidecar"
 

@@ -1,4 +1,4 @@
-"""`raymc extract` on Ray Data: videos to a dataset of shards.
+"""`raymc extract` on Ray Data: videos to a dataset of shards. Few are read in this process.
 
 Tasks decode files and actors encode them. The driver receives the features in the order of the
 files and writes each shard as soon as its rows have arrived, with a journal of its progress: an
@@ -7,6 +7,7 @@ interrupted job resumes there, and leaves the same files as an uninterrupted one
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -50,6 +51,7 @@ from raymc.features.begun import (
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     END,
+    FILES_HERE,
     SIDECAR,
     STUCK_SECONDS,
     EncodedClip,
@@ -59,6 +61,7 @@ from raymc.features.extraction import (
     encode,
     extract_files,
     extract_files_apart,
+    extract_here,
     make_encoders,
     plan_extraction,
     streams_of,
@@ -68,6 +71,7 @@ from raymc.features.sources import Listing, Source, check_present, extra_fields,
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
+BYTES_HERE = 64 << 20  # of several files that are decoded without Ray
 # Raise it with any change after which the same media and settings give other tokens.
 FEATURES = 1
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
@@ -466,9 +470,31 @@ def extract_items(
     Raises:
         ResourceError: A GPU is asked for and there is none.
     """
+    if sources[first:]:
+        few = _are_few(sources[first:], plan)
+        numbered = list(enumerate(sources))[first:]
+        yield from extract_here(numbered, plan) if few else _items_on_ray(sources, plan, first)
+
+
+def _are_few(sources: Sequence[Source], plan: ExtractPlan) -> bool:
+    """Whether media are decoded in this process: Ray would take longer to start than it saves."""
+    if os.environ.get("RAY_ADDRESS") or plan.config.device == "gpu" or len(sources) > FILES_HERE:
+        return False
+    return len(sources) == 1 or sum(_bytes_of(source.path) for source in sources) <= BYTES_HERE
+
+
+def _bytes_of(path: str) -> int:
+    """Return the size of a local file; 0 of one elsewhere."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
+
+
+def _items_on_ray(
+    sources: Sequence[Source], plan: ExtractPlan, first: int
+) -> Iterator[tuple[int, Item]]:
     files = len(sources) - first
-    if files <= 0:
-        return
     connect()  # only now: errors in the request are reported without starting Ray
     gpus = 1 if plan.heavy and gpus_to_use(plan.config.device) else 0
     keep_order()

@@ -14,9 +14,9 @@ import pyarrow as pa
 from mlflow.exceptions import MlflowException
 
 from raymc.errors import BundleError, RaymcError
-from raymc.evaluation.media import FILES_HERE, plan_of, score_media
+from raymc.evaluation.media import plan_of, score_media
 from raymc.features.clips import Source
-from raymc.features.extraction import ExtractPlan
+from raymc.features.extraction import FILES_HERE, ExtractPlan
 from raymc.training.bundle import Bundle, load_bundle, tokens_of_frames
 
 PATH, START, END = MEDIA = ("path", "start", "end")  # columns of a frame that names videos

@@ -22,6 +22,7 @@ from raymc.data.check import check_dataset
 from raymc.data.shards import open_dataset, read_shard
 from raymc.data.shards.write import JOURNAL_FOLDER
 from raymc.errors import DataError, ExtractionError
+from raymc.features import on_ray
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     EncodedClip,
@@ -34,7 +35,7 @@ from raymc.features.sources import Listing, list_media, list_sources
 
 SPLITS = ("train", "train", "val", "test")
 
-pytestmark = pytest.mark.slow  # extraction on Ray
+pytestmark = pytest.mark.slow  # extraction on Ray, or of many clips
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def test_rows_are_those_of_one_process(ray_logs: Path, videos: list[Path], tmp_p
     assert contents(tmp_path / "out") == before
 
 
-def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path: Path) -> None:
+def test_broken_files_stop_nothing(videos: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "media"
     folder.mkdir()
     for video in videos[:3]:
@@ -168,9 +169,7 @@ def test_broken_files_stop_nothing(ray_logs: Path, videos: list[Path], tmp_path:
     assert summary.failed_files == 1
 
 
-def test_files_without_their_digest_give_no_row(
-    ray_logs: Path, videos: list[Path], tmp_path: Path
-) -> None:
+def test_files_without_their_digest_give_no_row(videos: list[Path], tmp_path: Path) -> None:
     """A flipped bit in the last picture: nothing but the digest tells."""
     lines = ["path\tid\tsha256\tend_seconds"]
     for video in videos:
@@ -202,7 +201,7 @@ def test_files_without_their_digest_give_no_row(
     assert len(kept) == 8
 
 
-def test_media_without_a_single_clip(ray_logs: Path, tmp_path: Path) -> None:
+def test_media_without_a_single_clip(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "text.mp4").write_text("not a video")
     config = configured(tmp_path / "media", tmp_path / "out")
@@ -214,8 +213,8 @@ def test_media_without_a_single_clip(ray_logs: Path, tmp_path: Path) -> None:
         open_dataset(config.data.path)
 
 
-def test_encoders_with_weights_work_in_actors(
-    ray_logs: Path, videos: list[Path], tmp_path: Path
+def test_encoders_with_weights_work_in_actors_and_here(
+    ray_logs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from small_models import PREPROCESSOR, clip, write_model
 
@@ -226,6 +225,10 @@ def test_encoders_with_weights_work_in_actors(
     run_extract(config, Console(file=StringIO()))
     assert assert_as_expected(config) == []
     assert plan_extraction(config.extract).heavy == {"visual"}
+    monkeypatch.setattr(on_ray, "FILES_HERE", 0)
+    there = override(config, {"data.path": str(tmp_path / "there")})
+    run_extract(there, Console(file=StringIO()))
+    assert contents(tmp_path / "there") == contents(tmp_path / "out")
 
 
 def test_a_crash_of_the_decoder_is_a_failure_of_its_file(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 import yaml
 from rich.console import Console
@@ -266,8 +265,6 @@ def test_the_whole_benchmark_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = io.StringIO()
-    address = ray.get_runtime_context().gcs_address
-    monkeypatch.setenv("RAY_ADDRESS", address)  # whole commands join the Ray of the tests
     monkeypatch.setitem(bench.LOADS, "cpu", replace(LOAD, largest_batch=0))
     monkeypatch.setattr(bench, "WAYS", {BARE: WAYS[BARE]})
     monkeypatch.setattr(bench, "STARTS", {"import raymc": ("-c", "import raymc")})

@@ -10,7 +10,8 @@ import pytest
 NOTEBOOK = Path(__file__).parents[2] / "jobs" / "digits.ipynb"
 
 
-def test_it_runs(tmp_path: Path, ray_logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     known: dict[str, Any] = {}
