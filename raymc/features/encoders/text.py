@@ -29,7 +29,7 @@ from raymc.features.encoders.hub import (
     load_model,
     load_tokenizer,
 )
-from raymc.features.encoders.weights import checked_device, digest_of_files, one_line
+from raymc.features.encoders.weights import checked_device, digest_of_files, in_batches, one_line
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -88,10 +88,9 @@ class TextTower:
         """One token a text, from that text alone; equal texts are read once."""
         tokens = np.zeros((len(texts), self.dim), np.float32)
         known = sorted({text.strip() for text in texts} - {""}, key=lambda text: (len(text), text))
-        vectors: dict[str, np.ndarray] = {}
-        for at in range(0, len(known), _BATCH_TEXTS):
-            batch = known[at : at + _BATCH_TEXTS]
-            vectors.update(zip(batch, self.reader(batch).cpu().numpy()))
+        if not known:
+            return tokens
+        vectors = dict(zip(known, in_batches(known, _BATCH_TEXTS, self.reader)))
         for token, text in zip(tokens, texts):
             token[:] = vectors.get(text.strip(), 0.0)
         return tokens

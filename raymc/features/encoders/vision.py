@@ -27,7 +27,7 @@ from raymc.features.encoders.hub import (
     load_model,
     read_json,
 )
-from raymc.features.encoders.weights import checked_device, digest_of_files, one_line
+from raymc.features.encoders.weights import checked_device, digest_of_files, in_batches, one_line
 
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 _BATCH_FRAMES = 32  # bounds memory; a clip's own frames only
@@ -103,12 +103,13 @@ class VisionTower:
             raise DataError(
                 f"frames of {found} pixels; {self.name} expects {wanted[0]} × {wanted[1]}"
             )
-        tokens = np.empty((len(frames), self.dim), np.float32)
-        for at in range(0, len(frames), _BATCH_FRAMES):
-            batch = slice(at, at + _BATCH_FRAMES)
-            pixels = self.preprocessing.pixels(frames[batch], self.device)
-            tokens[batch] = self.pooling(pixels).cpu().numpy()
-        return tokens
+        if len(frames) == 0:
+            return np.empty((0, self.dim), np.float32)
+        return in_batches(
+            frames,
+            _BATCH_FRAMES,
+            lambda some: self.pooling(self.preprocessing.pixels(some, self.device)),
+        )
 
 
 def vision_tower(

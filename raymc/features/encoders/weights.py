@@ -6,10 +6,14 @@ What is missing is reported in one line, within seconds.
 import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from raymc.errors import ConfigError, DataError, ResourceError
 
@@ -69,6 +73,27 @@ def digest_of_files(files: Iterable[Path]) -> str:
             content = hashlib.file_digest(opened, "sha256").hexdigest()
         total.update(f"{file.name} {content}\n".encode())
     return total.hexdigest()
+
+
+def in_batches(items: Any, most: int, run: Callable[[Any], Tensor]) -> Float32[np.ndarray, "N D"]:
+    """Return what a model makes of a list or array of items, at most `most` at a time.
+
+    If the GPU's memory is too small for them, they are halved until one item alone doesn't fit.
+
+    Raises:
+        torch.OutOfMemoryError: One item needs more memory than there is.
+    """
+    made, at = [], 0
+    while at < len(items):
+        try:
+            made.append(run(items[at : at + most]).cpu().numpy())
+        except torch.OutOfMemoryError:
+            if most == 1:
+                raise
+            most = (most + 1) // 2
+            continue
+        at += most
+    return np.concatenate(made)
 
 
 def one_line(error: object) -> str:

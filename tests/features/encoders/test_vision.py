@@ -21,6 +21,7 @@ from small_models import (
 
 from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.features.encoders import visual_encoder
+from raymc.features.encoders.weights import in_batches
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
 Model = Any
@@ -265,3 +266,19 @@ def test_a_model_that_masks_at_random_is_refused(tmp_path: Path) -> None:
     write_model(folder, shaken(transformers.ViTMAEModel(config)), preprocessor_config=values)
     with pytest.raises(ConfigError, match="someone/small gives a picture other features each time"):
         load(folder)
+
+
+def test_batches_are_halved_until_they_fit_into_memory() -> None:
+    asked: list[int] = []
+
+    def run(items: list[int]) -> torch.Tensor:
+        asked.append(len(items))
+        if len(items) > 3:
+            raise torch.OutOfMemoryError("a small GPU")
+        return torch.tensor([[float(item)] for item in items])
+
+    items = list(range(10))
+    np.testing.assert_array_equal(in_batches(items, 8, run)[:, 0], items)
+    assert asked == [8, 4, 2, 2, 2, 2, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches([1, 2], 2, lambda some: run([0] * 9))
