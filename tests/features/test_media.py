@@ -296,6 +296,33 @@ def test_pictures_are_cut_out_of_the_middle(
     np.testing.assert_array_equal(one(path, picture=picture).frames[0], wanted)
 
 
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [
+        ((48, 64), (slice(5, 35), slice(0, 40))),
+        ((64, 48), (slice(0, 40), slice(5, 35))),
+        ((16, 512), (slice(19, 20), slice(0, 40))),
+    ],
+)
+def test_the_screen_is_shown_whole_beside_the_picture(
+    tmp_path: Path, size: tuple[int, int], place: tuple[slice, slice]
+) -> None:
+    video = Video(codec="ffv1", size=size, is_textured=True, seconds=2)
+    path = write_media(tmp_path / "a.mkv", video)
+    screen = Picture(height=40, width=40, fits=True)
+    clip = one(path, screen=screen)
+    np.testing.assert_array_equal(clip.frames, one(path).frames)
+    inside = one(path, picture=Picture(height=place[0].stop - place[0].start,
+                                       width=place[1].stop - place[1].start))  # fmt: skip
+    np.testing.assert_array_equal(clip.screen[:, place[0], place[1]], inside.frames)
+    rest = clip.screen.copy()
+    rest[:, place[0], place[1]] = 0
+    assert not rest.any()
+    alone = one(path, picture=None, screen=screen)
+    assert alone.frames is None
+    np.testing.assert_array_equal(alone.screen, clip.screen)
+
+
 def test_wide_pixels_make_wide_pictures(tmp_path: Path) -> None:
     video = Video(codec="mpeg4", size=(48, 48), pixel_aspect=Fraction(2), is_textured=True)
     path = write_media(tmp_path / "a.mp4", video)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def screen_reader(*, fps: float) -> ScreenReader:
     from rapidocr import RapidOCR
 
     runtime = "EngineConfig.onnxruntime"
-    engine = RapidOCR(
+    engine: Any = RapidOCR(
         params={
             "Global.log_level": "critical",
             "Global.model_root_dir": str(folder),
