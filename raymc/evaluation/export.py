@@ -20,6 +20,7 @@ from raymc.data.storage import whole_folder, write_text
 from raymc.errors import BundleError, ConfigError, DataError, first_line
 from raymc.evaluation.evaluate import Evaluation, evaluate, numbers_of
 from raymc.evaluation.outcomes import label_outcomes
+from raymc.features.recipe import ENCODER_WEIGHTS
 from raymc.metrics.bootstrap import bootstrap_interval
 from raymc.metrics.text import estimate_text, percent
 from raymc.training.bundle import (
@@ -326,9 +327,10 @@ class _Card:
         ]
         head = ("modality", "encoder (licence)", "values a token", "tokens a second")
         recipe = self.bundle.recipe or {}
-        told = ", ".join(f"{key} {value}" for key, value in recipe.items() if value is not None)
-        settings = f"\n\nSettings of `raymc extract`: {_plain(told)}." if told else ""
-        return f"## Features\n\n{_table(head, rows)}{settings}"
+        settings = {key: value for key, value in recipe.items() if key != ENCODER_WEIGHTS}
+        told = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
+        made = f"\n\nSettings of `raymc extract`: {_plain(told)}." if told else ""
+        return f"## Features\n\n{_table(head, rows)}{made}"
 
     def _training(self) -> str:
         clips = f": {self.about.clips} clips" if self.about.clips else ""

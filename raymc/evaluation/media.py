@@ -23,6 +23,7 @@ from raymc.features.extraction import (
     extract_here,
     plan_extraction,
 )
+from raymc.features.recipe import ENCODER_WEIGHTS, recipe_differences
 from raymc.features.sources import Source
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 
@@ -46,8 +47,17 @@ def plan_of(bundle: Bundle, *, device: str = "auto", **windows: float) -> Extrac
             "the same way, not videos"
         )
     given: dict[str, Any] = {**bundle.recipe, **windows, "device": device}
+    given.pop(ENCODER_WEIGHTS, None)
     plan = plan_extraction(ExtractConfig(**given))
     bundle.check_modalities(plan.modalities)
+    if changed := recipe_differences(
+        bundle.recipe, {**bundle.recipe, ENCODER_WEIGHTS: plan.weights}
+    ):
+        raise BundleError(
+            f"the bundle's features were made with other weights than those here "
+            f"({'; '.join(changed)}): make the features with the first ones (raymc extract "
+            "--weights FOLDER), and give the dataset"
+        )
     return plan
 
 

@@ -66,7 +66,7 @@ from raymc.features.extraction import (
     plan_extraction,
     streams_of,
 )
-from raymc.features.recipe import MADE_BY, recipe_in
+from raymc.features.recipe import ENCODER_WEIGHTS, MADE_BY, recipe_in
 from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
@@ -141,7 +141,10 @@ def extract(
     check_present(listing.sources)
     sources = _by_split(listing.sources)
     take_over(out)
-    manifest, fields = _manifest(plan, sources, listing.notes), extra_fields(sources)
+    # `_check_media` compares the weights; a dataset of an older raymc tells none
+    begun = _begun(out)
+    weights = plan.weights if begun is None else begun.get(ENCODER_WEIGHTS, {})
+    manifest, fields = _manifest(plan, sources, weights, listing.notes), extra_fields(sources)
     stream = ShardStream(out, manifest, extra_fields=fields, shard_rows=config.shard_rows)
     again = _check_media(out, stream, sources, plan)
     if stream.finished is None:
@@ -176,16 +179,19 @@ def _features_line(plan: ExtractPlan) -> str:
 
 def as_begun(config: ExtractConfig, out: str) -> ExtractConfig:
     """Return the settings with what `auto` stood for when the dataset in `out` was begun."""
+    made = recipe_in(_begun(out) or {}) or {}
+    asked = {"visual": config.visual, "text": config.text}
+    chosen = {name: made[name] for name in asked.keys() & made if asked[name] == AUTO}
+    return replace(config, **chosen)
+
+
+def _begun(out: str) -> Mapping[str, Any] | None:
+    """Return the provenance of the dataset in `out`, finished or not; None if there is none."""
     filesystem, root = open_address(out)
     with reaching(out):
         files = [f"{root}/{name}" for name in (MANIFEST_FILE, PLAN_FILE)]
         begun = next((file for file in files if exists(filesystem, file)), None)
-        if begun is None:
-            return config
-        made = recipe_in(read_json(filesystem, begun).get("provenance", {})) or {}
-    asked = {"visual": config.visual, "text": config.text}
-    chosen = {name: made[name] for name in asked.keys() & made if asked[name] == AUTO}
-    return replace(config, **chosen)
+        return read_json(filesystem, begun).get("provenance", {}) if begun else None
 
 
 def _wordless(out: str) -> Iterator[str]:
@@ -396,7 +402,12 @@ def _by_split(sources: Sequence[Source]) -> list[Source]:
     return sorted(sources, key=lambda source: (usual.get(source.split, 3), source.split))
 
 
-def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str] = ()) -> Manifest:
+def _manifest(
+    plan: ExtractPlan,
+    sources: Sequence[Source],
+    weights: Mapping[str, str],
+    notes: Sequence[str] = (),
+) -> Manifest:
     """Return the planned dataset; its provenance has the settings that change its rows."""
     names = sorted({label for source in sources for label in source.labels})
     told = json.dumps([asdict(source) for source in sources], sort_keys=True, default=str)
@@ -411,6 +422,7 @@ def _manifest(plan: ExtractPlan, sources: Sequence[Source], notes: Sequence[str]
             "split": "train",  # as raymc 0.1.0 wrote it: datasets that it began go on
             **({"language": plan.config.language} if plan.config.language else {}),
             **({"screen": plan.config.screen} if plan.config.screen != NONE else {}),
+            **({ENCODER_WEIGHTS: dict(weights)} if weights else {}),
             "files": len(sources),
             "sources_sha256": hashlib.sha256(told.encode()).hexdigest(),
             **({"notes": [note.strip() for note in notes]} if notes else {}),

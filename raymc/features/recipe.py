@@ -6,21 +6,31 @@ from typing import Any
 from raymc.config import NONE
 
 MADE_BY = "raymc extract"
+ENCODER_WEIGHTS = "encoder_weights"  # SHA-256 of each encoder's files, by modality
 _OF_CLIPS = ("window_seconds", "stride_seconds")  # which clips there are, not what is in them
 _OF_FEATURES = ("fps", "visual", "audio", "text", "transcript", "text_interval_seconds", "dtype")
-_IF_ANY = ("screen",)  # noted only where it is not none
+_IF_GIVEN = ("language", "screen", ENCODER_WEIGHTS)  # noted only where there is one
 
 
 def recipe_in(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings with which `raymc extract` made a dataset; None if it made none."""
     if provenance.get("made_by") != MADE_BY:
         return None
-    recipe = {name: provenance.get(name) for name in (*_OF_FEATURES, *_OF_CLIPS)}
-    return recipe | {name: provenance[name] for name in _IF_ANY if name in provenance}
+    given = {name: provenance[name] for name in _IF_GIVEN if name in provenance}
+    return {name: provenance.get(name) for name in (*_OF_FEATURES, *_OF_CLIPS)} | given
 
 
 def recipe_differences(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the settings by which two recipes give other features, as `fps: 1.0 → 2.0`."""
-    names = (*_OF_FEATURES, *_IF_ANY)
-    pairs = ((name, recipe.get(name, NONE), other.get(name, NONE)) for name in names)
+    """Return the settings by which two recipes give other features, as `fps: 1.0 → 2.0`.
+
+    Weights differ if both recipes know them; those of older versions of raymc don't.
+    """
+    pairs = [(name, recipe.get(name), other.get(name)) for name in _OF_FEATURES]
+    pairs += [(name, recipe.get(name, NONE), other.get(name, NONE)) for name in _IF_GIVEN[:2]]
+    weights, others = (one.get(ENCODER_WEIGHTS, {}) for one in (recipe, other))
+    pairs += [
+        (f"weights of {recipe.get(name) or name}", weights[name][:12], others[name][:12])
+        for name in weights
+        if name in others
+    ]
     return [f"{name}: {here} → {there}" for name, here, there in pairs if here != there]

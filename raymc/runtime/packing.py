@@ -34,8 +34,9 @@ LIMIT_BYTES = 100 << 20  # the largest request that Ray's dashboard accepts
 # programs that write them and gitrob's signatures (github.com/michenriksen/gitrob), without those
 # that are as likely to be code, logs or a database.
 SECRET_FILES = (
-    *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pgpass", ".htpasswd", ".my.cnf"),
+    *(".env", ".env.*", "*.env", ".envrc", ".netrc", "_netrc", ".pgpass", ".htpasswd", "htpasswd"),
     *(".git-credentials", ".npmrc", ".pypirc", ".dockercfg", ".dockerconfigjson", ".s3cfg"),
+    *(".my.cnf", ".mylogin.cnf", ".renviron", ".modal.toml", ".comet.config", "*/wandb/settings"),
     *(".boto", ".databrickscfg", ".vault-token", ".huggingface_token", "auth_token"),
     *("*.pem", "*.key", "*.p12", "*.pfx", "*.pkcs12", "*.ppk", "*.jks", "*.keystore", "*.kdbx"),
     *("*.keypair", "*.ovpn", "*.kwallet", "*.keychain", "secring.gpg"),
@@ -44,7 +45,15 @@ SECRET_FILES = (
     *("credentials.xml", "credentials.db", "credentials.tfrc.json"),
     *("application_default_credentials.json", "client_secret*.json", "service-account*.json"),
     *("service_account*.json", "serviceaccount*.json", "accesstokens.json", "kaggle.json"),
-    *("secret.y*ml", "secrets.y*ml", "secrets.json", "secrets.toml", "secrets.ini", "*.tfvars"),
+    *(
+        "secret.y*ml",
+        "secrets.y*ml",
+        "secrets.json",
+        "secrets.toml",
+        "secrets.ini",
+        "*.tfvars",
+        "*.tfstate",
+    ),
     *("kubeconfig", "*.kubeconfig", "*/.kube/config", "*/.docker/config.json", "rclone.conf"),
     *("*/huggingface/token", "*/.huggingface/token", "*/gh/hosts.yml", "*/.ssh/*"),
 )

@@ -11,6 +11,7 @@ A line that ends in detect-secrets' comment `pragma: allowlist secret` is passed
 detect-secrets is imported inside functions, because it imports requests.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,13 +43,16 @@ _ADDRESS = re.compile(
 )
 # A line of a file of settings or of a shell script that sets a password.
 _SETTING = re.compile(
-    r"""(?:^|[{,;])[\s-]*(?:export\s+)?["']?[\w.-]*(?:pass|password|passwd|passphrase|pwd|secret"""
-    r"""|token|(?:api|access|account|secret|private)[_-]?key)["']?\s*[:=]\s*"""
-    r"""(["']?)(?P<value>[^\s"']{8,})\1\s*(?:$|[,;}\]#])""",
+    r"""(?:^|[{,;])[\s-]*(?:export\s+)?["']?(?P<key>[\w.-]*(?:pass|password|passwd|passphrase|pwd"""
+    r"""|secret|token|(?:api|access|account|secret|private)[_-]?key))["']?\s*[:=]\s*"""
+    r"""(?P<quote>["']?)(?P<value>[^\s"']{8,})(?P=quote)\s*(?:$|[,;}\]#])""",
     re.IGNORECASE | re.MULTILINE,
 )
-_SETTINGS = {".cfg", ".conf", ".env", ".ini", ".json", ".properties", ".sh", ".toml", ".yaml"}
-_SETTINGS |= {".yml"}
+_SETTINGS = {"cfg", "conf", "env", "ini", "json", "properties", "sh", "toml", "yaml", "yml"}
+# A token has a digit; a password that a person chose may have none.
+_OF_PASSWORD = re.compile(r"(pass|password|passwd|passphrase|pwd)$", re.IGNORECASE)
+_NO_WORDS = {"required", "optional", "disabled", "passphrase", "username", "sensitive", "undefined"}
+_NO_WORDS |= {"postgres", "changeit", "anonymous"}
 _PLACEHOLDER = re.compile(
     r"^[{<\[$(].*|.*(?:\$\{|\{\w*\}|%[(sd]|\.\.\.|\*\*\*|xxxx|example|change.?me|your.).*",
     re.IGNORECASE | re.DOTALL,
@@ -82,9 +86,12 @@ def find_secrets(files: Mapping[str, Path]) -> list[Secret]:
             data = path.read_bytes() if path.stat().st_size <= LARGEST_BYTES else b""
         except OSError:
             continue  # packing it reports what is wrong
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            data = data.decode("utf-16", "replace").encode()  # as Windows' shell writes
         if b"\0" not in data:
-            text = data.decode(errors="replace")
-            found += [Secret(name, line, kind) for line, kind in _search(text, path.suffix)]
+            text, parts = data.decode(errors="replace"), name.lower().split(".")[1:]
+            is_settings = not _SETTINGS.isdisjoint(parts)  # also of settings.yaml.bak
+            found += [Secret(name, line, kind) for line, kind in _search(text, is_settings)]
     return found
 
 
@@ -93,29 +100,31 @@ def kind_of_secret(text: str) -> str:
     return next((kind for _, kind in _search(text)), "")
 
 
-def _search(text: str, suffix: str = "") -> list[tuple[int, str]]:
+def _search(text: str, is_settings: bool = False) -> list[tuple[int, str]]:
     """Return the line and kind of the secrets in a text, in order, the first of each line."""
     found: dict[int, str] = {}
     lines = text.split("\n")
-    for place, kind in _matches(text, suffix.lower()):
+    for place, kind in _matches(text, is_settings):
         if not _ALLOWED.search(lines[place]):
             found.setdefault(place + 1, kind)
     return sorted(found.items())
 
 
-def _matches(text: str, suffix: str) -> Iterator[tuple[int, str]]:
+def _matches(text: str, is_settings: bool) -> Iterator[tuple[int, str]]:
     """Yield the line, from 0, and the kind of every secret."""
     for kind, pattern in _more().items():
         for match in pattern.finditer(text):
             if kind == "Private Key" or _is_token(match[0]):
                 yield text.count("\n", 0, match.start()), kind
-    if suffix in _SETTINGS:
+    if is_settings:
         for match in _SETTING.finditer(text):
-            if _is_password(match["value"]):
+            is_word = _OF_PASSWORD.search(match["key"]) and _is_word(match["value"])
+            if is_word or _is_password(match["value"]):
                 yield text.count("\n", 0, match.start("value")), "password"
     for match in _ADDRESS.finditer(text) if "://" in text else ():
         typed, made = match["typed"], match["made"]
-        if has_password(match[0]) and (_is_typed(typed) if typed else _is_password(made)):
+        is_password = _is_password(made) if made else _is_typed(typed, is_settings)
+        if has_password(match[0]) and is_password:
             yield text.count("\n", 0, match.start()), "password in an address"
     for kind, pattern, is_secret in _detectors():
         for match in pattern.finditer(text):
@@ -133,9 +142,20 @@ def _is_password(text: str) -> bool:
     return _is_token(text) and any(map(str.isalpha, text)) and not _NO_PASSWORD.search(text)
 
 
-def _is_typed(text: str) -> bool:
-    """Return whether what stands for a password in an address is one."""
-    return not _PLACEHOLDER.fullmatch(text) and not _USUAL_WORD.fullmatch(text)
+def _is_word(text: str) -> bool:
+    """Return whether letters alone are a password, not what documentation writes in its place."""
+    plain = text.lower()
+    return text.isalpha() and len(text) >= 8 and not ("password" in plain or plain in _NO_WORDS)
+
+
+def _is_typed(text: str, is_settings: bool) -> bool:
+    """Return whether what stands for a password in an address is one.
+
+    Addresses in code and documentation are mostly examples with usual words.
+    """
+    if _PLACEHOLDER.fullmatch(text):
+        return False
+    return not _USUAL_WORD.fullmatch(text) or (is_settings and _is_word(text))
 
 
 @cache

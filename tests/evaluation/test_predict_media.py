@@ -9,13 +9,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from example_dataset import contents
+from video_dataset import EXTRACT
 
 from raymc.data.shards import Dataset
 from raymc.errors import BundleError
 from raymc.evaluation import media
 from raymc.evaluation.predict import predict_media, predict_split
 from raymc.events import ExtractProgress
+from raymc.features.extraction import plan_extraction
+from raymc.features.recipe import ENCODER_WEIGHTS
 from raymc.training.bundle import Bundle, load_bundle
+from raymc.training.loop import describe_dataset
 
 
 @pytest.fixture
@@ -81,6 +85,42 @@ def test_features_of_another_recipe(bundle: Bundle, media_dataset: Dataset, tmp_
     with pytest.raises(BundleError, match=message):
         predict_split(bundle, replace(media_dataset, manifest=other), "train", tmp_path / "out")
     bundle.check_dataset(replace(manifest, provenance={**manifest.provenance, "split": "train"}))
+
+
+def test_other_weights_of_an_encoder(
+    bundle: Bundle,
+    media_dataset: Dataset,
+    videos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bundle keeps the digests of its encoders' weights; nothing that other weights made is read.
+
+    Where one of both doesn't tell its weights, as older versions did not, they may be used.
+    """
+
+    def with_weights(digest: str) -> Dataset:
+        told = {**media_dataset.manifest.provenance, ENCODER_WEIGHTS: {"visual": digest}}
+        return replace(media_dataset, manifest=replace(media_dataset.manifest, provenance=told))
+
+    recipe = describe_dataset(with_weights(64 * "a").manifest)["recipe"]
+    assert recipe[ENCODER_WEIGHTS] == {"visual": 64 * "a"}
+    keen = replace(bundle, recipe=recipe)
+    keen.check_dataset(with_weights(64 * "a").manifest)
+    keen.check_dataset(media_dataset.manifest)
+    bundle.check_dataset(with_weights(64 * "b").manifest)
+    message = r"\(weights of \w+: a{12} → b{12}\)"
+    with pytest.raises(BundleError, match=message):
+        predict_split(keen, with_weights(64 * "b"), "train", tmp_path / "out")
+    plan = plan_extraction(EXTRACT)
+    for digest in ("a", "b"):
+        told = replace(plan, weights={"visual": 64 * digest})
+        monkeypatch.setattr(media, "plan_extraction", lambda _, told=told: told)
+        if digest == "a":
+            assert predict_media(keen, str(videos / "1.mp4"), tmp_path / "a.csv").clips == 2
+            continue
+        with pytest.raises(BundleError, match=f"made with other weights .*{message}: make the"):
+            predict_media(keen, str(videos / "1.mp4"), tmp_path / "b.csv")
 
 
 def test_a_bundle_that_does_not_say_how(tiny_bundle: Path, videos: Path, tmp_path: Path) -> None:

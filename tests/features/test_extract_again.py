@@ -1,5 +1,6 @@
 """A finished or interrupted extraction is used again only for the same media, settings and code."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ def begun(folder: Path, *, finish: bool) -> tuple[ExtractConfig, Path]:
     plan, sources = plan_extraction(config), on_ray._by_split(list_media(config).sources)
     stream = ShardStream(
         str(folder / "out"),
-        on_ray._manifest(plan, sources),
+        on_ray._manifest(plan, sources, {}),
         extra_fields=extra_fields(sources),
     )
     on_ray._check_media(str(folder / "out"), stream, sources, plan)
@@ -322,7 +323,17 @@ def test_other_weights_are_refused(
         told = replace(plan, weights={"visual": digest})
         monkeypatch.setattr(on_ray, "plan_extraction", lambda _, told=told: told)
         if digest == "ab":
-            extract(settings(media), out, listener=lambda _: None)
+            summary = extract(settings(media), out, listener=lambda _: None)
+            assert summary.manifest.provenance["encoder_weights"] == {"visual": "ab"}
             continue
         with pytest.raises(DataError, match=r"out was begun with other weights of patches: choose"):
             extract(settings(media), out, listener=lambda _: None)
+    # as versions before wrote it
+    manifest = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    del manifest["provenance"]["encoder_weights"]
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(
+        on_ray, "plan_extraction", lambda _: replace(plan, weights={"visual": "ab"})
+    )
+    again = extract(settings(media), out, listener=lambda _: None)
+    assert "encoder_weights" not in again.manifest.provenance

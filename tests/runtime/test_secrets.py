@@ -42,6 +42,10 @@ SECRETS = [
     ("a.yaml", "db: {password: " + LETTERS[:12] + "}", "password"),
     ("a.json", '  "db_password": "' + LETTERS[:12] + '",', "password"),
     ("a.ini", "aws_secret_access_key = " + LETTERS[:40], "password"),
+    ("a.yml", "  db-password: " + "bluehorizon", "password"),
+    ("a.toml", 'passphrase = "' + "Kirschkuchen" + '"', "password"),
+    ("a.yaml.bak", "db_pwd: " + "correcthorsebattery", "password"),
+    ("a.yaml", "uri: postgresql://me:" + "opensesame@db/study", "password in an address"),
 ]
 
 
@@ -55,7 +59,7 @@ def test_where_a_secret_is(tmp_path: Path, name: str, text: str, kind: str) -> N
     path.write_text(path.read_text().replace(text, f"{text}  # pragma: allowlist secret", 1))
     if "\n" not in text:
         assert find_secrets({name: path}) == []
-    if kind != "password":
+    if kind != "password" and not name.endswith(".yaml"):
         assert kind_of_secret(text) == kind
 
 
@@ -70,6 +74,11 @@ HARMLESS = [
     ("a.yaml", "password: ${DB_PASSWORD}\nsecretName: raymc-tls-2\ntoken: /run/secrets/token1\n"),
     ("a.yaml", "key: AKIAIOSFODNN7EXAMPLE\nid_token: 1d2129a1-3d38-460a-9756-e5b91fddb951\n"),
     ("a.sh", 'export API_KEY="$1"\nexport TOKEN=$(cat token1)\nPASSWORD=changeme123\n'),
+    (
+        "a.yaml",
+        "password: required\nuse_password: disabled\neos_token: endoftext\nsecret: nothing",
+    ),
+    ("a.md", "password: bluehorizon, postgresql://me:opensesame@db/study"),
     ("a.pub", "ssh-rsa " + LETTERS * 4 + " me@here"),
     ("a.txt", f"{KEY}\n...\n"),
 ]
@@ -94,6 +103,7 @@ def test_what_is_searched(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(f"{text}\0".encode())
     (tmp_path / "large").write_text(text + " " * LARGEST_BYTES)
     (tmp_path / "odd").write_bytes(b"\xff " + text.encode())
-    names = ("binary", "large", "odd", "gone")
+    (tmp_path / "wide").write_text(text, encoding="utf-16")
+    names = ("binary", "large", "odd", "gone", "wide")
     files = {name: tmp_path / name for name in names} | {"same": tmp_path / "odd"}
-    assert find_secrets(files) == [Secret("odd", 1, kind)]
+    assert find_secrets(files) == [Secret("odd", 1, kind), Secret("wide", 1, kind)]
