@@ -88,7 +88,54 @@ _address = click.option(
     is_flag=True,
     help="List what would be sent, the largest first, and what is left out; send nothing.",
 )
-def submit(address: str, follow: bool, dry_run: bool, **given: Any) -> None:
+@click.option(
+    "--kuberay",
+    is_flag=True,
+    help="Run it as a RayJob of Kubernetes, on a Ray cluster of its own that ends with it; with "
+    "--dry-run, print its manifests.",
+)
+@click.option(
+    "--cluster",
+    "definition",
+    default="cluster/kuberay/overlays/spot-gpu",
+    show_default=True,
+    metavar="PATH",
+    help="With --kuberay: folder of a kustomization, or file, with the RayCluster to start.",
+)
+@click.option("--queue", default="", metavar="NAME", help="With --kuberay: queue of Kueue.")
+@click.option(
+    "--gpu-workers",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="With --queue: GPU workers of the cluster, which has one size then.",
+)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="With --kuberay: time after which the job is ended.",
+)
+@click.option(
+    "--retries",
+    type=click.IntRange(min=0),
+    default=3,
+    show_default=True,
+    help="With --kuberay: how often a failed or lost driver is started anew.",
+)
+def submit(
+    address: str,
+    follow: bool,
+    dry_run: bool,
+    kuberay: bool,
+    definition: str,
+    queue: str,
+    gpu_workers: int,
+    hours: float,
+    retries: int,
+    **given: Any,
+) -> None:
     """Run CONFIG as a job on a Ray cluster.
 
     Sends the files of your git working tree, without what git ignores, data and runs. Submit the
@@ -97,6 +144,11 @@ def submit(address: str, follow: bool, dry_run: bool, **given: Any) -> None:
     from raymc.runtime.submit import Request, draft, refuse_secrets
 
     planned = draft(Request(**given))  # before the import of Ray, which takes seconds
+    if kuberay:
+        refuse_secrets(planned)
+        placement = {"definition": definition, "queue": queue, "gpu_workers": gpu_workers}
+        _submit_to_kubernetes(planned, dry_run, follow, **placement, hours=hours, retries=retries)
+        return
     if dry_run:
         _list(planned)
     refuse_secrets(planned)
@@ -152,6 +204,32 @@ def stop(name: str, address: str) -> None:
     job = find_job(client, name)
     ended = stop_job(client, job)
     _tell(f"{job.id} {'had already ended' if job.is_over else 'has ended'}: {ended.state}")
+
+
+def _submit_to_kubernetes(
+    planned: "Plan", dry_run: bool, follow_it: bool, **placement: Any
+) -> None:
+    """Print a plan's manifests, or apply them and follow the job to its end."""
+    from raymc.runtime.kuberay import Placement, follow, manifests, start
+
+    place = Placement(**placement)
+    documents = manifests(planned, place)
+    if dry_run:
+        import yaml
+
+        click.echo(yaml.safe_dump_all(documents, sort_keys=False), nl=False)
+        return
+    name = start(documents, _tell)
+    what_next = f"see it with `kubectl -n {place.namespace} get rayjob {name}`"
+    what_next += f", end it with `kubectl -n {place.namespace} delete rayjob {name}`"
+    _tell(f"submitted {name}: {planned.command}")
+    if follow_it:
+        try:
+            sys.exit(follow(name, place.namespace, _tell))
+        except KeyboardInterrupt:
+            _tell(interruption.told(f"{name} continues to run: {what_next}"))
+            sys.exit(interruption.exit_code())
+    _tell(what_next)
 
 
 def _list(planned: "Plan") -> None:

@@ -94,6 +94,9 @@ def _gpus(spec: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: Ray and Kubernetes count different GPUs"
         if (gpus != "0") != ("nvidia.com/gpu" in tolerated):
             yield f"{name}: GPUs and the toleration of their taint don't go together"
+        wanted = group.get("labels", {}).get("ray.io/accelerator-type")
+        if pod["nodeSelector"].get("raymc/accelerator") != wanted:
+            yield f"{name}: Ray's label and the pool that it may run in don't agree"
         if (gpus != "0") != ("cuda" in pod["containers"][0]["image"]):
             yield f"{name}: GPUs and the image don't go together"
 
@@ -118,3 +121,42 @@ def _job(spec: dict[str, Any], metadata: dict[str, str], clusters: set[str]) -> 
         yield "KubeRay can't try again on a cluster there is"
     if re.search(r"://[^\s]*:[^\s/@]+@", spec["entrypoint"]):
         yield "a password stands in the entry point"
+
+
+def ephemeral_problems(job: dict[str, Any]) -> list[str]:
+    """Return what KubeRay or Kueue would refuse in a RayJob with a cluster of its own."""
+    return list(_ephemeral(job["metadata"], job["spec"]))
+
+
+def _ephemeral(metadata: dict[str, Any], spec: dict[str, Any]) -> Iterator[str]:
+    cluster = spec["rayClusterSpec"]
+    if not re.fullmatch("[a-z]([-a-z0-9]{0,45}[a-z0-9])?", metadata["name"]):
+        yield "the name is not one of DNS-1035, or too long"
+    if "clusterSelector" in spec:
+        yield "it has a cluster of its own and one that there is"
+    if not (spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] > 0):
+        yield "the cluster stays"
+    if spec["activeDeadlineSeconds"] < 1 or spec["backoffLimit"] < 0:
+        yield "the deadline or the number of attempts is not one"
+    if cluster.get("authOptions", {}).get("mode") != "token":
+        yield "Ray asks for no token"
+    yield from _rules(cluster)
+    yield from _gpus(cluster)
+    for name, group in _all_groups(cluster).items():
+        pod = group["template"]["spec"]
+        volumes = {each["name"] for each in pod["volumes"]}
+        mounts = {each["name"] for each in pod["containers"][0]["volumeMounts"]}
+        if not {"raymc", "raymc-code"} <= mounts <= volumes:
+            yield f"{name} doesn't have the shared folder or the code"
+    if "kueue.x-k8s.io/queue-name" in metadata["labels"]:
+        if cluster.get("enableInTreeAutoscaling") or "autoscalerOptions" in cluster:
+            yield "Kueue refuses a cluster that grows"
+        for name, group in _all_groups(cluster).items():
+            pod = group["template"]["spec"]
+            stays = pod["nodeSelector"].get("raymc/market") == "on-demand"
+            if stays == ("GPU" in group.get("resources", {})) or "affinity" in pod:
+                yield f"{name}: Kueue would put it on the wrong market"
+        if len(cluster["workerGroupSpecs"]) > 7:  # a workload has at most eight sets of pods
+            yield "Kueue refuses that many groups"
+    else:
+        yield from _groups(cluster)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 KEYS = {"apiVersion", "kind", "namespace", "resources", "images", "patches"}
-CLUSTER_SCOPED = {"Namespace"}
+CLUSTER_SCOPED = {"Namespace", "StorageClass"}
 Document = dict[str, Any]
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Set
 from functools import cache
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from kustomization import Document, containers
 
 KUBERNETES = "1.33"
 SCHEMAS = Path(__file__).parent / "schemas"
-OURS = {kind: SCHEMAS / f"{kind.lower()}.json" for kind in ("RayCluster", "RayJob")}
+OF_RAY = ("RayCluster", "RayJob")
+OF_KUEUE = ("ClusterQueue", "LocalQueue", "ResourceFlavor")
+OURS = {kind: SCHEMAS / f"{kind.lower()}.json" for kind in OF_RAY + OF_KUEUE}
 # What KubeRay puts on the pods of a cluster, beside its name.
-RAY_LABELS = {"ray.io/cluster": {"raymc"}, "ray.io/group": {"headgroup", "cpu", "gpu", "gpu-spot"}}
+RAY_GROUPS = ("headgroup", "cpu", "gpu", "gpu-spot")
 RAY_NODE_TYPES = {"head", "worker", "redis-cleanup"}
 
 
@@ -127,7 +130,7 @@ def _references(documents: list[Document]) -> Iterator[str]:
             volumes = {each["name"] for each in spec.get("volumes", [])}
             made = _all(document.get("spec", {}).get("volumeClaimTemplates", []), "metadata")
             volumes |= {each["name"] for each in made}
-            for container in containers({"containers": spec["containers"]}):
+            for container in containers(spec):
                 for mount in container.get("volumeMounts", []):
                     if mount["name"] not in volumes:
                         yield f"{_name(document)}: there is no volume {mount['name']}"
@@ -166,9 +169,16 @@ def _pod_labels(documents: list[Document]) -> list[dict[str, str]]:
         if each["kind"] not in OURS
         for template in templates(each)
     ]
+    ours = [
+        template["metadata"]["labels"]
+        for each in documents
+        if each["kind"] in OURS
+        for template in templates(each)
+    ]
     return labels + [
-        {"ray.io/cluster": "raymc", "ray.io/group": group, "ray.io/node-type": kind}
-        for group in RAY_LABELS["ray.io/group"]
+        {**own, "ray.io/cluster": "raymc", "ray.io/group": group, "ray.io/node-type": kind}
+        for own in ours
+        for group in RAY_GROUPS
         for kind in RAY_NODE_TYPES
     ]
 
@@ -189,7 +199,12 @@ def _selectors(documents: list[Document]) -> Iterator[str]:
             selectors = [{"matchLabels": spec["selector"]}]
         elif document["kind"] == "NetworkPolicy":
             peers = [peer for rule in spec.get("ingress", []) for peer in rule["from"]]
-            selectors = [peer["podSelector"] for peer in peers if "namespaceSelector" not in peer]
+            peers += [peer for rule in spec.get("egress", []) for peer in rule["to"]]
+            selectors = [
+                peer["podSelector"]
+                for peer in peers
+                if "podSelector" in peer and "namespaceSelector" not in peer
+            ]
             selectors.append(spec["podSelector"])
         else:
             selectors = [spec["selector"]] if isinstance(spec.get("selector"), dict) else []
@@ -200,18 +215,34 @@ def _selectors(documents: list[Document]) -> Iterator[str]:
 
 def _network(documents: list[Document]) -> Iterator[str]:
     policies = [each["spec"] for each in documents if each["kind"] == "NetworkPolicy"]
-    if {"podSelector": {}, "policyTypes": ["Ingress"]} not in policies:
-        yield "there is no policy that lets nobody in"
+    if {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} not in policies:
+        yield "there is no policy that lets nobody in and nothing out"
     for policy in policies:
         for rule in policy.get("ingress", []):
             if not rule.get("from"):
                 yield "a network policy lets everybody in"
+        for peer in (peer for rule in policy.get("ingress", []) for peer in rule["from"]):
+            if peer.get("namespaceSelector") == {}:
+                yield "a network policy lets pods of every namespace in"
+        for rule in policy.get("egress", []):
+            blocks = [peer["ipBlock"] for peer in rule.get("to", []) if "ipBlock" in peer]
+            if not rule.get("to") or (blocks and not rule.get("ports")):
+                yield "a network policy lets everything out"
+            for block in blocks:
+                if _covers_metadata(block):
+                    yield "a network policy lets pods reach the metadata endpoint of their node"
     for document in documents:
         kind = document.get("spec", {}).get("type")
         if document["kind"] == "Service" and kind not in (None, "ClusterIP"):
             yield f"{_name(document)} is open to others than this cluster"
         if document["kind"] == "Ingress":
             yield f"{_name(document)} opens the cluster"
+
+
+def _covers_metadata(block: dict[str, Any]) -> bool:
+    metadata = ip_address("169.254.169.254")
+    excepted = [ip_network(each) for each in block.get("except", [])]
+    return metadata in ip_network(block["cidr"]) and not any(metadata in e for e in excepted)
 
 
 def _pods(documents: list[Document]) -> Iterator[str]:
@@ -223,7 +254,9 @@ def _pods(documents: list[Document]) -> Iterator[str]:
                 yield f"{_name(document)}: a pod may run as root"
             if spec.get("enableServiceLinks") is not False:
                 yield f"{_name(document)}: services' addresses become settings, as MLFLOW_PORT"
-            for container in spec["containers"]:
+            if {"name": "registry"} not in spec.get("imagePullSecrets", []):
+                yield f"{_name(document)}: a private registry would refuse it"
+            for container in (*spec.get("initContainers", []), *spec["containers"]):
                 name = f"{_name(document)}: {container['name']}"
                 yield from (f"{name}: {found}" for found in _container(container))
                 drain = _drain_seconds(container)

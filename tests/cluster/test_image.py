@@ -84,7 +84,7 @@ def test_dockerfile_is_right() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
-        ("python:3.12.11-slim-bookworm\n", "python:latest\n", "python:latest isn't pinned"),
+        ("python:3.12.13-slim-bookworm\n", "python:latest\n", "python:latest isn't pinned"),
         ("FROM base AS cuda", "FROM bass AS cuda", "bass isn't pinned"),
         ("USER 1000:1000", "USER root", "runs as root"),
         ("USER 1000:1000", "USER ray", "runs as root"),

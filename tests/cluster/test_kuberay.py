@@ -15,13 +15,15 @@ from kustomization import Document, apply, build, containers
 from manifest_checks import problems, schema_problems
 from ray_autoscaler import TIMED_OUT, from_kuberay, launched, most_of_workers
 
-from raymc.runtime import connect as cluster
+from cluster.check import class_problem
+from raymc.runtime import connect
 from raymc.runtime.connect import GROWS_TO
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 OVERLAYS = ("base", "overlays/spot-gpu", "overlays/cpu-only")
 JOBS = sorted((KUBERAY / "jobs").glob("*.yaml"))
 GPU_TRIAL = {"CPU": 1, "GPU": 1}
+CLAIM = "PersistentVolumeClaim"
 
 
 def secrets() -> set[tuple[str, str]]:
@@ -89,6 +91,10 @@ REMOVED = object()
         ("Deployment", f"{MLFLOW}/env/5/valueFrom/secretKeyRef/name", "a", "nobody makes secret-"),
         ("PersistentVolumeClaim", "/metadata/name", "data", "there is no claim raymc"),
         ("ConfigMap", "/metadata/name", "init", "there is no postgres-init"),
+        ("RayCluster", f"{POD}/nodeSelector/raymc~1accelerator", "T4", "may run in don't agree"),
+        ("RayCluster", f"{POD}/initContainers/0/volumeMounts/0/name", "a", "there is no volume a"),
+        ("RayCluster", f"{POD}/imagePullSecrets", [], "private registry would refuse it"),
+        ("RayCluster", f"{POD}/initContainers/0/securityContext", {}, "may-write: may become root"),
         ("Namespace", "/metadata/labls", {}, "'labls' was unexpected"),
     ],
 )  # fmt: skip
@@ -108,10 +114,74 @@ def test_a_secret_that_the_readme_forgets_is_found() -> None:
 def test_a_namespace_that_lets_somebody_in_is_found() -> None:
     documents = build(KUBERAY / "base")
     closed = [each for each in documents if each["metadata"]["name"] != "nobody"]
-    assert problems(closed, secrets()) == ["there is no policy that lets nobody in"]
+    assert problems(closed, secrets()) == ["there is no policy that lets nobody in and nothing out"]
     service = next(each for each in documents if each["kind"] == "Service")
     service["spec"]["type"] = "LoadBalancer"
     assert "is open to others" in "\n".join(problems(documents, secrets()))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("ray", {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}, "the metadata endpoint"),
+        ("ray", {"to": []}, "lets everything out"),
+        ("ray-drivers", {"to": [{"podSelector": {"matchLabels": {"app": "pg"}}}]}, "no pod is"),
+    ],
+)
+def test_a_way_out_that_should_be_closed_is_found(
+    name: str, change: dict[str, Any], found: str
+) -> None:
+    documents = build(KUBERAY / "base")
+    policies = [each for each in documents if each["kind"] == "NetworkPolicy"]
+    (policy,) = [each for each in policies if each["metadata"]["name"] == name]
+    policy["spec"]["egress"][-1].update(change)
+    assert found in "\n".join(problems(documents, secrets()))
+
+
+# What is applied by itself, besides the cluster
+ALONE = [*KUBERAY.glob("*.yaml"), *KUBERAY.glob("overlays/storage-*/class.yaml")]
+
+
+@pytest.mark.parametrize("path", ALONE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_is_applied_by_itself(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        assert list(schema_problems(document)) == []
+        claims = re.findall(r"claimName: (\w+)", path.read_text())
+        assert set(claims) <= {one(build(KUBERAY / "base"), CLAIM)["metadata"]["name"]}
+
+
+def test_the_shared_volume_has_a_class_that_many_nodes_can_write_to() -> None:
+    claim = one(build(KUBERAY / "base"), "PersistentVolumeClaim")["spec"]
+    assert claim["accessModes"] == ["ReadWriteMany"]
+    made = [one(build(folder), "StorageClass") for folder in KUBERAY.glob("overlays/storage-*")]
+    assert len(made) == 3
+    for each in made:
+        assert each["metadata"]["name"] == claim["storageClassName"]
+        assert class_problem(each, "raymc-shared") == ""
+        # whose files belong to the user that pods run as, or the page says who gives them to it
+        owner = {*map(str, each.get("mountOptions", [])), *map(str, each["parameters"].values())}
+        assert owner & {"1000", "uid=1000"} or each["parameters"].get("tier") == "standard"
+
+
+def test_the_queue_covers_what_jobs_ask_for() -> None:
+    documents = list(yaml.safe_load_all((KUBERAY / "kueue.yaml").read_text()))
+    flavours = {each["metadata"]["name"] for each in documents if each["kind"] == "ResourceFlavor"}
+    queue = one(documents, "ClusterQueue")
+    (resources,) = queue["spec"]["resourceGroups"]
+    assert one(documents, "LocalQueue")["spec"]["clusterQueue"] == queue["metadata"]["name"]
+    assert [each["name"] for each in resources["flavors"]] == ["raymc-spot", "raymc-on-demand"]
+    assert {each["name"] for each in resources["flavors"]} == flavours
+    for flavour in resources["flavors"]:
+        assert [each["name"] for each in flavour["resources"]] == resources["coveredResources"]
+    asked = {
+        name
+        for container in containers(build(KUBERAY / "base"))
+        if container["name"].startswith("ray-")
+        for name in container["resources"]["requests"]
+    }
+    assert asked == set(resources["coveredResources"])
+    queue["spec"]["preemption"]["withinClusterQueue"] = "Sometimes"
+    assert "'Sometimes' is not one of" in "\n".join(schema_problems(queue))
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
@@ -219,6 +289,6 @@ def test_drivers_are_told_what_the_cluster_may_grow_to(
     made = one(build(KUBERAY / overlay), "RayCluster")
     pod = made["spec"]["workerGroupSpecs"][0]["template"]["spec"]
     (limits,) = [each["value"] for each in pod["containers"][0]["env"] if each["name"] == GROWS_TO]
-    monkeypatch.setattr(cluster.ray_state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setattr(connect.ray_state, "get_max_resources_from_cluster_config", lambda: None)
     monkeypatch.setenv(GROWS_TO, limits)
-    assert cluster.grows_to() == most_of_workers(from_kuberay(made))
+    assert connect.grows_to() == most_of_workers(from_kuberay(made))

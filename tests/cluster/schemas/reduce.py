@@ -1,6 +1,6 @@
 """Makes the schemas beside this file from what their projects publish; README.md says where.
 
-    python reduce.py CRDS COMPUTE    # a folder of KubeRay's CRDs, Google's compute.v1.json
+    python reduce.py CRDS KUEUE COMPUTE    # folders of KubeRay's and Kueue's CRDs, compute.v1.json
 
 What is left is plain JSON Schema without prose, closed: a key that isn't named is an error.
 """
@@ -36,10 +36,10 @@ def from_crd(schema: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def crd(path: Path) -> dict[str, Any]:
-    """Return the schema of the version v1 of a CRD, without its status."""
+def crd(path: Path, version: str) -> dict[str, Any]:
+    """Return the schema of one version of a CRD, without its status."""
     versions = yaml.safe_load(path.read_text())["spec"]["versions"]
-    schema = next(v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1")
+    schema = next(v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == version)
     schema["properties"].pop("status", None)
     return from_crd(schema)
 
@@ -93,10 +93,12 @@ def write(name: str, schema: dict[str, Any]) -> None:
     (HERE / name).write_text(json.dumps(schema, separators=(",", ":"), sort_keys=True) + "\n")
 
 
-def main(crds: str, compute: str) -> None:
+def main(crds: str, kueue: str, compute: str) -> None:
     """Make all of them."""
     for kind in ("raycluster", "rayjob"):
-        write(f"{kind}.json", crd(Path(crds) / f"ray.io_{kind}s.yaml"))
+        write(f"{kind}.json", crd(Path(crds) / f"ray.io_{kind}s.yaml", "v1"))
+    for kind in ("clusterqueue", "localqueue", "resourceflavor"):
+        write(f"{kind}.json", crd(Path(kueue) / f"kueue.x-k8s.io_{kind}s.yaml", "v1beta2"))
     write("gce-instance.json", instance(json.loads(Path(compute).read_text())))
 
 
