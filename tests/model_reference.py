@@ -134,7 +134,7 @@ def attention_layer(
     heads: int,
     all_see: bool,
 ) -> dict[str, Array]:
-    """Every modality attends to itself, or to all of them."""
+    """Every modality attends to itself, or to all that the clip has."""
     blocks = {name: f"layers.{layer}.blocks.{name}" for name in streams}
     parts = {
         name: project(weights, blocks[name], x, clip.times[name], heads)
@@ -142,7 +142,7 @@ def attention_layer(
     }
     updated = {}
     for name, x in streams.items():
-        seen = list(parts.values()) if all_see else [parts[name]]
+        seen = [parts[other] for other in clip.present] if all_see else [parts[name]]
         updated[name] = update(weights, blocks[name], x, attended(parts[name].queries, seen))
     return updated
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from optuna.trial import BaseTrial
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
@@ -117,27 +117,36 @@ def ml_knn(
     """Score by ML-kNN: the posterior of each label given how many of the k nearest have it.
 
     M.-L. Zhang and Z.-H. Zhou 2007, *ML-KNN: A lazy learning approach to multi-label learning*,
-    Pattern Recognition 40(7), Eq. 2 to 4, with Laplace smoothing 1. There is nothing random in
-    it, so that all seeds agree.
+    Pattern Recognition 40(7), Eq. 2 to 4, with Laplace smoothing 1. The neighbours for a label are
+    clips for which it was observed. There is nothing random in it, so that all seeds agree.
     """
-    k, labels = int(params["neighbours"]), train.labels
     scaler = StandardScaler().fit(train.features)
-    nearest = NearestNeighbors(n_neighbors=k).fit(scaler.transform(train.features))
-    around_train = labels[nearest.kneighbors(return_distance=False)].sum(axis=1)
-    around = labels[nearest.kneighbors(scaler.transform(features), return_distance=False)].sum(
-        axis=1
-    )
-    prior = (1 + labels.sum(axis=0)) / (2 + len(labels))
-    scores = np.empty((len(features), labels.shape[1]))
-    for c in range(labels.shape[1]):
-        have, lack = (
-            np.bincount(around_train[labels[:, c] == has, c], minlength=k + 1)
-            for has in (True, False)
-        )
-        likely = prior[c] * (1 + have) / (k + 1 + have.sum())
-        unlikely = (1 - prior[c]) * (1 + lack) / (k + 1 + lack.sum())
-        scores[:, c] = (likely / (likely + unlikely))[around[:, c]]
+    known_features, new_features = map(scaler.transform, (train.features, features))
+    scores = np.zeros((len(features), train.labels.shape[1]))
+    patterns, pattern_of = np.unique(train.observed.T, axis=0, return_inverse=True)
+    for number, known in enumerate(patterns):
+        classes = np.flatnonzero(pattern_of.ravel() == number)
+        k = min(int(params["neighbours"]), int(known.sum()) - 1)
+        if k < 1:
+            continue
+        labels = train.labels[np.ix_(known, classes)]
+        nearest = NearestNeighbors(n_neighbors=k).fit(known_features[known])
+        around_train = labels[nearest.kneighbors(return_distance=False)].sum(axis=1)
+        around = labels[nearest.kneighbors(new_features, return_distance=False)].sum(axis=1)
+        for at, c in enumerate(classes):
+            scores[:, c] = _posterior(labels[:, at], around_train[:, at], k)[around[:, at]]
     return scores
+
+
+def _posterior(
+    labels: Bool[np.ndarray, " N"], around: Int64[np.ndarray, " N"], k: int
+) -> Float[np.ndarray, " k_plus_1"]:
+    """Return the probability of a label for each number of its neighbours that have it."""
+    prior = (1 + labels.sum()) / (2 + len(labels))
+    have, lack = (np.bincount(around[labels == has], minlength=k + 1) for has in (True, False))
+    likely = prior * (1 + have) / (k + 1 + have.sum())
+    unlikely = (1 - prior) * (1 + lack) / (k + 1 + lack.sum())
+    return likely / (likely + unlikely)
 
 
 def _logistic(params: Params, seed: int, features: int) -> BaseEstimator:

@@ -64,7 +64,12 @@ class ModelConfig:
         ge=0,
         lt=1,
         description="Probability that a training row loses one of its modalities; at least one is "
-        "always kept.",
+        "always kept. Above 0, the model also reads datasets without one of its modalities.",
+    )
+    absent: Literal["unseen", "seen"] = Field(
+        default="unseen",
+        description="Whether other modalities see the readout token of a modality that a clip "
+        "lacks. seen: as models of raymc 0.1.0 were trained.",
     )
 
     @model_validator(mode="after")
@@ -176,7 +181,8 @@ class OptimizerConfig:
         default=0.05,
         ge=0,
         le=1,
-        description="Weight decay of matrices; biases and norms have none.",
+        description="Weight decay of matrices, the linear head's among them; biases, norms and "
+        "prototypes have none.",
     )
     warmup_epochs: float = Field(
         default=1.0,

@@ -370,7 +370,9 @@ def _read_dataset(
     for table in _tables(bundle, dataset, split):
         if wanted:
             table = table.filter(pa.array([each in wanted for each in table["id"].to_pylist()]))
-        block = block_from_table(table, replace(dataset.manifest, modalities=bundle.modalities))
+        block = block_from_table(
+            bundle.filled(table), replace(dataset.manifest, modalities=bundle.modalities)
+        )
         ids, column = block.ids.to_pylist(), video_column(table.column_names)
         of = table[column].to_pylist() if column else [None] * len(ids)
         videos = [video_of(each, place) or each for each, place in zip(ids, of)]
@@ -384,7 +386,7 @@ def _read_dataset(
 
 def _tables(bundle: Bundle, dataset: Dataset, split: str) -> Iterator[pa.Table]:
     observed = ["observed"] if dataset.manifest.vocabulary.groups else []
-    columns = ["id", "labels", *observed, *(modality.name for modality in bundle.modalities)]
+    columns = ["id", "labels", *observed, *bundle.columns_in(dataset.manifest)]
     for shard in dataset.split(split):
         yield read_shard(dataset, shard, columns, optional=("path", "video", "video_id", "url"))
 

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64
 
 import raymc
-from raymc.data.feed.batches import decode_tokens
 from raymc.data.shards import Dataset, read_shard
 from raymc.data.storage import whole_file
 from raymc.errors import ConfigError, DataError
@@ -97,12 +96,12 @@ def embed_clips(
     bundle.check_dataset(dataset.manifest)
     shards = dataset.split(split)
     every = -(-sum(shard.rows for shard in shards) // MOST_CLIPS)
-    names = [modality.name for modality in bundle.modalities]
+    names = bundle.columns_in(dataset.manifest)
     taken = shards[:: max(1, every)]
     tables, embeddings, done = [], [], 0
     for shard in taken:
         table = read_shard(dataset, shard, ["id", "labels", *names], optional=_PLACE)
-        embeddings.append(bundle.embed_tokens(decode_tokens(table, bundle.modalities))[0])
+        embeddings.append(bundle.embed_tokens(bundle.tokens_of(table))[0])
         known = [name for name in ("id", "labels", *_PLACE) if name in table.column_names]
         tables.append(table.select(known).replace_schema_metadata())
         done += len(table)

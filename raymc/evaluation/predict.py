@@ -226,7 +226,7 @@ def _summary(parts: Sequence[Path]) -> Predicted:
 
 
 def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
-    columns = ["id", *(modality.name for modality in bundle.modalities)]
+    columns = ["id", *bundle.columns_in(dataset.manifest)]
     table = read_shard(dataset, shard, columns, optional=_PLACE)
     known = [name for name in ("id", *_PLACE) if name in table.column_names]
     return pa.table({name: table[name] for name in known} | scored_columns(bundle, table))

@@ -199,6 +199,6 @@ def scored_columns(bundle: Bundle, table: pa.Table) -> dict[str, pa.Array]:
 def _read_block(bundle: Bundle, dataset: Dataset, shard: Shard, most: int | None = None) -> Block:
     """Read and decode a shard, or its first rows."""
     observed = ["observed"] if dataset.manifest.vocabulary.groups else []
-    columns = ["id", "labels", *observed, *(modality.name for modality in bundle.modalities)]
-    table = read_shard(dataset, shard, columns).slice(0, most)
+    columns = ["id", "labels", *observed, *bundle.columns_in(dataset.manifest)]
+    table = bundle.filled(read_shard(dataset, shard, columns).slice(0, most))
     return block_from_table(table, replace(dataset.manifest, modalities=bundle.modalities))

@@ -1,6 +1,6 @@
 """The recipe of features: from a video to tokens, as a dataset records it and a bundle keeps it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from raymc.config import NONE
@@ -8,6 +8,12 @@ from raymc.config import NONE
 MADE_BY = "raymc extract"
 ENCODER_WEIGHTS = "encoder_weights"  # SHA-256 of each encoder's files, by modality
 _OF_CLIPS = ("window_seconds", "stride_seconds")  # which clips there are, not what is in them
+_OF_MODALITY = {
+    "visual": ("visual", "fps"),
+    "audio": ("audio",),
+    "text": ("text", "transcript", "text_interval_seconds", "language"),
+    "screen": ("screen",),
+}
 _OF_FEATURES = ("fps", "visual", "audio", "text", "transcript", "text_interval_seconds", "dtype")
 _IF_GIVEN = ("language", "screen", ENCODER_WEIGHTS)  # noted only where there is one
 
@@ -20,13 +26,19 @@ def recipe_in(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: provenance.get(name) for name in (*_OF_FEATURES, *_OF_CLIPS)} | given
 
 
-def recipe_differences(recipe: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def recipe_differences(
+    recipe: Mapping[str, Any], other: Mapping[str, Any], lacking: Collection[str] = ()
+) -> list[str]:
     """Return the settings by which two recipes give other features, as `fps: 1.0 → 2.0`.
 
-    Weights differ if both recipes know them; those of older versions of raymc don't.
+    Weights differ if both recipes know them; those of older versions of raymc don't. Settings of
+    the modalities in `lacking`, which one of them does without, may differ.
     """
-    pairs = [(name, recipe.get(name), other.get(name)) for name in _OF_FEATURES]
-    pairs += [(name, recipe.get(name, NONE), other.get(name, NONE)) for name in _IF_GIVEN[:2]]
+    free = {name for modality in lacking for name in _OF_MODALITY.get(modality, ())}
+    names = [name for name in _OF_FEATURES if name not in free]
+    pairs = [(name, recipe.get(name), other.get(name)) for name in names]
+    given = [name for name in _IF_GIVEN[:2] if name not in free]
+    pairs += [(name, recipe.get(name, NONE), other.get(name, NONE)) for name in given]
     weights, others = (one.get(ENCODER_WEIGHTS, {}) for one in (recipe, other))
     pairs += [
         (f"weights of {recipe.get(name) or name}", weights[name][:12], others[name][:12])

@@ -96,11 +96,13 @@ class Context:
 
     Attributes:
         masks: per modality [B, T], true for real tokens, false for padding.
+        visible: the same for the tokens that other modalities see.
         turns: per modality, the rotary positions of its tokens.
         presence: [B, M], the weight of each modality in averages over modalities.
     """
 
     masks: dict[str, Tensor]
+    visible: dict[str, Tensor]
     turns: dict[str, Rotation]
     presence: Tensor
 
@@ -169,7 +171,7 @@ class Layer(nn.Module):
         masks, turns = context.masks, context.turns
         projected = {name: self._block(name).project(x, turns[name]) for name, x in streams.items()}
         if self.reach == "joint":
-            attended = self._attend_jointly(projected, masks)
+            attended = self._attend_jointly(projected, context.visible)
         else:
             attended = {name: attend(*projected[name], masks[name]) for name in streams}
         updated = {name: self._block(name).update(x, attended[name]) for name, x in streams.items()}

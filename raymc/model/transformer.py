@@ -102,6 +102,7 @@ class MultimodalTransformer(nn.Module):
         self.names, self.head = names, head
         self.heads, self.head_size = config.heads, config.width // config.heads
         self.modality_dropout = config.modality_dropout
+        self.absent_are_seen = config.absent == "seen"
         self.embed = nn.ModuleDict({m.name: TokenEmbedding(m, config) for m in modalities})
         unfused = config.depth - config.fusion_depth
         self.layers = nn.ModuleList(
@@ -141,11 +142,13 @@ class MultimodalTransformer(nn.Module):
             counts = drop_modalities(counts, self.modality_dropout)
         presence = presence_weights(counts)
         streams = {name: self.embed[name](tokens[name]) for name in self.names}
+        masks = {
+            name: readout_mask(counts[:, index], streams[name].shape[1])
+            for index, name in enumerate(self.names)
+        }
         context = Context(
-            masks={
-                name: readout_mask(counts[:, index], streams[name].shape[1])
-                for index, name in enumerate(self.names)
-            },
+            masks=masks,
+            visible=masks if self.absent_are_seen else visible_masks(masks, presence),
             turns={name: self._turns(name, tokens[name].shape[1]) for name in self.names},
             presence=presence,
         )
@@ -227,6 +230,18 @@ def _readout_block(config: ModelConfig) -> Block:
 def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:
     """Return true for real tokens, false for padding; the readout token, at 0, is always real."""
     return torch.arange(size, device=lengths.device) <= lengths[:, None]
+
+
+def visible_masks(
+    masks: Mapping[str, Bool[Tensor, "B _"]], presence: Float[Tensor, "B M"]
+) -> dict[str, Bool[Tensor, "B _"]]:
+    """Return the masks without the readout tokens of modalities that a clip lacks.
+
+    Such a token has nothing to tell, and models that rarely lose a modality never learn to ignore
+    it. Clips without any modality keep all, so that there is something to attend to.
+    """
+    is_there = (presence > 0).unbind(dim=1)
+    return {name: mask & there[:, None] for (name, mask), there in zip(masks.items(), is_there)}
 
 
 def presence_weights(lengths: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:

@@ -8,7 +8,7 @@ Axes: N rows, C classes.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ _KEYS = {
     "calibration": {"slope", "biases", "curves"},
 }
 ROWS_AT_A_TIME = 256
+# Settings of the model that bundles of raymc 0.1.0 lack, as they were there.
+_OF_0_1_0 = {"absent": "seen"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,7 +113,28 @@ class Bundle:
 
     def score(self, table: pa.Table) -> np.ndarray:
         """Return the scores of an Arrow table's rows, [N, C] float32."""
-        return self.score_tokens(decode_tokens(table, self.modalities))
+        return self.score_tokens(self.tokens_of(table))
+
+    def tokens_of(self, table: pa.Table) -> dict[str, Ragged]:
+        """Return the tokens of an Arrow table's rows; none of a modality that has no column."""
+        return decode_tokens(self.filled(table), self.modalities)
+
+    def filled(self, table: pa.Table) -> pa.Table:
+        """Return a table with an empty column for each modality that it may lack, but has not."""
+        for name in self._may_lack(table.column_names):
+            table = table.append_column(name, pa.nulls(len(table), pa.binary()))
+        return table
+
+    def _may_lack(self, names: Collection[str]) -> list[str]:
+        """Return the modalities not in `names` that the model was trained to do without."""
+        lacking = [modality.name for modality in self.modalities if modality.name not in names]
+        is_trained = self.config.model.modality_dropout > 0
+        return lacking if is_trained and len(lacking) < len(self.modalities) else []
+
+    def columns_in(self, manifest: Manifest) -> list[str]:
+        """Return the names of those modalities of the model that a dataset has."""
+        there = {modality.name for modality in manifest.modalities}
+        return [modality.name for modality in self.modalities if modality.name in there]
 
     def score_tokens(self, tokens: Mapping[str, Ragged]) -> np.ndarray:
         """Return the scores of rows given as token arrays per modality, [N, C] float32.
@@ -172,7 +195,8 @@ class Bundle:
         """
         self.check_modalities(manifest.modalities)
         made = recipe_in(manifest.provenance)
-        changed = recipe_differences(self.recipe, made) if self.recipe and made else []
+        lacking = self._may_lack(self.columns_in(manifest))
+        changed = recipe_differences(self.recipe, made, lacking) if self.recipe and made else []
         if changed:
             raise BundleError(
                 f"the bundle reads features made in another way than the dataset's "
@@ -182,12 +206,17 @@ class Bundle:
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
         """Check that modalities are those that the model reads.
 
+        Some may be missing if the model was trained for that (`model.modality_dropout`).
+
         Raises:
             BundleError: one is missing, or has another dim, type or rate.
         """
         there = {modality.name: modality for modality in modalities}
+        free = self._may_lack(there)
         for expected in self.modalities:
             found = there.get(expected.name)
+            if found is None and expected.name in free:
+                continue
             if found is None:
                 raise BundleError(
                     f"the bundle reads modality {expected.name!r}, but the dataset has only "
@@ -348,7 +377,9 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
 def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> Bundle:
     vocabulary = Vocabulary.from_json(description["vocabulary"])
     modalities = tuple(Modality.from_json(values) for values in description["modalities"])
-    config = from_dict(dict(description["config"]))
+    settings = dict(description["config"])
+    settings["model"] = {**_OF_0_1_0, **settings.get("model", {})}
+    config = from_dict(settings)
     tensors = load(weights)
     added = tensors.pop(ADDED, None)
     classes = len(vocabulary) - (0 if added is None else len(added))

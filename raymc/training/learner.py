@@ -190,7 +190,6 @@ class Learner:
         self.optimizer.load_state_dict(training_state["optimizer"])
         if self.average is not None:
             self.model.load_state_dict(training_state["weights"])
-            self.average.has_begun = True
 
 
 def make_learner(
@@ -213,7 +212,7 @@ def make_learner(
     return Learner(
         model=model,
         objective=objective,
-        optimizer=make_optimizer(model, config.optimizer, device),
+        optimizer=make_optimizer(model, config.optimizer, device, is_cosine=model.head == "cosine"),
         device=device,
         workers=workers,
         autocast=wants_bfloat16(config.train, device),
@@ -258,7 +257,7 @@ def train_step(
         nn.utils.clip_grad_norm_(learner.model.parameters(), config.optimizer.clip_norm)
     learner.optimizer.step()
     if learner.average is not None:
-        learner.average.update(learner.model)
+        learner.average.update(learner.model, step=number + 1)
     return loss
 
 

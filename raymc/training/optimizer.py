@@ -13,14 +13,19 @@ from raymc.config import OptimizerConfig
 
 
 def make_optimizer(
-    model: nn.Module, config: OptimizerConfig, device: torch.device
+    model: nn.Module, config: OptimizerConfig, device: torch.device, *, is_cosine: bool = True
 ) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, fused if the device supports it."""
+    """Return AdamW over the trainable parameters, fused if the device supports it.
+
+    `is_cosine` says that the parameter `prototypes` is of a cosine head, not a linear classifier.
+    """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in trainable if p.ndim > 1 and "prototypes" not in name]
-    others = [p for name, p in trainable if p.ndim <= 1 or "prototypes" in name]
+    # Only the direction of a prototype counts, so decay would only change its learning rate.
+    spared = {"prototypes"} if is_cosine else set()
+    decaying = [p for name, p in trainable if p.ndim > 1 and name not in spared]
+    others = [p for name, p in trainable if p.ndim <= 1 or name in spared]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": decaying, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, fused=device.type in ("cuda", "cpu"))
@@ -29,28 +34,24 @@ def make_optimizer(
 class WeightAverage:
     """An exponential moving average of a model's weights, in a second model.
 
-    The first `update` copies the weights w; each later one sets a ← β a + (1 − β) w with the decay
-    β. PyTorch's `AveragedModel` keeps its count of updates on the device, and reading that would
-    wait for the device in every step.
+    After t updates it is Σ_k β^{t−k} w_k / Σ_k β^{t−k}, with w_k the weights after step k and the
+    decay β: bias correction as in D. Kingma and J. Ba 2015, *Adam*, section 3, arXiv 1412.6980.
+    Without it the first weights, which know nothing, would stay in the average for its whole time
+    constant. PyTorch's `AveragedModel` has no such correction.
 
     Attributes:
         model: The model with the averaged weights.
-        has_begun: Whether there was an update.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model, self.has_begun = copy.deepcopy(model), False
-        self._decay = decay
+        self.model, self._decay = copy.deepcopy(model), decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights of `model`."""
+    def update(self, model: nn.Module, *, step: int) -> None:
+        """Move the average towards the weights of `model` after this step, counted from 1."""
         averages, weights = ([p.data for p in m.parameters()] for m in (self.model, model))
-        if self.has_begun:
-            torch._foreach_lerp_(averages, weights, 1 - self._decay)  # pyright: ignore
-        else:
-            torch._foreach_copy_(averages, weights)  # pyright: ignore
-        self.has_begun = True
+        share = (1 - self._decay) / (1 - self._decay**step)  # 1 in the first step
+        torch._foreach_lerp_(averages, weights, share)  # pyright: ignore
 
 
 def make_average(

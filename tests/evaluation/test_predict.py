@@ -174,7 +174,6 @@ def test_a_prediction_that_breaks_off_leaves_no_result(
 @pytest.mark.parametrize(
     ("modalities", "message"),
     [
-        (MODALITIES[:1], r"the bundle reads modality 'audio', but the dataset has only visual"),
         (
             (MODALITIES[0], replace(MODALITIES[1], rate_hz=8.0)),
             r"'audio' with rate_hz 4.0, but the dataset has rate_hz 8.0: use a dataset made",
@@ -194,6 +193,24 @@ def test_a_dataset_of_other_tokens(
     with pytest.raises(BundleError, match=message):
         run_predict(str(tiny_bundle), path, tmp_path / "out", CONSOLE)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_without_a_column_is_of_clips_without_it(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    rows = [tiny_row("test", i) for i in range(5)]
+    found = []
+    for name, modalities, tokens in (
+        ("none", MODALITIES, lambda row: {**row.tokens, "audio": None}),
+        ("no column", MODALITIES[:1], lambda row: {"visual": row.tokens["visual"]}),
+    ):
+        path, out = str(tmp_path / name), tmp_path / f"{name}.csv"
+        silent = [replace(row, tokens=tokens(row)) for row in rows]
+        write_dataset(path, {"test": silent}, vocabulary=VOCABULARY, modalities=modalities)
+        metrics = numbers_of(run_evaluate(str(tiny_bundle), path, CONSOLE))
+        run_predict(str(tiny_bundle), path, out, CONSOLE)
+        found.append((str(metrics), out.read_text()))
+    assert found[0] == found[1]
 
 
 def test_a_dataset_of_other_labels(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_ml_knn_is_the_posterior_of_the_paper() -> None:
     np.testing.assert_allclose(found, slow_ml_knn(train, other.features, 4), rtol=1e-12)
 
 
+def test_ml_knn_takes_no_unobserved_label_for_an_absent_one() -> None:
+    train, other = some_matrix(0), some_matrix(1, rows=9)
+    train.observed[::2, 1] = False
+    train.observed[:, 2] = False
+    found = ml_knn({"neighbours": 4}, 0, train, other.features)
+    whole = slow_ml_knn(train, other.features, 4)
+    np.testing.assert_allclose(found[:, 0], whole[:, 0], rtol=1e-12)
+    assert not np.allclose(found[:, 1], whole[:, 1])
+    train.labels[::2, 1] ^= True  # what is unobserved doesn't count
+    np.testing.assert_array_equal(ml_knn({"neighbours": 4}, 0, train, other.features), found)
+    assert not found[:, 2].any()
+
+
 def test_one_per_label_fits_each_label_on_the_clips_it_was_observed_in() -> None:
     train, other = some_matrix(0), some_matrix(1)
     train.labels[:, 2] = True  # nothing to learn

@@ -91,6 +91,18 @@ def test_whether_the_audio_changes_what_is_seen(fusion: Any, fusion_depth: int, 
     assert (before["audio"] != after["audio"])[has_audio].any(dim=1).all()
 
 
+def test_the_readout_token_of_an_absent_modality_is_not_seen() -> None:
+    clips = make_clips(((7, 9, 3), (5, 0, 2), (0, 4, 4)))
+    model = make_model(make_config(fusion_depth=DEPTH))
+    before = embed(model, clips).fused
+    with torch.no_grad():
+        model.get_parameter("embed.audio.readout").add_(3.0)
+    after = embed(model, clips).fused
+    assert [torch.equal(x, y) for x, y in zip(before, after)] == [False, True, False]
+    as_in_0_1_0 = make_model(make_config(fusion_depth=DEPTH, absent="seen"))
+    assert not torch.allclose(embed(as_in_0_1_0, clips).fused[1], before[1], atol=1e-3)
+
+
 @every_fusion
 @every_fusion_depth
 @pytest.mark.parametrize("head", ["cosine", "linear"])

@@ -134,9 +134,43 @@ def test_scores_do_not_depend_on_how_many_rows_come_at_a_time(
     assert (nothing.shape, nothing.dtype) == ((0, len(LABELS)), np.float32)
 
 
-def test_a_table_without_a_modality(bundle: Bundle, tiny: Dataset) -> None:
+def test_a_table_without_a_modality_is_of_clips_without_it(bundle: Bundle, tiny: Dataset) -> None:
+    table = table_of(tiny, "val")
+    silent, none = table.drop_columns("audio"), pa.nulls(len(table), pa.binary())
+    expected = bundle.score(silent.append_column("audio", none))
+    assert (bundle.score(silent) == expected).all()
+    assert not np.allclose(expected, bundle.score(table))
+    bundle.check_dataset(replace(tiny.manifest, modalities=MODALITIES[:1]))
+    recipe = {"visual": "patches", "fps": 1.0, "audio": "logmel"}
+    made = {"made_by": "raymc extract", **recipe, "audio": "none"}
+    without = replace(tiny.manifest, modalities=MODALITIES[:1], provenance=made)
+    replace(bundle, recipe=recipe).check_dataset(without)
+    with pytest.raises(BundleError, match=r"\(fps: 2.0 → 1.0\)"):
+        replace(bundle, recipe={**recipe, "fps": 2.0}).check_dataset(
+            replace(without, provenance={**made, "fps": 1.0})
+        )
+
+
+def test_a_model_that_never_lost_a_modality_needs_all(bundle: Bundle, tiny: Dataset) -> None:
+    needy = replace(bundle, config=override(bundle.config, {"model.modality_dropout": 0.0}))
+    table = table_of(tiny, "val")
     with pytest.raises(DataError, match=r"no column 'audio', which is required"):
-        bundle.score(table_of(tiny, "val").drop_columns("audio"))
+        needy.score(table.drop_columns("audio"))
+    with pytest.raises(DataError, match=r"no column 'visual', which is required"):
+        bundle.score(table.drop_columns(["audio", "visual"]))
+    with pytest.raises(BundleError, match=r"reads modality 'audio', but the dataset has only vis"):
+        needy.check_dataset(replace(tiny.manifest, modalities=MODALITIES[:1]))
+
+
+def test_a_bundle_of_0_1_0_computes_as_there(copy: Path) -> None:
+    def as_there(values: dict[str, Any]) -> dict[str, Any]:
+        del values["config"]["model"]["absent"]
+        return {**values, "digest": digest_of(values)}
+
+    edit(copy, as_there)
+    loaded = load_bundle(copy)
+    assert loaded.config.model.absent == "seen"
+    assert loaded.model.absent_are_seen
 
 
 def test_labels_are_given_from_their_threshold_on(bundle: Bundle) -> None:
@@ -399,7 +433,10 @@ def test_a_dataset_that_fits(bundle: Bundle, tiny: Dataset) -> None:
 @pytest.mark.parametrize(
     ("modalities", "message"),
     [
-        (MODALITIES[:1], r"reads modality 'audio', but the dataset has only visual"),
+        (
+            (Modality("text", 3), MODALITIES[0], replace(MODALITIES[1], dim=5)),
+            r"'audio' with dim 4, .* has dim 5",
+        ),
         ((replace(MODALITIES[0], dim=7), MODALITIES[1]), r"'visual' with dim 6, .* has dim 7"),
         (
             (MODALITIES[0], replace(MODALITIES[1], dtype="float16")),

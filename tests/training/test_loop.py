@@ -245,14 +245,17 @@ def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
     feeds = feeds_of(tiny, config)
     learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
     learner.model.train()
-    expected: dict[str, torch.Tensor] = {}
+    seen: list[dict[str, torch.Tensor]] = []
     decay = math.exp(-1 / (0.5 * feeds.train.steps))
     for epoch in (1, 2):
         for step, batch in enumerate(feeds.train.training(epoch)):
             learning.train_step(learner, config, batch, epoch=epoch, step=step, feed=feeds.train)
-            for name, now in learner.model.state_dict().items():
-                before = expected.get(name, now)
-                expected[name] = decay * before + (1 - decay) * now
+            seen.append({name: x.clone() for name, x in learner.model.state_dict().items()})
+    shares = torch.tensor([decay**age for age in reversed(range(len(seen)))])
+    shares /= shares.sum()
+    expected = {
+        name: sum(share * state[name] for share, state in zip(shares, seen)) for name in seen[0]
+    }
     run = train(config, tiny, tmp_path)
     kept = checkpoint.load(run.checkpoint(2))
     torch.testing.assert_close(kept.weights, expected)

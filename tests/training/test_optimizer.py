@@ -2,10 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from raymc.config import OptimizerConfig
 from raymc.training.optimizer import WeightAverage, lr_at, make_optimizer
@@ -45,21 +45,25 @@ def test_a_step_is_that_of_adamw() -> None:
     torch.testing.assert_close(net.linear.weight.detach(), expected)
 
 
-def test_the_average_is_torch_s_to_the_bit() -> None:
+def test_a_linear_classifier_decays() -> None:
+    config, cpu = OptimizerConfig(weight_decay=0.2), torch.device("cpu")
     net = Net()
-    ours, theirs = (
-        WeightAverage(net, 0.9),
-        AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9)),
-    )
-    for _ in range(4):
+    decaying, _ = make_optimizer(net, config, cpu, is_cosine=False).param_groups
+    assert {id(p) for p in decaying["params"]} == {id(net.linear.weight), id(net.prototypes)}
+
+
+def test_the_average_forgets_where_the_weights_began() -> None:
+    net = Net()
+    average, seen = WeightAverage(net, 0.9), []
+    for step in range(1, 5):
         with torch.no_grad():
             for weight in net.parameters():
                 weight += torch.randn_like(weight)
-        ours.update(net)
-        theirs.update_parameters(net)
-        for mine, other in zip(ours.model.parameters(), theirs.module.parameters(), strict=True):
-            assert torch.equal(mine, other)
-    assert not torch.equal(ours.model.get_parameter("linear.weight"), net.linear.weight)
+        average.update(net, step=step)
+        seen.append(net.linear.weight.detach().double().numpy().copy())
+        expected = np.average(seen, axis=0, weights=[0.9 ** (step - k) for k in range(1, step + 1)])
+        found = average.model.get_parameter("linear.weight").detach().numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def rates(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> list[float]:
