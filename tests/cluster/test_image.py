@@ -1,5 +1,6 @@
 """cluster/Dockerfile, as far as it can be judged without building it; and the versions in it."""
 
+import json
 import re
 from collections.abc import Iterator
 from importlib.metadata import requires
@@ -10,6 +11,8 @@ import yaml
 from commands import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from cluster.lock import divide
 
 CLUSTER = ROOT / "cluster"
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
@@ -60,9 +63,15 @@ def _stage(made: list[tuple[str, str]]) -> Iterator[str]:
     users = [argument for name, argument in made if name == "USER"]
     if not users or not re.fullmatch(r"[1-9]\d*(:\d+)?", users[-1]):
         yield "runs as root, or as a name that Kubernetes can't tell from root"
-    installs = [argument for name, argument in made if "pip install" in argument]
-    if not any("constraints.txt" in each and ".[media]" in each for each in installs):
-        yield "raymc isn't installed, or in versions of the day"
+    commands = [each for name, argument in made for each in argument.split("&&")]
+    installs = [each for each in commands if "pip install" in each]
+    if not any(".[media]" in each and "--no-index" in each for each in installs):
+        yield "raymc isn't installed, or what it is built with is looked up"
+    for each in installs:
+        locked = "--require-hashes" in each or "--no-deps" in each
+        named = ".[media]" in each or "constraints.txt" in each or "requirements.txt" in each
+        if not locked or not named:
+            yield f"versions of the day: {each.strip()}"
     if not any(argument.split()[0] == "jobs" for name, argument in made if name == "COPY"):
         yield "the jobs are missing"
 
@@ -94,6 +103,8 @@ def test_dockerfile_is_right() -> None:
         ("COPY jobs jobs", "", "the jobs are missing"),
         ("PYTHONUNBUFFERED=1", "MLFLOW_TRACKING_PASSWORD=x", "stays in the image"),
         ("--constraint cluster/constraints.txt", "", "versions of the day"),
+        ("--require-hashes", "", "versions of the day"),
+        ("--no-build-isolation --no-index", "", "what it is built with is looked up"),
     ],
 )
 def test_mistakes_are_found(old: str, new: str, found: str) -> None:
@@ -111,6 +122,57 @@ def test_constraints_are_within_what_raymc_needs() -> None:
     ranges = {canonicalize_name(each.name): each.specifier for each in needed}
     for name, version in constraints().items():
         assert ranges[canonicalize_name(name)].contains(version), name
+
+
+LOCKED = re.compile(r"^([\w.-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M)
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the versions in a file of hashed packages, which has nothing but those."""
+    text = (CLUSTER / name).read_text()
+    left = LOCKED.sub("", text)
+    assert all(line.startswith("#") for line in left.splitlines()), left
+    return {canonicalize_name(each[1]): each[2] for each in LOCKED.finditer(text)}
+
+
+def test_every_package_is_pinned_by_its_content() -> None:
+    of_all, of_cuda = locked("requirements.txt"), locked("requirements-cuda.txt")
+    assert not set(of_all) & set(of_cuda)
+    assert {**of_all, **of_cuda}.items() >= constraints().items()
+    asked = [each for each in requires("raymc") or [] if "extra" not in each or "media" in each]
+    lines = (CLUSTER / "requirements.in").read_text().splitlines()
+    asked += [line.partition("#")[0] for line in lines if not line.startswith("#")]
+    for need in map(Requirement, asked):
+        name = canonicalize_name(need.name)
+        assert need.specifier.contains({**of_all, **of_cuda}[name]), need
+    assert set(of_cuda) >= {"torch", "torchaudio"}
+    assert not [name for name in of_all if name.startswith(("torch", "nvidia", "cuda"))]
+
+
+def test_what_uv_locks_is_divided_whole() -> None:
+    made = "".join((CLUSTER / f"requirements{end}.txt").read_text() for end in ("", "-cuda"))
+    assert [len(part) for part in divide(made)] == [
+        len((CLUSTER / f"requirements{end}.txt").read_text()) for end in ("", "-cuda")
+    ]
+
+
+def test_renovate_knows_every_file_that_pins_something() -> None:
+    settings = json.loads((ROOT / "renovate.json").read_text())
+    assert "docker:pinDigests" in settings["extends"]
+    patterns = [
+        each
+        for x in ("kubernetes", "dockerfile", "kustomize")
+        for each in settings[x]["managerFilePatterns"]
+    ]
+    images = [
+        path.relative_to(ROOT).as_posix()
+        for path in CLUSTER.rglob("*")
+        if path.suffix in (".yaml", "") and path.is_file()
+        if re.search(r"^\s*(?:- )?image: \S+:\d|^ARG PYTHON_IMAGE=", path.read_text(), re.M)
+    ]
+    assert len(images) >= 5
+    for path in images:
+        assert any(re.search(pattern.strip("/"), path) for pattern in patterns), path
 
 
 def test_ray_is_of_one_version_everywhere() -> None:
