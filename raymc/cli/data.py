@@ -105,12 +105,12 @@ def data_lessons(folder: str, size: Literal["tiny", "small", "approve"], seed: i
 
 def run_videos(config: "LessonsConfig", folder: Path, console: "Console") -> Path:
     """Write the lessons as videos, and their table, which is returned."""
-    from raymc.cli.display import rows_progress
+    from raymc.cli.display import CountDisplay
     from raymc.formats.lessons import write_videos
     from raymc.terminal import print_line
 
-    with rows_progress(console) as on_row:
-        table = write_videos(config, folder, on_video=on_row)
+    with CountDisplay(console, "videos") as display:
+        table = write_videos(config, folder, on_video=display.count)
     print_line(console, f"{table}: paths, labels and splits; cues.jsonl has the times of all cues")
     return table
 

@@ -146,8 +146,9 @@ def run_lessons(folder: Path, console: "Console") -> None:
         ResourceError: A package of `raymc[pretrained,lessons]` is missing.
     """
     from raymc.cli.data import run_extract, run_videos
-    from raymc.cli.runs import run_evaluate, run_predict, run_train
+    from raymc.cli.runs import run_train
     from raymc.cli.timeline import run_timeline
+    from raymc.cli.use import run_evaluate, run_predict
     from raymc.config import LessonsConfig
     from raymc.features.extraction import plan_extraction
     from raymc.terminal import print_line

@@ -12,6 +12,7 @@ _OF_MODALITY = {
     "visual": ("visual", "fps"),
     "audio": ("audio",),
     "text": ("text", "transcript", "text_interval_seconds", "language"),
+    "speech": ("text", "transcript", "text_interval_seconds"),
     "screen": ("screen",),
 }
 _OF_FEATURES = ("fps", "visual", "audio", "text", "transcript", "text_interval_seconds", "dtype")

@@ -39,7 +39,7 @@ def say(text: str, voice: Voice) -> Float32[np.ndarray, " S"]:
     Raises:
         ResourceError: The package is not installed, or has no such voice.
     """
-    library, chunks = _synthesiser()
+    library, chunks, _ = _synthesiser()
     chunks.clear()
     if library.espeak_SetVoiceByName(voice.name.encode()) != 0:
         raise ResourceError(f"eSpeak NG has no voice {voice.name}; install espeakng-loader again")
@@ -56,8 +56,8 @@ RATE_HZ = 22_050
 
 
 @lru_cache(maxsize=1)
-def _synthesiser() -> tuple[Any, list[np.ndarray]]:
-    """Return the library, and the list to which it adds what it says."""
+def _synthesiser() -> tuple[Any, list[np.ndarray], Any]:
+    """Return the library, the list to which it adds what it says, and the function that does it."""
     try:
         import espeakng_loader
     except ModuleNotFoundError as error:
@@ -80,8 +80,7 @@ def _synthesiser() -> tuple[Any, list[np.ndarray]]:
         return 0
 
     library.espeak_SetSynthCallback(take)
-    library.taken_by = take  # the library calls it for as long as it lives
-    return library, chunks
+    return library, chunks, take  # which must live as long as the library calls it
 
 
 def music(seconds: float, rng: np.random.Generator) -> Float32[np.ndarray, " S"]:

