@@ -41,7 +41,7 @@ from jobs.bench.train_ways import (
     make_case,
     train_way,
 )
-from raymc.config import Config, to_dict
+from raymc.config import Config, override, to_dict
 from raymc.data.feed.feed import Feeds
 from raymc.events import EpochEnded
 from raymc.training import loop
@@ -68,7 +68,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture(scope="module", autouse=True)
 def small(patch: pytest.MonkeyPatch) -> None:
     """Ragged clips that are few and short."""
-    patch.setattr(train_ways, "RAGGED_ROWS", {"train": 30, "val": 8})
+    patch.setattr(train_ways, "RAGGED_ROWS", {"train": 32, "val": 8})
     patch.setattr(train_ways, "RAGGED_TOKENS", (2, 9))
 
 
@@ -136,8 +136,8 @@ def test_peers_train_the_same_from_their_loaders(
 
 def test_a_loader_s_rows_make_raymc_s_batches(task: Task) -> None:
     rows = ShardRows(task.dataset, "train")
-    assert len(rows) == 30
-    assert sorted(row for batch in task.rows[0] for row in batch) == list(range(30))
+    assert len(rows) == 32
+    assert sorted(row for batch in task.rows[0] for row in batch) == list(range(32))
     for batch, numbers in zip(task.epochs[0], task.rows[0]):
         made = collate([rows[number] for number in numbers])
         for name, tokens in batch.tokens.items():
@@ -195,6 +195,7 @@ def test_what_cannot_be_measured_is_told_in_a_line(
 
 
 def test_sorting_by_length_saves_padding(config: Config) -> None:
+    config = override(config, {"batch.size": 2})  # so that there are batches enough for pools
     plain, pooled = measure_padding(config, CPU, LOAD)
     kept = size = 0
     for batch in Task(config, CPU).epochs[0]:  # the default pools
