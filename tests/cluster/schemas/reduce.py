@@ -93,12 +93,24 @@ def write(name: str, schema: dict[str, Any]) -> None:
     (HERE / name).write_text(json.dumps(schema, separators=(",", ":"), sort_keys=True) + "\n")
 
 
+def skypilot() -> dict[str, Any]:
+    """Return the schemas of a task, its resources and its storage; needs `pip install skypilot`."""
+    from sky.utils import schemas  # pyright: ignore[reportMissingImports]
+
+    return {
+        "task": schemas.get_task_schema(),
+        "resources": schemas.get_resources_schema(),
+        "storage": schemas.get_storage_schema(),
+    }
+
+
 def main(crds: str, kueue: str, compute: str) -> None:
     """Make all of them."""
     for kind in ("raycluster", "rayjob"):
         write(f"{kind}.json", crd(Path(crds) / f"ray.io_{kind}s.yaml", "v1"))
     for kind in ("clusterqueue", "localqueue", "resourceflavor"):
         write(f"{kind}.json", crd(Path(kueue) / f"kueue.x-k8s.io_{kind}s.yaml", "v1beta2"))
+    write("skypilot.json", skypilot())
     write("gce-instance.json", instance(json.loads(Path(compute).read_text())))
 
 
