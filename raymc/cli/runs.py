@@ -15,7 +15,7 @@ from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
 from raymc.config import Config, DataConfig, check_space
-from raymc.data.info import rows_line, training_lines
+from raymc.data.info import clip_seconds, rows_line, training_lines
 from raymc.data.leaks import find_leaks
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.splits import SPLITS, split_dataset
@@ -59,7 +59,9 @@ def run_train(config: Config, console: Console) -> Path:
                 with TrainDisplay(console, metric=config.train.monitor) as display:
                     listeners = [AttemptRecorder(run.folder), display.handle, record]
                     checkpoint = train(run, dataset, listeners=listeners)
-                save_bundle(checkpoint, bundle)
+                save_bundle(
+                    checkpoint, bundle, clip_seconds=clip_seconds(dataset, config.data.train)
+                )
             is_logged = _log_bundle(bundle, tracker, record.key, config, console)
         tracker.end_run(record.key, "complete")
     run.end(is_recorded=is_logged and not count_left(run.folder))
@@ -86,7 +88,8 @@ def run_tune(config: Config, console: Console) -> Path:
             if not is_logged:
                 run.begin()
             bundle = run.folder / BUNDLE
-            save_bundle(Path(best.checkpoint), bundle)
+            seconds = clip_seconds(dataset, config.data.train)
+            save_bundle(Path(best.checkpoint), bundle, clip_seconds=seconds)
             console.print(trials_table(record.trials, config.train.monitor, width=console.width))
             record.summarise()
             print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN_LABELS = 20
 SHOWN_PAIRS = 10
+_TIMES = ("start_seconds", "end_seconds")
 NAMED_LABELS = 8  # in a line
 FEW_CLIPS = 8  # of a label: with fewer, hardly anything can be learned
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito
@@ -98,6 +99,24 @@ def describe(dataset: Dataset) -> DatasetInfo:
 def rows_line(manifest: Manifest, path: str) -> str:
     """Return how many rows each split has."""
     return f"{path}: {manifest.rows_text()}"
+
+
+def clip_seconds(dataset: Dataset, split: str) -> float | None:
+    """Return the median length of a split's clips, in seconds; None if the dataset has no times.
+
+    Raises:
+        DataError: A shard of the split can't be read.
+    """
+    lengths = []
+    for shard in dataset.split(split):
+        table = read_shard(dataset, shard, ["id"], optional=_TIMES)
+        there = set(_TIMES) <= set(table.column_names)
+        if there and all(pa.types.is_floating(table[name].type) for name in _TIMES):
+            starts, ends = (table[name].to_numpy() for name in _TIMES)
+            lengths.append((ends - starts).astype(np.float64))
+    known = np.concatenate([np.zeros(0), *lengths])
+    known = known[known > 0]  # not where a time is missing
+    return max(0.01, round(float(np.median(known)), 2)) if len(known) else None
 
 
 def training_lines(dataset: Dataset, split: str) -> list[str]:

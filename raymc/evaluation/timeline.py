@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Float32
 
 from raymc.data.feed.batches import decode_tokens
-from raymc.data.shards import Dataset, Ragged, read_shard
+from raymc.data.info import clip_seconds
+from raymc.data.shards import Ragged
 from raymc.errors import ConfigError, DataError, RaymcError, ResourceError
 from raymc.evaluation.media import plan_of
 from raymc.events import unheard
@@ -367,24 +368,15 @@ def window_and_stride(
         return window, stride or window / 2, "as asked"
     if found := recipe.get("window_seconds"):
         return found, stride or recipe.get("stride_seconds") or found / 2, "as in training"
-    try:
-        lengths = _clip_lengths(dataset_behind(bundle.folder), bundle.config.data.train)
-    except RaymcError as error:
-        raise ConfigError(
-            f"how long were the clips of training? Neither the bundle nor a dataset says so "
-            f"({error}): give --window SECONDS"
-        ) from None
-    if not len(lengths):
+    found = bundle.clip_seconds
+    if found is None:
+        try:
+            found = clip_seconds(dataset_behind(bundle.folder), bundle.config.data.train)
+        except RaymcError as error:
+            raise ConfigError(
+                f"how long were the clips of training? Neither the bundle nor a dataset says so "
+                f"({error}): give --window SECONDS"
+            ) from None
+    if found is None:
         raise ConfigError("the training data don't say how long clips are: give --window SECONDS")
-    found = round(float(np.median(lengths)), 2) or 0.01
     return found, stride or found / 2, "the median length of the clips of training"
-
-
-def _clip_lengths(dataset: Dataset, split: str) -> Float[np.ndarray, " N"]:
-    lengths = [np.zeros(0)]
-    for shard in dataset.split(split):
-        table = read_shard(dataset, shard, ["id"], optional=("start_seconds", "end_seconds"))
-        if {"start_seconds", "end_seconds"} <= set(table.column_names):
-            starts, ends = (table[x].to_numpy() for x in ("start_seconds", "end_seconds"))
-            lengths.append(ends - starts)
-    return np.concatenate(lengths)

@@ -34,3 +34,19 @@ def difference_cells(difference: Difference) -> tuple[str, str]:
     digits = 2 if difference.is_clear and min(abs(low), abs(high)) < 0.05 else 1
     interval = "" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]"
     return f"{value:+.{digits}f}", interval
+
+
+def explained(metric: str) -> str:
+    """Return in a sentence what a metric says, by its name in tables; nothing if it is unknown."""
+    return _MEANINGS.get(metric.rpartition("/")[2], "")
+
+
+_MEANINGS = {
+    "mAP": "mAP is the mean average precision: for each label, how well the clips that have it are "
+    "ranked above those that don't (100\u00a0%: all of them), and the mean of that over labels.",
+    "R80": "R80 is recall at 80\u00a0% precision: the share of a label's clips that are found "
+    "while at least four of five found clips are right, and the mean of that over labels.",
+    "micro_AP": "micro_AP is the average precision of all pairs of a clip and a label together.",
+    "LRAP": "LRAP is the label ranking average precision: for each clip, how well its own labels "
+    "are ranked above the others, and the mean of that over clips.",
+}

@@ -23,7 +23,7 @@ from raymc.evaluation.compare import Comparison, ScoredRun, compare, quick_resam
 from raymc.evaluation.scored import ScoredSplit
 from raymc.evaluation.scoring import embed_rows, stored_scores
 from raymc.events import Count, unheard
-from raymc.metrics.text import percent
+from raymc.metrics.text import explained, percent
 from raymc.report.class_sections import MAPPED_ROWS, class_sections
 from raymc.report.comparison import metric_tables
 from raymc.report.page import Note, Page, Part, Section, render
@@ -89,7 +89,7 @@ def build_report(
         compared = None
     else:
         compared = judged.compared()
-        sections.insert(0, _comparison(compared, judged.without_default))
+        sections.insert(0, _comparison(compared, judged.without_default, metric.rpartition("/")[2]))
         sections += class_sections(
             judged.bundle,
             judged.scored,
@@ -142,6 +142,7 @@ def summary(
     params = ((p, f"{v:.3g}" if isinstance(v, float) else v) for p, v in best.params.items())
     settings = ", ".join(f"{path} = {value}" for path, value in params) or "no setting was searched"
     said = [f"Trial {best.number} won with {metric} {percent(best.score)}: {settings}."]
+    said.append(f"A trial is one training with settings of its own. {explained(metric)}".rstrip())
     said.append(_gain(best, default, compared, split))
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -178,8 +179,9 @@ def _gain(best: Trial, default: Trial | None, compared: Comparison | None, split
     return f"{gain} (95 % interval {between}), {verdict}. {chosen}"
 
 
-def _comparison(compared: Comparison, without_default: str) -> Section:
-    parts: list[Part] = [*metric_tables(compared)]
+def _comparison(compared: Comparison, without_default: str, monitored: str) -> Section:
+    terms = [text for name in compared.metrics if name != monitored and (text := explained(name))]
+    parts: list[Part] = [*map(Note, terms), *metric_tables(compared)]
     if without_default:
         parts.append(Note(without_default))
     if not compared.resamples:

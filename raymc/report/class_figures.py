@@ -34,7 +34,7 @@ def curves(found: Mapping[str, tuple[Curve, float]]) -> Markup:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes, (name, (curve, precision)) in zip(grid.flat, found.items()):
             _draw_curve(axes, curve)
-            axes.set_title(f"{short(name, 15)}\nAP {100 * precision:.0f} %", fontsize=9.5)
+            axes.set_title(f"{short(name, 15)}\nAP {100 * precision:.1f} %", fontsize=9.5)
         for axes in grid.flat[len(found) :]:
             axes.set_visible(False)
         figure.supxlabel("recall", fontsize=10)

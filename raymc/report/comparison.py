@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from raymc.evaluation.compare import ClassDifference, Comparison
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.metrics import MetricName
-from raymc.metrics.text import difference_cells, difference_text, estimate_text
+from raymc.metrics.text import difference_cells, difference_text, estimate_text, explained
 from raymc.report.page import STYLES, Cell, Figure, Note, Page, Section, Table, number, render, text
 from raymc.search.trials import param_text
 from raymc.terminal import plain
@@ -38,6 +38,7 @@ def comparison_page(comparison: Comparison, metric: MetricName = "mAP") -> str:
     """Return the comparison, all classes included, as one HTML page that needs nothing else."""
     title = ", ".join(comparison.names)
     summary = [*verdict_lines(comparison, metric), f"On {split_line(comparison)}."]
+    summary.append(" ".join(filter(None, map(explained, comparison.metrics))))
     about = "written by `raymc compare`"
     return render(Page(title, summary, _sections(comparison, None), about))
 

@@ -4,7 +4,7 @@ matplotlib is imported inside functions, because it takes a second to load.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -96,8 +96,22 @@ def whole_numbers(axes: "Axes", *, which: str = "x") -> None:
 
 
 def percent(axes: "Axes", *, which: str = "y") -> None:
-    """Show shares on an axis as percentages."""
-    from matplotlib.ticker import PercentFormatter
+    """Show shares on an axis as percentages, with as many decimals as its ticks need."""
+    from matplotlib.ticker import Formatter
+
+    class Percent(Formatter):
+        def __call__(self, value: float, pos: int | None = None) -> str:
+            return percentages([float(value)])[0]
+
+        def format_ticks(self, values: Iterable[float]) -> list[str]:
+            return percentages([float(value) for value in values])
 
     axis = axes.yaxis if which == "y" else axes.xaxis
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(Percent())
+
+
+def percentages(shares: Sequence[float]) -> list[str]:
+    """Return shares as percentages, all with the fewest decimals that round none: `97.5%`."""
+    values = [100 * share for share in shares]
+    digits = next((n for n in range(4) if all(abs(round(x, n) - x) < 1e-6 for x in values)), 4)
+    return [f"{value:.{digits}f}%" for value in values]

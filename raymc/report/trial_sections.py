@@ -38,8 +38,12 @@ def trial_sections(
 
 
 def hours(value: float) -> str:
-    """Return hours with three significant digits."""
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    """Return hours as people say them: `40 s`, `4 min`, `3.2 hours`."""
+    if value < 1 / 60:
+        return f"{3600 * value:.0f} s"
+    if value < 1:
+        return f"{60 * value:.0f} min"
+    return f"{value:.3g} hours" if value < 100 else f"{value:,.0f} hours"
 
 
 def _trials(
@@ -149,8 +153,10 @@ def _cost(trials: Sequence[Trial], costs: Costs, metric: str, best: int) -> list
     caption = "Trials by how they ended, with their epochs and time."
     table = Table(caption, ["state", "trials", "epochs", "time"], rows, frozenset({1, 2, 3}))
     course = (
-        f"{metric} of every trial by epoch. Lines that end early with a square were stopped by "
-        "ASHA. If one of them was still rising steeply, try more grace_epochs."
+        f"{metric} of every trial by epoch (one pass over the training clips). Lines that end "
+        "early with a square were pruned: stopped because other trials were ahead (by ASHA, "
+        "asynchronous successive halving). If one of them was still rising steeply, try more "
+        "grace_epochs."
     )
     sentences = Note(" ".join(cost_sentences(costs)))
     return [sentences, table, Figure(draw.courses(trials, metric, best), course)]
@@ -159,12 +165,12 @@ def _cost(trials: Sequence[Trial], costs: Costs, metric: str, best: int) -> list
 def cost_sentences(costs: Costs) -> list[str]:
     """Return in words what the sweep cost and saved."""
     money = "" if costs.money is None else f", {costs.money:,.2f} at {costs.price:g} an hour"
-    said = [f"The trials took {hours(costs.hours)} {costs.unit}{money}."]
+    said = [f"The trials took {hours(costs.hours)} of {costs.unit}{money}."]
     if costs.saved_epochs:
         share = costs.saved_epochs / (costs.epochs + costs.saved_epochs)
         worth = "" if costs.saved_money is None else f" or {costs.saved_money:,.2f}"
         said.append(
             f"Stopping weak trials early avoided {costs.saved_epochs} epochs ({share:.0%} of all) "
-            f"and saved an estimated {hours(costs.saved_hours)} {costs.unit}{worth}."
+            f"and saved an estimated {hours(costs.saved_hours)} of {costs.unit}{worth}."
         )
     return said

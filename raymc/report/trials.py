@@ -17,7 +17,7 @@ FEWEST_FOR_IMPORTANCES = 4
 class Costs:
     """What a sweep cost, and an estimate of what stopping trials early saved.
 
-    The unit is `GPU-hours`, or `worker-hours` if no GPU was used. The epochs that pruned trials
+    The unit is `GPU time`, or `worker time` if no GPU was used. The epochs that pruned trials
     didn't run count as saved, at each trial's own pace. The price is that of an hour, if known.
     """
 
@@ -83,7 +83,7 @@ def costs_of(
     pruned = [trial for trial in trials if trial.state == "pruned" and trial.epoch]
     saved = [(trial.planned - trial.epoch, trial.seconds / trial.epoch) for trial in pruned]
     return Costs(
-        unit="GPU-hours" if gpus else "worker-hours",
+        unit="GPU time" if gpus else "worker time",
         hours=sum((trial.seconds for trial in trials), 0.0) * hours_per_second,
         saved_hours=sum((epochs * seconds for epochs, seconds in saved), 0.0) * hours_per_second,
         epochs=sum(trial.epoch for trial in trials),

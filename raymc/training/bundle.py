@@ -49,7 +49,7 @@ _KEYS = {
     "": {
         *("format_version", "raymc_version", "config", "vocabulary", "modalities", "thresholds"),
         *("calibration", "metrics", "epoch", "dataset_digest", "weights_sha256", "digest"),
-        *("recipe", "added"),
+        *("recipe", "clip_seconds", "added"),
     },
     "vocabulary": {"names", "groups", "background", "parents"},
     "modalities": {field.name for field in fields(Modality)},
@@ -78,6 +78,7 @@ class Bundle:
         weights_digest: SHA-256 of its weights, in hex.
         digest: SHA-256 of all of it, in hex: of its description, which has that of the weights.
         recipe: the settings with which `raymc extract` made the features; None if it didn't.
+        clip_seconds: the median length of the clips it was trained on; None if it is not known.
         added: [K, E], unit prototypes of the last K classes, which were added without training.
     """
 
@@ -93,6 +94,7 @@ class Bundle:
     weights_digest: str
     digest: str
     recipe: Mapping[str, Any] | None = None
+    clip_seconds: float | None = None
     added: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -246,8 +248,12 @@ class Bundle:
             )
 
 
-def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
+def save_bundle(
+    checkpoint_folder: Path, folder: Path, *, clip_seconds: float | None = None
+) -> None:
     """Make a bundle from a checkpoint; `folder` appears complete or not at all.
+
+    `clip_seconds` is the median length of the clips of training, if it is known.
 
     Raises:
         CheckpointError: the checkpoint is torn or foreign, or has no thresholds because an earlier
@@ -274,6 +280,8 @@ def save_bundle(checkpoint_folder: Path, folder: Path) -> None:
     }
     if recipe := progress.dataset.get("recipe"):
         description["recipe"] = recipe
+    if clip_seconds is not None:
+        description["clip_seconds"] = clip_seconds
     with whole_folder(folder, replace=True) as partial:
         write_bundle(partial, save(checkpoint.load_weights(checkpoint_folder)), description)
 
@@ -407,6 +415,7 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
         weights_digest=description["weights_sha256"],
         digest=digest_of(description),
         recipe=description.get("recipe"),
+        clip_seconds=description.get("clip_seconds"),
         added=added,
     )
 

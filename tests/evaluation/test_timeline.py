@@ -218,6 +218,8 @@ def test_a_window_is_as_long_as_the_clips_of_training(
     whole = replace(bundle, recipe={**recipe, "window_seconds": None})
     with pytest.raises(ConfigError, match=r"how long were the clips .*: give --window SECONDS$"):
         window_and_stride(whole)
+    told = replace(whole, clip_seconds=2.5)  # as bundles say that were trained since
+    assert window_and_stride(told)[:2] == (2.5, 1.25)
     dataset = open_dataset(bundle.config.data.path)
     monkeypatch.setattr("raymc.evaluation.timeline.dataset_behind", lambda folder: dataset)
     assert window_and_stride(whole) == (3.0, 1.5, "the median length of the clips of training")

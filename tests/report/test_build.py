@@ -5,7 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from browser import chromium, needs_browser, resize, touching
 from optuna.trial import TrialState
 from pages import Seen
 from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_dataset
@@ -107,10 +109,44 @@ def test_what_the_page_says(page: str) -> None:
         "Trial 1 won with val/mAP", "points of mAP against the default settings on val",
         "7 trials were run (2 complete, 3 pruned, 1 failed, 1 running).",
         # pruned: 2, 1 and 2 epochs of 2 s not run; the price is a hundredth a second
-        "Stopping weak trials early avoided 5 epochs", "0.00278 worker-hours or 0.10.",
+        "Stopping weak trials early avoided 5 epochs", "an estimated 10 s of worker time or 0.10.",
         "Trial 3 failed: <b>it</b> broke", "t-SNE of cosine distances",
     ):  # fmt: skip
         assert text in shown
+
+
+def test_terms_are_explained_where_they_are_first_used(page: str) -> None:
+    body = page[page.index("<body>") :]
+    assert body.index("mAP is the mean average precision") < body.index("points of mAP")
+    assert body.index("R80 is recall at 80") == body.index("R80")
+    assert body.index("A trial is one training") < body.index("trials were run")
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_page_on_a_phone(page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page, "utf-8")
+    with chromium(tmp_path / "profile") as browser:
+        for width in (1200, 400):
+            resize(browser, width)
+            browser.get((tmp_path / "report.html").as_uri())
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            assert touching(browser, 10) == []
+            ticks = browser.execute_script(TICKS)
+            assert len(ticks) >= 3
+            places, values = zip(*((place, float(text.rstrip("%"))) for place, text in ticks))
+            slope, start = np.polyfit(places, values, 1)
+            # what a label says is what lies at its place, to half a pixel
+            np.testing.assert_allclose(values, slope * np.array(places) + start, atol=-slope / 2)
+
+
+TICKS = """
+const texts = [...document.querySelectorAll("#history svg text")];
+return texts.filter(text => /^[0-9.]+%$/.test(text.textContent)).map(text => {
+  const box = text.getBoundingClientRect();
+  return [box.top + box.height / 2, text.textContent];
+});
+"""
 
 
 def test_the_winner_is_scored_without_the_bundle_too(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
+from raymc.report.drawing import percentages
+from raymc.report.trial_sections import hours
 from raymc.report.trials import best_so_far, costs_of, importances
 from raymc.search.trials import Epoch, Trial, TrialState
 
@@ -39,7 +41,7 @@ def test_what_failed_has_no_value() -> None:
     assert np.isnan(best_so_far(TRIALS[2:4])).all()
 
 
-@pytest.mark.parametrize(("gpus", "unit"), [(0.0, "worker-hours"), (0.5, "GPU-hours")])
+@pytest.mark.parametrize(("gpus", "unit"), [(0.0, "worker time"), (0.5, "GPU time")])
 def test_costs(gpus: float, unit: str) -> None:
     costs = costs_of(TRIALS, workers=2, gpus=gpus, price=3.0)
     share = gpus or 1.0
@@ -52,6 +54,21 @@ def test_costs(gpus: float, unit: str) -> None:
     assert costs.saved_money == pytest.approx(3 * costs.saved_hours)
     unpriced = costs_of(TRIALS, workers=2, gpus=gpus)
     assert (unpriced.money, unpriced.saved_money) == (None, None)
+
+
+def test_times_and_shares_as_people_say_them() -> None:
+    said = {
+        0.00278: "10 s",
+        0.0732: "4 min",
+        0.99: "59 min",
+        3.21: "3.21 hours",
+        4321: "4,321 hours",
+    }
+    assert [hours(float(value)) for value in said] == list(said.values())
+    assert percentages([0.95, 0.975, 1.0]) == ["95.0%", "97.5%", "100.0%"]
+    assert percentages([0.5, 0.6000000000000001]) == ["50%", "60%"]
+    assert percentages([0.99125]) == ["99.125%"]
+    assert percentages([1 / 3]) == ["33.3333%"]
 
 
 def sampled(count: int, weight: float) -> list[Trial]:

@@ -220,6 +220,12 @@ def test_a_beaten_epoch_makes_no_bundle(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_bundle_says_how_long_its_clips_were(made: Path, tmp_path: Path) -> None:
+    save_bundle(made / "checkpoint", tmp_path / "bundle", clip_seconds=12.5)
+    assert load_bundle(tmp_path / "bundle").clip_seconds == 12.5
+    assert load_bundle(made / "bundle").clip_seconds is None
+
+
 def test_a_bundle_replaces_an_earlier_one(made: Path, copy: Path) -> None:
     (copy / "left over").write_text("")
     partial = copy.with_name("bundle.partial")
