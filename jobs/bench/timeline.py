@@ -160,7 +160,9 @@ def _timelines(folder: Path, settings: Settings, seed: int) -> tuple[list[Timeli
         rng = np.random.default_rng([seed, place])
         files = (folder / f"{split}-{i}.mp4" for i in range(count))
         lessons[split] = [write_lesson(file, split, tones, rng) for file in files]
-    extract = ExtractConfig(fps=5.0, window_seconds=settings.window)
+    extract = ExtractConfig(
+        fps=5.0, visual="patches", audio="logmel", window_seconds=settings.window
+    )
     dataset = _dataset(folder / "data", lessons, extract)
     overlapping = replace(extract, stride_seconds=settings.window / 2)
     bundle = _train(dataset, folder, settings.epochs, seed)

@@ -38,7 +38,7 @@ from raymc.features.recipe import MADE_BY
 from raymc.metrics.calibration import Calibration
 from raymc.training.bundle import Bundle, load_bundle
 
-EXTRACT = ExtractConfig(fps=2, window_seconds=1)
+EXTRACT = ExtractConfig(fps=2, visual="patches", audio="logmel", window_seconds=1)
 LABELS = ('a "b" & <c>', "math [easy] --> x")
 
 
