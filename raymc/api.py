@@ -13,8 +13,9 @@ import pandas as pd
 from rich.console import Console
 
 from raymc.cli.data import run_extract
-from raymc.cli.options import load_config
+from raymc.cli.options import load_config, load_preset
 from raymc.cli.runs import run_train, run_tune
+from raymc.config import Size
 from raymc.data.shards import Dataset, open_dataset
 from raymc.evaluation.add_class import NewClass
 from raymc.evaluation.add_class import add_class as add_class_to
@@ -70,6 +71,7 @@ def train(
     dataset: str | Path,
     *,
     name: str = "",
+    preset: Size | None = None,
     settings: Settings | None = None,
     show: bool = False,
 ) -> Bundle:
@@ -78,6 +80,8 @@ def train(
     Args:
         dataset: Folder of a dataset, a YAML file of settings, or `digits` for the example.
         name: Of the run; empty: derived from dataset and settings.
+        preset: Chooses the settings left open: `small`, `medium` or `large`, or `auto`, by the
+            dataset; None: `auto`, but a YAML file is taken as it is.
         settings: Others, such as `{"train.epochs": 30}`.
         show: Whether to print the progress.
 
@@ -86,8 +90,10 @@ def train(
         DataError: The dataset can't be used.
         TrainingError: Training failed.
     """
-    config = load_config(str(dataset), (), _named(settings, name))
-    return load_bundle(run_train(config, _console(show)))
+    given = _named(settings, name)
+    config = load_config(str(dataset), (), given)
+    chosen = load_preset(str(dataset), (), given, preset)
+    return load_bundle(run_train(config, _console(show), chosen))
 
 
 def tune(
@@ -95,6 +101,7 @@ def tune(
     *,
     trials: int | None = None,
     name: str = "",
+    preset: Size | None = None,
     settings: Settings | None = None,
     show: bool = False,
 ) -> Bundle:
@@ -104,6 +111,7 @@ def tune(
         dataset: As for `train`.
         trials: Of the sweep, earlier ones included; None: `search.trials`.
         name: Of the sweep.
+        preset: As for `train`; what is searched is not chosen by it.
         settings: Others, such as `{"search.space": {"loss.margin": {"low": 0, "high": 0.5}}}`.
         show: Whether to print the progress.
 
@@ -112,8 +120,10 @@ def tune(
         DataError: The dataset can't be used.
         SweepError: No trial succeeded.
     """
-    config = load_config(str(dataset), (), {**_named(settings, name), "search.trials": trials})
-    return load_bundle(run_tune(config, _console(show)))
+    given = {**_named(settings, name), "search.trials": trials}
+    config = load_config(str(dataset), (), given)
+    chosen = load_preset(str(dataset), (), given, preset)
+    return load_bundle(run_tune(config, _console(show), chosen))
 
 
 def load(run: str | Path, *, folder: str | Path = "runs") -> Bundle:

@@ -15,7 +15,14 @@ from raymc.cli.data import data, extract, import_
 from raymc.cli.demo import demo
 from raymc.cli.give import add_class, export
 from raymc.cli.jobs import JOB_COMMANDS
-from raymc.cli.options import Commands, configured, load_config, make_console, overridable
+from raymc.cli.options import (
+    Commands,
+    configured,
+    load_config,
+    load_preset,
+    make_console,
+    overridable,
+)
 from raymc.cli.records import replay, runs, ui
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
@@ -26,6 +33,14 @@ _device = click.option(
     default="auto",
     show_default=True,
     help="Where to compute; auto takes a GPU if there is one.",
+)
+
+
+_preset = click.option(
+    "--preset",
+    type=click.Choice(["auto", "small", "medium", "large"]),
+    help="Choose the settings that you leave open for a model of this size; auto: by the number of "
+    "rows.  [default: auto; with a CONFIG, its own and the documented defaults]",
 )
 
 
@@ -44,17 +59,18 @@ def main() -> None:
 @configured
 @click.option("--workers", type=int, help="Training workers that share each batch.")
 @click.option("--name", help="Name of the run.")
-def train(
-    target: str | None, overrides: tuple[str, ...], workers: int | None, name: str | None
-) -> None:
+@_preset
+def train(target: str | None, overrides: tuple[str, ...], preset: Any, **asked: Any) -> None:
     """Train a model, and keep its best epoch as a bundle.
 
-    Run the same command again to resume.
+    Settings that you leave open are chosen to suit the dataset, and printed. Run the same command
+    again to resume.
     """
-    loaded = load_config(target, overrides, {"train.workers": workers, "run.name": name})
+    given = {"train.workers": asked["workers"], "run.name": asked["name"]}
+    loaded = load_config(target, overrides, given)
     from raymc.cli.runs import run_train
 
-    run_train(loaded, make_console())
+    run_train(loaded, make_console(), load_preset(target, overrides, given, preset))
 
 
 @click.command()
@@ -63,18 +79,20 @@ def train(
 @click.option("--workers", type=int, help="Training workers of each trial.")
 @click.option("--gpus-per-trial", type=float, help="GPUs of each worker; 0.25: four share one.")
 @click.option("--name", help="Name of the sweep.")
-def tune(target: str | None, overrides: tuple[str, ...], **asked: Any) -> None:
+@_preset
+def tune(target: str | None, overrides: tuple[str, ...], preset: Any, **asked: Any) -> None:
     """Search for better settings, and keep the best model.
 
-    The settings to search and their ranges are in search.space. Run the same command again to
-    resume, or with more --trials to search on.
+    The settings to search and their ranges are in search.space. Others that you leave open are
+    chosen to suit the dataset, and printed. Run the same command again to resume, or with more
+    --trials to search on.
     """
     given = {f"search.{key}": asked[key] for key in ("trials", "gpus_per_trial")}
     given |= {"train.workers": asked["workers"], "run.name": asked["name"]}
     loaded = load_config(target, overrides, given)
     from raymc.cli.runs import run_tune
 
-    run_tune(loaded, make_console())
+    run_tune(loaded, make_console(), load_preset(target, overrides, given, preset))
 
 
 @click.command()

@@ -15,7 +15,7 @@ from raymc.errors import ConfigError, RaymcError
 from raymc.runtime.interruption import exit_code, is_interrupted, told
 
 if TYPE_CHECKING:
-    from raymc.config import Config
+    from raymc.config import Config, Preset, Size
 
 _CONFIGS = (".yaml", ".yml")
 MOST_FAILURES = 10  # that are named in the terminal, too
@@ -75,17 +75,47 @@ def load_config(
     Raises:
         ConfigError: A setting is unknown or out of range, or the target is another kind of file.
     """
-    from raymc.config import check_passwords, is_setting, load, overridden, override
+    from raymc.config import check_passwords, load, overridden, override
 
-    if target is not None and not Path(target).exists():
-        value_is_missing = "." in target and is_setting(f"{target}=")
-        if "=" in target or value_is_missing:
-            target, overrides = None, (target, *overrides)
+    target, overrides = _told_apart(target, overrides)
     config, data = (target, {}) if _is_config(target) else (None, _dataset(target))
     loaded = overridden(override(load(config), data), overrides)
     loaded = override(loaded, {key: value for key, value in given.items() if value is not None})
     check_passwords(loaded)
     return loaded
+
+
+def load_preset(
+    target: str | None,
+    overrides: tuple[str, ...],
+    given: Mapping[str, Any],
+    size: "Size | None",
+) -> "Preset | None":
+    """Return how to choose the settings that a command was not given; the arguments are its own.
+
+    Without a size, a YAML file is taken as it is: None. All else is chosen by the dataset.
+    """
+    from raymc.config import Preset, settings_in
+
+    target, overrides = _told_apart(target, overrides)
+    file = target if _is_config(target) else None
+    if size is None and file is not None:
+        return None
+    keys = {key for key, value in given.items() if value is not None}
+    return Preset(size=size or "auto", given=settings_in(file, overrides) | keys)
+
+
+def _told_apart(
+    target: str | None, overrides: tuple[str, ...]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return target and overrides; what was typed as the target may be the first override."""
+    from raymc.config import is_setting
+
+    if target is not None and not Path(target).exists():
+        value_is_missing = "." in target and is_setting(f"{target}=")
+        if "=" in target or value_is_missing:
+            return None, (target, *overrides)
+    return target, overrides
 
 
 def _is_config(target: str | None) -> bool:

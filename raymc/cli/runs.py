@@ -5,8 +5,9 @@ take seconds to import, so a function imports what it alone needs.
 """
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +15,8 @@ from rich.console import Console
 from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
-from raymc.config import Config, DataConfig, check_space
-from raymc.data.info import clip_seconds, rows_line, training_lines
+from raymc.config import Config, DataConfig, Preset, check_space, override, preset_line
+from raymc.data.info import clip_seconds, rows_line, shape_of, training_lines
 from raymc.data.leaks import find_leaks
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.splits import SPLITS, split_dataset
@@ -38,18 +39,20 @@ from raymc.training.runs import BUNDLE, Run, open_run, original_of
 REPORT = "report.html"
 
 
-def run_train(config: Config, console: Console) -> Path:
+def run_train(config: Config, console: Console, preset: Preset | None = None) -> Path:
     """Train, keep the best epoch as a bundle, and record the run; returns the bundle's folder.
 
-    If an earlier command was interrupted after training, only the rest is done.
+    `preset` chooses the settings that were not given; None keeps all as they are. If an earlier
+    command was interrupted after training, only the rest is done.
     """
     dataset = _open_data(config, console)
+    config, lines = _fitted(config, dataset, preset, sweep=False)
     run = open_run(config, dataset=dataset.manifest.digest())
     bundle = run.folder / BUNDLE
     if run.is_finished:
         print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
-    _describe(dataset, config.data, console)
+    _describe(dataset, config.data, console, lines)
     run, train = (run, None) if bundle.exists() else _trainer(run, dataset, console)
     run.begin()
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
@@ -69,14 +72,18 @@ def run_train(config: Config, console: Console) -> Path:
     return bundle
 
 
-def run_tune(config: Config, console: Console) -> Path:
-    """Search, keep the best trial's best epoch as a bundle, and record all of it."""
+def run_tune(config: Config, console: Console, preset: Preset | None = None) -> Path:
+    """Search, keep the best trial's best epoch as a bundle, and record all of it.
+
+    `preset` chooses the settings that are neither given nor searched; None keeps all as they are.
+    """
     check_space(config)
     from raymc.search.sweep import sweep
 
     dataset = _open_data(config, console)
+    config, lines = _fitted(config, dataset, preset, sweep=True)
     run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
-    _describe(dataset, config.data, console)
+    _describe(dataset, config.data, console, lines)
     run = _start_ray(run, console)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
@@ -166,9 +173,31 @@ def _open_data(config: Config, console: Console) -> Dataset:
     return dataset
 
 
-def _describe(dataset: Dataset, data: DataConfig, console: Console) -> None:
-    """Say what there is to train on, and warn of clips that several splits share."""
-    for line in training_lines(dataset, data.train):
+def _fitted(
+    config: Config, dataset: Dataset, preset: Preset | None, *, sweep: bool
+) -> tuple[Config, list[str]]:
+    """Choose the settings that were neither given nor are searched; also returns what to say.
+
+    In the default space, `model.fusion_depth` ends at the chosen depth.
+    """
+    if preset is None:
+        return config, []
+    depth, space = "model.fusion_depth", config.search.space if sweep else {}
+    is_own = any(key.startswith("search.space") for key in preset.given)
+    needed = [config.model.fusion_depth] if depth in preset.given else []
+    needed += [int(end) for end in space[depth].ends()] if is_own and depth in space else []
+    shape = shape_of(dataset, config.data)
+    open_ = replace(preset, given=frozenset({*preset.given, *space}))
+    chosen = open_.settings(shape, least_depth=max(needed, default=0))
+    lines = [preset_line(chosen, shape)] if chosen else []
+    if space and not is_own and "model.depth" in chosen:
+        chosen[f"search.space.{depth}"] = {"low": 0, "high": chosen["model.depth"]}
+    return override(config, chosen), lines
+
+
+def _describe(dataset: Dataset, data: DataConfig, console: Console, more: Sequence[str]) -> None:
+    """Say what there is to train on and `more`, and warn of clips that several splits share."""
+    for line in (*training_lines(dataset, data.train), *more):
         print_line(console, line)
     for leak in find_leaks(dataset, (data.train, data.val, data.test)):
         print_line(console, leak, "yellow")

@@ -26,6 +26,7 @@ from raymc.config.formats import (
     Youtube8mConfig,
 )
 from raymc.config.model import LossConfig, LossName, ModelConfig, OptimizerConfig
+from raymc.config.presets import Preset, Shape, Size, preset_line
 from raymc.config.reference import config_reference
 from raymc.config.run import CalibrationName, RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import Range, SearchConfig, default_space
@@ -45,5 +46,6 @@ from raymc.config.tree import (
     override,
     places,
     run_name,
+    settings_in,
     to_dict,
 )

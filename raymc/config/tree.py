@@ -79,6 +79,18 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     return config
 
 
+def settings_in(path: str | Path | None, overrides: Sequence[str] = ()) -> frozenset[str]:
+    """Return which settings a YAML file and overrides set, by dotted path.
+
+    Raises:
+        ConfigError: the file can't be read, or an override is not KEY=VALUE.
+    """
+    values = {} if path is None else _read_yaml(Path(path))
+    return frozenset(
+        [*dict(_leaves(values, "")), *(_parse_override(text)[0] for text in overrides)]
+    )
+
+
 def overridden(config: Config, overrides: Sequence[str]) -> Config:
     """Apply overrides of the form `dotted.path=value`, whose values are YAML.
 

@@ -346,7 +346,7 @@ def test_the_configuration_goes_round(file: Path, config: Config, tmp_path: Path
 
 def test_options_are_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Config] = []
-    monkeypatch.setattr("raymc.cli.runs.run_tune", lambda config, _: given.append(config))
+    monkeypatch.setattr("raymc.cli.runs.run_tune", lambda config, *_: given.append(config))
     options = ["--trials", "7", "--workers", "2", "--gpus-per-trial", "0.25", "--name", "mine"]
     assert run("tune", file, *options, "train.epochs=9").exit_code == 0
     (config,) = given
