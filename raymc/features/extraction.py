@@ -7,6 +7,7 @@ damaged file, so files can be decoded in a child process (`extract_files_apart`)
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,6 +36,7 @@ from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
+from raymc.runtime.threads import computing_threads
 
 FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
 _ANY_RATE_HZ = 16_000  # for text alone: decoding sound gives a clip's length
@@ -266,7 +268,9 @@ def _read_clips(
 def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoders) -> EncodedClip:
     """Encode a clip with a stage's encoders, alone, so that its tokens depend on nothing else.
 
-    A modality that can't be encoded becomes missing, and a failure says why.
+    On a CPU it is encoded by one thread, as in Ray's actors: several give other last bits, and on a
+    busy machine they wait for each other. A modality that can't be encoded becomes missing, and a
+    failure says why.
     """
     tokens, failures = dict(extract.tokens), list(extract.failures)
     for modality in plan.modalities:
@@ -275,7 +279,8 @@ def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoder
             continue
         tokens[name] = None
         try:
-            tokens[name] = encode_tokens(_tokens(name, extract, encoders), modality)
+            with computing_threads(1):
+                tokens[name] = encode_tokens(_tokens(name, extract, encoders), modality)
         except torch.OutOfMemoryError:
             raise
         except (DataError, RuntimeError, ValueError) as error:
@@ -329,12 +334,13 @@ def extract_files_apart(
 def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
     """Yield the same as `extract_files`, decoded in a child process and encoded in this one."""
     device = "cuda" if plan.config.device != "cpu" and torch.cuda.is_available() else "cpu"
-    encoders = make_encoders(plan.config, plan.heavy, device=device)
     paths = {number: source.path for number, source in sources}
-    for number, item in extract_files_apart(sources, plan):
-        if isinstance(item, EncodedClip):
-            item = encode(item, paths[number], plan, encoders)
-        yield number, item
+    with ThreadPoolExecutor(1) as loader:  # weights are loaded while the child starts
+        encoders = loader.submit(make_encoders, plan.config, plan.heavy, device=device)
+        for number, item in extract_files_apart(sources, plan):
+            if isinstance(item, EncodedClip):
+                item = encode(item, paths[number], plan, encoders.result())
+            yield number, item
 
 
 def _begin(child: Child) -> None:
