@@ -89,7 +89,7 @@ def data_split(path: str, seed: int, by: str, again: bool) -> None:
     type=click.Choice(["tiny", "small", "approve"]),
     default="small",
     show_default=True,
-    help="94 lessons of about 15 s, 373 of 25 s, or 1495 of 20 to 90 s.",
+    help="92 lessons of about 13 s, 373 of 25 s, or 1495 of 20 to 90 s.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the lessons.")
 def data_lessons(folder: str, size: Literal["tiny", "small", "approve"], seed: int) -> None:

@@ -157,7 +157,7 @@ class LessonsConfig:
     name: Literal["lessons"] = Field(default="lessons", description="Format of the data.")
     size: Literal["tiny", "small", "approve"] = Field(
         default="small",
-        description="How many, and how long: tiny (94 lessons of about 15 s), small (373 of about "
+        description="How many, and how long: tiny (92 lessons of about 13 s), small (373 of about "
         "25 s), approve (1495, as many as APPROVE has in each split, of 20 to 90 s).",
     )
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of the lessons.")

@@ -26,6 +26,10 @@ cue, which the table below names, so no modality tells all classes apart:
 | analyze_compare_shapes | two shapes move together, and their corners are marked |
 | building_drawing_shapes | a shape is drawn side by side |
 | background | none of these: talk, and halves of the other classes' cues |
+
+On a contact sheet, a person tells the groups of look-alikes apart at a glance and the classes inside
+a group not at all, but for the last of moving pictures. The single sounds of letters are what a
+synthesiser says worst: a recogniser of speech hears `buh` as any short word.
 """
 
 import re
