@@ -12,6 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -308,7 +309,6 @@ def full_decode(path: Path, fps: float) -> tuple[list[float], list[np.ndarray]]:
         key = "dts" if container.format.name == "avi" else "pts"
         packets = iter(container.demux(stream))
         numbers: list[int] = []
-        is_even = False
         while True:
             try:
                 packet = next(packets, None)
@@ -326,17 +326,16 @@ def full_decode(path: Path, fps: float) -> tuple[list[float], list[np.ndarray]]:
                 if is_numbered:
                     number = sorted(numbers)[min(len(times), len(numbers) - 1)]
                     time = number * float(stream.time_base) - first
-                elif frame.pts is None:  # they follow each other
-                    is_even, time = True, 0.0
+                elif frame.pts is None:  # it follows the one before
+                    time = times[-1] + 1 / fps if times else 0.0
                 else:
                     time = float(frame.pts * stream.time_base) - first
                 times.append(time)
                 how = Interpolation.BILINEAR | _EXACT
-                pictures.append(
-                    frame.reformat(16, 12, "rgb24", interpolation=how, threads=1).to_ndarray()
-                )
-    if is_even:
-        times = [times[0] + k / fps for k in range(len(times))]
+                turns = round(frame.rotation / 90)  # counter-clockwise
+                size = (12, 16) if turns % 2 else (16, 12)
+                picture = frame.reformat(*size, "rgb24", interpolation=how, threads=1)
+                pictures.append(np.rot90(picture.to_ndarray(), turns))
     return [max(times[: k + 1]) for k in range(len(times))], pictures
 
 
@@ -364,7 +363,6 @@ def wrong_in(case: Case, path: Path) -> list[str]:
     """What differs from the full decode without a failure, and failures of intact files."""
     wrong = []
     times, pictures = full_decode(path, case.video.fps)
-    is_turned = "rotated" in case.kinds
     for fps, start, window, stride in REQUESTS:
         request = ClipRequest(
             fps=fps,
@@ -380,7 +378,8 @@ def wrong_in(case: Case, path: Path) -> list[str]:
                     wrong.append(f"{name}: {clip.stage}: {clip.error}")
                 continue
             told = [f"{f.stage}: {f.error}" for f in clip.failures]
-            if told and not case.is_cut and not any(_is_due(text) for text in told):
+            end = f"the file ends at {times[-1] + 1 / case.video.fps:.1f} s"
+            if told and not case.is_cut and not any(_is_due(text, end) for text in told):
                 wrong.append(f"{name} {clip.id}: false: {told}")
             if clip.frames is None:
                 if not told:
@@ -388,7 +387,7 @@ def wrong_in(case: Case, path: Path) -> list[str]:
             elif not any(text.startswith(("video", "open")) for text in told):
                 if case.parts > 1:
                     wrong += _wrong_numbers(case, clip, fps, name)
-                elif not is_turned:
+                else:
                     shown = shown_in(clip, fps, times)
                     if len(shown) != len(clip.frames):
                         wrong.append(f"{name} {clip.id}: {len(clip.frames)} not {len(shown)}")
@@ -401,13 +400,14 @@ def wrong_in(case: Case, path: Path) -> list[str]:
                         right = [number_in(pictures[shown[k]]) for k in found[:5]]
                         wrong.append(f"{name} {clip.id}: SILENT {there} not {right}, {len(found)}")
             if case.sound and clip.waveform is not None and not told:
-                wrong += _wrong_sound(case, clip, name, times[0])
+                wrong += _wrong_sound(case, path, clip, name, times[0])
     return wrong
 
 
-def _is_due(text: str) -> bool:
-    """Whether a failure is due to a sound or video that is shorter than the other."""
-    return any(words in text for words in ("repeat the nearest", "sound ends at", "no sound here"))
+def _is_due(text: str, end: str) -> bool:
+    """Whether a failure is due: sound or video is shorter than the other, or than the file says."""
+    due = ("repeat the nearest", "sound ends at", "no sound here", end)
+    return any(words in text for words in due)
 
 
 def _wrong_numbers(case: Case, clip: Clip, fps: float, name: str) -> list[str]:
@@ -431,23 +431,35 @@ def _wrong_numbers(case: Case, clip: Clip, fps: float, name: str) -> list[str]:
     return []
 
 
-def _wrong_sound(case: Case, clip: Clip, name: str, first: float) -> list[str]:
+def _wrong_sound(case: Case, path: Path, clip: Clip, name: str, first: float) -> list[str]:
     """Sound that isn't as loud as it should be; `first`: when the first picture is shown."""
-    if case.sound is None or clip.waveform is None or case.parts > 1 or case.change is not None:
+    if case.sound is None or clip.waveform is None:
         return []
     shifts = [case.sound.start]
     if "fragments" in case.kinds:  # FFmpeg may lose where sound starts when it writes them
-        shifts += [first, 0.0]
-    found = [_first_wrong_sound(case.sound, clip, shift) for shift in shifts]
-    return [] if "" in found else [f"{name} {clip.id}: SOUND {found[0]}"]
+        shifts += [first, 0.0, case.sound.start + first]
+    if "edits" in case.kinds:  # the file may begin later than its first edit
+        with av.open(str(path)) as container:
+            shifts.append(case.sound.start - (container.start_time or 0) / av.time_base)
+    last = clip.end_seconds - (1.1 if case.is_cut else 0.0)  # sound may end so much earlier
+    # Sound that is much longer than the pictures may follow on itself, without its late start.
+    ends = (case.video.seconds, case.sound.seconds + case.sound.start, case.sound.seconds)
+    for part in range(case.parts):  # each begins about where pictures or sound before it end
+        bases = [sum(chosen) for chosen in combinations_with_replacement(ends, part)]
+        slips = [k / 50 for k in range(-12 * part, 12 * part + 1)]
+        tried = [base + slip + shift for base in bases for slip in slips for shift in shifts]
+        found = [_first_wrong_sound(case.sound, clip, shift, last) for shift in tried]
+        if "" not in found:
+            return [f"{name} {clip.id}: SOUND of part {part}: {found[len(slips) // 2]}"]
+    return []
 
 
-def _first_wrong_sound(sound: Sound, clip: Clip, shift: float) -> str:
+def _first_wrong_sound(sound: Sound, clip: Clip, shift: float, last: float) -> str:
     waveform = np.zeros(0) if clip.waveform is None else clip.waveform
     for slot in np.arange(0, sound.seconds - 0.3, 0.25):
         begin = slot + shift + 0.08 - clip.start_seconds
         low, high = round(begin * RATE_HZ), round((begin + 0.09) * RATE_HZ)
-        if low < 0 or high > len(waveform):
+        if low < 0 or high > len(waveform) or slot + shift + 0.2 > last:
             continue
         found = np.sqrt(np.mean(waveform[low:high] ** 2) * 2)
         wanted = float(loudness_of(np.array([slot + 0.01]))[0])

@@ -335,7 +335,7 @@ def test_times_that_cannot_be_right(
     seconds: list[int], shown: dict[int, int], is_told: bool
 ) -> None:
     clock = Clock(tick_seconds=0.001, origin_seconds=0.0)
-    display = Display(clock, PictureMaker(SMALL), step=1000, from_tick=0, start_tick=0)
+    display = Display(clock, [PictureMaker(SMALL)], step=1000, from_tick=0, start_tick=0)
     moments = [second + 0.5 for second in shown]
     display.want(moments)
     for number, second in enumerate(seconds):
@@ -344,8 +344,32 @@ def test_times_that_cannot_be_right(
     display.finish(200_000)
     pictures, trouble = display.take(moments, 0.0)
     assert pictures is not None
-    assert [round(picture.mean() / 10) for picture in pictures] == list(shown.values())
+    assert [round(picture.mean() / 10) for picture in pictures[0]] == list(shown.values())
     assert bool(trouble) == is_told
+
+
+def test_times_that_were_guessed_too_late() -> None:
+    """A program stream times few pictures, and FFmpeg gives some of these times twice."""
+    clock = Clock(tick_seconds=0.001, origin_seconds=0.0)
+    display = Display(clock, [PictureMaker(SMALL)], step=40, from_tick=0, start_tick=0)
+    moments = [0.02, 0.05, 0.25, 0.29, 0.33]
+    display.want(moments)
+    for number, tick in enumerate([0, None, None, 200, None, 200, None, None, None]):
+        grey = np.full((8, 8, 3), 10 * number, np.uint8)
+        display.add(av.VideoFrame.from_ndarray(grey, format="rgb24"), tick)
+    display.finish(400)
+    pictures, trouble = display.take(moments, 0.0)
+    assert pictures is not None
+    assert [round(picture.mean() / 10) for picture in pictures[0]] == [0, 1, 6, 7, 8]
+    assert trouble == ""
+
+
+def test_times_that_step_back_are_not_another_recording() -> None:
+    timeline = Timeline({0: Clock(tick_seconds=1 / 90_000, origin_seconds=0.0)})
+    for tick in (72_208, 75_808, 79_408, 68_608, 72_208, 75_808, 79_408, 83_008):
+        packet = Mock(spec=av.Packet, stream_index=0, pts=tick, dts=tick, duration=3600)
+        assert timeline.place(packet) == ""
+        assert packet.dts == tick
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,12 @@ class Display:
 
     def add(self, frame: VideoFrame, tick: int | None) -> None:
         """Take the next frame, and its time if it has one."""
-        if tick is None or (self._is_guessed and tick <= self.last_tick):
-            tick, self._is_guessed = self._end_tick, True
+        ahead = 0  # ticks by which the guesses before this frame were too late
+        if tick is not None and self._is_guessed and tick <= self.last_tick:
+            ahead = self.last_tick - tick
+            tick = tick if ahead <= self._jitter else None
+        if tick is None:
+            tick, self._is_guessed, ahead = self._end_tick, True, 0
         else:
             self._is_guessed = False
         waiting, self._waiting = self._waiting, None
@@ -199,6 +203,7 @@ class Display:
             self.distrust(tick, "times go back")
         else:
             self._take(frame, max(tick, self.last_tick))
+            self._end_tick -= ahead
 
     def distrust(self, tick: int, damage: str) -> None:
         """Frames from a time to the next key frame may be damaged."""

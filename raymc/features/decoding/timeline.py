@@ -8,7 +8,7 @@ from math import floor
 from av.packet import Packet
 
 JUMP_SECONDS = 10.0  # a longer step forward isn't taken on the word of one time
-_BACK_SECONDS = 0.1  # by which times may go back without being those of another recording
+_BACK_SECONDS = 0.5  # by which times may go back without being those of another recording
 _RETURN_SECONDS = 1.0  # within which a time goes on from the one before a wrong one
 _STEP_SECONDS = 0.5  # by which time goes forward without being watched
 _LONGEST_SECONDS = 60.0  # of a packet
@@ -51,7 +51,7 @@ class Timeline:
 
     `begins_anew` says whether the last packet is the first of its stream in a recording.
 
-    Files of some formats can be joined end to end. There, times that go back by more than 0.1 s,
+    Files of some formats can be joined end to end. There, times that go back by more than 0.5 s,
     or forward by more than 10 s while no other stream has come so far, are those of another
     recording, as they are to the program `ffmpeg`.
     """
