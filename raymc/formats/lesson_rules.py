@@ -27,9 +27,9 @@ cue, which the table below names, so no modality tells all classes apart:
 | building_drawing_shapes | a shape is drawn side by side |
 | background | none of these: talk, and halves of the other classes' cues |
 
-On a contact sheet, a person tells the groups of look-alikes apart at a glance and the classes inside
-a group not at all, but for the last of moving pictures. The single sounds of letters are what a
-synthesiser says worst: a recogniser of speech hears `buh` as any short word.
+On a contact sheet, a person tells the groups of look-alikes apart at a glance, and the classes of a
+group not at all, but for the last pictures of those that move. The single sounds of letters are
+what a synthesiser says worst: a recogniser of speech hears `buh` as any short word.
 """
 
 import re
