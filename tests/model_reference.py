@@ -28,9 +28,10 @@ class Projected:
     values: Array
 
 
-def periods(count: int) -> Array:
-    """From 0.2 to 200 seconds, in equal ratios."""
-    return np.array([0.2 * 1000 ** (i / max(1, count - 1)) for i in range(count)])
+def periods(count: int, shortest: float = 0.2, longest: float = 200.0) -> Array:
+    """From the shortest to the longest, in seconds, in equal ratios."""
+    ratio = longest / shortest
+    return np.array([shortest * ratio ** (i / max(1, count - 1)) for i in range(count)])
 
 
 def mid_times(length: int, rate_hz: float) -> Array:

@@ -59,6 +59,19 @@ class ModelConfig:
         description="Normalisation of each input token; none suits features that are already "
         "standardised.",
     )
+    shortest_period_seconds: float = Field(
+        default=0.2,
+        gt=0,
+        allow_inf_nan=False,
+        description="Shortest period of the waves that say when a token occurs. Below two tokens' "
+        "distance, tokens far apart look alike.",
+    )
+    longest_period_seconds: float = Field(
+        default=200.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest period of these waves; clips should be shorter than that.",
+    )
     modality_dropout: float = Field(
         default=0.1,
         ge=0,
@@ -76,6 +89,11 @@ class ModelConfig:
     def _check(self) -> "ModelConfig":
         if self.fusion_depth > self.depth:
             raise ValueError(f"fusion_depth {self.fusion_depth} is above depth {self.depth}")
+        if self.shortest_period_seconds > self.longest_period_seconds:
+            raise ValueError(
+                f"shortest_period_seconds {self.shortest_period_seconds:g} is above "
+                f"longest_period_seconds {self.longest_period_seconds:g}"
+            )
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not a multiple of 2 × heads ({self.heads})")
         return self

@@ -16,6 +16,7 @@ STEPS_AN_EPOCH = 64
 LEAST_STEPS = 1200
 EPOCHS = (20, 100)
 SEQUENCE_TOKENS, SEQUENCE_LABELS = 8, 8
+LONG_SECONDS = 100.0
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "small": {"model.depth": 2},
     "medium": {"model.depth": 4},
@@ -31,11 +32,15 @@ class Shape:
         rows: Of the training split.
         labels: Classes.
         tokens: Of a typical row, in its longest modality.
+        seconds: The length of the longest row.
+        rate_hz: Tokens a second of the fastest modality.
     """
 
     rows: int
     labels: int
     tokens: int
+    seconds: float = 0.0
+    rate_hz: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,8 @@ class Preset:
         Batches grow with the rows, so that small datasets are trained in enough steps. Clips of one
         token are vectors of features: their scale carries information, which a layer norm would
         remove, and what they lack is regularisation. Clips of many tokens and labels may show each
-        label at another time, which needs more than one query to read.
+        label at another time, which needs more than one query to read. In clips of minutes, waves
+        with a period of less than two tokens make moments far apart look alike.
 
         Args:
             shape: Of the dataset.
@@ -77,6 +83,9 @@ class Preset:
             chosen["model.readout_queries"] = 4
         if shape.tokens <= 1 or batch < 16:
             chosen["optimizer.lr"] = 0.001
+        if shape.seconds > LONG_SECONDS:
+            chosen["model.longest_period_seconds"] = 2 * math.ceil(shape.seconds)
+            chosen["model.shortest_period_seconds"] = min(2 / shape.rate_hz, shape.seconds)
         if self.given & {"model.width", "model.heads"}:  # which must divide one another
             chosen.pop("model.width", None)
             chosen.pop("model.heads", None)

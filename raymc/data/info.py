@@ -131,16 +131,21 @@ def shape_of(dataset: Dataset, config: DataConfig) -> Shape:
     names = config.modalities or [modality.name for modality in manifest.modalities]
     modalities = [manifest.modality(name) for name in names]
     longest: list[int] = []
+    seconds = 0.0
     for shard in dataset.split(config.train):
         table = read_shard(dataset, shard, [modality.name for modality in modalities])
         lengths = [ragged(table[modality.name], modality).lengths for modality in modalities]
         longest.extend(np.max(lengths, axis=0).tolist())
+        lasting = [x.max(initial=0) / one.rate_hz for x, one in zip(lengths, modalities)]
+        seconds = max(seconds, *map(float, lasting))
         if len(longest) >= MEASURED_ROWS:
             break
     return Shape(
         rows=manifest.rows(config.train),
         labels=len(manifest.vocabulary),
         tokens=round(float(np.median(longest))) if longest else 0,
+        seconds=seconds,
+        rate_hz=max(modality.rate_hz for modality in modalities),
     )
 
 

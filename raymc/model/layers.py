@@ -19,24 +19,27 @@ from torch.nn import functional
 
 # Positions take two forms: sines and cosines added to the tokens say when a token occurs; rotary
 # positions on half of the attention heads say how far apart in time two tokens are.
-SHORTEST_PERIOD_SECONDS = 0.2
-LONGEST_PERIOD_SECONDS = 200.0
+Periods = tuple[float, float]  # the shortest and the longest, in seconds
 # Cosines and sines [H, T, d/2] of the angles by which queries and keys are rotated.
 Rotation = tuple[Tensor, Tensor]
 
 
-def added_positions(length: int, rate_hz: float, *, like: Tensor) -> Float[Tensor, "T D"]:
+def added_positions(
+    length: int, rate_hz: float, periods: Periods, *, like: Tensor
+) -> Float[Tensor, "T D"]:
     """Return sin(ω_i t) and cos(ω_i t) for the middle t of each token, in seconds.
 
     The form of Vaswani et al. 2017, section 3.5, https://arxiv.org/abs/1706.03762, with times in
     place of indices.
     """
     seconds = (torch.arange(length, device=like.device) + 0.5) / rate_hz
-    angle = seconds[:, None] * _frequencies(like.shape[-1] // 2, like.device)
+    angle = seconds[:, None] * _frequencies(like.shape[-1] // 2, periods, like.device)
     return torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype)
 
 
-def time_rotation(length: int, rate_hz: float, *, heads: int, size: int, like: Tensor) -> Rotation:
+def time_rotation(
+    length: int, rate_hz: float, periods: Periods, *, heads: int, size: int, like: Tensor
+) -> Rotation:
     """Return the rotations of a readout token, at time 0, and of `length` tokens after it.
 
     Rotary positions, Su et al. 2021, section 3.4, https://arxiv.org/abs/2104.09864, with times t
@@ -45,7 +48,7 @@ def time_rotation(length: int, rate_hz: float, *, heads: int, size: int, like: T
     only, at any rates. The first half of the heads is rotated; the others ignore time.
     """
     seconds = (torch.arange(length + 1, device=like.device) - 0.5).clamp(min=0) / rate_hz
-    angle = seconds[:, None] * _frequencies(size // 2, like.device)
+    angle = seconds[:, None] * _frequencies(size // 2, periods, like.device)
     turned = torch.arange(heads, device=like.device) < turned_heads(heads)
     angle = angle * turned[:, None, None]
     return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
@@ -76,17 +79,18 @@ def rotate(x: Float[Tensor, "B H T d"], turns: Rotation) -> Float[Tensor, "B H T
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
-def _frequencies(count: int, device: torch.device) -> Float[Tensor, " count"]:
+def _frequencies(count: int, periods: Periods, device: torch.device) -> Float[Tensor, " count"]:
     """Return angular frequencies ω_i = 2π / period, with periods in a geometric sequence."""
-    ratio = LONGEST_PERIOD_SECONDS / SHORTEST_PERIOD_SECONDS
+    shortest, longest = periods
     steps = torch.linspace(0, 1, count, device=device)
-    return 2 * math.pi / (SHORTEST_PERIOD_SECONDS * ratio**steps)
+    return 2 * math.pi / (shortest * (longest / shortest) ** steps)
 
 
-# Initial bias of the rotated heads' queries and keys. It makes their attention strongest between
-# tokens of the same time, so that modalities meet there from the first step on. Without it a
-# model needs several times the data to learn that time matters.
-SAME_TIME_BIAS = 2.0
+# Logit by which the rotated heads first prefer tokens of the same time, so that modalities meet
+# there from the first step on. Without it a model needs several times the data to learn that time
+# matters. It is the same for heads of any size: a larger one would saturate the softmax of large
+# heads, and a smaller one let small heads look everywhere.
+SAME_TIME_LOGIT = 9.8
 Reach = Literal["self", "joint", "bottleneck"]
 
 
@@ -122,10 +126,14 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def _prefer_same_time(self, width: int) -> None:
-        """Give queries and keys of rotated heads a common bias: q · R(Δt)q peaks at Δt = 0."""
+        """Give queries and keys of rotated heads a common bias: q · R(Δt)q peaks at Δt = 0.
+
+        With b for each of the d/2 rotated pairs, that peak is b² · d/2 / √d in logits.
+        """
         size = width // self.heads
+        value = math.sqrt(2 * SAME_TIME_LOGIT / math.sqrt(size))
         bias = torch.zeros(3, self.heads, size)
-        bias[:2, : turned_heads(self.heads), : size // 2] = SAME_TIME_BIAS
+        bias[:2, : turned_heads(self.heads), : size // 2] = value
         with torch.no_grad():
             self.qkv.bias.copy_(bias.flatten())
 

@@ -25,6 +25,7 @@ from raymc.model.layers import (
     Block,
     Context,
     Layer,
+    Periods,
     Rotation,
     added_positions,
     at_start,
@@ -56,7 +57,7 @@ class TokenEmbedding(nn.Module):
         super().__init__()
         width = config.width
         self.scale, self.offset = modality.scale, modality.offset
-        self.rate_hz = modality.rate_hz
+        self.rate_hz, self.periods = modality.rate_hz, periods_of(config)
         # Normalising one or two numbers would leave only their order.
         is_normed = config.token_norm == "layer" and modality.dim > 2
         self.norm = nn.LayerNorm(modality.dim) if is_normed else nn.Identity()
@@ -70,7 +71,7 @@ class TokenEmbedding(nn.Module):
         """Return the readout token followed by the embedded tokens."""
         values = tokens.to(self.kind.dtype) * self.scale + self.offset
         x = self.project(self.dropout(self.norm(values)))
-        positions = added_positions(x.shape[1], self.rate_hz, like=x)
+        positions = added_positions(x.shape[1], self.rate_hz, self.periods, like=x)
         x = x + self.kind + self.position_scale * positions
         return torch.cat([self.readout.expand(x.shape[0], 1, -1).to(x.dtype), x], dim=1)
 
@@ -188,7 +189,12 @@ class MultimodalTransformer(nn.Module):
         embed = self.embed[name]
         assert isinstance(embed, TokenEmbedding)
         return time_rotation(
-            length, embed.rate_hz, heads=self.heads, size=self.head_size, like=self.prototypes
+            length,
+            embed.rate_hz,
+            embed.periods,
+            heads=self.heads,
+            size=self.head_size,
+            like=self.prototypes,
         )
 
     def score_batch(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C"]]:
@@ -213,6 +219,11 @@ def _checked(name: str) -> str:
             "dots, no name of a torch.nn.ModuleDict method), or leave it out of data.modalities"
         )
     return name
+
+
+def periods_of(config: ModelConfig) -> Periods:
+    """Return the shortest and the longest period of positions, in seconds."""
+    return config.shortest_period_seconds, config.longest_period_seconds
 
 
 def _block(config: ModelConfig) -> Block:

@@ -66,6 +66,16 @@ def test_every_choice_is_a_valid_configuration(size: Any, rows: int, tokens: int
     assert Preset(size=size, given=given).settings(shape) == {}
 
 
+def test_periods_follow_the_length_of_long_clips_and_the_rate() -> None:
+    long = Shape(rows=1000, labels=6, tokens=600, seconds=599.5, rate_hz=4.0)
+    chosen = Preset().settings(long)
+    assert chosen["model.longest_period_seconds"] == 1200
+    assert chosen["model.shortest_period_seconds"] == 0.5
+    assert not any("period" in key for key in Preset().settings(CLIPS))
+    slow = Shape(rows=9, labels=6, tokens=2, seconds=1000.0, rate_hz=1e-4)
+    assert override(Config(), Preset().settings(slow))
+
+
 def test_sizes_order_models() -> None:
     made = [override(Config(), Preset(size=s).settings(CLIPS)).model for s in ("small", "large")]
     assert (made[0].depth, made[0].width, made[1].depth, made[1].width) == (2, 96, 6, 256)
@@ -105,7 +115,11 @@ def test_a_dataset_s_shape(tiny: Dataset, tiny_config: Config) -> None:
     rows = [tiny_row("train", i) for i in range(SPLIT_ROWS["train"])]
     lengths = [[0 if x is None else len(x) for x in row.tokens.values()] for row in rows]
     both = Shape(
-        rows=len(rows), labels=len(LABELS), tokens=round(np.median(np.max(lengths, axis=1)))
+        rows=len(rows),
+        labels=len(LABELS),
+        tokens=round(np.median(np.max(lengths, axis=1))),
+        seconds=float(max(np.max(lengths, axis=0) / [2.0, 4.0])),
+        rate_hz=4.0,
     )
     assert shape_of(tiny, tiny_config.data) == both
     sound = override(tiny_config, {"data.modalities": ["audio"]}).data

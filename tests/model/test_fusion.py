@@ -149,7 +149,7 @@ def test_heads_that_see_time_start_with_their_own_moment() -> None:
     projected = {}
     for name, rate in rates.items():
         length = int(seconds * rate)
-        turns = time_rotation(length, rate, heads=heads, size=size, like=like)
+        turns = time_rotation(length, rate, (0.2, 200.0), heads=heads, size=size, like=like)
         block = Block(heads * size, heads=heads, hidden=8, dropout=0.0)
         projected[name] = block.project(torch.randn(200, length + 1, heads * size), turns)
     queries, keys = projected["visual"][0][:, :, 1:], projected["audio"][1][:, :, 1:]

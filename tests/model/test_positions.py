@@ -3,13 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from model_cases import make_config, make_model
 from model_reference import mid_times, periods, positions, turned
 from torch import Tensor
 
-from raymc.model.layers import added_positions, rotate, time_rotation, turned_heads, without_time
+from raymc.model.layers import (
+    SAME_TIME_LOGIT,
+    Block,
+    added_positions,
+    rotate,
+    time_rotation,
+    turned_heads,
+    without_time,
+)
 
 LIKE = torch.empty(0, 16, dtype=torch.float64)  # dtype, device and width of the rest
 SIZE = 8
+PERIODS = (0.2, 200.0)
 
 
 def random(*shape: int) -> Tensor:
@@ -20,18 +30,21 @@ def random(*shape: int) -> Tensor:
 def rotated(x: Tensor, rate_hz: float) -> Tensor:
     """Turn [B, H, 1 + T, d] by the times of a readout token and of tokens at a rate."""
     heads, length, size = x.shape[1:]
-    return rotate(x, time_rotation(length - 1, rate_hz, heads=heads, size=size, like=x))
+    return rotate(x, time_rotation(length - 1, rate_hz, PERIODS, heads=heads, size=size, like=x))
 
 
 @pytest.mark.parametrize("rate_hz", [0.5, 2.0, 25.0])
 def test_added_positions_are_waves_of_the_mid_times(rate_hz: float) -> None:
-    made = added_positions(6, rate_hz, like=LIKE)
+    made = added_positions(6, rate_hz, PERIODS, like=LIKE)
     assert made.dtype == torch.float64
     np.testing.assert_allclose(made, positions(mid_times(6, rate_hz), 16), rtol=0, atol=3e-5)
 
 
 def test_tokens_of_the_same_time_have_the_same_position() -> None:
-    slow, fast = added_positions(4, 1.0, like=LIKE), added_positions(12, 3.0, like=LIKE)
+    slow, fast = (
+        added_positions(4, 1.0, PERIODS, like=LIKE),
+        added_positions(12, 3.0, PERIODS, like=LIKE),
+    )
     torch.testing.assert_close(fast[1::3], slow, rtol=0, atol=3e-5)
     apart = torch.cdist(slow, slow) + 9 * torch.eye(4)
     assert apart.min() > 0.5
@@ -40,7 +53,7 @@ def test_tokens_of_the_same_time_have_the_same_position() -> None:
 def test_periods_reach_from_a_fifth_of_a_second_to_minutes() -> None:
     np.testing.assert_allclose(periods(4), [0.2, 2, 20, 200])
     # after a whole period a wave is where it was: of every 5 Hz token the fastest, of others not
-    waves = added_positions(40, 5.0, like=LIKE[:, :8])
+    waves = added_positions(40, 5.0, PERIODS, like=LIKE[:, :8])
     torch.testing.assert_close(waves[:, 0], waves[:1, 0].expand(40), rtol=0, atol=3e-5)
     torch.testing.assert_close(waves[10:, 1], waves[:30, 1], rtol=0, atol=3e-5)
     assert (waves[10:, 2:4] - waves[:30, 2:4]).abs().amax(dim=0).min() > 0.05
@@ -96,7 +109,7 @@ def test_products_depend_on_differences_in_time_only() -> None:
 
 
 def test_tokens_without_time_are_not_turned() -> None:
-    turns = time_rotation(3, 2.0, heads=2, size=SIZE, like=LIKE)
+    turns = time_rotation(3, 2.0, PERIODS, heads=2, size=SIZE, like=LIKE)
     x = random(2, 2, 4 + 5, SIZE)
     made = rotate(x, without_time(turns, 5))
     assert torch.equal(made[:, :, 4:], x[:, :, 4:])
@@ -106,10 +119,46 @@ def test_tokens_without_time_are_not_turned() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_positions_are_of_the_type_asked_for(dtype: torch.dtype) -> None:
     like = LIKE.to(dtype)
-    made = [added_positions(500, 2.0, like=like)]
-    made += time_rotation(500, 2.0, heads=2, size=16, like=like)
-    exact = [added_positions(500, 2.0, like=LIKE)]
-    exact += time_rotation(500, 2.0, heads=2, size=16, like=LIKE)
+    made = [added_positions(500, 2.0, PERIODS, like=like)]
+    made += time_rotation(500, 2.0, PERIODS, heads=2, size=16, like=like)
+    exact = [added_positions(500, 2.0, PERIODS, like=LIKE)]
+    exact += time_rotation(500, 2.0, PERIODS, heads=2, size=16, like=LIKE)
     assert {x.dtype for x in made} == {dtype}
     for x, expected in zip(made, exact):  # rounded once, after the sine
         assert (x.double() - expected).abs().max() <= torch.finfo(dtype).eps
+
+
+def far_away(rate_hz: float, seconds: float, periods: tuple[float, float], size: int) -> Tensor:
+    """The share of a new head's attention to each moment that goes more than 30 s away; [T]."""
+    length = int(seconds * rate_hz)
+    block = Block(2 * size, heads=2, hidden=4, dropout=0.0)
+    bias = block.qkv.bias.detach().view(3, 2, size)[0, 0].double().expand(1, 2, length + 1, size)
+    turns = time_rotation(
+        length, rate_hz, periods, heads=2, size=size, like=torch.empty(0, dtype=torch.float64)
+    )
+    turned = rotate(bias, turns)[0, 0, 1:]
+    times = torch.from_numpy(mid_times(length, rate_hz))
+    weights = (turned @ turned.T / size**0.5).softmax(dim=-1)
+    return (weights * ((times[:, None] - times).abs() > 30)).sum(dim=1)
+
+
+@pytest.mark.parametrize("size", [16, 24, 64, 256])
+def test_heads_of_any_size_look_near_on_long_videos(size: int) -> None:
+    fitted = (2.0, 1200.0)  # two tokens, and twice the length
+    assert far_away(1.0, 600.0, fitted, size).mean() < 0.2
+    turns = time_rotation(600, 1.0, fitted, heads=1, size=size, like=LIKE)
+    block = Block(size, heads=1, hidden=4, dropout=0.0)
+    query = block.qkv.bias.detach().view(3, 1, size)[0].double().expand(1, 1, 601, size)
+    turned = rotate(query, turns)[0, 0]
+    logits = turned @ turned.T / size**0.5
+    assert logits.diagonal().mean() == pytest.approx(SAME_TIME_LOGIT, rel=1e-5)
+
+
+def test_periods_are_those_of_the_settings() -> None:
+    seconds, count = mid_times(7, 2.0), 8
+    angles = 2 * np.pi * seconds[:, None] / periods(count, 1.5, 600.0)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    made = added_positions(7, 2.0, (1.5, 600.0), like=LIKE)
+    np.testing.assert_allclose(made, expected, rtol=0, atol=3e-5)
+    config = make_config(shortest_period_seconds=1.5, longest_period_seconds=600.0)
+    assert {one.periods for one in make_model(config).embed.values()} == {(1.5, 600.0)}
