@@ -94,7 +94,7 @@ def embed_media(
     """
     for _, items in _parts(sources, plan, 0, listener):
         clips = [item for _, item in items if isinstance(item, EncodedClip)]
-        tokens = decode_tokens(_tokens_of(bundle, clips), bundle.modalities)
+        tokens = decode_tokens(token_table(bundle, clips), bundle.modalities)
         embeddings = iter(bundle.embed_tokens(tokens)[0])
         for source, item in items:
             embedding = next(embeddings) if isinstance(item, EncodedClip) else None
@@ -136,7 +136,8 @@ def _items(sources: Sequence[Source], plan: ExtractPlan, first: int) -> Iterator
         yield from extract_items(sources, plan, first)
 
 
-def _tokens_of(bundle: Bundle, clips: Sequence[EncodedClip]) -> pa.Table:
+def token_table(bundle: Bundle, clips: Sequence[EncodedClip]) -> pa.Table:
+    """Return the tokens of clips as the columns that a bundle scores."""
     return pa.table(
         {
             modality.name: pa.array([clip.tokens[modality.name] for clip in clips], pa.binary())
@@ -148,7 +149,7 @@ def _tokens_of(bundle: Bundle, clips: Sequence[EncodedClip]) -> pa.Table:
 def _predictions(bundle: Bundle, items: _Items) -> pa.Table:
     """Return a row for each clip and each failure, in their order."""
     clips = [item for _, item in items if isinstance(item, EncodedClip)]
-    scored = pa.table(scored_columns(bundle, _tokens_of(bundle, clips)))
+    scored = pa.table(scored_columns(bundle, token_table(bundle, clips)))
     rows = [_row(source, item) for source, item in items]
     place, places = 0, []
     for _, item in items:

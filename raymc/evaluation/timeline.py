@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Float32
 
-from raymc.data.feed.batches import decode_tokens
 from raymc.data.info import clip_seconds
 from raymc.data.shards import Ragged
 from raymc.errors import ConfigError, DataError, RaymcError, ResourceError
-from raymc.evaluation.media import plan_of
+from raymc.evaluation.media import plan_of, token_table
 from raymc.events import unheard
 from raymc.features.clips import Failure
 from raymc.features.extraction import END, EncodedClip, Item, extract_here
@@ -308,13 +306,7 @@ def score_windows(
 
 
 def _scored(bundle: Bundle, clips: Sequence[EncodedClip]) -> Scored:
-    table = pa.table(
-        {
-            modality.name: pa.array([clip.tokens[modality.name] for clip in clips], pa.binary())
-            for modality in bundle.modalities
-        }
-    )
-    tokens = decode_tokens(table, bundle.modalities)
+    tokens = bundle.tokens_of(token_table(bundle, clips))
     embeddings, scores = bundle.embed_tokens(tokens)
     starts = np.array([clip.start_seconds for clip in clips], dtype=np.float64)
     ends = np.array([clip.end_seconds for clip in clips], dtype=np.float64)
