@@ -4,6 +4,7 @@ Each command runs whole, in turns with the limits: a bare interpreter, the impor
 start of a bare Ray. `raymc train` trains once in its own process and once on Ray, to the same bits.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,7 +68,8 @@ def bench_startup(console: Console, settings: Settings, *, out: Path | None = No
             found = measure(config, Path(folder), rounds=settings.rounds)
     text = (
         f"Seconds of whole commands, {settings.rounds} rounds in turns; medians, and in brackets "
-        f"the least and the largest. Trained: {settings.epochs} epochs of {settings.clips} clips; "
+        "the least and the largest. CPU is that of the command and of what it waits for, without "
+        f"Ray's own processes. Trained: {settings.epochs} epochs of {settings.clips} clips; "
         f"evaluated and predicted: {settings.new_clips} clips. The weights trained on Ray and "
         f"without it are the same bits.\n\n{commands_table(found)}"
     )
@@ -98,10 +100,12 @@ def measure(config: Config, folder: Path, *, rounds: int) -> list[Measurement]:
     found: dict[str, Measurement] = {}
 
     def take(name: str, *arguments: str, run: str = "") -> None:
+        before = _cpu_seconds()
         seconds, _ = timed(arguments)
+        cpu = _cpu_seconds() - before
         inside = recorded_seconds(config, run) if run else 0.0
         one = found.setdefault(name, Measurement(name))
-        one.add(seconds=seconds, in_epochs=inside, around=seconds - inside)
+        one.add(seconds=seconds, in_epochs=inside, around=seconds - inside, cpu=cpu)
 
     for number in range(rounds):
         for name, program in LIMITS.items():
@@ -121,6 +125,12 @@ def measure(config: Config, folder: Path, *, rounds: int) -> list[Measurement]:
     return list(found.values())
 
 
+def _cpu_seconds() -> float:
+    """Return the CPU time of all child processes that have ended."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def commands_table(found: list[Measurement]) -> str:
     """Return what each command takes, and how it compares with the start of a bare Ray."""
     started = next(one for one in found if one.name == RAY)
@@ -129,6 +139,7 @@ def commands_table(found: list[Measurement]) -> str:
         "whole command": lambda m: with_spread(m["seconds"], "{:.2f}"),
         "in epochs": lambda m: f"{m.median('in_epochs'):.2f}" if any(m["in_epochs"]) else "",
         "around them": lambda m: with_spread(m["around"], "{:.2f}"),
+        "CPU": lambda m: with_spread(m["cpu"], "{:.1f}"),
         "÷ start of Ray": lambda m: with_spread(ratios(m["around"], started["around"]), "{:.2f}"),
     }
     return table(columns, found)

@@ -5,6 +5,7 @@ they do. Settings are checked before anything heavy is imported, so that `raymc 
 misspelt setting are answered at once.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,15 @@ def evaluate(
     )
 
 
+def _decoder_for(source: str) -> AbstractContextManager[None]:
+    """Start the process that decodes local videos, which takes seconds, beside our own imports."""
+    from raymc.runtime.child_process import prepared
+
+    place = Path(source)
+    has_videos = place.exists() and not (place / "dataset.json").exists()
+    return prepared("raymc.features.extraction") if has_videos else nullcontext()
+
+
 @click.command()
 @click.argument("run")
 @click.argument("source")
@@ -199,10 +209,11 @@ def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given
     same command again to resume.
     """
     folder = load_config(None, overrides).run.folder
-    from raymc.cli.use import run_predict
-
     given["top"] = given["top"] or 0
-    run_predict(run, source, Path(out), make_console(), runs_folder=folder, **given)
+    with _decoder_for(source):
+        from raymc.cli.use import run_predict
+
+        run_predict(run, source, Path(out), make_console(), runs_folder=folder, **given)
 
 
 @click.command()
@@ -229,9 +240,10 @@ def timeline(run: str, video: str, overrides: tuple[str, ...], out: str, **given
     tier for each label (.eaf), or a table of segments.
     """
     folder = load_config(None, overrides).run.folder
-    from raymc.cli.timeline import run_timeline
+    with _decoder_for(video):
+        from raymc.cli.timeline import run_timeline
 
-    run_timeline(run, video, Path(out), make_console(), runs_folder=folder, **given)
+        run_timeline(run, video, Path(out), make_console(), runs_folder=folder, **given)
 
 
 @click.command()

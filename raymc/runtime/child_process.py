@@ -10,12 +10,16 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-_RUN = "import sys; from raymc.runtime.child_process import run; run(int(sys.argv[1]))"
+_RUN = "import sys; from raymc.runtime.child_process import run; run(*sys.argv[1:])"
+_Started = tuple[Connection, subprocess.Popen[bytes]]
+_spares: list[_Started] = []
 
 
 class ChildError(Exception):
@@ -31,16 +35,9 @@ class Child:
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
-        self.connection, theirs = Pipe()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C is for the parent
-            )
-        self.connection.send((function, arguments))
+        self.connection, self._process = _spares.pop() if _spares else _start()
+        with suppress(OSError):  # it has ended already; `receive` says how
+            self.connection.send((function, arguments))
 
     def receive(self) -> Any:
         """Return the next object that the child sends.
@@ -55,15 +52,48 @@ class Child:
 
     def close(self) -> None:
         """End the process."""
-        self.connection.close()
-        self._process.kill()
-        self._process.communicate()
+        _end((self.connection, self._process))
 
 
-def run(descriptor: int) -> None:
-    """Run a `Child`'s function, in the child process."""
+@contextmanager
+def prepared(module: str) -> Iterator[None]:
+    """Start the first `Child` of the block now: it loads a module while others are loaded here."""
+    spare = _start(module)
+    _spares.append(spare)
+    try:
+        yield
+    finally:
+        if spare in _spares:
+            _spares.remove(spare)
+            _end(spare)
+
+
+def _start(*modules: str) -> _Started:
+    ours, theirs = Pipe()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _RUN, str(theirs.fileno()), *modules],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C is for the parent
+        )
+    return ours, process
+
+
+def _end(started: _Started) -> None:
+    connection, process = started
+    connection.close()
+    process.kill()
+    process.communicate()
+
+
+def run(descriptor: str, *modules: str) -> None:
+    """Run a `Child`'s function, in the child process, after loading modules."""
     _end_with_parent(sys.stdin.fileno())
-    with Connection(descriptor) as connection:
+    for module in modules:
+        import_module(module)
+    with Connection(int(descriptor)) as connection:
         function, arguments = connection.recv()
         function(connection, *arguments)
 

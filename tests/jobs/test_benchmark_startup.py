@@ -53,9 +53,9 @@ def test_each_command_runs_once_a_round(tmp_path: Path, monkeypatch: pytest.Monk
     }
     lines = commands_table(found).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    spread = "5.00 (5.00 to 5.00)"
-    assert [bench.RAY, spread, "", spread, "1.00 (1.00 to 1.00)"] in rows
-    around = ["3.00 (3.00 to 3.00)", "0.60 (0.60 to 0.60)"]
+    spread, cpu = "5.00 (5.00 to 5.00)", "0.0 (0.0 to 0.0)"
+    assert [bench.RAY, spread, "", spread, cpu, "1.00 (1.00 to 1.00)"] in rows
+    around = ["3.00 (3.00 to 3.00)", cpu, "0.60 (0.60 to 0.60)"]
     assert [bench.TRAIN, spread, "2.00", *around] in rows
 
 
@@ -68,7 +68,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(config: object, folder: Path, *, rounds: int) -> list[Measurement]:
         assert (folder / "digits" / "dataset.json").exists()
         one = Measurement(bench.RAY)
-        one.add(seconds=1.0, in_epochs=0.0, around=1.0)
+        one.add(seconds=1.0, in_epochs=0.0, around=1.0, cpu=2.0)
         return [one]
 
     monkeypatch.setattr(bench, "measure", measure)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from drivers import lives, wait_until
 
-from raymc.runtime.child_process import Child, ChildError, limit_cpu
+from raymc.runtime import child_process
+from raymc.runtime.child_process import Child, ChildError, limit_cpu, prepared
 
 
 def echo(connection: Connection, first: object) -> None:
@@ -49,6 +50,25 @@ def test_what_is_sent_arrives() -> None:
         child.connection.send(None)
         with pytest.raises(ChildError, match="ended with code 0"):
             child.receive()
+
+
+def loaded(connection: Connection, module: str) -> None:
+    connection.send((os.getpid(), module in sys.modules))
+
+
+def test_the_first_child_of_a_block_has_loaded_a_module() -> None:
+    with prepared("colorsys"):
+        (_, spare) = child_process._spares[0]
+        for is_prepared in (True, False):
+            with closing(Child(loaded, "colorsys")) as child:
+                pid, is_loaded = child.receive()
+            assert (pid == spare.pid, is_loaded) == (is_prepared, is_prepared)
+    with prepared("colorsys"):
+        (_, spare) = child_process._spares[0]
+    assert spare.returncode is not None  # it was not needed
+    ended = pytest.raises(ChildError, match="ended with code 1")
+    with prepared("no_such_module"), closing(Child(loaded, "colorsys")) as child, ended:
+        child.receive()
 
 
 @pytest.mark.parametrize(
