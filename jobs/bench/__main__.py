@@ -30,6 +30,7 @@ IN_ALL = {
 BENCHMARKS = {
     **IN_ALL,
     "accuracy": "Losses and classifiers, tuned with one budget.",
+    "order": "Sorting by length: who meets, padding, accuracy.",
     "fusion": "Modalities and fusion depths, by label group.",
     "timeline": "Segments of labels in lessons whose times are known.",
     "add-class": "A class from a few clips, beside training with it.",
