@@ -212,7 +212,7 @@ class Tracker:
         """Wait until MLflow has all records.
 
         Raises:
-            ResourceError: It took longer than `timeout_seconds`.
+            ResourceError: MLflow took none of them for `timeout_seconds`.
         """
         if not self._writer.wait(timeout_seconds):
             raise ResourceError(

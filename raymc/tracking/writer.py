@@ -162,9 +162,12 @@ class Writer:
                 self._queue.put(record)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait until all records are written; returns whether they were, within the time."""
+        """Wait until all records are written, or none was for so long; returns whether all are."""
         with self._lock:
-            return self._lock.wait_for(lambda: not self.waiting, timeout_seconds)
+            while self.waiting:
+                if not self._lock.wait(timeout_seconds):  # it is notified of every record
+                    return False
+            return True
 
     def close(self, timeout_seconds: float) -> int:
         """Write the records that wait, and stop. Records sent later are ignored.
