@@ -25,10 +25,16 @@ _PATIENCE_SECONDS = 600.0  # after a long outage there may be much to write
 @click.command()
 @click.argument("run", required=False)
 @overridable
-def runs(run: str | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--price",
+    type=click.FloatRange(min=0),
+    help="Price of a GPU per hour, or of a worker where none had a GPU; shows what runs cost.",
+)
+def runs(run: str | None, overrides: tuple[str, ...], price: float | None) -> None:
     """List runs and sweeps, or compare the trials of one sweep.
 
-    RUN is a name or the beginning of an id. Of several of one name, the newest is shown.
+    RUN is a name or the beginning of an id. Of several of one name, the newest is shown. The hours
+    of a run count from its start to its end; those of a sweep are its trials'.
     """
     from raymc.config import is_setting
 
@@ -43,7 +49,7 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
     experiment = config.tracking.experiment
     known = list_runs(uri, experiment, metric=metric)
     if run is None:
-        console.print(runs_table(known, metric, width=console.width))
+        console.print(runs_table(known, metric, width=console.width, price=price))
         return
     newest, *others = find_recorded(known, run)
     if others:
@@ -54,8 +60,10 @@ def runs(run: str | None, overrides: tuple[str, ...]) -> None:
             f"(the others: {ids})",
         )
     if newest.kind == "run":
-        console.print(runs_table([newest], metric, width=console.width))
+        console.print(runs_table([newest], metric, width=console.width, price=price))
         return
+    if price is not None:
+        console.print(runs_table([newest], metric, width=console.width, price=price))
     trials = read_trials(uri, experiment, newest.run_id, metric=metric)
     console.print(trials_table(trials, metric, width=console.width))
 

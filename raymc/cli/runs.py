@@ -23,8 +23,10 @@ from raymc.data.splits import SPLITS, split_dataset
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
 from raymc.evaluation.scoring import stored_scores
+from raymc.events import Listener
 from raymc.formats.prepare import prepare_dataset
 from raymc.runtime.interruption import stop_if_interrupted
+from raymc.search.trials import Trial
 from raymc.terminal import print_line
 from raymc.tracking import Tracker, count_left, list_runs, open_tracker, tracking_uri
 from raymc.tracking.models import log_bundle
@@ -78,6 +80,7 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     `preset` chooses the settings that are neither given nor searched; None keeps all as they are.
     """
     check_space(config)
+    from raymc.runtime.gauges import Gauges
     from raymc.search.sweep import sweep
 
     dataset = _open_data(config, console)
@@ -87,7 +90,13 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     run = _start_ray(run, console)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
-        record = SweepRecorder(run, dataset.manifest, tracker, display.update)
+        gauges = Gauges(run.name, workers=config.train.most_workers, gpus=run.gpus)
+
+        def show(trial: Trial) -> None:
+            display.update(trial)
+            gauges.trial(trial.number, trial.state, trial.seconds)
+
+        record = SweepRecorder(run, dataset.manifest, tracker, show)
         with _ending(tracker, record.parent):
             with display:
                 best = sweep(run, dataset, listener=record)
@@ -208,9 +217,15 @@ def _trainer(run: Run, dataset: Dataset, console: Console) -> tuple[Run, Callabl
     if here.is_enough(run, dataset):
         return here.equip(run), here.train
     run = _start_ray(run, console)
+    from raymc.runtime.gauges import Gauges
     from raymc.training import on_ray
 
-    return run, on_ray.train
+    gauges = Gauges(run.name, workers=run.config.train.most_workers, gpus=run.gpus)
+
+    def train(run: Run, dataset: Dataset, *, listeners: Sequence[Listener]) -> Path:
+        return on_ray.train(run, dataset, listeners=[*listeners, gauges])
+
+    return run, train
 
 
 def _start_ray(run: Run, console: Console) -> Run:

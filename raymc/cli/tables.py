@@ -58,23 +58,36 @@ def rows_table(
     return table
 
 
-def runs_table(runs: Sequence[RecordedRun], metric: str = "val/mAP", *, width: int = 100) -> Table:
+def runs_table(
+    runs: Sequence[RecordedRun],
+    metric: str = "val/mAP",
+    *,
+    width: int = 100,
+    price: float | None = None,
+) -> Table:
     """Return runs and sweeps in the order given, with the metric at the best epoch.
 
-    The commit is left out where it was not recorded, or doesn't fit into `width` characters.
+    GPU-hours are shown where there were GPUs. With the price of a GPU's hour, or of a worker's
+    where there were none, the last columns are hours and cost. The commit is left out where it was
+    not recorded, or doesn't fit into `width` characters.
     """
     if any(run.commit for run in runs):
-        table = _runs_table(runs, metric, with_commit=True)
+        table = _runs_table(runs, metric, price, with_commit=True)
         if make_console(width=100 * width).measure(table).maximum <= width:
             return table
-    return _runs_table(runs, metric, with_commit=False)
+    return _runs_table(runs, metric, price, with_commit=False)
 
 
-def _runs_table(runs: Sequence[RecordedRun], metric: str, *, with_commit: bool) -> Table:
+def _runs_table(
+    runs: Sequence[RecordedRun], metric: str, price: float | None, *, with_commit: bool
+) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    columns = ("name", "id", "kind", "state", metric, "started", *["commit"][:with_commit])
+    has_gpus = any(run.gpu_hours for run in runs)
+    unit = "GPU-hours" if has_gpus else "worker-hours"
+    costs = [unit, "cost"] if price is not None else [unit] if has_gpus else []
+    columns = ("name", "id", "kind", "state", metric, "started", *costs, *["commit"][:with_commit])
     for column in columns:
-        is_number = column == metric
+        is_number = column in (metric, *costs)
         table.add_column(
             column,
             no_wrap=column != "name",
@@ -85,6 +98,9 @@ def _runs_table(runs: Sequence[RecordedRun], metric: str, *, with_commit: bool) 
         kind = f"sweep of {run.trials}" if run.kind == "sweep" else run.kind
         started = datetime.fromtimestamp(run.started / 1000).strftime("%Y-%m-%d %H:%M")
         cells = [run.short_id, kind, run.state, value_text(run.value), started]
+        hours = run.gpu_hours if has_gpus else run.worker_hours
+        money = "" if hours is None or price is None else f"{hours * price:,.2f}"
+        cells += ["" if hours is None else f"{hours:,.2f}", money][: len(costs)]
         cells += [run.commit][:with_commit]
         table.add_row(plain(run.name), *cells, style=_STYLES.get(run.state))
     return table

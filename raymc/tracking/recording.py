@@ -10,7 +10,7 @@ from raymc.events import EpochEnded, Event
 from raymc.search.trials import Trial, ranked
 from raymc.tracking import Tracker, command_line
 from raymc.tracking.notes import plan_note, sweep_note, trial_name, trial_note
-from raymc.tracking.records import KIND_TAG, TRIAL_TAG
+from raymc.tracking.records import GPUS_TAG, KIND_TAG, TRIAL_TAG, WORKERS_TAG
 from raymc.training.runs import Run
 
 # These don't change results.
@@ -42,13 +42,20 @@ def log_dataset(tracker: Tracker, run: str, config: Config, manifest: Manifest) 
     )
 
 
+def held(run: Run) -> dict[str, str]:
+    """Return what a run, or each trial of a sweep, holds while it trains, as tags."""
+    workers = run.config.train.most_workers
+    return {WORKERS_TAG: str(workers), GPUS_TAG: f"{workers * run.gpus:g}"}
+
+
 class RunRecorder:
     """Records a run: its settings and dataset at once, its epochs as they end."""
 
     def __init__(self, run: Run, manifest: Manifest, tracker: Tracker) -> None:
         self._tracker = tracker
         params = recorded_settings(run.config)
-        self.key = tracker.start_run(run.name, key=run.id, params=params, tags={KIND_TAG: "run"})
+        tags = {KIND_TAG: "run", **held(run)}
+        self.key = tracker.start_run(run.name, key=run.id, params=params, tags=tags)
         tracker.log_json(self.key, "config.json", to_dict(run.config))
         log_dataset(tracker, self.key, run.config, manifest)
 
@@ -72,7 +79,7 @@ class SweepRecorder:
         self._tracker, self._show = tracker, show
         self._trials: dict[int, Trial] = {}
         settings = recorded_settings(config, sweep=True)
-        tags = {KIND_TAG: "sweep"}
+        tags = {KIND_TAG: "sweep", **held(run)}
         self.parent = tracker.start_run(run.name, key=run.id, params=settings, tags=tags)
         tracker.log_json(self.parent, "config.json", to_dict(config))
         tracker.set_note(self.parent, plan_note(config, command_line()))

@@ -18,13 +18,16 @@ from raymc.errors import ConfigError, ResourceError
 from raymc.search.trials import Trial, TrialState
 from raymc.tracking.connect import answering, check_reachable, open_client, sqlite_file
 from raymc.tracking.records import (
+    GPUS_TAG,
     KEY_TAG,
     KIND_TAG,
     PARENT_TAG,
     STATE_TAG,
     TRIAL_TAG,
+    WORKERS_TAG,
     best_name,
     code_of,
+    now,
 )
 
 
@@ -44,6 +47,10 @@ class RecordedRun:
         trials: How many a sweep has.
         commit: The beginning of the commit that it ran last, with a + if files differed from it;
             empty if there was none.
+        gpu_hours: Hours for which it held GPUs, summed over them and over the trials of a sweep; 0
+            without GPUs. A run counts from its start to its end, a stop in between included. None
+            where an earlier raymc recorded it.
+        worker_hours: The same of workers.
     """
 
     key: str
@@ -55,6 +62,8 @@ class RecordedRun:
     started: int
     trials: int
     commit: str = ""
+    gpu_hours: float | None = None
+    worker_hours: float | None = None
 
     @property
     def short_id(self) -> str:
@@ -105,10 +114,11 @@ def read_trials(uri: str, experiment: str, run_id: str, *, metric: str = "val/mA
 
 
 def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
-    trials = defaultdict[str, list[Trial]](list)
+    trials, seconds = defaultdict[str, list[Trial]](list), defaultdict[str, float](float)
     for run in runs:
         if PARENT_TAG in run.tags:
             trials[run.tags[PARENT_TAG]].append(_trial(run, 0, metric))
+            seconds[run.tags[PARENT_TAG]] += _seconds(run)
     found = []
     for run in runs:
         if KEY_TAG not in run.tags or PARENT_TAG in run.tags:
@@ -118,6 +128,7 @@ def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
             scores = (trial.score for trial in trials[run.run_id])
             value = max((score for score in scores if not math.isnan(score)), default=None)
         is_sweep = run.tags.get(KIND_TAG) == "sweep" or bool(trials[run.run_id])
+        hours = (seconds[run.run_id] if is_sweep else _seconds(run)) / 3600
         found.append(
             RecordedRun(
                 key=run.tags[KEY_TAG],
@@ -129,9 +140,21 @@ def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
                 started=run.started,
                 trials=len(trials[run.run_id]),
                 commit=code_of(run.tags).short,
+                gpu_hours=_held(run, GPUS_TAG, hours),
+                worker_hours=_held(run, WORKERS_TAG, hours),
             )
         )
     return found
+
+
+def _held(run: "_Run", tag: str, hours: float) -> float | None:
+    return float(run.tags[tag]) * hours if tag in run.tags else None
+
+
+def _seconds(run: "_Run") -> float:
+    """Return for how long a run or trial has trained, so far or in all."""
+    ended = run.ended or (now() if run.tags.get(STATE_TAG, "running") == "running" else run.started)
+    return run.metrics.get("cost/seconds", (ended - run.started) / 1000)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,9 @@ def _switches(spec: dict[str, Any]) -> Iterator[str]:
         yield "it doesn't scale"
     if spec.get("autoscalerOptions", {}).get("version") != "v2":
         yield "it doesn't scale by Ray's v2"
-    if "secretKeyRef" not in str(spec.get("gcsFaultToleranceOptions", {}).get("redisPassword")):
+    kept = spec.get("gcsFaultToleranceOptions", {})
+    embedded = kept.get("backend") == "rocksdb" and "redisAddress" not in kept
+    if not embedded and "secretKeyRef" not in str(kept.get("redisPassword")):
         yield "a lost head loses the cluster, or Redis asks for no password"
     if spec["headGroupSpec"]["rayStartParams"].get("num-cpus") != "0":
         yield "the head does work"

@@ -21,6 +21,7 @@ from raymc.runtime.connect import GROWS_TO
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 OVERLAYS = ("base", "overlays/spot-gpu", "overlays/cpu-only")
+OPTIONS = ("overlays/embedded-state", "overlays/mtls")
 JOBS = sorted((KUBERAY / "jobs").glob("*.yaml"))
 GPU_TRIAL = {"CPU": 1, "GPU": 1}
 CLAIM = "PersistentVolumeClaim"
@@ -42,7 +43,7 @@ def all_problems(documents: list[Document]) -> list[str]:
     return problems(documents, secrets()) or cluster_problems(one(documents, "RayCluster"))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", OVERLAYS + OPTIONS)
 def test_manifests_are_right(overlay: str) -> None:
     assert all_problems(build(KUBERAY / overlay)) == []
 
@@ -259,7 +260,7 @@ def test_ray_starts_the_nodes_that_jobs_need(
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here to compare with")
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", OVERLAYS + OPTIONS)
 def test_kustomize_builds_the_same(overlay: str) -> None:
     command = ["kubectl", "kustomize", str(KUBERAY / overlay)]
     built = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

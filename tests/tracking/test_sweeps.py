@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from raymc.cli.tables import trials_table
+from raymc.cli.tables import runs_table, trials_table
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
 from raymc.tracking import (
@@ -120,6 +120,28 @@ def test_runs_of_one_name_are_told_apart(folder: str, config: TrackingConfig) ->
     assert len(find_recorded(runs, "base")) == 3
     assert find_recorded(runs, "bbbbbb") == [known["b" * 32]]
     assert find_recorded(runs, known["base"].short_id) == [known["base"]]
+
+
+def test_what_runs_cost(folder: str, config: TrackingConfig) -> None:
+    with open_tracker(config, folder) as tracker:
+        held = {"raymc.workers": "2", "raymc.gpus": "0.5"}  # two workers with a quarter each
+        tracker.start_run("s", key="s", params={}, tags={"raymc.kind": "sweep", **held})
+        for number, seconds in enumerate((1800.0, 5400.0)):
+            tracker.start_run("t", key=f"s/{number}", parent="s", params={}, tags={})
+            tracker.end_run(f"s/{number}", "complete", metrics={"cost/seconds": seconds})
+        tracker.end_run("s", "complete")
+        tracker.start_run("old", key="old", params={}, tags={"raymc.kind": "run"})
+        tracker.end_run("old", "complete")
+    runs = sorted(list_runs(tracker.uri, config.experiment), key=lambda run: run.name)
+    assert [(run.gpu_hours, run.worker_hours) for run in runs] == [(None, None), (1.0, 4.0)]
+    console = Console(file=StringIO(), width=100, record=True)
+    console.print(runs_table(runs, price=2.5))
+    old, sweep = console.export_text().strip().splitlines()[1:]
+    assert " 1.00 2.50" in " ".join(sweep.split())
+    assert "." not in " ".join(old.split()[-3:])  # of an earlier raymc, nothing is known
+    names = [str(column.header) for column in runs_table(runs).columns]
+    assert names[6] == "GPU-hours"
+    assert "cost" not in names
 
 
 def test_unknown_names_list_those_that_exist(folder: str, config: TrackingConfig) -> None:
