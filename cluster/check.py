@@ -112,7 +112,10 @@ def _get(kind: str, name: str) -> dict[str, Any] | None:
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m cluster.check", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(
+        prog="python -m cluster.check",
+        description="Say what is still to be done before a definition is applied.",
+    )
     parser.add_argument("path", type=Path, help="a file for `ray up`, or a folder for `kubectl`")
     return parser
 

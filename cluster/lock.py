@@ -24,7 +24,9 @@ def divide(locked: str) -> tuple[str, str]:
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(prog="python -m cluster.lock", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(
+        prog="python -m cluster.lock", description="Divide what `uv pip compile` has locked."
+    )
     parser.add_argument("file", type=Path, help="what uv has written")
     return parser
 

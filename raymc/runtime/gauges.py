@@ -38,6 +38,7 @@ class Gauges:
     def __init__(self, run: str, *, workers: int, gpus: float) -> None:
         self._tags, self._workers, self._gpus = {"run": run}, workers, workers * gpus
         self._trials: dict[int, tuple[str, float]] = {}
+        self._counts, self._seconds = Counter[str](), 0.0
         self._gauges: dict[str, Gauge] = {}
 
     def __call__(self, event: Event) -> None:
@@ -53,13 +54,15 @@ class Gauges:
 
     def trial(self, number: int, state: str, seconds: float) -> None:
         """Report a trial that has changed: its state, and for how long it has run."""
+        before, seconds_before = self._trials.get(number, ("", 0.0))
         self._trials[number] = (state, seconds)
-        counts = Counter(state for state, _ in self._trials.values())
+        self._counts[before] -= 1
+        self._counts[state] += 1
+        self._seconds += seconds - seconds_before
         for each in _STATES:
-            self._set("raymc_trials", float(counts[each]), state=each)
-        hours = sum(seconds for _, seconds in self._trials.values()) / 3600
-        self._set("raymc_worker_hours", hours * self._workers)
-        self._set("raymc_gpu_hours", hours * self._gpus)
+            self._set("raymc_trials", float(self._counts[each]), state=each)
+        self._set("raymc_worker_hours", self._seconds / 3600 * self._workers)
+        self._set("raymc_gpu_hours", self._seconds / 3600 * self._gpus)
 
     def _set(self, name: str, value: float, **tags: str) -> None:
         if not ray.is_initialized():

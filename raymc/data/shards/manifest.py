@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -17,6 +17,7 @@ from raymc.data.shards.tokens import Modality
 from raymc.errors import DataError
 
 SCHEMA_VERSION = 1
+_PARTS = re.compile(r"[/\\]")
 MANIFEST_FILE = "dataset.json"
 FAILURES_FILE = "failures.parquet"  # of `raymc extract`: what could not be read, and why
 PLAN_FILE = ".plan.json"  # exists while a dataset is being written
@@ -38,8 +39,11 @@ class Shard:
     sha256: str
 
     def __post_init__(self) -> None:
-        absolute = PurePosixPath(self.file).is_absolute() or PureWindowsPath(self.file).anchor
-        if not self.file or absolute or ".." in re.split(r"[/\\]", self.file):
+        # Paths are parsed only where they may be absolute: a manifest may have 100,000 shards.
+        absolute = (self.file[:1] in ("/", "\\") or ":" in self.file) and (
+            PurePosixPath(self.file).is_absolute() or PureWindowsPath(self.file).anchor
+        )
+        if not self.file or absolute or (".." in self.file and ".." in _PARTS.split(self.file)):
             raise DataError(
                 f"shard {self.file!r} is not inside the dataset's folder; expected a path such as "
                 "'train/00000.parquet', without '..'"
@@ -103,7 +107,8 @@ class Manifest:
             "vocabulary": self.vocabulary.to_json(),
             "modalities": [modality.to_json() for modality in self.modalities],
             "splits": {
-                split: [asdict(shard) for shard in shards] for split, shards in self.splits.items()
+                split: [dict(vars(shard)) for shard in shards]
+                for split, shards in self.splits.items()
             },
             "provenance": dict(self.provenance),
         }
