@@ -93,6 +93,15 @@ class Interruptible:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
+    def pause(self, seconds: float) -> None:
+        """Stop all of its processes for a while, as a suspended machine does."""
+        stopped = {*session_of(self.process.pid), *self._marked()}
+        for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(pause)
+
     def wait(self) -> int:
         """Return the exit code."""
         return self.process.wait(600)

@@ -302,3 +302,18 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
         assert done.exit_code == 0, done.output
     case.check(folder)
     assert not list(folder.rglob("*.partial"))
+
+
+def test_a_sweep_that_is_stopped_for_a_while_goes_on(folder: Path, ray_logs: Path) -> None:
+    """Driver, trials and Ray's own processes; a minute is tried by hand."""
+    case = CASES["tune"]
+    words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
+    given = {"OMP_NUM_THREADS": "1"}
+    log = folder / "stopped.txt"
+    with interruptible(RAYMC, *words, log=log, in_terminal=False, environment=given) as process:
+        wait_until(partial(has_come_to, process, folder, case.late[0]))
+        process.pause(6.0)
+        code, left = process.wait(), process.left()
+    print(process.output())
+    assert (code, left) == (0, [])
+    case.check(folder)

@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 from av.video.reformatter import Interpolation
-from media_files import Sound, Video, grey_of, textured, write_media
+from media_files import Sound, Video, grey_of, number_in, textured, write_media
 
 import raymc.features
 from raymc.errors import ConfigError, ResourceError
@@ -342,6 +342,35 @@ def test_interpolations(tmp_path: Path, interpolation: Any) -> None:
     how = Interpolation[interpolation.upper()] | EXACT
     wanted = frame.reformat(16, 12, "rgb24", interpolation=how, threads=1).to_ndarray()
     np.testing.assert_array_equal(one(path, picture=picture).frames[0], wanted)
+
+
+def test_packed_pictures(tmp_path: Path) -> None:
+    """DivX packed a picture and one that refers to it into a packet, and an empty one after it."""
+    start = b"\0\0\1\xb6"  # of a picture in MPEG-4 part 2
+    options = {"bf": "1", "g": "12", "qmax": "4", "sc_threshold": "1000000000", "b_strategy": "0"}
+    video = Video(codec="mpeg4", is_numbered=True, seconds=2, size=(96, 128), options=options)
+    path = write_media(tmp_path / "a.avi", video)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.avi"), "w") as target:
+        stream: Any = target.add_stream_from_template(source.streams.video[0])
+        pictures = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+        packets: list[bytes] = []
+        for picture in pictures:
+            if picture[picture.index(start) + 4] >> 6 == 2:  # refers to the one before
+                packets[-1:] = [packets[-1] + picture, start + b"\x50\x4f\x7f"]
+            else:
+                packets.append(picture)
+        assert len(packets) == len(pictures)
+        packets[0] = packets[0].replace(start, b"\0\0\1\xb2DivX503b1393p" + start, 1)
+        for number, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base, packet.is_keyframe = Fraction(1, 25), number == 0
+            target.mux(packet)
+    for clip in read(tmp_path / "b.avi", fps=5.0, window_seconds=0.8):
+        assert clip.failures == ()
+        first = round(clip.start_seconds * 25)
+        shown = [number_in(picture) for picture in clip.frames]
+        assert shown == [first + 2 + 5 * k for k in range(len(shown))]
 
 
 def test_the_tiniest_picture(tmp_path: Path) -> None:
