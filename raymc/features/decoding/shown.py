@@ -184,14 +184,10 @@ class Display:
 
     def add(self, frame: VideoFrame, tick: int | None) -> None:
         """Take the next frame, and its time if it has one."""
-        ahead = 0  # ticks by which the guesses before this frame were too late
-        if tick is not None and self._is_guessed and tick <= self.last_tick:
-            ahead = self.last_tick - tick
-            tick = tick if ahead <= self._jitter else None
-        if tick is None:
-            tick, self._is_guessed, ahead = self._end_tick, True, 0
-        else:
-            self._is_guessed = False
+        if tick is not None and self._is_guessed and tick < self.last_tick - self._jitter:
+            tick = None
+        was_guessed, self._is_guessed = self._is_guessed, tick is None
+        tick = self._end_tick if tick is None else tick
         waiting, self._waiting = self._waiting, None
         if waiting is not None and tick >= waiting[1]:
             self._take(*waiting)
@@ -202,8 +198,12 @@ class Display:
         elif tick < self.last_tick - self._jitter:
             self.distrust(tick, "times go back")
         else:
-            self._take(frame, max(tick, self.last_tick))
-            self._end_tick -= ahead
+            shown = max(tick, self.last_tick)
+            self._take(frame, shown)
+            if (
+                was_guessed or self._is_guessed
+            ):  # too late, it may be: time goes on from the right one
+                self._end_tick -= shown - tick
 
     def distrust(self, tick: int, damage: str) -> None:
         """Frames from a time to the next key frame may be damaged."""
