@@ -3,7 +3,7 @@
 KubeRay starts the cluster, runs the job, and deletes the cluster at the end. If the driver or the
 head dies, KubeRay starts both anew (`backoffLimit`), and the same command resumes the run, because
 its folder is on the volume that all clusters share. The cluster is the RayCluster of a definition
-in `cluster/kuberay`. The sent files are in a ConfigMap, from which every pod has them.
+in `cluster/kuberay`. The sent files are in ConfigMaps, of which every pod makes the archive again.
 
 Written for KubeRay 1.7. `kubectl` does all that asks Kubernetes for something.
 """
@@ -26,9 +26,10 @@ from raymc.errors import ConfigError, ResourceError
 from raymc.runtime.packing import archived, size_text
 from raymc.runtime.submit import Plan
 
-LIMIT_BYTES = 1_000_000  # of a ConfigMap, which may have 1 MiB with its other fields
+PART_BYTES = 1_000_000  # of a ConfigMap, which may have 1 MiB with its other fields
+LIMIT_BYTES = 8 * PART_BYTES
 _LONGEST_NAME = 47  # characters; KubeRay appends five to it for the cluster
-_CODE = "/etc/raymc"
+_CODE, _PARTS = "/etc/raymc", "/etc/raymc-parts"
 _GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"  # which tells a driver to wait for nodes that may come
 _POLL_SECONDS = 5.0
 
@@ -56,11 +57,11 @@ class Placement:
 
 
 def manifests(plan: Plan, placement: Placement) -> list[dict[str, Any]]:
-    """Return the ConfigMap and the RayJob that run a plan.
+    """Return the ConfigMaps and the RayJob that run a plan.
 
     Raises:
         ConfigError: the definition can't be read or has not exactly one RayCluster, or the files
-            are too large for a ConfigMap.
+            are too large for ConfigMaps.
         ResourceError: `kubectl` is not installed.
     """
     name = job_name(plan.name)
@@ -68,23 +69,30 @@ def manifests(plan: Plan, placement: Placement) -> list[dict[str, Any]]:
     with archived(replace(plan.tree, files=below)) as (archive, size, code):
         if size > LIMIT_BYTES:
             raise ConfigError(
-                f"{plan.tree.root} packs to {size_text(size)}, and a ConfigMap holds "
+                f"{plan.tree.root} packs to {size_text(size)}, and --kuberay sends at most "
                 f"{size_text(LIMIT_BYTES)}: make git ignore what the job does not need (--dry-run "
                 "without --kuberay lists it), or submit to a running cluster"
             )
         file = f"{code.archive[:12]}.zip"
-        content = base64.b64encode(archive.read_bytes()).decode()
+        content = archive.read_bytes()
     labels = {"app.kubernetes.io/managed-by": "raymc", "raymc/run": name}
-    metadata = {"name": f"{name}-code", "namespace": placement.namespace, "labels": labels}
-    files = {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata,
-        "binaryData": {file: content},
-    }
+    parts = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
+    files: list[dict[str, Any]] = [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": f"{name}-code-{number}",
+                "namespace": placement.namespace,
+                "labels": labels,
+            },
+            "binaryData": {f"part-{number}": base64.b64encode(part).decode()},
+        }
+        for number, part in enumerate(parts)
+    ]
     environment = {**plan.env, **code.as_variable()}
     runtime = {"working_dir": f"file://{_CODE}/{file}", "env_vars": environment}
-    cluster = _cluster(placement, f"{name}-code")
+    cluster = _cluster(placement, [each["metadata"]["name"] for each in files], file)
     spec: dict[str, Any] = {
         "entrypoint": plan.entry_point,
         "entrypointNumCpus": plan.cpus,
@@ -103,7 +111,7 @@ def manifests(plan: Plan, placement: Placement) -> list[dict[str, Any]]:
         labels = {**labels, "kueue.x-k8s.io/queue-name": placement.queue}
     head = {"name": name, "namespace": placement.namespace, "labels": labels}
     job = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": head, "spec": spec}
-    return [files, job]
+    return [*files, job]
 
 
 def job_name(name: str) -> str:
@@ -116,8 +124,14 @@ def job_name(name: str) -> str:
     return f"{made[: _LONGEST_NAME - 7].rstrip('-')}-{digest}"
 
 
-def _cluster(placement: Placement, code: str) -> dict[str, Any]:
-    """Return the specification of a RayCluster with the code in its pods."""
+def _cluster(placement: Placement, parts: list[str], file: str) -> dict[str, Any]:
+    """Return the specification of a RayCluster whose pods have the sent files.
+
+    Args:
+        placement: Says which cluster.
+        parts: Names of the ConfigMaps with the parts of the archive, in order.
+        file: Name of the archive in each pod.
+    """
     documents = _documents(placement.definition)
     found = [each for each in documents if each.get("kind") == "RayCluster"]
     if len(found) != 1:
@@ -133,11 +147,29 @@ def _cluster(placement: Placement, code: str) -> dict[str, Any]:
     spec: dict[str, Any] = copy.deepcopy(found[0]["spec"])
     spec.pop("gcsFaultToleranceOptions", None)  # a lost head is replaced with all of its cluster
     for template in (group["template"]["spec"] for group in _groups(spec)):
-        volume = {"name": "raymc-code", "configMap": {"name": code}}
-        template["volumes"] = [*template.get("volumes", []), volume]
+        sources = [{"configMap": {"name": name}} for name in parts]
+        template["volumes"] = [
+            *template.get("volumes", []),
+            {"name": "raymc-parts", "projected": {"sources": sources}},
+            {"name": "raymc-code", "emptyDir": {"sizeLimit": "16Mi"}},
+        ]
         container = template["containers"][0]
-        mount = {"name": "raymc-code", "mountPath": _CODE, "readOnly": True}
-        container["volumeMounts"] = [*container.get("volumeMounts", []), mount]
+        mount = {"name": "raymc-code", "mountPath": _CODE}
+        container["volumeMounts"] = [
+            *container.get("volumeMounts", []),
+            {**mount, "readOnly": True},
+        ]
+        few = {"cpu": "100m", "memory": "64Mi"}
+        joined = {
+            "name": "code",
+            "image": container["image"],
+            "command": ["sh", "-c", f"cat {_PARTS}/part-* > {_CODE}/{file}"],
+            "resources": {"requests": few, "limits": few},
+            "volumeMounts": [{"name": "raymc-parts", "mountPath": _PARTS, "readOnly": True}, mount],
+        }
+        if "securityContext" in container:
+            joined["securityContext"] = container["securityContext"]
+        template["initContainers"] = [*template.get("initContainers", []), joined]
     if placement.queue:
         _fix_size(spec, placement.gpu_workers)
     return spec
@@ -212,7 +244,9 @@ def start(documents: list[dict[str, Any]], report: Callable[[str], object]) -> s
     if before is not None:
         _kubectl("--namespace", namespace, "delete", "rayjob", name, "--wait=true")
         report(f"{name} had ended ({_state(before)}): its run resumes")
-    _kubectl("apply", "--filename=-", content=yaml.safe_dump_all(documents))
+    # On the server, because otherwise all of it would also be in an annotation of 256 KiB at most.
+    given = ("--server-side", "--force-conflicts", "--filename=-")
+    _kubectl("apply", *given, content=yaml.safe_dump_all(documents))
     return name
 
 

@@ -148,7 +148,8 @@ def _ephemeral(metadata: dict[str, Any], spec: dict[str, Any]) -> Iterator[str]:
         pod = group["template"]["spec"]
         volumes = {each["name"] for each in pod["volumes"]}
         mounts = {each["name"] for each in pod["containers"][0]["volumeMounts"]}
-        if not {"raymc", "raymc-code"} <= mounts <= volumes:
+        inits = {mount["name"] for each in pod["initContainers"] for mount in each["volumeMounts"]}
+        if not ({"raymc", "raymc-code"} <= mounts and mounts | inits <= volumes):
             yield f"{name} doesn't have the shared folder or the code"
     if "kueue.x-k8s.io/queue-name" in metadata["labels"]:
         if cluster.get("enableInTreeAutoscaling") or "autoscalerOptions" in cluster:

@@ -43,10 +43,10 @@ def submitted(*given: str) -> Any:
     return CliRunner().invoke(main, line)
 
 
-def printed(*given: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def printed(*given: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     done = submitted("--dry-run", *given)
     assert done.exit_code == 0, done.output
-    files, job = yaml.safe_load_all(done.stdout)
+    *files, job = yaml.safe_load_all(done.stdout)
     return files, job
 
 
@@ -56,7 +56,7 @@ def test_the_manifests_are_right(tree: Path, overlay: str, queue: str) -> None:
     given = ["--cluster", f"cluster/kuberay/{overlay}", "--hours", "1.5", "--retries", "2"]
     given += ["--queue", queue, "--gpu-workers", "3"] if queue else []
     files, job = printed(*given)
-    assert [*schema_problems(files), *schema_problems(job)] == []
+    assert [found for each in [*files, job] for found in schema_problems(each)] == []
     assert ephemeral_problems(job) == []
     spec = job["spec"]
     assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (2, 5400)
@@ -70,19 +70,39 @@ def test_the_manifests_are_right(tree: Path, overlay: str, queue: str) -> None:
         assert set(groups) >= {"cpu"}
 
 
-def test_the_job_finds_its_files_and_resumes_by_name(tree: Path) -> None:
+def test_the_job_finds_its_files_and_resumes_by_name(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "noise").write_bytes(os.urandom(5000))  # so that the archive has several parts
+    size = sum(len(base64.b64decode(*each["binaryData"].values())) for each in printed()[0])
+    monkeypatch.setattr("raymc.runtime.kuberay.PART_BYTES", size // 3 + 1)
     files, job = printed()
+    cluster = job["spec"]["rayClusterSpec"]
     runtime = yaml.safe_load(job["spec"]["runtimeEnvYAML"])
-    ((name, content),) = files["binaryData"].items()
+    assert [list(each["binaryData"]) for each in files] == [[f"part-{n}"] for n in range(3)]
+    name = runtime["working_dir"].rpartition("/")[2]
     assert runtime["working_dir"] == f"file:///etc/raymc/{name}"
-    (tree / "pod").mkdir()
-    (tree / "pod" / name).write_bytes(base64.b64decode(content))
-    unpacked = download_and_unpack_package(f"file://{tree}/pod/{name}", str(tree / "pod"))
+    pod = tree / "pod"
+    (pod / "etc/raymc").mkdir(parents=True)
+    (pod / "etc/raymc-parts").mkdir()
+    for each in files:
+        ((part, content),) = each["binaryData"].items()
+        assert len(content) <= 1 << 20
+        (pod / "etc/raymc-parts" / part).write_bytes(base64.b64decode(content))
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        template = group["template"]["spec"]
+        (joins,) = [each for each in template["initContainers"] if each["name"] == "code"]
+        (volume,) = [each for each in template["volumes"] if each["name"] == "raymc-parts"]
+        named = [each["configMap"]["name"] for each in volume["projected"]["sources"]]
+        assert named == [each["metadata"]["name"] for each in files]
+        script = joins["command"][-1].replace("/etc/", f"{pod}/etc/")
+        subprocess.run([*joins["command"][:-1], script], check=True)
+    unpacked = download_and_unpack_package(f"file://{pod}/etc/raymc/{name}", str(pod))
     assert (Path(asyncio.run(unpacked)) / "lesson plan.yaml").is_file()  # as a node of Ray does
     line = "exec raymc train 'lesson plan.yaml' --name Lesson.1"
     assert job["spec"]["entrypoint"] == line
     assert job["spec"]["metadata"]["job_name"] == "Lesson.1"
-    shutil.rmtree(tree / "pod")
+    shutil.rmtree(pod)
     assert printed() == (files, job)
 
 
@@ -111,10 +131,10 @@ def test_refused(tree: Path, given: list[str], message: str) -> None:
 
 
 def test_too_many_files_are_refused(tree: Path) -> None:
-    (tree / "noise").write_bytes(os.urandom(1 << 20))
+    (tree / "noise").write_bytes(os.urandom(9 << 20))
     done = submitted("--dry-run")
     assert done.exit_code == 2
-    assert "a ConfigMap holds" in done.stderr
+    assert "--kuberay sends at most 7.6 MiB" in done.stderr
 
 
 # A stand-in for Kubernetes: it keeps what is applied in a folder, and tells the states it is given.
@@ -171,7 +191,9 @@ def test_a_job_is_applied_followed_and_resumed(kubernetes: Path) -> None:
     ]
     applied = list(yaml.safe_load_all((kubernetes / "applied.yaml").read_text()))
     assert [each["kind"] for each in applied] == ["ConfigMap", "RayJob"]
-    assert "delete" not in (kubernetes / "asked").read_text()
+    asked = (kubernetes / "asked").read_text()
+    assert "delete" not in asked
+    assert "apply --server-side --force-conflicts" in asked
 
     ended = state("Failed", jobStatus="FAILED", reason="DeadlineExceeded")
     (kubernetes / "states.json").write_text(json.dumps([ended, ended]))
