@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from raymc.features.clips import Picture
@@ -84,7 +83,7 @@ def screen_reader(*, fps: float) -> ScreenReader:
             "Global.use_cls": False,
             "Det.limit_type": "max",
             "Det.limit_side_len": _FIND_SIDE,
-            f"{runtime}.intra_op_num_threads": torch.get_num_threads(),
+            f"{runtime}.intra_op_num_threads": 1,  # as other encoders: the same bits everywhere
             f"{runtime}.inter_op_num_threads": 1,
         }
     )
