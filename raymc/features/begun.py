@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -57,13 +58,25 @@ def states_of(paths: Sequence[str]) -> dict[str, State]:
 
 
 def _text_states(media: Sequence[str], language: str) -> dict[str, State]:
-    """Return the name and state of the text beside each local media file; None without one."""
-    local = [path for path in media if "://" not in path]
-    names = {path: found[0] for path, found in find_sidecars(local, language).items() if found}
-    files = {path: os.path.join(os.path.dirname(path), name) for path, name in names.items()}
-    states = states_of([*files.values()])
-    found = {path: [names[path], *state] for path, file in files.items() if (state := states[file])}
-    return {path: found.get(path) for path in local}
+    """Return the name and state of the text beside each media file; None without one."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for path in media:
+        folders[_beside(path, "")].append(path)
+    names: dict[str, str] = {}
+    for paths in folders.values():
+        with suppress(DataError):  # of a server, which is reported when its clips are read
+            found = find_sidecars(paths, language)
+            names |= {path: files[0] for path, files in found.items() if files}
+    texts = {path: _beside(path, name) for path, name in names.items()}
+    states = states_of([*texts.values()])
+    found = {path: [names[path], *state] for path, text in texts.items() if (state := states[text])}
+    return {path: found.get(path) for path in media}
+
+
+def _beside(path: str, name: str) -> str:
+    """Return the path or address of another file in a file's folder."""
+    place, mark, options = path.partition("?") if "://" in path else (path, "", "")
+    return os.path.join(os.path.dirname(place), name) + mark + options
 
 
 def _local_state(path: str) -> State:

@@ -210,7 +210,7 @@ def _check_media(
     """Check that media, weights and raymc are those with which the dataset was begun, or note them.
 
     Of a file its size and the time of its last change count, or the version that its server names,
-    and its digest if the table has one; so do those of the text beside a local file.
+    and its digest if the table has one; so do those of the text beside it.
 
     Returns:
         The paths of files that had failed and were replaced, and so are to be read again.

@@ -10,7 +10,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from unittest.mock import Mock
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +26,7 @@ from raymc.data.shards.manifest import MANIFEST_FILE
 from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import DataError
 from raymc.features import on_ray
-from raymc.features.begun import AGAIN, MEDIA_FILE, states_of
+from raymc.features.begun import AGAIN, MEDIA_FILE, changed_files, media_states, states_of
 from raymc.features.clips import Failure
 from raymc.features.extraction import END, EncodedClip, ExtractPlan, Item, plan_extraction
 from raymc.features.on_ray import extract
@@ -313,6 +315,23 @@ def test_states_of_files_on_a_server(tmp_path: Path) -> None:
     assert states_of([f"{address}/a.mp4", "unknown://b/c"]) == dict.fromkeys(
         [f"{address}/a.mp4", "unknown://b/c"]
     )
+
+
+def test_texts_beside_remote_media_count() -> None:
+    folder, plan = f"memory://{uuid4().hex}", plan_extraction(ExtractConfig(text="words"))
+    sources = [Source(path=f"{folder}/{name}.mp4", id=name) for name in "ab"]
+    for name, data in (("a.mp4", b"x"), ("b.mp4", b"x"), ("a.en.vtt", b"WEBVTT")):
+        with fsspec.open(f"{folder}/{name}", "wb") as file:
+            file.write(data)
+    before = media_states(sources, plan)["texts"]
+    assert before == {sources[0].path: ["a.en.vtt", 6], sources[1].path: None}
+    with fsspec.open(f"{folder}/a.en.vtt", "wb") as file:
+        file.write(b"WEBVTT\n\n00:00.000 --> 00:01.000\nhello")
+    now = media_states(sources, plan)["texts"]
+    read = {source.path for source in sources}
+    assert changed_files(before, now, read, failed=()) == {sources[0].path}
+    unknown = [Source(path="unknown://b/c.mp4", id="c")]
+    assert media_states(unknown, plan)["texts"] == {"unknown://b/c.mp4": None}
 
 
 def test_other_weights_are_refused(
