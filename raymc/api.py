@@ -25,6 +25,8 @@ from raymc.evaluation.export import export as export_bundle
 from raymc.evaluation.outcomes import label_outcomes
 from raymc.evaluation.predict import predict as write_predictions
 from raymc.evaluation.prediction_files import frames_of
+from raymc.evaluation.review import Review
+from raymc.evaluation.review import review as review_dataset
 from raymc.evaluation.timeline import Timeline, make_timeline
 from raymc.terminal import make_console
 from raymc.training.bundle import Bundle, load_bundle
@@ -237,6 +239,48 @@ def evaluate(
         }
     )
     return Evaluation(pd.Series(numbers_of(found), name=split), labels)
+
+
+def review(
+    model: Bundle,
+    dataset: str | Path | Dataset | None = None,
+    *,
+    unlabelled: str | Path = "",
+    folds: int = 5,
+    curves: bool = True,
+    count: int = 50,
+    seed: int = 0,
+    device: str = "auto",
+) -> Review:
+    """Find labels that look wrong, duplicates, clips to label next, and classes with few examples.
+
+    It trains the model's settings again, on the clips of the other folds for each fold, and twice
+    more for learning curves. What is trained is kept in the model's run, so a second call is quick.
+    The result has pandas frames: `label_frame()`, `duplicate_frame()`, `next_frame()` and
+    `class_frame()`.
+
+    Args:
+        model: From `load`, `train` or `tune`.
+        dataset: Its folder; None: the one that the model's run was trained on.
+        unlabelled: A dataset or videos to choose clips to label from; empty: the dataset's own
+            clips without labels.
+        folds: Of videos; at least 2.
+        curves: Whether to estimate what more examples of each class would bring.
+        count: Clips to choose.
+        seed: Of folds and draws.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        BundleError: The model can't read the dataset's features, or has other labels.
+        ConfigError: No dataset is given, and the model is in no run's folder.
+        DataError: There are too few videos or labels, or something can't be read.
+        ResourceError: The clips do not fit into memory.
+    """
+    if dataset is None:
+        dataset = dataset_behind(model.folder)
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
+    given: dict[str, Any] = {"folds": folds, "curves": curves, "count": count, "seed": seed}
+    return review_dataset(model, opened, unlabelled=str(unlabelled), device=device, **given)
 
 
 def add_class(

@@ -37,7 +37,9 @@ class Seen(HTMLParser):
                 self.labels.append(value)
             if tag == "a" and name == "href":
                 self.links.append(value)
-            if name in LOADS and not value.startswith(("#", "data:image/png;base64,")):
+            if name in LOADS and not value.startswith(
+                ("#", "data:image/png;base64,", "data:image/jpeg;base64,")
+            ):
                 self.loaded.append(value)
             assert not name.startswith("on"), f"{tag} has {name}"
 

@@ -35,6 +35,7 @@ BENCHMARKS = {
     "fusion": "Modalities and fusion depths, by label group.",
     "timeline": "Segments of labels in lessons whose times are known.",
     "add-class": "A class from a few clips, beside training with it.",
+    "review": "Planted wrong labels that a review finds.",
 }
 PATH = click.Path(path_type=Path)
 

@@ -377,3 +377,16 @@ class ExtractDisplay(CountDisplay):
         if event.done_files == event.files:
             self._said = -math.inf
         self._count(event.done_files, event.files, notes)
+
+
+class StagesDisplay(CountDisplay):
+    """Shows things that are done one after the other, each counted in its unit."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, "", clock=clock)
+
+    def show(self, unit: str, done: int, total: int) -> None:
+        """Show that so much is done."""
+        if unit != self._unit:
+            self._unit, self._first = unit, None
+        self.count(done, total)

@@ -142,7 +142,7 @@ def _read_shard(
                 ids = table["id"].to_pylist()
                 of = table[video].to_pylist() if video else [None] * len(ids)
                 videos = [video_of(name, known) for name, known in zip(ids, of)]
-                rows += zip(ids, videos, _contents(table, modalities))
+                rows += zip(ids, videos, contents_of(table, modalities))
     except pa.ArrowException as error:
         raise DataError(
             f"{path} can't be read ({first_line(error)}); "
@@ -164,7 +164,7 @@ def video_of(name: str | None, known: object) -> str | None:
     return window[1] if window else None
 
 
-def _contents(table: pa.Table, modalities: Sequence[Modality]) -> list[bytes | None]:
+def contents_of(table: pa.Table, modalities: Sequence[Modality]) -> list[bytes | None]:
     """Return a digest of each row's tokens of all modalities; None for a row without tokens."""
     tokens = [ragged(table[modality.name], modality) for modality in modalities]
     found: list[bytes | None] = []

@@ -114,7 +114,7 @@ def _parts(
     """Yield the clips of whole files, a few hundred at a time, and how many files are done."""
     waiting: list[tuple[Source, EncodedClip | Failure]] = []
     clips, seconds, failed = 0, 0.0, set[str]()
-    for file, item in _items(sources, plan, first):
+    for file, item in encoded_clips(sources, plan, first):
         if isinstance(item, EncodedClip):
             clips, seconds = clips + 1, seconds + item.end_seconds - item.start_seconds
         if item is not None:
@@ -127,7 +127,10 @@ def _parts(
             waiting = []
 
 
-def _items(sources: Sequence[Source], plan: ExtractPlan, first: int) -> Iterator[tuple[int, Item]]:
+def encoded_clips(
+    sources: Sequence[Source], plan: ExtractPlan, first: int
+) -> Iterator[tuple[int, Item]]:
+    """Yield the clips of files from number `first`, as `extract_files` does; on Ray if many."""
     if len(sources) - first <= FILES_HERE and plan.config.device != "gpu":
         yield from extract_here(list(enumerate(sources))[first:], plan)
     else:

@@ -164,10 +164,11 @@ _WRITERS: dict[str, Writer] = {
 
 def _cells(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose labels are one text, as `raymc extract` reads them."""
-    return frame.assign(labels=[_joined(labels) for labels in frame["labels"]])
+    return frame.assign(labels=[joined_labels(labels) for labels in frame["labels"]])
 
 
-def _joined(labels: Any) -> str:
+def joined_labels(labels: Any) -> str:
+    """Return labels as one text that `raymc extract` reads back."""
     names = [] if labels is None else list(labels)
     if any(mark in name for name in names for mark in ";,|\n"):
         return json.dumps(names, ensure_ascii=False)

@@ -82,7 +82,15 @@ class Note:
         return plain(self.text)
 
 
-Part = Table | Figure | Note
+@dataclass(frozen=True)
+class Block:
+    """Markup of a page's own."""
+
+    markup: Markup
+    kind: str = "block"
+
+
+Part = Table | Figure | Note | Block
 
 
 @dataclass(frozen=True)
