@@ -41,7 +41,7 @@ from raymc.training import loop
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 
 LABELS = tuple(f"{what}_{k}" for what in ("shown", "heard") for k in range(10))
-SIDE, FPS, SAMPLE_RATE_HZ = 32, 10, 8000
+SIDE, FPS, SAMPLE_RATE_HZ = 32, 5, 8000
 GAP_SECONDS, EVENT_SECONDS = (1.0, 5.0), (2.0, 8.0)
 LEAST_SHARE = 0.25  # of a window that a label must fill to be one of its labels
 IOUS = (0.5, 0.3, 0.7)
@@ -51,11 +51,11 @@ IOUS = (0.5, 0.3, 0.7)
 class Settings:
     """How many lessons there are, and how they are cut."""
 
-    seeds: int = Field(default=5, ge=1, description="How often lessons and models are made.")
+    seeds: int = Field(default=3, ge=1, description="How often lessons and models are made.")
     first_seed: int = Field(default=0, ge=0, description="Of these.")
-    train: int = Field(default=30, ge=2, description="Lessons of a minute for training.")
-    val: int = Field(default=10, ge=2, description="For thresholds and probabilities.")
-    test: int = Field(default=10, ge=2, description="In which segments are found.")
+    train: int = Field(default=16, ge=2, description="Lessons of a minute for training.")
+    val: int = Field(default=8, ge=2, description="For thresholds and probabilities.")
+    test: int = Field(default=8, ge=2, description="In which segments are found.")
     window: float = Field(default=2.0, gt=0, description="Seconds of a window.")
     epochs: int = Field(default=10, ge=1, description="Of training.")
     split: Literal["val", "test"] = Field(default="test", description="Whose segments are judged.")
@@ -112,16 +112,20 @@ def bench_timeline(console: Console, settings: Settings, *, out: Path | None = N
 def ways(judged: Sequence[Timeline]) -> dict[str, list[Timeline]]:
     """Return the same timelines with other ways to segments, by what they are called."""
     apart = [side_by_side(one) for one in judged]
+    whole = [replace(one, least_seconds=one.window_seconds) for one in judged]
+    sets = {"side by side": apart, "overlapping": judged}
     found = {
-        "threshold, windows side by side": [replace(one, leave_share=1.0) for one in apart],
-        "hysteresis, windows side by side": apart,
-        "threshold, overlapping windows": [replace(one, leave_share=1.0) for one in judged],
+        f"threshold, windows {name}": [replace(one, leave_share=1.0) for one in some]
+        for name, some in sets.items()
     }
-    for share in (0.75, 0.5, 0.25, 0.1):
-        changed = [replace(one, leave_share=share) for one in judged]
-        found[f"hysteresis to {share:g} of it, overlapping windows"] = changed
-    least = [replace(one, least_seconds=one.window_seconds) for one in judged]
-    return {**found, "the default, without segments below a window": least}
+    for name, some, share in (
+        *(("side by side", apart, 0.5), ("overlapping", judged, 0.75)),
+        *(("overlapping", judged, share) for share in (0.5, 0.25, 0.1)),
+        ("overlapping, none below a window", whole, 0.5),
+    ):
+        changed = [replace(one, leave_share=share) for one in some]
+        found[f"hysteresis to {share:g} of it, windows {name}"] = changed
+    return found
 
 
 def side_by_side(timeline: Timeline) -> Timeline:
@@ -264,7 +268,8 @@ def _dataset(
 
 
 def _train(dataset: Dataset, folder: Path, epochs: int, seed: int) -> Bundle:
-    """Train in this process; returns the best epoch."""
+    """Train in this process, on one core; returns the best epoch."""
+    torch.set_num_threads(1)
     config = from_dict(
         {
             "data": {"path": dataset.path},

@@ -25,7 +25,6 @@ from raymc.data.shards import Dataset, Ragged, Row, open_dataset, write_dataset
 from raymc.errors import ConfigError, DataError
 from raymc.evaluation.predict import predict_media
 from raymc.evaluation.timeline import (
-    LEAVE_SHARE,
     Timeline,
     make_timeline,
     scores_alone,
@@ -103,13 +102,13 @@ def test_windows_are_those_of_predictions(bundle: Bundle, video: Path, tmp_path:
 
 def test_segments_begin_at_the_threshold_and_end_at_a_lower_one(bundle: Bundle) -> None:
     likely = np.array([0.1, 0.3, 0.6, 0.5, 0.25, 0.24, 0.6, 0.1])
-    timeline = timeline_of(bundle, likely, np.full(8, 0.45), thresholds=[0.5, np.inf])
+    made = timeline_of(bundle, likely, np.full(8, 0.45), thresholds=[0.5, np.inf])
+    timeline = replace(made, leave_share=0.5)
     found = [(one.label, one.start, one.end) for one in timeline.all_segments]
     assert found == [(LABELS[0], 1.0, 5.0), (LABELS[0], 6.0, 7.0)]
     assert timeline.all_segments[0].value == pytest.approx(0.6)
     assert timeline.all_segments[0].peak == 2.5
     np.testing.assert_allclose(timeline.enter, [0.5, np.nan], rtol=1e-6)
-    assert LEAVE_SHARE == 0.5
     long = replace(timeline, least_seconds=2.0)
     assert [one.end for one in long.all_segments] == [5.0]
     everywhere = replace(timeline, threshold=0.4)
