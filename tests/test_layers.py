@@ -15,6 +15,7 @@ PACKAGE = Path(raymc.__file__).parent
 FLOORS = (
     {"api"},
     {"cli"},
+    {"serving"},
     {"report", "tracking"},
     {"evaluation", "search"},
     {"formats", "training"},

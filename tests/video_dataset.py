@@ -13,7 +13,7 @@ from raymc.features.extraction import EncodedClip, extract_files, make_encoders,
 from raymc.features.recipe import MADE_BY
 from raymc.features.sources import list_sources
 
-EXTRACT = ExtractConfig(fps=2, window_seconds=1)
+EXTRACT = ExtractConfig(fps=2, window_seconds=1, visual="patches", audio="logmel")
 
 
 def write_videos(folder: Path) -> Path:

@@ -26,6 +26,7 @@ from raymc.cli.options import (
 )
 from raymc.cli.records import replay, runs, ui
 from raymc.cli.review import review
+from raymc.cli.serve import serve
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
 SECONDS = click.FloatRange(min=0)
@@ -287,6 +288,7 @@ def show_config(target: str | None, overrides: tuple[str, ...], reference: bool)
 
 _MAKE = (demo, extract, import_, data)
 _TRAIN = (train, tune, runs, report, compare)
-_USE = (evaluate, predict, timeline, review, add_class, export, promote, ui, replay, show_config)
-for command in (*_MAKE, *_TRAIN, *_USE, *JOB_COMMANDS):
+_USE = (evaluate, predict, timeline, review, add_class, export, serve)
+_KEEP = (promote, ui, replay, show_config)
+for command in (*_MAKE, *_TRAIN, *_USE, *_KEEP, *JOB_COMMANDS):
     main.add_command(command)

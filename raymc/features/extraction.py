@@ -306,29 +306,73 @@ def extract_files(
 def extract_files_apart(
     sources: Numbered, plan: ExtractPlan, *, cpu_seconds: float = STUCK_SECONDS
 ) -> Iterator[tuple[int, Item]]:
-    """Yield the same as `extract_files`, from a child process.
+    """Yield the same as `extract_files`, from a child process; see `Decoder`."""
+    with closing(Decoder(plan, cpu_seconds=cpu_seconds)) as decoder:
+        for number, source in sources:
+            for item in decoder.clips(source):
+                yield number, item
+            yield number, END
+
+
+class Decoder:
+    """Decodes files one after another in a child process, which begins with the first.
 
     A file that ends the child, or on which FFmpeg never ends, becomes a failure; another child
     continues with the next file.
     """
-    waiting = list(sources)
-    while waiting:
-        with closing(Child(_send, waiting, plan, cpu_seconds)) as child:
-            _begin(child)
+
+    def __init__(self, plan: ExtractPlan, *, cpu_seconds: float = STUCK_SECONDS) -> None:
+        self._plan, self._cpu_seconds = plan, cpu_seconds
+        self._child: Child | None = None
+
+    def clips(self, source: Source) -> Iterator[EncodedClip | Failure]:
+        """Yield the clips and failures of a file, as `extract_source` does.
+
+        Raises:
+            ResourceError: The child ends before it has begun.
+        """
+        is_done = False
+        try:
+            child = self._given(source)
+            while (found := child.receive()) is not END:
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+            is_done = True
+        except ChildError as error:
+            text = f"its decoder {error}"
+            yield Failure(path=source.path, id=source.id, stage="open", error=text)
+        finally:
+            if not is_done:  # whatever the child still sends is of this file
+                self.close()
+
+    def close(self) -> None:
+        """End the child process."""
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+
+    def _given(self, source: Source) -> Child:
+        """Return the child, which has been given a file."""
+        try:
+            child = self._begun()
+            child.connection.send(source)
+        except OSError:  # it ended while it had nothing to do
+            self.close()
+            child = self._begun()
+            child.connection.send(source)
+        return child
+
+    def _begun(self) -> Child:
+        if self._child is None:
+            self._child = Child(_send, self._plan, self._cpu_seconds)
             try:
-                while waiting:
-                    found = child.receive()
-                    if isinstance(found, Exception):
-                        raise found
-                    number = waiting[0][0]
-                    if found is END:
-                        waiting.pop(0)
-                    yield number, found
+                self._child.receive()
             except ChildError as error:
-                number, source = waiting.pop(0)
-                text = f"its decoder {error}"
-                yield number, Failure(path=source.path, id=source.id, stage="open", error=text)
-                yield number, END
+                raise ResourceError(
+                    f"the process that decodes files {error} before it started; see its output"
+                ) from error
+        return self._child
 
 
 def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
@@ -343,24 +387,23 @@ def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, It
             yield number, item
 
 
-def _begin(child: Child) -> None:
-    try:
-        child.receive()
-    except ChildError as error:
-        raise ResourceError(
-            f"the process that decodes files {error} before it started; see its output"
-        ) from error
-
-
-def _send(connection: Connection, sources: Numbered, plan: ExtractPlan, cpu_seconds: float) -> None:
-    """In the child: send that it has begun, then what `extract_files` yields."""
-    encoders = make_encoders(plan.config, plan.light)
+def _send(connection: Connection, plan: ExtractPlan, cpu_seconds: float) -> None:
+    """In the child: send that it has begun, then the items of each file that it receives."""
+    encoders, digests = make_encoders(plan.config, plan.light), Digests()
     connection.send("begun")
-    try:
-        for _, item in extract_files(sources, plan, encoders, cpu_seconds=cpu_seconds):
-            connection.send(item)
-    except Exception as error:
-        connection.send(error)
+    while True:
+        try:
+            source = connection.recv()
+        except EOFError:  # there are no more
+            return
+        try:
+            for item in extract_source(
+                source, plan, encoders, digests=digests, cpu_seconds=cpu_seconds
+            ):
+                connection.send(item)
+            connection.send(END)
+        except Exception as error:
+            connection.send(error)
 
 
 def _modalities(encoders: Encoders, config: ExtractConfig) -> tuple[Modality, ...]:

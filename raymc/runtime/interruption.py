@@ -44,6 +44,7 @@ class _State:
     mark: str = ""
     command: str = ""  # its name
     signal: int = 0
+    seconds_to_end: float = SECONDS_TO_END
     received: float = 0.0
     failure: str = ""  # what ends it, if not a signal
     is_lost: bool = False  # the KeyboardInterrupt was raised where Python ignores it
@@ -89,6 +90,11 @@ def ending_in_order(command: str = "") -> Iterator[None]:
         if is_interrupted():
             end_now()
         _state.is_over = True
+
+
+def allow_to_end(seconds: float) -> None:
+    """Give this command another time to end in after a signal, such as to finish requests."""
+    _state.seconds_to_end = seconds
 
 
 def interrupt_as(number: int) -> None:
@@ -206,7 +212,7 @@ def _raise_soon() -> None:
 
 
 def _end_late() -> None:
-    time.sleep(SECONDS_TO_END)
+    time.sleep(_state.seconds_to_end)
     end_now()
 
 
