@@ -18,7 +18,8 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raymc.config import to_dict
-from raymc.data.feed.on_ray import SharedData, share_data
+from raymc.data.feed.on_ray import share_data
+from raymc.data.feed.shared import SharedData
 from raymc.data.shards import Dataset
 from raymc.data.storage import exists, open_address, patience, reaching
 from raymc.errors import DataError, DivergedError, TrainingError, first_line
