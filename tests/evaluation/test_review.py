@@ -325,7 +325,7 @@ def test_reviews_are_tables(found: review.Review, tmp_path: Path) -> None:
     assert counts["label"] == len(found.doubts)
     assert counts["duplicate"] == 2
     assert counts["class"] == len(LABELS)
-    sheets = pd.read_excel(tmp_path / "review.xlsx", sheet_name=None)
+    sheets = pd.read_excel(tmp_path / "review.xlsx", sheet_name=None, engine="openpyxl")
     assert list(sheets) == ["label", "duplicate", "next", "class"]
     assert sheets["label"]["id"].tolist() == found.label_frame()["id"].tolist()
     with pytest.raises(ConfigError, match=r"a review is written as \.html, \.csv or \.xlsx"):
