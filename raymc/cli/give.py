@@ -54,7 +54,7 @@ def export(run: str, overrides: tuple[str, ...], out: str, **given: str) -> None
     help="Where to compute; auto takes a GPU if there is one.",
 )
 def add_class(run: str, name: str, examples: tuple[str, ...], out: str, **given: Any) -> None:
-    """Add a label to a trained model from a few clips, without training.
+    """Add a label to a trained model from a few clips.
 
     RUN is the name or folder of a run or sweep, or a bundle. EXAMPLES are videos, folders, globs,
     tables of videos or datasets; where some have the label NAME, these are the examples. The other
