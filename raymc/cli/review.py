@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     help="Where to compute; auto takes a GPU if there is one.",
 )
 def review(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
-    """Find labels that look wrong, duplicates, and clips to label next.
+    """Find wrong labels, duplicates, and clips to label next.
 
     RUN is the name or folder of a run or sweep, or a bundle. A model is trained for each fold with
     the settings of the run, and judges the clips of videos that it has not seen. The page has
