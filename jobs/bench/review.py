@@ -7,7 +7,7 @@ which has seen its training clips.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -180,19 +180,19 @@ def _forest(
     matrix = read_matrix(feed_of_rows(clips, np.arange(len(clips)), config), settings.parts)
     likely = np.zeros(matrix.labels.shape)
     for one in trainings:
-        for k in range(likely.shape[1]):
-            given = matrix.labels[one.train, k]
+        for k, given in enumerate(matrix.labels[one.train].T):
             likely[one.held_out, k] = given.mean()
             if given.any() and not given.all():
                 forest = RandomForestClassifier(settings.trees, random_state=seed)
                 forest.fit(matrix.features[one.train], given)
-                likely[one.held_out, k] = forest.predict_proba(matrix.features[one.held_out])[:, 1]
+                found = np.asarray(forest.predict_proba(matrix.features[one.held_out]))
+                likely[one.held_out, k] = found[:, 1]
     return likely
 
 
 def _figures(
     likely: Float[np.ndarray, "N C"], clips: Clips, wrong: Bool[np.ndarray, "N C"]
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Return how many labels were found, and the shares of them, in percent."""
     labels, observed = clips.block.labels, clips.block.observed
     doubts, _ = find_doubts(likely, labels, observed)

@@ -8,7 +8,7 @@ from raymc.evaluation.compare import ClassDifference, Comparison
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.metrics import MetricName
 from raymc.metrics.text import difference_cells, difference_text, estimate_text, explained
-from raymc.report.page import STYLES, Cell, Figure, Note, Page, Section, Table, number, render, text
+from raymc.report.page import STYLES, Cell, Note, Page, Section, Table, number, render, text
 from raymc.search.trials import param_text
 from raymc.terminal import plain
 
@@ -29,7 +29,7 @@ def comparison_parts(
     ]
     parts += ["", plain(split_line(comparison))]
     for section in _sections(comparison, classes):
-        shown = [part for part in section.parts if not isinstance(part, Figure)]
+        shown = [part for part in section.parts if isinstance(part, Table | Note)]
         parts += ["", *(part.in_terminal() for part in shown)]
     return parts
 

@@ -148,7 +148,7 @@ class _Rows:
         """Return what a card shows of a clip; pictures are added later."""
         cells = self.rows[row]["cells"]
         path, start, end = (cells.get(x) for x in ("path", "start_seconds", "end_seconds"))
-        is_there = path is not None and os.path.isfile(path)
+        is_there = os.path.isfile(path or "")
         times = f", {_clock(start)} to {_clock(end)}" if _is_time(start) and _is_time(end) else ""
         name = f"{Path(path).name}{times}, " if path else ""
         fragment = f"#t={start:g},{end:g}" if times else ""
@@ -162,7 +162,9 @@ class _Rows:
             "start": start,
             "end": f"{end:g}" if times else "",
             # with ./ because a name such as a:b.mp4 would be an address
-            "src": f"./{quote(os.path.relpath(path, self.folder))}{fragment}" if is_there else "",
+            "src": f"./{quote(os.path.relpath(path or '', self.folder))}{fragment}"
+            if is_there
+            else "",
             "pictures": (),
             "reason": reason,
         }

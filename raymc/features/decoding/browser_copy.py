@@ -91,7 +91,7 @@ def _copy(
 ) -> None:
     begin = (source.start_time or 0) / av.time_base
     sound = next(iter(source.streams.audio), None)
-    seen = None if picture is None else _video_stream(target, picture)
+    seen: Any = None if picture is None else _video_stream(target, picture)
     heard: Any = target.add_stream("aac", rate=_SAMPLE_RATE_HZ, layout="stereo") if sound else None
     resampler = AudioResampler(format="fltp", layout="stereo", rate=_SAMPLE_RATE_HZ)
     target.start_encoding()
