@@ -471,6 +471,7 @@ def _read_failures(out: str) -> tuple[Failure, ...]:
 
 # Enough to hide the cost of a task, and few enough that all workers end at about the same time.
 FILES_PER_TASK = 16
+HEAVY_FILES_PER_TASK = 4  # Ray Data passes on what a task has made when it ends
 CLIPS_PER_BLOCK = 16  # so that the frames of a long video are never in memory all at once
 
 
@@ -511,7 +512,8 @@ def _items_on_ray(
     gpus = 1 if plan.heavy and gpus_to_use(plan.config.device) else 0
     keep_order()
     shared = ray.put((tuple(sources), plan))
-    items = ray.data.range(files, override_num_blocks=-(-files // FILES_PER_TASK)).map_batches(
+    per_task = HEAVY_FILES_PER_TASK if plan.heavy else FILES_PER_TASK
+    items = ray.data.range(files, override_num_blocks=-(-files // per_task)).map_batches(
         partial(_decode, shared=shared, first=first, apart=bool(gpus)), batch_size=None, num_cpus=1
     )
     if gpus:

@@ -392,7 +392,7 @@ def test_a_file_that_looks_like_a_secret_is_sent_if_one_says_so(
 
 def test_a_dry_run_sends_nothing(lesson: Request, tree: Path) -> None:
     (tree / ".gitignore").write_text("big/\n")
-    for name, size in {"code.py": 2000, "a b.py": 3 << 20, ".env": 1, "big/data": 9}.items():
+    for name, size in {"code.py": 4000, "a b.py": 3 << 20, ".env": 1, "big/data": 9}.items():
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).write_bytes(b"#" * size)
     git(tree, "add", "code.py")
@@ -401,7 +401,7 @@ def test_a_dry_run_sends_nothing(lesson: Request, tree: Path) -> None:
     done = CliRunner().invoke(main, nowhere, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[:2] == ["   3.0 MiB  a b.py", "   2.0 KiB  code.py"]
+    assert lines[:2] == ["   3.0 MiB  a b.py", "   3.9 KiB  code.py"]
     assert [line.split("  ")[-1] for line in lines[2:5]] == [
         *("lesson plan.yaml", ".gitignore", "in 4 files")
     ]
