@@ -93,7 +93,7 @@ def data_split(path: str, seed: int, by: str, again: bool) -> None:
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the lessons.")
 def data_lessons(folder: str, size: Literal["tiny", "small", "approve"], seed: int) -> None:
-    """Write made-up lessons as videos to FOLDER, with a table of their labels.
+    """Write made-up lessons to FOLDER: videos and a table of labels.
 
     They have APPROVE's 19 classes, look-alikes that differ in one cue, and a list of all cues with
     their times (cues.jsonl). Needs `raymc[media,lessons]`.
