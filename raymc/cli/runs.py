@@ -55,6 +55,8 @@ def run_train(config: Config, console: Console, preset: Preset | None = None) ->
         print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
     _describe(dataset, config.data, console, lines)
+    # Read now: what was trained for hours should not need the training split again to be kept.
+    seconds = clip_seconds(dataset, config.data.train)
     run, train = (run, None) if bundle.exists() else _trainer(run, dataset, console)
     run.begin()
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
@@ -64,9 +66,7 @@ def run_train(config: Config, console: Console, preset: Preset | None = None) ->
                 with TrainDisplay(console, metric=config.train.monitor) as display:
                     listeners = [AttemptRecorder(run.folder), display.handle, record]
                     checkpoint = train(run, dataset, listeners=listeners)
-                save_bundle(
-                    checkpoint, bundle, clip_seconds=clip_seconds(dataset, config.data.train)
-                )
+                save_bundle(checkpoint, bundle, clip_seconds=seconds)
             is_logged = _log_bundle(bundle, tracker, record.key, config, console)
         tracker.end_run(record.key, "complete")
     run.end(is_recorded=is_logged and not count_left(run.folder))
@@ -87,6 +87,7 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     config, lines = _fitted(config, dataset, preset, sweep=True)
     run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
     _describe(dataset, config.data, console, lines)
+    seconds = clip_seconds(dataset, config.data.train)
     run = _start_ray(run, console)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
@@ -104,7 +105,6 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
             if not is_logged:
                 run.begin()
             bundle = run.folder / BUNDLE
-            seconds = clip_seconds(dataset, config.data.train)
             save_bundle(Path(best.checkpoint), bundle, clip_seconds=seconds)
             console.print(trials_table(record.trials, config.train.monitor, width=console.width))
             record.summarise()
