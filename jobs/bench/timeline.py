@@ -24,6 +24,7 @@ from raymc.config import Config, ExtractConfig, from_dict
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
+from raymc.evaluation.segments import FoundSegment, TrueSegment, segment_average_precision
 from raymc.evaluation.timeline import Timeline, score_windows
 from raymc.events import EpochEnded
 from raymc.features.extraction import (
@@ -36,7 +37,6 @@ from raymc.features.recipe import MADE_BY
 from raymc.features.sources import Source
 from raymc.formats.digit_sounds import Tones, coloured_noise, draw_tones
 from raymc.formats.digits import images_of
-from raymc.metrics.segments import FoundSegment, TrueSegment, segment_average_precision
 from raymc.training import loop
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 

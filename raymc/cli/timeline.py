@@ -15,7 +15,7 @@ from raymc.errors import DataError, RaymcError
 from raymc.evaluation.neighbours import training_clips
 from raymc.evaluation.timeline import Timeline, make_timeline, timeline_lines
 from raymc.evaluation.timeline_files import timeline_writer
-from raymc.features.playing import Looking, copy_for_browsers
+from raymc.report.playing import Looking, copy_for_browsers
 from raymc.report.timeline import EMBED_BYTES, page_address, timeline_page
 from raymc.terminal import print_line
 from raymc.training.bundle import Bundle, load_bundle

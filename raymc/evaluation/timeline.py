@@ -21,12 +21,12 @@ from raymc.data.info import clip_seconds
 from raymc.data.shards import Ragged
 from raymc.errors import ConfigError, DataError, RaymcError, ResourceError
 from raymc.evaluation.media import plan_of, token_table
+from raymc.evaluation.segments import Pieces, find_spans, pieces_of
 from raymc.events import unheard
 from raymc.features.clips import Failure
 from raymc.features.extraction import END, EncodedClip, Item, extract_here
 from raymc.features.sources import Source, check_present, list_sources
 from raymc.metrics.calibration import Calibration
-from raymc.metrics.segments import Pieces, find_spans, pieces_of
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 from raymc.training.runs import dataset_behind
 

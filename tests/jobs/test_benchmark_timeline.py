@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from jobs.bench.timeline import LABELS, SAMPLE_RATE_HZ, Lesson, mean_ap, ways, write_lesson
+from raymc.evaluation.segments import TrueSegment
 from raymc.evaluation.timeline import Timeline
 from raymc.features.clips import Clip, ClipRequest, Picture
 from raymc.features.media import read_clips
 from raymc.features.sources import Source
 from raymc.formats.digit_sounds import draw_tones
 from raymc.metrics.calibration import Calibration
-from raymc.metrics.segments import TrueSegment
 
 
 def test_a_lesson_shows_and_sounds_as_it_says(tmp_path: Path) -> None:

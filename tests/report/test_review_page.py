@@ -45,9 +45,9 @@ from raymc.features.extraction import (
     make_encoders,
     plan_extraction,
 )
-from raymc.features.playing import copy_for_browsers
 from raymc.features.recipe import MADE_BY
 from raymc.features.sources import Source, list_media
+from raymc.report.playing import copy_for_browsers
 from raymc.report.review import extract_command, review_page
 from raymc.training.bundle import load_bundle
 

@@ -18,9 +18,9 @@ from videos import write_video
 
 from raymc.evaluation.neighbours import TrainingClips
 from raymc.evaluation.timeline import Timeline
-from raymc.features.playing import Look, Looking, copy_for_browsers
 from raymc.metrics.calibration import Calibration
 from raymc.report import timeline as page
+from raymc.report.playing import Look, Looking, copy_for_browsers
 from raymc.report.timeline import page_address, timeline_page
 
 LABELS = ("counting </script><b>bold</b>", "{{ 7 * 7 }}", "never [/x]")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymc.metrics.segments import (
+from raymc.evaluation.segments import (
     FoundSegment,
     TrueSegment,
     find_spans,

@@ -46,7 +46,7 @@ class Looking:
 
 
 def _look(connection: Connection, path: str) -> None:
-    from raymc.features.decoding.browser_copy import look
+    from raymc.report.browser_copy import look
 
     limit_cpu(_LOOK_SECONDS)
     try:
@@ -72,7 +72,7 @@ def copy_for_browsers(path: str, out: Path, *, listener: Callable[[float], None]
 
 
 def _write_copy(connection: Connection, path: str, out: str) -> None:
-    from raymc.features.decoding.browser_copy import write_copy
+    from raymc.report.browser_copy import write_copy
 
     def said(seconds: float) -> None:
         limit_cpu(_STUCK_SECONDS)
