@@ -242,7 +242,7 @@ def folder(
     shared = {"run.folder": str(tmp_path / "runs"), "train.epochs": 6}
     shared["tracking.uri"] = f"sqlite:///{runs_folder / 'mlflow.db'}"
     for command, name in (("train", "run"), ("tune", "sweep")):
-        settings = {**shared, "run.name": name, "tracking.register_as": f"interrupted-{name}"}
+        settings = {**shared, "run.name": name, "tracking.register_as": f"{tmp_path.name}-{name}"}
         config = override(tiny_config, {**settings, "search.trials": 2})
         write_config(config, tmp_path / f"{command}.yaml")
     return tmp_path
