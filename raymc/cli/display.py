@@ -36,6 +36,7 @@ from raymc.terminal import plain, print_line
 
 _LIVE_ROWS = 10
 _SECONDS_A_LINE, _SECONDS_A_TICK = 10.0, 0.5  # between lines without a terminal, and looks at them
+_SECONDS_OF_FIRST = 1.0  # in which what is told is one batch, whose parts say nothing of the speed
 Display = TypeVar("Display", bound="_LiveDisplay")
 _EPOCH_COLUMNS = ("train/loss", "val/loss", "val/mAP", "val/R80")
 
@@ -316,7 +317,7 @@ class CountDisplay(_LiveDisplay):
     ) -> None:
         super().__init__(console, clock)
         self._unit = unit
-        self._first: tuple[int, float] | None = None  # done at the first call, and its time
+        self._first: tuple[int, float] | None = None  # done at first, and the time of it
         self._done, self._all, self._notes = 0, 0, ""
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -337,7 +338,9 @@ class CountDisplay(_LiveDisplay):
 
     def _count(self, done: int, total: int, notes: Sequence[str]) -> None:
         now = self._clock()
-        self._first = self._first or (done, now)
+        then = self._first[1] if self._first else now
+        if now - then < _SECONDS_OF_FIRST or self._first is None:
+            self._first = done, then
         self._done, self._all = done, total
         self._notes = "  ".join([*notes, *self._time_left(now)])
         shown: dict[str, Any] = {"description": self._unit, "note": self._notes}
@@ -349,7 +352,7 @@ class CountDisplay(_LiveDisplay):
         return f"{counted}  {self._notes}".rstrip() if self._all else ""
 
     def _time_left(self, now: float) -> list[str]:
-        """Estimate from the speed since the first call; before it, processes were starting."""
+        """Estimate from the speed since the first calls; before, processes were starting."""
         assert self._first is not None
         done, then = self._first
         if self._done in (done, self._all):

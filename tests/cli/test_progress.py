@@ -38,6 +38,19 @@ def test_lines_tell_speed_failures_and_the_time_left() -> None:
     ]
 
 
+def test_files_that_come_together_say_nothing_of_the_speed() -> None:
+    printed, clock = StringIO(), Clock()
+    with ExtractDisplay(Console(file=printed, width=200), clock=clock) as display:
+        for files, now in ((1, 111.0), (8, 111.001), (8, 122.0), (12, 131.001), (92, 140.0)):
+            clock.now = now
+            display.handle(ExtractProgress(files, 92, files, 10.0 * files, 0))
+    first, second, *_ = printed.getvalue().splitlines()
+    assert first.endswith("video/h")
+    assert first.startswith("1/92 files")
+    assert second.startswith("8/92 files")
+    assert second.endswith("video/h")
+
+
 def test_a_terminal_has_a_bar_that_is_gone_at_the_end() -> None:
     printed = StringIO()
     console = Console(file=printed, force_terminal=True, width=100)
