@@ -94,7 +94,8 @@ class Service:
             name="labelling",
             num_replicas=asked.replicas,
             max_ongoing_requests=asked.decoders,
-            max_queued_requests=asked.limits.waiting,
+            # The gateway lets no more in; a request counts as queued until a replica has taken it.
+            max_queued_requests=asked.at_once + asked.limits.waiting,
             graceful_shutdown_timeout_s=_SECONDS_TO_END,
             ray_actor_options={"num_cpus": 1, "num_gpus": gpus, "resources": {here: 0.001}},
             logging_config={"log_level": "ERROR", "enable_access_log": False},
