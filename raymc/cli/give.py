@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from raymc.cli.options import load_config, make_console, overridable
+from raymc.cli.options import load_config, make_console, on_device, overridable, print_unread
 
 
 @click.command()
@@ -46,13 +46,7 @@ def export(run: str, overrides: tuple[str, ...], out: str, **given: str) -> None
     "--id", "ids", multiple=True, help="Take only the clip with this id, of all EXAMPLES."
 )
 @click.option("--confidence", type=float, help="How sure its threshold must be; 0: not at all.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "gpu"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
-)
+@on_device
 def add_class(run: str, name: str, examples: tuple[str, ...], out: str, **given: Any) -> None:
     """Add a label to a trained model from a few clips.
 
@@ -66,7 +60,6 @@ def add_class(run: str, name: str, examples: tuple[str, ...], out: str, **given:
     examples = tuple(text for text in examples if not is_setting(text))
     runs_folder = load_config(None, overrides).run.folder
     from raymc.cli.display import ExtractDisplay
-    from raymc.cli.options import MOST_FAILURES
     from raymc.evaluation.add_class import add_class as add
     from raymc.terminal import print_line
     from raymc.training.bundle import load_bundle
@@ -77,6 +70,5 @@ def add_class(run: str, name: str, examples: tuple[str, ...], out: str, **given:
         added = add(bundle, name, examples, Path(out), **given, listener=display.handle)
     for line in added.lines():
         print_line(console, line)
-    for failure in added.failures[:MOST_FAILURES]:
-        print_line(console, f"not read: {failure}", "yellow")
+    print_unread(console, added.failures)
     print_line(console, f"bundle: {out}")

@@ -22,6 +22,7 @@ from raymc.cli.options import (
     load_config,
     load_preset,
     make_console,
+    on_device,
     overridable,
 )
 from raymc.cli.records import replay, runs, ui
@@ -30,13 +31,6 @@ from raymc.cli.serve import serve
 
 METRICS = click.Choice(["mAP", "R80", "micro_AP", "LRAP"])
 SECONDS = click.FloatRange(min=0)
-_device = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "gpu"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
-)
 
 
 _preset = click.option(
@@ -151,7 +145,7 @@ def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: 
 @click.argument("dataset", required=False)
 @overridable
 @click.option("--split", default="test", show_default=True, help="Split to evaluate on.")
-@_device
+@on_device
 @click.option("--json", "json_file", type=click.Path(), help="Write the metrics to this file, too.")
 def evaluate(
     run: str,
@@ -202,7 +196,7 @@ def _decoder_for(source: str) -> AbstractContextManager[None]:
 )
 @click.option("--split", default="", help="Split of a dataset; by default its only one, or test.")
 @click.option("--top", type=click.IntRange(min=1), help="Write only the K most probable labels.")
-@_device
+@on_device
 def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:
     """Label videos, or the clips of a dataset, with a trained model.
 
@@ -233,7 +227,7 @@ def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given
     help="Probability from which a label shows; by default the model's thresholds.",
 )
 @click.option("--least", type=SECONDS, default=0.0, help="Leave out shorter segments, in seconds.")
-@_device
+@on_device
 def timeline(run: str, video: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:
     """Show where in a video each label shows.
 

@@ -5,7 +5,7 @@ Imports only click at first, so that `raymc --help` is answered at once.
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
@@ -21,6 +21,13 @@ _CONFIGS = (".yaml", ".yml")
 MOST_FAILURES = 10  # that are named in the terminal, too
 _UNITS = ("_seconds", "_hz")
 Command = TypeVar("Command", bound=Callable[..., Any])
+on_device = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
+)
 
 
 class Commands(click.Group):
@@ -145,6 +152,16 @@ def make_console() -> Any:
     from raymc import terminal
 
     return terminal.make_console()
+
+
+def print_unread(console: Any, failures: Sequence[str], *, rest: str = "") -> None:
+    """Print what could not be read, or the first of it; `rest` says where all of it is."""
+    from raymc.terminal import print_line
+
+    for failure in failures[:MOST_FAILURES]:
+        print_line(console, f"not read: {failure}", "yellow")
+    if (more := len(failures) - MOST_FAILURES) > 0:
+        print_line(console, f"… and {more:,} more{rest}", "yellow")
 
 
 def program() -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import load_config, make_console, overridable
+from raymc.cli.options import load_config, make_console, on_device, overridable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--clips", default=100, show_default=True, help="Clips to ask about, on the page.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the folds and draws.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "gpu"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
-)
+@on_device
 def review(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
     """Find wrong labels, duplicates, and clips to label next.
 

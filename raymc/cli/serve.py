@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from raymc.cli.options import load_config, make_console, overridable
+from raymc.cli.options import load_config, make_console, on_device, overridable
 from raymc.errors import ResourceError
 
 
@@ -53,13 +53,7 @@ from raymc.errors import ResourceError
 )
 @click.option("--window", type=float, help="Seconds of a window; by default as in training.")
 @click.option("--stride", type=float, help="Seconds from a window to the next.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "gpu"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
-)
+@on_device
 def serve(
     run: str,
     overrides: tuple[str, ...],

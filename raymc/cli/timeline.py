@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay
-from raymc.cli.options import MOST_FAILURES
+from raymc.cli.options import print_unread
 from raymc.data.storage import whole_file, write_text
 from raymc.errors import DataError, RaymcError
 from raymc.evaluation.neighbours import training_clips
@@ -70,8 +70,7 @@ def run_timeline(
         print_line(console, line)
     if np.isnan(timeline.enter).any() and bundle.calibration is not None:
         print_line(console, "for a threshold of your own, add for example --threshold 0.5")
-    for failure in timeline.failures[:MOST_FAILURES]:
-        print_line(console, f"not read: {failure}", "yellow")
+    print_unread(console, timeline.failures)
     print_line(console, f"timeline: {out}")
     return timeline
 

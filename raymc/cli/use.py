@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay, ExtractDisplay
-from raymc.cli.options import MOST_FAILURES
+from raymc.cli.options import print_unread
 from raymc.data.shards import open_dataset
 from raymc.evaluation.evaluate import (
     Evaluation,
@@ -73,7 +73,4 @@ def run_predict(
         heard = {"listener": display.handle, "on_rows": display.rows}
         found = predict(bundle, source, out, **given, **heard)
     print_line(console, f"predictions of {found.clips:,} clips: {out}")
-    for failure in found.failures[:MOST_FAILURES]:
-        print_line(console, f"not read: {failure}", "yellow")
-    if (more := len(found.failures) - MOST_FAILURES) > 0:
-        print_line(console, f"… and {more:,} more; the column error has all", "yellow")
+    print_unread(console, found.failures, rest="; the column error has all")

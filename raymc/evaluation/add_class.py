@@ -23,6 +23,7 @@ from raymc.data.leaks import video_column, video_of
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
 from raymc.errors import BundleError, ConfigError, DataError
 from raymc.evaluation.media import embed_media, plan_of
+from raymc.evaluation.neighbours import unit
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.sources import check_present, list_sources
@@ -195,7 +196,7 @@ def add_class(
     others, of_others = _others(bundle, against, name, given, chosen, device, listener)
     left_out = _leave_one_out(chosen)
     prototype = chosen.units.sum(axis=0)
-    scores = _scores(left_out, chosen.units, others.units @ _unit(prototype))
+    scores = _scores(left_out, chosen.units, others.units @ unit(prototype))
     labels = np.arange(len(scores)) < len(scores) - len(others.units)
     threshold, reason, auc = _threshold(scores, labels, target, sure)
     found = scores >= threshold
@@ -255,7 +256,7 @@ def _leave_one_out(examples: _Clips) -> Float[np.ndarray, " N"]:
     for video in dict.fromkeys(examples.videos):
         of_it = videos == video
         if not of_it.all():
-            rest = _unit(total - examples.units[of_it].sum(axis=0))
+            rest = unit(total - examples.units[of_it].sum(axis=0))
             result[of_it] = examples.units[of_it] @ rest
     return result
 
@@ -357,7 +358,7 @@ def _read(
         embeddings.append(embedding)
     has = np.array([name in one for one in labels], dtype=bool)
     lacks = np.array([bool(one) and name not in one for one in labels], dtype=bool)
-    units = _unit(np.array(embeddings).reshape(len(found), -1))
+    units = unit(np.array(embeddings).reshape(len(found), -1))
     return _Clips(units, tuple(found), tuple(videos), has, lacks, tuple(failures))
 
 
@@ -380,7 +381,7 @@ def _read_dataset(
         nothing = np.zeros(len(ids), dtype=bool)
         has = nothing if at is None else block.labels[:, at] & block.observed[:, at]
         lacks = nothing if at is None else ~block.labels[:, at] & block.observed[:, at]
-        parts.append(_Clips(_unit(embeddings), tuple(ids), tuple(videos), has, lacks))
+        parts.append(_Clips(unit(embeddings), tuple(ids), tuple(videos), has, lacks))
     return _joined(parts)
 
 
@@ -400,8 +401,3 @@ def _joined(parts: Sequence[_Clips]) -> _Clips:
         np.concatenate([one.lacks for one in parts]),
         tuple(dict.fromkeys(failure for one in parts for failure in one.failures)),
     )
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)

@@ -16,6 +16,7 @@ from jaxtyping import Float32
 
 from raymc.data.leaks import contents_of
 from raymc.data.shards import Ragged
+from raymc.evaluation.neighbours import unit
 from raymc.evaluation.out_of_fold import Clips
 
 ALIKE = 0.95  # least cosine of near-duplicates
@@ -112,5 +113,4 @@ def _described(tokens: Ragged) -> Float32[np.ndarray, "N F"]:
     if flat.shape[1] > _WIDTH:  # keeps cosines (W. Johnson and J. Lindenstrauss 1984)
         mixed = np.random.default_rng(0).normal(size=(flat.shape[1], _WIDTH))
         flat = flat @ mixed.astype(np.float32)
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.where(norms > 0, norms, 1)
+    return unit(flat)

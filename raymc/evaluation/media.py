@@ -74,7 +74,7 @@ def score_media(
     Raises:
         ResourceError: A GPU is asked for and there is none.
     """
-    for done, items in _parts(sources, plan, first, listener):
+    for done, items in media_parts(sources, plan, first, listener):
         yield done, _predictions(bundle, items)
 
 
@@ -92,7 +92,7 @@ def embed_media(
     Raises:
         ResourceError: A GPU is asked for and there is none.
     """
-    for _, items in _parts(sources, plan, 0, listener):
+    for _, items in media_parts(sources, plan, 0, listener):
         clips = [item for _, item in items if isinstance(item, EncodedClip)]
         tokens = decode_tokens(token_table(bundle, clips), bundle.modalities)
         embeddings = iter(bundle.embed_tokens(tokens)[0])
@@ -105,7 +105,7 @@ def embed_media(
 _Items = Sequence[tuple[Source, EncodedClip | Failure]]
 
 
-def _parts(
+def media_parts(
     sources: Sequence[Source],
     plan: ExtractPlan,
     first: int,

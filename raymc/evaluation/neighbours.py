@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 
 import raymc
 from raymc.data.shards import Dataset, read_shard
@@ -51,7 +51,7 @@ class TrainingClips:
 
         The nearest comes first. There are `count`, or as many as there are clips.
         """
-        cosines = _unit(embeddings) @ self.embeddings.T
+        cosines = unit(embeddings) @ self.embeddings.T
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
         return order, np.take_along_axis(cosines, order, axis=1)
 
@@ -106,12 +106,13 @@ def embed_clips(
         tables.append(table.select(known).replace_schema_metadata())
         done += len(table)
         on_rows(done, sum(one.rows for one in taken))
-    return TrainingClips(pa.concat_tables(tables), _unit(np.concatenate(embeddings)))
+    return TrainingClips(pa.concat_tables(tables), unit(np.concatenate(embeddings)))
 
 
-def _unit(embeddings: Float32[np.ndarray, "W E"]) -> Float32[np.ndarray, "W E"]:
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.maximum(lengths, np.float32(1e-12))
+def unit(vectors: Float[np.ndarray, "*N E"]) -> Float[np.ndarray, "*N E"]:
+    """Return vectors of length 1; those of length 0 stay so."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1).astype(vectors.dtype)
 
 
 def _save(found: TrainingClips, file: Path, belongs_to: Mapping[str, str]) -> None:

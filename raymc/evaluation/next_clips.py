@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import entr
 
+from raymc.evaluation.neighbours import unit
+
 _ROWS_AT_A_TIME = 4096
 
 
@@ -48,7 +50,7 @@ def pick_next(
         count: How many to pick, at most.
     """
     unsure = (entr(probabilities) + entr(1 - probabilities)).mean(axis=1) / np.log(2)
-    clips, known = _unit(embeddings), _unit(labelled)
+    clips, known = unit(embeddings), unit(labelled)
     distance = np.full(len(clips), 2.0)
     for first in range(0, len(known), _ROWS_AT_A_TIME):
         nearest = (clips @ known[first : first + _ROWS_AT_A_TIME].T).max(axis=1)
@@ -61,8 +63,3 @@ def pick_next(
         left[row] = False
         distance = np.minimum(distance, 1 - clips @ clips[row])
     return picks
-
-
-def _unit(vectors: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "N E"]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, 1)

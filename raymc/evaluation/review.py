@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 from jaxtyping import Float, Float32
 
 from raymc.data.feed.batches import decode_tokens
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
-from raymc.errors import DataError, ResourceError
+from raymc.errors import DataError
 from raymc.evaluation.doubts import Doubt, find_doubts
 from raymc.evaluation.duplicates import Pair, find_pairs
 from raymc.evaluation.learning_curves import FEWEST_VIDEOS, MORE, Curve, learning_curves
-from raymc.evaluation.media import encoded_clips, plan_of
+from raymc.evaluation.media import media_parts, plan_of, token_table
 from raymc.evaluation.next_clips import Pick, pick_next
 from raymc.evaluation.out_of_fold import (
     Clips,
@@ -38,10 +37,12 @@ from raymc.evaluation.out_of_fold import (
     read_clips_of,
     trainings_of,
 )
+from raymc.events import ExtractProgress, unheard
 from raymc.features.extraction import EncodedClip, ExtractPlan
 from raymc.features.sources import Source, check_present, list_sources
 from raymc.metrics.calibration import Calibration, fit_calibration
-from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
+from raymc.runtime.device import device_here
+from raymc.training.bundle import Bundle
 
 REVIEWED = "reviewed"  # extra column: labels that a person has confirmed, as JSON
 SHARES = (0.25, 0.5)  # of the clips, on which the learning curves' other models are trained
@@ -51,10 +52,6 @@ _PLACE = ("path", "start_seconds", "end_seconds")
 
 
 Listener = Callable[[str, int, int], None]  # what is counted, how many are done, and of how many
-
-
-def _unheard(what: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,7 @@ def review(
     count: int = 50,
     device: str = "auto",
     seed: int = 0,
-    listener: Listener = _unheard,
+    listener: Listener = unheard,
 ) -> Review:
     """Review the dataset of a bundle.
 
@@ -244,9 +241,7 @@ def review(
     """
     bundle.check_dataset(dataset.manifest)
     bundle.check_labels(dataset.manifest)
-    if device == "gpu" and not torch.cuda.is_available():
-        raise ResourceError("--device gpu: there is no GPU here; leave it out to use the CPU")
-    where = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    where = device_here(device)
     data = bundle.config.data
     splits = [x for x in (data.train, data.val, data.test) if dataset.manifest.rows(x)]
     dataset.verify(*splits)
@@ -503,25 +498,24 @@ def _rows_of_dataset(bundle: Bundle, dataset: Dataset, listener: Listener) -> _E
 def _clips_of_media(
     bundle: Bundle, sources: Sequence[Source], plan: ExtractPlan, listener: Listener
 ) -> _Embedded:
-    waiting: list[EncodedClip] = []
-    places: list[dict[str, Any]] = []
-    for file, item in encoded_clips(sources, plan, 0):
-        if isinstance(item, EncodedClip):
-            waiting.append(item)
-            times = {"start": item.start_seconds, "end": item.end_seconds}
-            places.append({"id": item.id, "path": sources[file].path, **times})
-        is_last = item is None and file + 1 == len(sources)
-        if waiting and (len(waiting) >= ROWS_AT_A_TIME or is_last):
-            tokens = pa.table(
-                {
-                    modality.name: pa.array([x.tokens[modality.name] for x in waiting], pa.binary())
-                    for modality in bundle.modalities
-                }
-            )
-            yield places, bundle.embed_tokens(decode_tokens(tokens, bundle.modalities))
-            waiting, places = [], []
-        if item is None:
-            listener("unlabelled videos", file + 1, len(sources))
+    def told(progress: ExtractProgress) -> None:
+        listener("unlabelled videos", progress.done_files, progress.files)
+
+    for _, items in media_parts(sources, plan, 0, told):
+        known = [(source, item) for source, item in items if isinstance(item, EncodedClip)]
+        if not known:
+            continue
+        places = [
+            {
+                "id": item.id,
+                "path": source.path,
+                "start": item.start_seconds,
+                "end": item.end_seconds,
+            }
+            for source, item in known
+        ]
+        table = token_table(bundle, [item for _, item in known])
+        yield places, bundle.embed_tokens(decode_tokens(table, bundle.modalities))
 
 
 def _curves(

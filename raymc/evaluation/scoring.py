@@ -22,6 +22,7 @@ from raymc.data.shards import Dataset, Shard, read_shard
 from raymc.errors import DataError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import Count, unheard
+from raymc.runtime.device import uses_gpu
 from raymc.training.bundle import Bundle
 from raymc.training.runs import run_of
 
@@ -170,7 +171,7 @@ def _is_small(dataset: Dataset, split: str, device: str) -> bool:
 def _on_gpu(dataset: Dataset, split: str, device: str) -> bool:
     """Whether a split is scored on a GPU; starts or joins Ray if it is scored there."""
     if _is_small(dataset, split, device):
-        return device != "cpu" and torch.cuda.is_available()
+        return uses_gpu(device)
     from raymc.runtime.connect import connect, gpus_to_use
 
     connect()

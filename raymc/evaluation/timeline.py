@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Bool, Float, Float32
 
 from raymc.data.info import clip_seconds
 from raymc.data.shards import Ragged
-from raymc.errors import ConfigError, DataError, RaymcError, ResourceError
+from raymc.errors import ConfigError, DataError, RaymcError
 from raymc.evaluation.media import plan_of, token_table
 from raymc.evaluation.segments import Pieces, find_spans, pieces_of
 from raymc.events import unheard
@@ -27,6 +26,7 @@ from raymc.features.clips import Failure
 from raymc.features.extraction import END, EncodedClip, Item, extract_here
 from raymc.features.sources import Source, check_present, list_sources
 from raymc.metrics.calibration import Calibration
+from raymc.runtime.device import device_here
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 from raymc.training.runs import dataset_behind
 
@@ -239,10 +239,7 @@ def make_timeline(
     source = _one_video(video)
     window, stride, chosen = window_and_stride(bundle, window, stride)
     plan = plan_of(bundle, device=device, window_seconds=window, stride_seconds=stride)
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    if device == "gpu" and not on_gpu:
-        raise ResourceError("there is no GPU here: leave out --device, or give --device cpu")
-    bundle.model.to("cuda" if on_gpu else "cpu")
+    bundle.model.to(device_here(device))
     items = (item for _, item in extract_here([(0, source)], plan))
     scored, failures = score_windows(bundle, items, listener=listener)
     if scored is None:

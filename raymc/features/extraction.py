@@ -36,6 +36,7 @@ from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
+from raymc.runtime.device import uses_gpu
 from raymc.runtime.threads import computing_threads
 
 FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
@@ -377,7 +378,7 @@ class Decoder:
 
 def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
     """Yield the same as `extract_files`, decoded in a child process and encoded in this one."""
-    device = "cuda" if plan.config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if uses_gpu(plan.config.device) else "cpu"
     paths = {number: source.path for number, source in sources}
     with ThreadPoolExecutor(1) as loader:  # weights are loaded while the child starts
         encoders = loader.submit(make_encoders, plan.config, plan.heavy, device=device)

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from raymc.evaluation.media import plan_of
 from raymc.evaluation.timeline import Timeline, score_windows
 from raymc.features.clips import Failure, Source
 from raymc.features.extraction import END, Decoder, EncodedClip, encode, make_encoders
+from raymc.runtime.device import uses_gpu
 from raymc.training.bundle import Bundle
 
 
@@ -79,7 +78,7 @@ class Labeller:
         self.window, self.stride, self.chosen = windows
         lengths = {"window_seconds": self.window, "stride_seconds": self.stride}
         self._plan = plan_of(bundle, device=device, **lengths)
-        place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        place = "cuda" if uses_gpu(device) else "cpu"
         bundle.model.to(place)
         self._encoders = make_encoders(self._plan.config, self._plan.heavy, device=place)
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()

@@ -19,6 +19,7 @@ from raymc.data.shards import Dataset
 from raymc.data.storage import reaching
 from raymc.errors import TrainingError, first_line
 from raymc.events import EpochEnded, Event, Listener, Saved, tell_each
+from raymc.runtime.device import uses_gpu
 from raymc.runtime.threads import computing_threads
 from raymc.training import checkpoint, loop
 from raymc.training.checkpoint import FOLDER_PREFIX, Found
@@ -112,7 +113,7 @@ def _device_kind(config: Config) -> str:
 
 
 def _on_gpu(config: Config) -> bool:
-    return config.train.device != "cpu" and torch.cuda.is_available()
+    return uses_gpu(config.train.device)
 
 
 def _last_checkpoint(folder: Path, tell: Callable[[Event], None]) -> Path | None:

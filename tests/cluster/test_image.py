@@ -157,7 +157,7 @@ def test_what_uv_locks_is_divided_whole() -> None:
 
 
 def test_renovate_knows_every_file_that_pins_something() -> None:
-    settings = json.loads((ROOT / "renovate.json").read_text())
+    settings = json.loads((ROOT / ".github/renovate.json").read_text())
     assert "docker:pinDigests" in settings["extends"]
     patterns = [
         each
