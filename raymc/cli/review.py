@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import load_config, make_console, on_device, overridable
+from raymc.cli.options import load_config, make_console, on_device, overridable, print_unread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,6 +98,7 @@ def run_review(
                 save_review(found, file)
     for line in review_lines(found):
         print_line(console, line)
+    print_unread(console, found.candidates.failures)
     for file in files:
         print_line(console, f"{'page' if file.suffix.lower() == '.html' else 'table'}: {file}")
     return found

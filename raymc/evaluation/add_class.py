@@ -25,7 +25,6 @@ from raymc.errors import BundleError, ConfigError, DataError
 from raymc.evaluation.media import embed_media, plan_of
 from raymc.evaluation.neighbours import unit
 from raymc.events import ExtractProgress
-from raymc.features.clips import Failure
 from raymc.features.sources import check_present, list_sources
 from raymc.metrics.calibration import Calibration
 from raymc.metrics.text import percent
@@ -345,21 +344,18 @@ def _read(
         return _read_dataset(bundle, dataset, split, name, ids)
     sources = list_sources(address)
     check_present(sources)
-    found, videos, labels, embeddings, failures = [], [], [], [], []
-    for source, item, embedding in embed_media(
-        bundle, sources, plan_of(bundle, device=device), listener=listener
-    ):
-        if isinstance(item, Failure) or embedding is None:
-            failures.append(f"{source.path}: {getattr(item, 'error', 'nothing to see or hear')}")
-            continue
-        found.append(item.id)
-        videos.append(source.path)
-        labels.append(source.labels)
-        embeddings.append(embedding)
-    has = np.array([name in one for one in labels], dtype=bool)
-    lacks = np.array([bool(one) and name not in one for one in labels], dtype=bool)
-    units = unit(np.array(embeddings).reshape(len(found), -1))
-    return _Clips(units, tuple(found), tuple(videos), has, lacks, tuple(failures))
+    plan = plan_of(bundle, device=device)
+    read = list(embed_media(bundle, sources, plan, listener=listener))
+    found = [one for one in read if not isinstance(one, str)]
+    labels = [one.source.labels for one in found]
+    return _Clips(
+        units=unit(np.array([one.embedding for one in found]).reshape(len(found), -1)),
+        ids=tuple(one.clip.id for one in found),
+        videos=tuple(one.source.path for one in found),
+        has=np.array([name in given for given in labels], dtype=bool),
+        lacks=np.array([bool(given) and name not in given for given in labels], dtype=bool),
+        failures=tuple(one for one in read if isinstance(one, str)),
+    )
 
 
 def _read_dataset(

@@ -4,10 +4,11 @@ Features are made by the bundle's own recipe, scored as they come, and not kept.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32
 
 from raymc.config import ExtractConfig
 from raymc.data.feed.batches import decode_tokens
@@ -78,16 +79,23 @@ def score_media(
         yield done, _predictions(bundle, items)
 
 
+class EmbeddedClip(NamedTuple):
+    """A clip with its embedding [E], before normalisation, and its scores [C]."""
+
+    source: Source
+    clip: EncodedClip
+    embedding: Float32[np.ndarray, " E"]
+    scores: Float32[np.ndarray, " C"]
+
+
 def embed_media(
     bundle: Bundle,
     sources: Sequence[Source],
     plan: ExtractPlan,
     *,
     listener: Callable[[ExtractProgress], None],
-) -> Iterator[tuple[Source, EncodedClip | Failure, np.ndarray | None]]:
-    """Yield each clip and each failure with its source, in their order.
-
-    A clip that has any modality also has its embedding, [E] float32, before normalisation.
+) -> Iterator[EmbeddedClip | str]:
+    """Yield the clips in their order; in place of what can't be read, a line `path: reason`.
 
     Raises:
         ResourceError: A GPU is asked for and there is none.
@@ -95,11 +103,16 @@ def embed_media(
     for _, items in media_parts(sources, plan, 0, listener):
         clips = [item for _, item in items if isinstance(item, EncodedClip)]
         tokens = decode_tokens(token_table(bundle, clips), bundle.modalities)
-        embeddings = iter(bundle.embed_tokens(tokens)[0])
+        made = zip(*bundle.embed_tokens(tokens))
         for source, item in items:
-            embedding = next(embeddings) if isinstance(item, EncodedClip) else None
-            is_empty = isinstance(item, EncodedClip) and not any(item.tokens.values())
-            yield source, item, None if is_empty else embedding
+            if isinstance(item, Failure):
+                yield f"{source.path}: {item.error}"
+                continue
+            embedding, scores = next(made)
+            if any(item.tokens.values()):
+                yield EmbeddedClip(source, item, embedding, scores)
+            else:
+                yield f"{source.path}: nothing to see or hear"
 
 
 _Items = Sequence[tuple[Source, EncodedClip | Failure]]

@@ -20,13 +20,12 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float, Float32
 
-from raymc.data.feed.batches import decode_tokens
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
 from raymc.errors import DataError
 from raymc.evaluation.doubts import Doubt, find_doubts
 from raymc.evaluation.duplicates import Pair, find_pairs
 from raymc.evaluation.learning_curves import FEWEST_VIDEOS, MORE, Curve, learning_curves
-from raymc.evaluation.media import media_parts, plan_of, token_table
+from raymc.evaluation.media import embed_media, plan_of
 from raymc.evaluation.next_clips import Pick, pick_next
 from raymc.evaluation.out_of_fold import (
     Clips,
@@ -38,7 +37,7 @@ from raymc.evaluation.out_of_fold import (
     trainings_of,
 )
 from raymc.events import ExtractProgress, unheard
-from raymc.features.extraction import EncodedClip, ExtractPlan
+from raymc.features.extraction import ExtractPlan
 from raymc.features.sources import Source, check_present, list_sources
 from raymc.metrics.calibration import Calibration, fit_calibration
 from raymc.runtime.device import device_here
@@ -63,12 +62,14 @@ class Candidates:
         sources: Of each, the dataset's split or the address that it is from.
         probabilities: Of each label.
         embeddings: Of each clip.
+        failures: What could not be read, `path: reason`.
     """
 
     places: tuple[dict[str, Any], ...]
     sources: tuple[str, ...]
     probabilities: Float[np.ndarray, "N C"]
     embeddings: Float32[np.ndarray, "N E"]
+    failures: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -408,7 +409,8 @@ def _own_candidates(
     )
 
 
-_Embedded = Iterator[tuple[list[dict[str, Any]], tuple[np.ndarray, np.ndarray]]]
+# some clips, with their embeddings and scores; or what could not be read
+_Embedded = Iterator[tuple[list[dict[str, Any]], np.ndarray, np.ndarray] | str]
 
 
 def _opened(bundle: Bundle, address: str, device: str, listener: Listener) -> _Embedded:
@@ -438,15 +440,21 @@ def _unlabelled(
         DataError: There are none, or they can't be read.
     """
     known = _Known(clips)
-    places, embeddings, scores = [], [], []
-    for some, (embedded, scored) in others:
+    places, embeddings, scores, failures = list[dict[str, Any]](), [], [], list[str]()
+    for part in others:
+        if isinstance(part, str):
+            failures.append(part)
+            continue
+        some, embedded, scored = part
         new = np.array([not known.has(place) for place in some], dtype=bool)
         places += [place for place, is_new in zip(some, new) if is_new]
         embeddings.append(embedded[new])
         scores.append(scored[new])
     if not places:
+        rest = f" ({failures[0]})" if failures else ""
         raise DataError(
-            f"{address} has no clip without labels that is not in {clips.dataset.path} already"
+            f"{address} has no clip without labels that is not in {clips.dataset.path} "
+            f"already{rest}"
         )
     fitted = bundle.calibration or calibration
     return Candidates(
@@ -454,6 +462,7 @@ def _unlabelled(
         sources=(address,) * len(places),
         probabilities=fitted.probabilities(np.concatenate(scores)),
         embeddings=np.concatenate(embeddings),
+        failures=tuple(failures),
     )
 
 
@@ -464,12 +473,12 @@ class _Known:
         self._parts: dict[str, list[tuple[float, float]]] = {}
         for place in _places(clips.table):
             if place.get("path") is not None:
-                self._parts.setdefault(_absolute(place["path"]), []).append(_times(place))
+                self._parts.setdefault(absolute(place["path"]), []).append(_times(place))
 
     def has(self, place: Mapping[str, Any]) -> bool:
         """Return whether one of them overlaps a clip."""
         start, end = _times(place)
-        parts = self._parts.get(_absolute(place["path"]), []) if place.get("path") else []
+        parts = self._parts.get(absolute(place["path"]), []) if place.get("path") else []
         return any(start < there[1] and there[0] < end for there in parts)
 
 
@@ -478,20 +487,20 @@ def _times(place: Mapping[str, Any]) -> tuple[float, float]:
     return start or 0.0, math.inf if end is None else end
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """Return a local path as one from the root, so that two ways to write it are equal."""
     return path if "://" in path else os.path.abspath(path)
 
 
 def _rows_of_dataset(bundle: Bundle, dataset: Dataset, listener: Listener) -> _Embedded:
     shards = [shard for shards in dataset.manifest.splits.values() for shard in shards]
-    columns = ["id", "labels", *(modality.name for modality in bundle.modalities)]
+    columns = ["id", "labels", *bundle.columns_in(dataset.manifest)]
     for number, shard in enumerate(shards, 1):
         table = read_shard(dataset, shard, columns, optional=_PLACE)
         table = table.filter(pa.array([not labels for labels in table["labels"].to_pylist()]))
-        places = [
-            {"id": name, **place} for name, place in zip(table["id"].to_pylist(), _places(table))
-        ]
-        yield places, bundle.embed_tokens(decode_tokens(table, bundle.modalities))
+        ids = table["id"].to_pylist()
+        places = [{"id": name, **place} for name, place in zip(ids, _places(table))]
+        yield places, *bundle.embed_tokens(bundle.tokens_of(table))
         listener("unlabelled shards", number, len(shards))
 
 
@@ -501,21 +510,13 @@ def _clips_of_media(
     def told(progress: ExtractProgress) -> None:
         listener("unlabelled videos", progress.done_files, progress.files)
 
-    for _, items in media_parts(sources, plan, 0, told):
-        known = [(source, item) for source, item in items if isinstance(item, EncodedClip)]
-        if not known:
+    for one in embed_media(bundle, sources, plan, listener=told):
+        if isinstance(one, str):
+            yield one
             continue
-        places = [
-            {
-                "id": item.id,
-                "path": source.path,
-                "start": item.start_seconds,
-                "end": item.end_seconds,
-            }
-            for source, item in known
-        ]
-        table = token_table(bundle, [item for _, item in known])
-        yield places, bundle.embed_tokens(decode_tokens(table, bundle.modalities))
+        times = {"start": one.clip.start_seconds, "end": one.clip.end_seconds}
+        place = {"id": one.clip.id, "path": one.source.path, **times}
+        yield [place], one.embedding[None], one.scores[None]
 
 
 def _curves(

@@ -9,9 +9,8 @@ import pandas as pd
 
 from raymc.data.storage import whole_file
 from raymc.errors import ConfigError, DataError
-from raymc.evaluation.prediction_files import joined_labels
+from raymc.evaluation.prediction_files import joined_labels, write_workbook
 from raymc.evaluation.review import Review
-from raymc.terminal import one_line
 
 SUFFIXES = (".csv", ".xlsx")
 _DIGITS = 4
@@ -43,7 +42,7 @@ def save_review(review: Review, out: Path) -> None:
             if out.suffix.lower() == ".csv":
                 _write_csv(frames, partial)
             else:
-                _write_excel(frames, partial)
+                write_workbook({kind: [frame] for kind, frame in frames.items()}, partial)
     except OSError as error:
         raise DataError(f"{out} can't be written: {error.strerror or error}") from error
 
@@ -54,25 +53,6 @@ def _write_csv(frames: Mapping[str, pd.DataFrame], out: Path) -> None:
     table = pd.concat([frame.astype(object) for frame in some]) if some else empty
     first = ["finding", *(name for name in table.columns if name != "finding")]
     table.reindex(columns=first).to_csv(out, index=False, encoding="utf-8-sig")
-
-
-def _write_excel(frames: Mapping[str, pd.DataFrame], out: Path) -> None:
-    from openpyxl import Workbook
-    from openpyxl.cell import WriteOnlyCell
-
-    book = Workbook(write_only=True)
-    for kind, frame in frames.items():
-        sheet = book.create_sheet(kind)
-        for values in [list(frame.columns), *frame.astype(object).to_numpy().tolist()]:
-            cells = []
-            for value in values:
-                is_text = isinstance(value, str)
-                cell = WriteOnlyCell(sheet, one_line(value) if is_text else value)
-                if is_text:
-                    cell.data_type = "s"  # a text that begins with = is no formula
-                cells.append(cell)
-            sheet.append(cells)
-    book.save(out)
 
 
 def _plain(value: Any) -> Any:

@@ -47,30 +47,41 @@ def _write_json(timeline: Timeline, out: Path) -> None:
     out.write_text(json.dumps(as_json(timeline), ensure_ascii=False, allow_nan=False, indent=1))
 
 
-def as_json(timeline: Timeline) -> dict[str, Any]:
-    """Return a timeline as plain JSON values: labels with their segments, then all windows."""
+def as_json(timeline: Timeline, *, windows: bool = True) -> dict[str, Any]:
+    """Return a timeline as plain JSON values; `kind` says what its values are."""
     values = timeline.values(timeline.scores)
-    enter = [None if np.isnan(x) else round(float(x), 4) for x in timeline.enter]
-    segments: dict[str, list[dict[str, float]]] = {name: [] for name in timeline.labels}
-    for one in timeline.all_segments:
-        times = {"start": round(one.start, 3), "end": round(one.end, 3)}
-        segments[one.label].append({**times, timeline.kind: round(one.value, 4)})
     return {
-        "path": timeline.path,
+        "video": timeline.path,
         "seconds": round(timeline.seconds, 3),
         "window_seconds": timeline.window_seconds,
         "stride_seconds": timeline.stride_seconds,
+        "kind": timeline.kind,
+        "segments": [
+            {
+                "label": one.label,
+                "start": round(one.start, 3),
+                "end": round(one.end, 3),
+                "value": round(one.value, 4),
+                "peak": round(one.peak, 3),
+            }
+            for one in timeline.all_segments
+        ],
         "labels": [
-            {"label": name, "threshold": level, "segments": segments[name]}
-            for name, level in zip(timeline.labels, enter)
+            {
+                "label": name,
+                "value": round(float(highest), 4),
+                "threshold": None if np.isnan(enter) else round(float(enter), 4),
+            }
+            for name, highest, enter in zip(timeline.labels, values.max(axis=0), timeline.enter)
         ],
         "windows": [
             {
                 "start": round(float(start), 3),
                 "end": round(float(end), 3),
-                timeline.kind: {k: round(float(x), 4) for k, x in zip(timeline.labels, each)},
+                "values": [round(float(value), 4) for value in row],
             }
-            for start, end, each in zip(timeline.starts, timeline.ends, values)
+            for start, end, row in zip(timeline.starts, timeline.ends, values)
+            if windows
         ],
         "failures": list(timeline.failures),
     }

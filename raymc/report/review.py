@@ -19,8 +19,9 @@ from markupsafe import Markup
 from raymc.config import ExtractConfig
 from raymc.data.shards.tokens import RESERVED_COLUMNS
 from raymc.evaluation.learning_curves import MORE, Curve
-from raymc.evaluation.review import REVIEWED, Listener, Review, review_lines
+from raymc.evaluation.review import REVIEWED, Listener, Review, absolute, review_lines
 from raymc.evaluation.thumbnails import Thumbnails, thumbnails_of
+from raymc.evaluation.timeline import clock
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.text import estimate_text, percent
 from raymc.report import drawing
@@ -116,7 +117,7 @@ class _Rows:
     def _row(self, values: Mapping[str, list[Any]], row: int) -> dict[str, Any]:
         cells = {column: _cell(given[row]) for column, given in values.items()}
         if "path" in cells:
-            cells["path"] = _absolute(str(cells["path"]))
+            cells["path"] = absolute(str(cells["path"]))
         cells["split"] = self.review.clips.splits[row]
         seen = _listed(cells.get(REVIEWED))
         return {
@@ -131,12 +132,12 @@ class _Rows:
         """Return the number of a clip to label, which becomes a row if it is not one yet."""
         if place["id"] in self._numbers:
             known = self.rows[self._numbers[place["id"]]]["cells"].get("path")
-            if known in (None, _absolute(str(place.get("path", "")))):
+            if known in (None, absolute(str(place.get("path", "")))):
                 return self._numbers[place["id"]]
         names = {"start": "start_seconds", "end": "end_seconds"}
         cells = {names.get(key, key): _cell(value) for key, value in place.items()}
         if "path" in cells:
-            cells["path"] = _absolute(str(cells["path"]))
+            cells["path"] = absolute(str(cells["path"]))
         self.columns = list(dict.fromkeys([*self.columns, *cells]))
         cells["split"] = self.review.bundle.config.data.train
         self.rows.append(
@@ -149,7 +150,7 @@ class _Rows:
         cells = self.rows[row]["cells"]
         path, start, end = (cells.get(x) for x in ("path", "start_seconds", "end_seconds"))
         is_there = os.path.isfile(path or "")
-        times = f", {_clock(start)} to {_clock(end)}" if _is_time(start) and _is_time(end) else ""
+        times = f", {clock(start)} to {clock(end)}" if _is_time(start) and _is_time(end) else ""
         name = f"{Path(path).name}{times}, " if path else ""
         fragment = f"#t={start:g},{end:g}" if times else ""
         reason = "" if is_there or path is None else f"{path} is not here"
@@ -200,17 +201,8 @@ def _listed(value: Any) -> list[str] | None:
     return [str(one) for one in found] if isinstance(found, list) else None
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
-
-
 def _is_time(value: Any) -> bool:
     return isinstance(value, int | float)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)}:{rest:04.1f}" if rest % 1 else f"{int(minutes)}:{int(rest):02d}"
 
 
 def _doubtful(review: Review, table: _Rows, most: int) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel
@@ -28,6 +27,7 @@ from starlette.requests import ClientDisconnect
 import raymc
 from raymc.errors import first_line
 from raymc.evaluation.timeline import Timeline
+from raymc.evaluation.timeline_files import as_json
 from raymc.report.service import api_page, drop_page
 from raymc.report.timeline import timeline_page
 from raymc.serving.labeller import FullError, Limits, Refusal
@@ -68,7 +68,7 @@ class Window(BaseModel):
 
 
 class Answer(BaseModel):
-    """A video's labels over time; values are of the kind `kind`: probability, or score."""
+    """A video's labels over time, as `as_json` makes it; values are of the kind `kind`."""
 
     video: str
     seconds: float
@@ -77,8 +77,8 @@ class Answer(BaseModel):
     kind: str
     segments: list[Segment]
     labels: list[LabelOfVideo]
-    windows: list[Window] = []
-    failures: list[str] = []
+    windows: list[Window]
+    failures: list[str]
 
 
 def make_app(
@@ -203,7 +203,7 @@ def make_app(
         found = replace(found, path=shown)
         if page:
             return HTMLResponse(timeline_page(found, page))
-        return JSONResponse(_answer(found, shown, windows=windows).model_dump())
+        return JSONResponse(Answer(**as_json(found, windows=windows)).model_dump())
 
     return app
 
@@ -343,31 +343,3 @@ class _Form:
 
 def _clean(name: str) -> str:
     return PurePath(name.replace("\\", "/")).name[:200] or "video"
-
-
-def _answer(timeline: Timeline, name: str, *, windows: bool) -> Answer:
-    values = timeline.values(timeline.scores)
-    highest = values.max(axis=0)
-    return Answer(
-        video=name,
-        seconds=timeline.seconds,
-        window_seconds=timeline.window_seconds,
-        stride_seconds=timeline.stride_seconds,
-        kind=timeline.kind,
-        segments=[Segment(**one._asdict()) for one in timeline.all_segments],
-        labels=[
-            LabelOfVideo(
-                label=label,
-                value=float(highest[c]),
-                threshold=None if np.isnan(timeline.enter[c]) else float(timeline.enter[c]),
-            )
-            for c, label in enumerate(timeline.labels)
-        ],
-        windows=[
-            Window(start=float(start), end=float(end), values=row.tolist())
-            for start, end, row in zip(timeline.starts, timeline.ends, values)
-        ]
-        if windows
-        else [],
-        failures=list(timeline.failures),
-    )
