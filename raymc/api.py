@@ -25,8 +25,8 @@ from raymc.evaluation.export import export as export_bundle
 from raymc.evaluation.outcomes import label_outcomes
 from raymc.evaluation.predict import predict as write_predictions
 from raymc.evaluation.prediction_files import frames_of
-from raymc.evaluation.review import Review
-from raymc.evaluation.review import review as review_dataset
+from raymc.evaluation.review.review import Review
+from raymc.evaluation.review.review import review as review_dataset
 from raymc.evaluation.timeline import Timeline, make_timeline
 from raymc.terminal import make_console
 from raymc.training.bundle import Bundle, load_bundle

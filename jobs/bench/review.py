@@ -26,8 +26,8 @@ from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, load, override
 from raymc.data.feed.feed import Feeds
 from raymc.data.labels import label_counts
-from raymc.evaluation.doubts import Doubt, find_doubts
-from raymc.evaluation.out_of_fold import (
+from raymc.evaluation.review.doubts import Doubt, find_doubts
+from raymc.evaluation.review.out_of_fold import (
     Clips,
     Training,
     draw_folds,

@@ -10,7 +10,7 @@ from raymc.cli.options import load_config, make_console, on_device, overridable,
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from raymc.evaluation.review import Review
+    from raymc.evaluation.review.review import Review
 
 
 @click.command()
@@ -58,10 +58,10 @@ def run_review(
     from raymc.cli.display import StagesDisplay
     from raymc.data.shards import open_dataset
     from raymc.errors import ConfigError
-    from raymc.evaluation.out_of_fold import best_epoch
-    from raymc.evaluation.review import review as review_dataset
-    from raymc.evaluation.review import review_lines
-    from raymc.evaluation.review_files import SUFFIXES, save_review
+    from raymc.evaluation.review.files import SUFFIXES, save_review
+    from raymc.evaluation.review.out_of_fold import best_epoch
+    from raymc.evaluation.review.review import review as review_dataset
+    from raymc.evaluation.review.review import review_lines
     from raymc.terminal import print_line
     from raymc.training.bundle import load_bundle
     from raymc.training.runs import dataset_of, find_bundle, read_run, run_of

@@ -18,9 +18,9 @@ from markupsafe import Markup
 
 from raymc.config import ExtractConfig
 from raymc.data.shards.tokens import RESERVED_COLUMNS
-from raymc.evaluation.learning_curves import MORE, Curve
-from raymc.evaluation.review import REVIEWED, Listener, Review, absolute, review_lines
-from raymc.evaluation.thumbnails import Thumbnails, thumbnails_of
+from raymc.evaluation.review.learning_curves import MORE, Curve
+from raymc.evaluation.review.review import REVIEWED, Listener, Review, absolute, review_lines
+from raymc.evaluation.review.thumbnails import Thumbnails, thumbnails_of
 from raymc.evaluation.timeline import clock
 from raymc.metrics.bootstrap import Difference
 from raymc.metrics.text import estimate_text, percent

@@ -27,11 +27,11 @@ from raymc.data.shards import (
     read_shard,
     write_dataset,
 )
-from raymc.evaluation.doubts import Doubt
-from raymc.evaluation.duplicates import Pair
-from raymc.evaluation.next_clips import Pick
-from raymc.evaluation.out_of_fold import read_clips_of
-from raymc.evaluation.review import (
+from raymc.evaluation.review.doubts import Doubt
+from raymc.evaluation.review.duplicates import Pair
+from raymc.evaluation.review.next_clips import Pick
+from raymc.evaluation.review.out_of_fold import read_clips_of
+from raymc.evaluation.review.review import (
     Candidates,
     Review,
     _confirmed,

@@ -22,19 +22,19 @@ from raymc.config import Config, override
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Modality, Row, open_dataset, write_dataset
 from raymc.errors import BundleError, ConfigError, DataError, ResourceError
-from raymc.evaluation import out_of_fold, review
-from raymc.evaluation.doubts import find_doubts
-from raymc.evaluation.duplicates import find_pairs
-from raymc.evaluation.learning_curves import learning_curves
-from raymc.evaluation.next_clips import pick_next
-from raymc.evaluation.out_of_fold import (
+from raymc.evaluation.review import out_of_fold, review
+from raymc.evaluation.review.doubts import find_doubts
+from raymc.evaluation.review.duplicates import find_pairs
+from raymc.evaluation.review.files import save_review
+from raymc.evaluation.review.learning_curves import learning_curves
+from raymc.evaluation.review.next_clips import pick_next
+from raymc.evaluation.review.out_of_fold import (
     draw_folds,
     out_of_fold_scores,
     read_clips_of,
     train_and_score,
     trainings_of,
 )
-from raymc.evaluation.review_files import save_review
 from raymc.training.bundle import Bundle, load_bundle
 from raymc.training.learner import make_learner
 from raymc.training.loop import train_epoch

@@ -10,7 +10,7 @@ import pandas as pd
 from raymc.data.storage import whole_file
 from raymc.errors import ConfigError, DataError
 from raymc.evaluation.prediction_files import joined_labels, write_workbook
-from raymc.evaluation.review import Review
+from raymc.evaluation.review.review import Review
 
 SUFFIXES = (".csv", ".xlsx")
 _DIGITS = 4

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from raymc.data.leaks import contents_of
 from raymc.data.shards import Ragged
 from raymc.evaluation.neighbours import unit
-from raymc.evaluation.out_of_fold import Clips
+from raymc.evaluation.review.out_of_fold import Clips
 
 ALIKE = 0.95  # least cosine of near-duplicates
 _PARTS = 4  # of a clip's time

@@ -1,7 +1,6 @@
 """What would make a dataset better: doubtful labels, duplicates, clips to label, rare classes.
 
-`review` trains the bundle's settings again on parts of the dataset (`out_of_fold.py`), and joins
-what the other files find: `doubts.py`, `duplicates.py`, `next_clips.py`, `learning_curves.py`.
+`review` trains the bundle's settings again on parts of the dataset, and joins what is found.
 
 Axes: N clips, C classes, E embedding.
 """
@@ -22,12 +21,12 @@ from jaxtyping import Float, Float32
 
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
 from raymc.errors import DataError
-from raymc.evaluation.doubts import Doubt, find_doubts
-from raymc.evaluation.duplicates import Pair, find_pairs
-from raymc.evaluation.learning_curves import FEWEST_VIDEOS, MORE, Curve, learning_curves
 from raymc.evaluation.media import embed_media, plan_of
-from raymc.evaluation.next_clips import Pick, pick_next
-from raymc.evaluation.out_of_fold import (
+from raymc.evaluation.review.doubts import Doubt, find_doubts
+from raymc.evaluation.review.duplicates import Pair, find_pairs
+from raymc.evaluation.review.learning_curves import FEWEST_VIDEOS, MORE, Curve, learning_curves
+from raymc.evaluation.review.next_clips import Pick, pick_next
+from raymc.evaluation.review.out_of_fold import (
     Clips,
     Training,
     best_epoch,
