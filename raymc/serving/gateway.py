@@ -124,18 +124,10 @@ def make_app(
     async def guard(
         request: Request, proceed: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-        origin = request.headers.get("origin")
-        if hosts and host not in hosts:
-            return _problem(421, f"this service has another name than {host!r}")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-            return _problem(403, "another site's page may not use this service")
-        is_open = request.method == "GET" and request.url.path in ("/", "/health")
-        if token and not is_open and not _has_token(request, token):
-            answer = _problem(401, "a token is needed: Authorization: Bearer TOKEN")
-            answer.headers["www-authenticate"] = "Bearer"
+        refusal = _refusal(request, token, hosts)
+        if refusal is not None:
             await _discard(request)
-            return answer
+            return refusal
         return await proceed(request)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -156,16 +148,7 @@ def make_app(
         "/timeline",
         summary="Labels of a video over time.",
         response_model=Answer,
-        responses={
-            400: {"description": "There is no video in the request."},
-            401: {"description": "The token is missing or wrong."},
-            408: {"description": "The upload has stopped."},
-            413: {"description": "The video is too large or too long."},
-            422: {"description": "The video can't be read."},
-            503: {
-                "description": "Too many videos wait. Try again after the seconds in Retry-After."
-            },
-        },
+        responses=_REFUSALS,
         openapi_extra={"requestBody": _BODY},
     )
     async def timeline(
@@ -221,6 +204,32 @@ _BODY = {
         },
     },
 }
+
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "There is no video in the request."},
+    401: {"description": "The token is missing or wrong."},
+    408: {"description": "The upload has stopped."},
+    413: {"description": "The video is too large or too long."},
+    422: {"description": "The video can't be read."},
+    503: {"description": "Too many videos wait. Try again after the seconds in Retry-After."},
+}
+
+
+def _refusal(request: Request, token: str, hosts: frozenset[str]) -> JSONResponse | None:
+    """Return the answer to a request that may not use the service; None if it may."""
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    origin = request.headers.get("origin")
+    if hosts and host not in hosts:
+        return _problem(421, f"this service has another name than {host!r}")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        return _problem(403, "another site's page may not use this service")
+    is_open = request.method == "GET" and request.url.path in ("/", "/health")
+    if not token or is_open or _has_token(request, token):
+        return None
+    answer = _problem(401, "a token is needed: Authorization: Bearer TOKEN")
+    answer.headers["www-authenticate"] = "Bearer"
+    return answer
 
 
 def _problem(status: int, reason: str) -> JSONResponse:
