@@ -15,11 +15,11 @@ from rich.console import Console
 from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
-from raymc.config import Config, DataConfig, Preset, check_space, override, preset_line
-from raymc.data.info import clip_seconds, rows_line, shape_of, training_lines
-from raymc.data.leaks import find_leaks
+from raymc.config import Config, Preset, Shape, check_space, override, preset_line
+from raymc.data.info import rows_line, training_lines
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.splits import SPLITS, split_dataset
+from raymc.data.survey import Survey, survey
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
 from raymc.evaluation.scoring import stored_scores
@@ -47,16 +47,15 @@ def run_train(config: Config, console: Console, preset: Preset | None = None) ->
     `preset` chooses the settings that were not given; None keeps all as they are. If an earlier
     command was interrupted after training, only the rest is done.
     """
-    dataset = _open_data(config, console)
-    config, lines = _fitted(config, dataset, preset, sweep=False)
+    known = _open_data(config, console)
+    dataset = known.dataset
+    config, lines = _fitted(config, known.shape, preset, sweep=False)
     run = open_run(config, dataset=dataset.manifest.digest())
     bundle = run.folder / BUNDLE
     if run.is_finished:
         print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
         return bundle
-    _describe(dataset, config.data, console, lines)
-    # Read now: what was trained for hours should not need the training split again to be kept.
-    seconds = clip_seconds(dataset, config.data.train)
+    _describe(known, config.data.train, console, lines)
     run, train = (run, None) if bundle.exists() else _trainer(run, dataset, console)
     run.begin()
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
@@ -66,7 +65,7 @@ def run_train(config: Config, console: Console, preset: Preset | None = None) ->
                 with TrainDisplay(console, metric=config.train.monitor) as display:
                     listeners = [AttemptRecorder(run.folder), display.handle, record]
                     checkpoint = train(run, dataset, listeners=listeners)
-                save_bundle(checkpoint, bundle, clip_seconds=seconds)
+                save_bundle(checkpoint, bundle, clip_seconds=known.clip_seconds)
             is_logged = _log_bundle(bundle, tracker, record.key, config, console)
         tracker.end_run(record.key, "complete")
     run.end(is_recorded=is_logged and not count_left(run.folder))
@@ -83,11 +82,11 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     from raymc.runtime.gauges import Gauges
     from raymc.search.sweep import sweep
 
-    dataset = _open_data(config, console)
-    config, lines = _fitted(config, dataset, preset, sweep=True)
+    known = _open_data(config, console)
+    dataset = known.dataset
+    config, lines = _fitted(config, known.shape, preset, sweep=True)
     run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
-    _describe(dataset, config.data, console, lines)
-    seconds = clip_seconds(dataset, config.data.train)
+    _describe(known, config.data.train, console, lines)
     run = _start_ray(run, console)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
         display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
@@ -105,7 +104,7 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
             if not is_logged:
                 run.begin()
             bundle = run.folder / BUNDLE
-            save_bundle(Path(best.checkpoint), bundle, clip_seconds=seconds)
+            save_bundle(Path(best.checkpoint), bundle, clip_seconds=known.clip_seconds)
             console.print(trials_table(record.trials, config.train.monitor, width=console.width))
             record.summarise()
             print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")
@@ -165,8 +164,12 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
         raise
 
 
-def _open_data(config: Config, console: Console) -> Dataset:
-    """Open the dataset, making it if needed; checks it before the run has a folder or processes."""
+def _open_data(config: Config, console: Console) -> Survey:
+    """Open the dataset, making it if needed; checks it before the run has a folder or processes.
+
+    All that is needed of the training split besides its batches is read here, once: what was
+    trained for hours should not need it again to be kept.
+    """
     with CountDisplay(console, "rows") as display:
         dataset = prepare_dataset(config, on_row=display.count)
     names = (config.data.train, config.data.val, config.data.test)
@@ -176,14 +179,11 @@ def _open_data(config: Config, console: Console) -> Dataset:
         line = rows_line(manifest, config.data.path)
         print_line(console, f"{line}; it had one split, so these were drawn by video (seed 0)")
         dataset = open_dataset(config.data.path)
-    for split in (config.data.train, config.data.val):
-        dataset.split(split)
-    dataset.verify(config.data.train, config.data.val)
-    return dataset
+    return survey(dataset, config.data)
 
 
 def _fitted(
-    config: Config, dataset: Dataset, preset: Preset | None, *, sweep: bool
+    config: Config, shape: Shape, preset: Preset | None, *, sweep: bool
 ) -> tuple[Config, list[str]]:
     """Choose the settings that were neither given nor are searched; also returns what to say.
 
@@ -195,7 +195,6 @@ def _fitted(
     is_own = any(key.startswith("search.space") for key in preset.given)
     needed = [config.model.fusion_depth] if depth in preset.given else []
     needed += [int(end) for end in space[depth].ends()] if is_own and depth in space else []
-    shape = shape_of(dataset, config.data)
     open_ = replace(preset, given=frozenset({*preset.given, *space}))
     chosen = open_.settings(shape, least_depth=max(needed, default=0))
     lines = [preset_line(chosen, shape)] if chosen else []
@@ -204,11 +203,11 @@ def _fitted(
     return override(config, chosen), lines
 
 
-def _describe(dataset: Dataset, data: DataConfig, console: Console, more: Sequence[str]) -> None:
+def _describe(known: Survey, split: str, console: Console, more: Sequence[str]) -> None:
     """Say what there is to train on and `more`, and warn of clips that several splits share."""
-    for line in (*training_lines(dataset, data.train), *more):
+    for line in (*training_lines(known.dataset, split), *more):
         print_line(console, line)
-    for leak in find_leaks(dataset, (data.train, data.val, data.test)):
+    for leak in known.leaks:
         print_line(console, leak, "yellow")
 
 

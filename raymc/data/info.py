@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_array
 
-from raymc.config import DataConfig, Shape
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Manifest, count_classes, ragged, read_shard
 from raymc.data.shards.ragged import label_entries, observed_classes
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN_LABELS = 20
 SHOWN_PAIRS = 10
-_TIMES = ("start_seconds", "end_seconds")
 NAMED_LABELS = 8  # in a line
-MEASURED_ROWS = 2000  # whose lengths say how long a typical one is
 FEW_CLIPS = 8  # of a label: with fewer, hardly anything can be learned
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito
 
@@ -101,52 +98,6 @@ def describe(dataset: Dataset) -> DatasetInfo:
 def rows_line(manifest: Manifest, path: str) -> str:
     """Return how many rows each split has."""
     return f"{path}: {manifest.rows_text()}"
-
-
-def clip_seconds(dataset: Dataset, split: str) -> float | None:
-    """Return the median length of a split's clips, in seconds; None if the dataset has no times.
-
-    Raises:
-        DataError: A shard of the split can't be read.
-    """
-    lengths = []
-    for shard in dataset.split(split):
-        table = read_shard(dataset, shard, ["id"], optional=_TIMES)
-        there = set(_TIMES) <= set(table.column_names)
-        if there and all(pa.types.is_floating(table[name].type) for name in _TIMES):
-            starts, ends = (table[name].to_numpy() for name in _TIMES)
-            lengths.append((ends - starts).astype(np.float64))
-    known = np.concatenate([np.zeros(0), *lengths])
-    known = known[known > 0]  # not where a time is missing
-    return max(0.01, round(float(np.median(known)), 2)) if len(known) else None
-
-
-def shape_of(dataset: Dataset, config: DataConfig) -> Shape:
-    """Return by what settings are chosen for a training split; its first shards give the lengths.
-
-    Raises:
-        DataError: A modality is not in the dataset, or a shard can't be read.
-    """
-    manifest = dataset.manifest
-    names = config.modalities or [modality.name for modality in manifest.modalities]
-    modalities = [manifest.modality(name) for name in names]
-    longest: list[int] = []
-    seconds = 0.0
-    for shard in dataset.split(config.train):
-        table = read_shard(dataset, shard, [modality.name for modality in modalities])
-        lengths = [ragged(table[modality.name], modality).lengths for modality in modalities]
-        longest.extend(np.max(lengths, axis=0).tolist())
-        lasting = [x.max(initial=0) / one.rate_hz for x, one in zip(lengths, modalities)]
-        seconds = max(seconds, *map(float, lasting))
-        if len(longest) >= MEASURED_ROWS:
-            break
-    return Shape(
-        rows=manifest.rows(config.train),
-        labels=len(manifest.vocabulary),
-        tokens=round(float(np.median(longest))) if longest else 0,
-        seconds=seconds,
-        rate_hz=max(modality.rate_hz for modality in modalities),
-    )
 
 
 def training_lines(dataset: Dataset, split: str) -> list[str]:

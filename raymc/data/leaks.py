@@ -7,32 +7,24 @@ splits.
 import hashlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raymc.data.shards import Dataset, Modality, Shard, ragged
-from raymc.data.storage import reaching
-from raymc.errors import DataError, first_line
+from raymc.data.shards import Modality, ragged
 
-# Of larger datasets only ids and videos are compared: reading all tokens would take minutes.
-CONTENT_BYTES = 16 << 30
 # Extra columns that name a clip's video, the first of them that a file has; `path` is written by
 # `raymc extract`, `video` by `raymc import coin`.
-_VIDEO_COLUMNS = ("path", "video", "video_id", "url")
+VIDEO_COLUMNS = ("path", "video", "video_id", "url")
 _WINDOW = re.compile(r"(.+)@\d+(?:\.\d+)?-(?:\d+(?:\.\d+)?)?")  # an id that `raymc extract` gives
-_SHARDS_AT_ONCE = 4
 _DIGEST = pa.binary(16)
 
 
 @dataclass(frozen=True)
-class _Clips:
+class Clips:
     """What is compared of the clips of a split: arrays of one length, null where unknown."""
 
     ids: pa.Array
@@ -40,24 +32,35 @@ class _Clips:
     contents: pa.Array
 
 
-def find_leaks(dataset: Dataset, splits: Iterable[str]) -> list[str]:
+def clips_in(table: pa.Table, modalities: Sequence[Modality]) -> Clips:
+    """Return what is compared of a table's rows: id, video, and the content of `modalities`."""
+    ids = table["id"].to_pylist()
+    column = video_column(table.column_names)
+    known = table[column].to_pylist() if column else [None] * len(ids)
+    return Clips(
+        ids=pa.array(ids, pa.string()),
+        videos=pa.array(map(video_of, ids, known), pa.string()),
+        contents=pa.array(contents_of(table, modalities), _DIGEST),
+    )
+
+
+def joined(parts: Sequence[Clips]) -> Clips:
+    """Return the clips of several tables as one."""
+    return Clips(
+        *(pa.concat_arrays([getattr(part, name.name) for part in parts]) for name in fields(Clips))
+    )
+
+
+def find_leaks(clips: Mapping[str, Clips]) -> list[str]:
     """Return a line about ids, one about contents and one about videos that are in two splits.
 
-    Each line says how many there are, with an example; it is left out if there are none. Splits
-    without rows are passed over. Clips without a token have no content.
-
-    Raises:
-        DataError: A shard can't be read.
+    Each line says how many there are, with an example; it is left out if there are none. Clips
+    without a token have no content.
     """
-    manifest = dataset.manifest
-    names = [split for split in dict.fromkeys(splits) if manifest.rows(split)]
-    size = sum(shard.bytes for name in names for shard in manifest.splits[name])
-    modalities = manifest.modalities if size <= CONTENT_BYTES else ()
-    clips = {name: _read(dataset, manifest.splits[name], modalities) for name in names}
     return [*_of_ids(clips), *_of_contents(clips), *_of_videos(clips)]
 
 
-def _of_ids(clips: Mapping[str, _Clips]) -> Iterator[str]:
+def _of_ids(clips: Mapping[str, Clips]) -> Iterator[str]:
     shared: list[pa.Array] = []
     example = ""
     for here, there in itertools.combinations(clips, 2):
@@ -68,7 +71,7 @@ def _of_ids(clips: Mapping[str, _Clips]) -> Iterator[str]:
     yield from _told(shared, "id is", "ids are", f"in more than one split, such as {example}")
 
 
-def _of_contents(clips: Mapping[str, _Clips]) -> Iterator[str]:
+def _of_contents(clips: Mapping[str, Clips]) -> Iterator[str]:
     shared: list[pa.Array] = []
     example = ""
     for here, there in itertools.combinations(clips, 2):
@@ -83,7 +86,7 @@ def _of_contents(clips: Mapping[str, _Clips]) -> Iterator[str]:
     yield from _told(shared, "clip has", "clips have", told)
 
 
-def _of_videos(clips: Mapping[str, _Clips]) -> Iterator[str]:
+def _of_videos(clips: Mapping[str, Clips]) -> Iterator[str]:
     shared: list[pa.Array] = []
     example = ""
     for here, there in itertools.combinations(clips, 2):
@@ -103,7 +106,7 @@ def _told(shared: Sequence[pa.Array], one: str, many: str, what: str) -> Iterato
         yield f"leak: {count:,} {one if count == 1 else many} {what}; scores on them are too high"
 
 
-def _under_other_ids(places: pa.Array, theirs: _Clips, ours: _Clips) -> pa.Array:
+def _under_other_ids(places: pa.Array, theirs: Clips, ours: Clips) -> pa.Array:
     """Say which of their clips have a place among ours without having the id of one of ours."""
     return pc.call_function("and", [places.is_valid(), _places(theirs.ids, ours.ids).is_null()])
 
@@ -114,46 +117,9 @@ def _places(values: pa.Array, among: pa.Array) -> pa.Array:
     return pc.call_function("index_in", [values], options)
 
 
-def _read(dataset: Dataset, shards: Sequence[Shard], modalities: Sequence[Modality]) -> _Clips:
-    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-        parts = list(pool.map(partial(_read_shard, dataset, modalities=modalities), shards))
-    rows = list(itertools.chain.from_iterable(parts))
-    return _Clips(
-        ids=pa.array([name for name, _, _ in rows], pa.string()),
-        videos=pa.array([video for _, video, _ in rows], pa.string()),
-        contents=pa.array([content for _, _, content in rows], _DIGEST),
-    )
-
-
-def _read_shard(
-    dataset: Dataset, shard: Shard, *, modalities: Sequence[Modality]
-) -> list[tuple[str | None, str | None, bytes | None]]:
-    """Return the id, video and content of each row of a shard."""
-    path = f"{dataset.path}/{shard.file}"
-    rows = []
-    try:
-        with reaching(path), dataset.filesystem.open_input_file(path) as file:
-            parquet = pq.ParquetFile(file, pre_buffer=True)
-            names = parquet.schema_arrow.names
-            video = video_column(names)
-            columns = ["id", *([video] if video else []), *(one.name for one in modalities)]
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group, columns=columns)
-                ids = table["id"].to_pylist()
-                of = table[video].to_pylist() if video else [None] * len(ids)
-                videos = [video_of(name, known) for name, known in zip(ids, of)]
-                rows += zip(ids, videos, contents_of(table, modalities))
-    except pa.ArrowException as error:
-        raise DataError(
-            f"{path} can't be read ({first_line(error)}); "
-            f"check it with `raymc data check {dataset.path}`"
-        ) from error
-    return rows
-
-
 def video_column(names: Sequence[str]) -> str | None:
     """Return the extra column that names the clips' videos; None if there is none."""
-    return next((name for name in _VIDEO_COLUMNS if name in names), None)
+    return next((name for name in VIDEO_COLUMNS if name in names), None)
 
 
 def video_of(name: str | None, known: object) -> str | None:

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32
 
-from raymc.data.info import clip_seconds
 from raymc.data.shards import Ragged
+from raymc.data.survey import clip_seconds
 from raymc.errors import ConfigError, DataError, RaymcError
 from raymc.evaluation.media import plan_of, token_table
 from raymc.evaluation.segments import Pieces, find_spans, pieces_of

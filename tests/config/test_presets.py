@@ -10,8 +10,8 @@ from tiny import LABELS, SPLIT_ROWS, tiny_row
 from raymc.cli.options import load_config, load_preset
 from raymc.cli.runs import _fitted
 from raymc.config import Config, Preset, Shape, override, preset_line
-from raymc.data.info import shape_of
 from raymc.data.shards import Dataset
+from raymc.data.survey import survey
 from raymc.errors import ConfigError
 
 CLIPS = Shape(rows=700, labels=51, tokens=75)
@@ -121,26 +121,27 @@ def test_a_dataset_s_shape(tiny: Dataset, tiny_config: Config) -> None:
         seconds=float(max(np.max(lengths, axis=0) / [2.0, 4.0])),
         rate_hz=4.0,
     )
-    assert shape_of(tiny, tiny_config.data) == both
+    assert survey(tiny, tiny_config.data).shape == both
     sound = override(tiny_config, {"data.modalities": ["audio"]}).data
-    assert shape_of(tiny, sound).tokens == round(np.median(np.array(lengths)[:, 1]))
+    assert survey(tiny, sound).shape.tokens == round(np.median(np.array(lengths)[:, 1]))
 
 
 def test_a_sweep_s_space_fits_the_depth_and_is_not_fixed(tiny: Dataset) -> None:
     base = override(Config(), {"data.path": tiny.path})
-    plain, [line] = _fitted(base, tiny, Preset(), sweep=False)
+    shape = survey(tiny, base.data).shape
+    plain, [line] = _fitted(base, shape, Preset(), sweep=False)
     assert (plain.model.depth, plain.batch.size) == (2, 8)
     assert "model.depth=2" in line
     assert plain.search == base.search
-    config, _ = _fitted(base, tiny, Preset(), sweep=True)
+    config, _ = _fitted(base, shape, Preset(), sweep=True)
     assert config.search.space["model.fusion_depth"].ends() == (0, 2)
     space = {"model.fusion_depth": {"low": 1, "high": 3}, "batch.size": {"choices": [4, 5]}}
     own = override(base, {"search.space": space})
     given = frozenset({"search.space"})
-    config, _ = _fitted(own, tiny, Preset(given=given), sweep=True)
+    config, _ = _fitted(own, shape, Preset(given=given), sweep=True)
     assert (config.model.depth, config.batch.size) == (3, 64)  # the searched one as it was
     assert config.search == own.search
     deep = override(base, {"model.fusion_depth": 4})
     given = frozenset({"model.fusion_depth"})
-    assert _fitted(deep, tiny, Preset(given=given), sweep=False)[0].model.depth == 4
-    assert _fitted(base, tiny, None, sweep=True) == (base, [])
+    assert _fitted(deep, shape, Preset(given=given), sweep=False)[0].model.depth == 4
+    assert _fitted(base, shape, None, sweep=True) == (base, [])

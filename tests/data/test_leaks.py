@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny import MODALITIES, SPLIT_ROWS, VOCABULARY, tiny_row
 
-from raymc.data import leaks
-from raymc.data.leaks import find_leaks
+from raymc.config import DataConfig
+from raymc.data import survey
 from raymc.data.shards import Dataset, Row, open_dataset, write_dataset
 
 SPLITS = ("train", "val", "test")
@@ -19,12 +19,16 @@ def written(folder: Path, splits: Mapping[str, Sequence[Row]]) -> Dataset:
     return open_dataset(str(folder))
 
 
+def leaks(dataset: Dataset) -> list[str]:
+    return survey.survey(dataset, DataConfig(path=dataset.path)).leaks
+
+
 def rows(split: str) -> list[Row]:
     return [tiny_row(split, i) for i in range(SPLIT_ROWS[split])]
 
 
 def test_splits_that_share_nothing(tiny: Dataset) -> None:
-    assert find_leaks(tiny, (*SPLITS, "other")) == []
+    assert leaks(tiny) == []
 
 
 def test_each_kind_of_leak_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +45,7 @@ def test_each_kind_of_leak_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     for split in (train, val):  # without tokens there is no content
         split[9] = replace(split[9], tokens={})
     dataset = written(tmp_path / "data", dict(zip(SPLITS, (train, val, test))))
-    assert find_leaks(dataset, SPLITS) == [
+    assert leaks(dataset) == [
         f"leak: 3 ids are in more than one split, such as {train[30].id!r} in train and val; "
         "scores on them are too high",
         f"leak: 1 clip has the content of a clip in another split, such as 'copied' in val, which "
@@ -49,9 +53,8 @@ def test_each_kind_of_leak_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         "leak: 1 video has clips in more than one split, such as 'film.mp4' in train and val; "
         "scores on them are too high",
     ]
-    assert find_leaks(dataset, ("test", "test")) == []
-    monkeypatch.setattr(leaks, "CONTENT_BYTES", 1000)
-    assert len(find_leaks(dataset, SPLITS)) == 2
+    monkeypatch.setattr(survey, "CONTENT_BYTES", 1000)
+    assert len(leaks(dataset)) == 2
 
 
 @pytest.mark.parametrize("column", ["path", "video", "video_id", "url"])
@@ -66,4 +69,4 @@ def test_videos_are_named_by_a_column(tmp_path: Path, column: str) -> None:
         "leak: 2 videos have clips in more than one split, such as 'film 0' in train and val; "
         "scores on them are too high"
     )
-    assert find_leaks(dataset, SPLITS) == [expected]
+    assert leaks(dataset) == [expected]

@@ -3,11 +3,12 @@
 `scan` describes folders of Parquet files of other tools, which have no `dataset.json`.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -36,12 +37,14 @@ class Dataset:
         manifest: What it holds. Every shard has a checksum.
         checked: The shards whose checksums were computed when it was opened, because
             `dataset.json` has none.
+        counts: The clips with each class, by split, of splits that were read before.
     """
 
     path: str
     filesystem: fs.FileSystem
     manifest: Manifest
     checked: frozenset[str] = frozenset()
+    counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return where it is, and how many rows its splits have."""
@@ -76,11 +79,24 @@ class Dataset:
         shards = [shard for split in splits for shard in self.manifest.splits.get(split, ())]
         shards = [shard for shard in shards if shard.file not in self.checked]
         for shard, found in zip(shards, _digests(self.filesystem, self.path, shards)):
-            if found != shard.sha256:
-                raise DataError(
-                    f"{self.path}/{shard.file} is not the file that was written: its SHA-256 "
-                    "differs; restore it, or make the dataset again in another folder"
-                )
+            self._compare(shard, found)
+
+    def read_verified(self, shard: Shard) -> pa.Buffer:
+        """Read the whole file of a shard, and compare it with its checksum; raises as `verify`."""
+        path = f"{self.path}/{shard.file}"
+        _check_file(self.filesystem, self.path, shard)
+        with storage.reaching(path), self.filesystem.open_input_file(path) as file:
+            content = file.read_buffer()
+        if shard.file not in self.checked:
+            self._compare(shard, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _compare(self, shard: Shard, found: str) -> None:
+        if found != shard.sha256:
+            raise DataError(
+                f"{self.path}/{shard.file} is not the file that was written: its SHA-256 "
+                "differs; restore it, or make the dataset again in another folder"
+            )
 
 
 def open_dataset(path: str) -> Dataset:
@@ -167,16 +183,20 @@ def _digests(filesystem: fs.FileSystem, root: str, shards: Sequence[Shard]) -> I
     """Yield the SHA-256 of shards, a few of which are read at a time."""
 
     def digest(shard: Shard) -> str:
-        path = f"{root}/{shard.file}"
-        with storage.reaching(path):
-            info = filesystem.get_file_info(path)
-        if not info.is_file:
-            raise DataError(f"{path} is missing; restore it or make the dataset again")
-        _check_size(root, shard, info.size)
-        return storage.digest(filesystem, path)
+        _check_file(filesystem, root, shard)
+        return storage.digest(filesystem, f"{root}/{shard.file}")
 
     with ThreadPoolExecutor() as pool:  # hashing releases Python's lock
         yield from pool.map(digest, shards)
+
+
+def _check_file(filesystem: fs.FileSystem, root: str, shard: Shard) -> None:
+    path = f"{root}/{shard.file}"
+    with storage.reaching(path):
+        info = filesystem.get_file_info(path)
+    if not info.is_file:
+        raise DataError(f"{path} is missing; restore it or make the dataset again")
+    _check_size(root, shard, info.size)
 
 
 def read_manifest(filesystem: fs.FileSystem, root: str) -> Manifest:
@@ -206,17 +226,19 @@ def read_shard(
     columns: Sequence[str] | None = None,
     *,
     optional: Sequence[str] = (),
+    content: pa.Buffer | None = None,
 ) -> pa.Table:
     """Read columns of a shard, all by default; null labels become empty lists.
 
-    The columns in `optional` are read, too, if the shard has them.
+    The columns in `optional` are read, too, if the shard has them. `content` is its file, where
+    that is in memory already.
 
     Raises:
         DataError: The file is missing or damaged, differs from the manifest, or lacks a column.
     """
     path = f"{dataset.path}/{shard.file}"
     try:
-        with dataset.filesystem.open_input_file(path) as file:
+        with _opened_file(dataset, path, content) as file:
             _check_size(dataset.path, shard, file.size())
             parquet = pq.ParquetFile(file, pre_buffer=True)
             missing = set(columns or ()) - set(parquet.schema_arrow.names)
@@ -237,17 +259,28 @@ def read_shard(
         ) from error
 
 
+def _opened_file(dataset: Dataset, path: str, content: pa.Buffer | None) -> pa.NativeFile:
+    return dataset.filesystem.open_input_file(path) if content is None else pa.BufferReader(content)
+
+
 def count_classes(dataset: Dataset, split: str) -> np.ndarray:
     """Count each class in a split, [C] int64; only the column `labels` is read."""
-    vocabulary = dataset.manifest.vocabulary
-    counts = np.zeros(len(vocabulary.names), dtype=np.int64)
+    if split in dataset.counts:
+        return np.array(dataset.counts[split], dtype=np.int64)
+    counts = np.zeros(len(dataset.manifest.vocabulary), dtype=np.int64)
     for shard in dataset.split(split):
-        labels = read_shard(dataset, shard, columns=["labels"])["labels"]
-        try:
-            counts += np.bincount(label_entries(labels, vocabulary)[1], minlength=len(counts))
-        except DataError as error:
-            raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
+        counts += count_labels(dataset, shard, read_shard(dataset, shard, columns=["labels"]))
     return counts
+
+
+def count_labels(dataset: Dataset, shard: Shard, table: pa.Table) -> np.ndarray:
+    """Count each class in a table of a shard's rows, [C] int64."""
+    vocabulary = dataset.manifest.vocabulary
+    try:
+        classes = label_entries(table["labels"], vocabulary)[1]
+    except DataError as error:
+        raise DataError(f"{dataset.path}/{shard.file}, {error}") from error
+    return np.bincount(classes, minlength=len(vocabulary))
 
 
 def _check_size(root: str, shard: Shard, size: int) -> None:
