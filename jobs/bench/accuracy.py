@@ -1,10 +1,12 @@
 """Accuracy of the losses and of what people would try first, each tuned with the same budget.
 
-Every method of a dataset is a Ray task: it searches with Optuna on the validation split, trains the
-best settings once a seed, and scores the test split once each. Each method's results are kept in a
-folder, so that an interrupted benchmark resumes. `baselines.py` has the classifiers.
+Every search of a method is a Ray task: it searches with Optuna on the validation split, trains the
+best settings once a seed, and scores the test split once each. Several searches of a method show
+how much the luck of a search matters. Each search's results are kept in a folder, so that an
+interrupted benchmark resumes. `baselines.py` has the classifiers.
 """
 
+import itertools
 import json
 import time
 import warnings
@@ -70,6 +72,15 @@ LOSS_SPACES: Mapping[str, Mapping[str, Range]] = {
     },
     "supcon": {"loss.temperature": Range(low=0.03, high=0.5, log=True)},
 }
+# Where the search of a loss starts, if not at the configuration, whose loss is prototype_contrast:
+# at what its authors use (proxy_anchor, supcon), else at what worked first. focal and asl have
+# their authors' constants by default.
+LOSS_STARTS: Mapping[str, Mapping[str, float]] = {
+    "prototype_margin": {"loss.margin": 1.0, "loss.temperature": 0.1},
+    "proxy_anchor": {"loss.margin": 0.1, "loss.temperature": 1 / 32},
+    "cosine_bce": {"loss.temperature": 0.05},
+    "supcon": {"loss.temperature": 0.1},
+}
 METHODS: tuple[str, ...] = (*LOSS_SPACES, *BASELINES)
 COMPARED: tuple[MetricName, ...] = ("mAP", "R80")
 SHOWN: Mapping[MetricName, str] = {
@@ -79,6 +90,7 @@ SHOWN: Mapping[MetricName, str] = {
     "LRAP": "LRAP",
 }
 RESAMPLES = 1000
+SEEDS_APART = 100  # from a search to the next
 
 
 @pydantic_dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -87,8 +99,9 @@ class Settings:
 
     configs: tuple[str, ...] = Field(description="Configurations, one for each dataset.")
     methods: tuple[str, ...] = Field(default=METHODS, description="A method to compare.")
+    searches: int = Field(default=3, ge=1, description="How often each method is tuned.")
     seeds: int = Field(
-        default=5, ge=1, description="How often each method's best settings are trained and tested."
+        default=5, ge=1, description="How often a search's best settings are trained and tested."
     )
     sets: tuple[str, ...] = Field(
         default=(), description="Override a setting in all configurations: KEY=VALUE."
@@ -107,8 +120,8 @@ class Data:
 def bench_accuracy(console: Console, settings: Settings, *, out: Path | None = None) -> None:
     """Compare methods on datasets; prints and writes a table and a picture, and logs to MLflow.
 
-    Of each configuration, `search.trials` settings of `search.space` are tried for each method,
-    together with the method's own constants.
+    Of each configuration, each search of a method tries `search.trials` settings of
+    `search.space`, together with the method's own constants.
 
     Raises:
         ConfigError: there is no such method, or no folder for the results.
@@ -122,7 +135,7 @@ def bench_accuracy(console: Console, settings: Settings, *, out: Path | None = N
     configs = {Path(file).stem: load(file, settings.sets) for file in settings.configs}
     tune_and_test(configs, settings, console, out)
     found = {
-        name: [read_found(folder_of(out, name, m), m, settings.seeds) for m in settings.methods]
+        name: [read_found(out / name, method, settings) for method in settings.methods]
         for name in configs
     }
     publish_accuracy(found, configs, console, out)
@@ -141,25 +154,30 @@ def tune_and_test(
         shared = share_data(dataset, config.data)
         test = share_split(dataset, config.data.test, config.data)
         data = Data(shared, test, dataset.manifest.digest())
-        for method in settings.methods:
-            folder = folder_of(out, name, method).absolute()
+        for search, method in itertools.product(range(settings.searches), settings.methods):
+            folder = folder_of(out / name, method, search).absolute()
             folder.mkdir(parents=True, exist_ok=True)
-            task = run.remote(method, to_dict(config), data, str(folder), settings.seeds, commit)
+            own = override(config, {"train.seed": config.train.seed + search})
+            task = run.remote(method, to_dict(own), data, str(folder), settings.seeds, commit)
             asked.append((name, method, task))
     for name, method, task in asked:
         seconds = ray.get(task)
         console.print(f"{name}: {method} done in {seconds:.0f} s", style="dim")
 
 
-def folder_of(out: Path, dataset: str, method: str) -> Path:
-    """Return the folder of a method's results on a dataset."""
-    return out / dataset / method.replace(" ", "-")
+def folder_of(dataset: Path, method: str, search: int) -> Path:
+    """Return the folder of a search's results on a dataset."""
+    return dataset / method.replace(" ", "-") / f"search-{search}"
 
 
 def run_method(
     method: str, settings: dict[str, Any], data: Data, folder: str, seeds: int, commit: str
 ) -> float:
-    """Tune a method and test it, unless its folder holds that already; returns the seconds."""
+    """Tune a method and test it, unless its folder holds that already; returns the seconds.
+
+    `train.seed` is that of the search: it draws other settings and trains them from other weights,
+    and is tested with other seeds.
+    """
     began = time.perf_counter()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of scikit-learn, on fits that didn't converge
@@ -181,7 +199,8 @@ def run_method(
         file = place / f"seed-{seed}.parquet"
         if not file.exists():
             started = time.perf_counter()
-            scored = test_method(method, config, study.best_trial, data, seed)
+            number = SEEDS_APART * config.train.seed + seed
+            scored = test_method(method, config, study.best_trial, data, number)
             about = {
                 "params": study.best_params,
                 "val": study.best_value,
@@ -216,7 +235,7 @@ def _scoring(method: str, config: Config, data: Data) -> Callable[[optuna.Trial]
     def objective(trial: optuna.Trial) -> float:
         params = BASELINES[method].suggest(trial)
         params = {**params, "parts": trial.suggest_categorical("parts", parts)}
-        scores, truth = score_baseline(method, params, data, 0, "val")
+        scores, truth = score_baseline(method, params, data, config.train.seed, "val")
         return evaluate_scores(scores, truth.labels, truth.observed).to_dict()[metric]
 
     return objective
@@ -238,17 +257,21 @@ def _training(config: Config, data: Data) -> Callable[[optuna.Trial], float]:
 
         space = distributions(config)
         params = {path: trial._suggest(path, values) for path, values in space.items()}
-        fit_here(override(config, {"train.seed": 0, **params}), data, report)
+        fit_here(override(config, params), data, report)
         return best
 
     return objective
 
 
 def searched_by(method: str, config: Config) -> Config:
-    """Return the configuration with a loss, whose own constants are searched too."""
+    """Return the configuration with a loss, whose own constants are searched, too.
+
+    They start where `LOSS_STARTS` says.
+    """
     space = {**config.search.space, **LOSS_SPACES[method]}
     values = {path: asdict(values) for path, values in space.items()}
-    return override(config, {"loss.name": method, "search.space": values})
+    start = LOSS_STARTS.get(method, {})
+    return override(config, {"loss.name": method, "search.space": values, **start})
 
 
 def fit_here(config: Config, data: Data, report: loop.Report) -> None:
@@ -307,27 +330,33 @@ def score_baseline(
 
 @dataclass(frozen=True)
 class Found:
-    """A method's results on a dataset: its best settings, and the test's scores by seed.
+    """A method's results on a dataset: the best settings of each search, and the test's scores.
 
-    `tested` are days and commits, because several runs of the benchmark may fill one folder.
+    `seconds`, `tested` and `scored` are by search, and by seed within a search. `tested` are days
+    and commits, because several runs of the benchmark may fill one folder.
     """
 
     method: str
-    params: Mapping[str, Any]
+    params: tuple[Mapping[str, Any], ...]
     seconds: tuple[float, ...]
     tested: tuple[str, ...]
     scored: tuple[ScoredSplit, ...]
 
 
-def read_found(folder: Path, method: str, seeds: int) -> Found:
-    """Read what `run_method` left."""
-    about = [json.loads((folder / f"seed-{seed}.json").read_text()) for seed in range(seeds)]
+def read_found(dataset: Path, method: str, settings: Settings) -> Found:
+    """Read what `run_method` left of a method's searches."""
+    files = [
+        folder_of(dataset, method, search) / f"seed-{seed}.parquet"
+        for search in range(settings.searches)
+        for seed in range(settings.seeds)
+    ]
+    about = [json.loads(file.with_suffix(".json").read_text()) for file in files]
     return Found(
         method=method,
-        params=about[0]["params"],
+        params=tuple(one["params"] for one in about[:: settings.seeds]),
         seconds=tuple(one["seconds"] for one in about),
         tested=tuple(one["tested"] for one in about),
-        scored=tuple(load_scored(folder / f"seed-{seed}.parquet") for seed in range(seeds)),
+        scored=tuple(load_scored(file) for file in files),
     )
 
 
@@ -362,6 +391,7 @@ def _difference(one: Found, other: Found, metric: MetricName) -> Difference:
         first.labels,
         first.observed,
         metric=metric,
+        searches=len(one.params),
         resamples=RESAMPLES,
     )
 
@@ -397,11 +427,13 @@ def _section(lines: Sequence[Measurement], found: Sequence[Found], config: Confi
         "R@80 against it": lambda m: ahead(m, "R80"),
         "tested": lambda m: m.case["tested"],
     }
+    searches = len(found[0].params)
     about = (
         f"`{config.data.test}` of `{config.data.path}`, {len(found[0].scored[0].ids):,} rows; "
-        f"{len(found[0].scored)} seeds, mean ± standard deviation in percent; "
-        f"{config.search.trials} trials a method on `{config.data.val}`. Differences are in "
-        f"points, with 95 % intervals over rows and seeds ({RESAMPLES} resamples)."
+        f"{searches} searches of {config.search.trials} trials a method on `{config.data.val}`, "
+        f"{len(found[0].scored) // searches} seeds of each, mean ± standard deviation in percent. "
+        f"Differences are in points, with 95 % intervals over rows, searches and seeds "
+        f"({RESAMPLES} resamples)."
     )
     return f"{about}\n\n{table(columns, lines)}"
 
@@ -430,7 +462,14 @@ def record(text: str, lines: Sequence[Measurement], found: Sequence[Found], conf
     """Log a dataset's methods to MLflow, each a run below one of the dataset."""
     name = lines[0].case["dataset"]
     key = f"accuracy-{name}-{found[0].scored[0].dataset_digest[:8]}"
-    params = {one.method: one.params for one in found}
+    params = {
+        one.method: {
+            f"search-{search}/{path}": value
+            for search, best in enumerate(one.params)
+            for path, value in best.items()
+        }
+        for one in found
+    }
     with open_tracker(config.tracking, config.run.folder) as tracker:
         parent = tracker.start_run(f"accuracy {name}", key=key, params={}, tags={})
         tracker.set_note(parent, f"### {name}\n\n{text}")

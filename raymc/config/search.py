@@ -56,8 +56,8 @@ class Range:
 def default_space() -> dict[str, Range]:
     """Return the default space: margin × temperature × fusion depth."""
     return {
-        "loss.margin": Range(low=0.0, high=0.5),
-        "loss.temperature": Range(low=0.02, high=0.5, log=True),
+        "loss.margin": Range(low=0.0, high=0.3),
+        "loss.temperature": Range(low=0.02, high=0.15, log=True),
         "model.fusion_depth": Range(low=0, high=4),
     }
 

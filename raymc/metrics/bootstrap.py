@@ -78,6 +78,7 @@ def paired_difference(
     observed: Bool[np.ndarray, "N C"] | None = None,
     *,
     metric: MetricName = "mAP",
+    searches: int = 1,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -85,11 +86,15 @@ def paired_difference(
     """Compare two models on the same rows, each by the mean over its runs.
 
     A resample draws rows, the same for both, and runs of each model, so the interval covers
-    chance differences between splits and between seeds.
+    chance differences between splits and between seeds. Where the runs of a model come from
+    several searches for its settings, it draws searches and then runs of each, so that the
+    interval covers the luck of a search, too (a nested bootstrap: A. Davison and D. Hinkley 1997,
+    *Bootstrap Methods and their Application*, Sec. 3.8).
 
     `ours` and `theirs` are the scores of each model's runs, such as one per seed; at least one.
-    Labels are ignored where unobserved; `observed` None means that all are known. `confidence` is
-    the share of resamples inside the interval.
+    Those of a search stand together, as many as of each other of the `searches`. Labels are
+    ignored where unobserved; `observed` None means that all are known. `confidence` is the share
+    of resamples inside the interval.
 
     Raises:
         ConfigError: Unknown metric, `confidence` outside (0, 1) or `resamples` below 1.
@@ -100,23 +105,31 @@ def paired_difference(
         [weighted_metric(metric, scores, labels, observed) for scores in runs]
         for runs in (ours, theirs)
     ]
-    means = resampled_means(measures, len(labels), resamples=resamples, seed=seed)
+    means = resampled_means(
+        measures, len(labels), searches=searches, resamples=resamples, seed=seed
+    )
     return difference_of(means[:, 0] - means[:, 1], confidence=confidence)
 
 
 def resampled_means(
-    models: Sequence[Sequence[Measure]], rows: int, *, resamples: int = 1000, seed: int = 0
+    models: Sequence[Sequence[Measure]],
+    rows: int,
+    *,
+    searches: int = 1,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Float[np.ndarray, "draws models *classes"]:
     """Return each model's mean over its runs, on the split itself and on resamples of it.
 
     A resample draws rows, the same for all models, and runs of each model, of which there is at
-    least one. The split itself comes first in the result, then the resamples.
+    least one, search by search as in `paired_difference`. The split itself comes first in the
+    result, then the resamples.
     """
     generator = np.random.default_rng(seed)
     every_run = [np.ones(len(runs), dtype=np.int64) for runs in models]
     means = [_means(models, every_run, np.ones(rows, dtype=np.int64))]
     for counts in _draws(rows, resamples, generator):
-        drawn = [_runs_drawn(len(runs), generator) for runs in models]
+        drawn = [_runs_drawn(len(runs), searches, generator) for runs in models]
         means.append(_means(models, drawn, counts))
     return np.array(means)
 
@@ -140,8 +153,14 @@ def _means(
     return np.array(means)
 
 
-def _runs_drawn(runs: int, generator: np.random.Generator) -> Int[np.ndarray, " runs"]:
-    return np.bincount(generator.integers(runs, size=runs), minlength=runs)
+def _runs_drawn(
+    runs: int, searches: int, generator: np.random.Generator
+) -> Int[np.ndarray, " runs"]:
+    """Return how often each run counts: searches are drawn, and then runs of each."""
+    size = runs // searches
+    chosen = generator.integers(searches, size=searches) if searches > 1 else [0]
+    drawn = [search * size + generator.integers(size, size=size) for search in chosen]
+    return np.bincount(np.concatenate(drawn), minlength=runs)
 
 
 def _draws(

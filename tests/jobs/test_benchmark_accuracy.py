@@ -172,7 +172,7 @@ def found_of(method: str, *, signal: float) -> Found:
         for run in runs
     ]
     days = ("2026-11-28 abc", "2026-11-27 def")
-    return Found(method, {}, (1.0, 2.0), days, tuple(scored))
+    return Found(method, ({},), (1.0, 2.0), days, tuple(scored))
 
 
 def test_every_method_is_compared_with_the_best_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_the_benchmark_tunes_tests_and_resumes(tiny_config: Config, tmp_path: Pa
 
     def bench() -> str:
         console = Console(file=io.StringIO(), width=200)
-        settings = Settings(configs=(str(file),), methods=methods, seeds=2)
+        settings = Settings(configs=(str(file),), methods=methods, searches=2, seeds=1)
         bench_accuracy(console, settings, out=out)
         return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -222,9 +222,9 @@ def test_the_benchmark_tunes_tests_and_resumes(tiny_config: Config, tmp_path: Pa
     assert "| prototype_contrast | " in told
     assert "| logistic regression | " in told
     assert (out / "accuracy.svg").read_text().startswith("<?xml")
-    files = {path: path.stat().st_mtime_ns for path in out.glob("tiny/*/seed-*")}
-    assert len(files) == 2 * 2 * 2  # methods, seeds, scores and settings
-    kept = json.loads((out / "tiny/prototype_contrast/seed-0.json").read_text())
+    files = {path: path.stat().st_mtime_ns for path in out.glob("tiny/*/search-*/seed-*")}
+    assert len(files) == 2 * 2 * 2  # methods, searches, scores and settings
+    kept = json.loads((out / "tiny/prototype_contrast/search-0/seed-0.json").read_text())
     params = kept["params"]
     assert kept["tested"].endswith(current_code().commit[:10])
     assert f" {kept['tested']} |" in told
@@ -232,14 +232,14 @@ def test_the_benchmark_tunes_tests_and_resumes(tiny_config: Config, tmp_path: Pa
     assert set(params) == {"optimizer.lr", *(f"loss.{name}" for name in searched)}
     study = optuna.load_study(
         study_name="prototype_contrast",
-        storage=f"sqlite:///{out / 'tiny/prototype_contrast/study.db'}",
+        storage=f"sqlite:///{out / 'tiny/prototype_contrast/search-0/study.db'}",
     )
     assert study.trials[0].params == {path: flatten(config)[path] for path in params}
     [sweep] = list_runs(tracking_uri(config.tracking, config.run.folder))
     assert sweep.trials == 2
-    (out / "tiny/prototype_contrast/seed-1.parquet").unlink()
+    (out / "tiny/prototype_contrast/search-1/seed-0.parquet").unlink()
     again = bench()
     made_again = {path.name for path, made in files.items() if path.stat().st_mtime_ns != made}
-    assert made_again == {"seed-1.parquet", "seed-1.json"}
+    assert made_again == {"seed-0.parquet", "seed-0.json"}
     figures = [line.split("|")[2:6] for line in (told, again) for line in line.splitlines()[9:11]]
     assert figures[:2] == figures[2:]

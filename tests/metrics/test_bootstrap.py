@@ -49,30 +49,59 @@ def test_nothing_to_measure_has_no_interval() -> None:
     assert np.isnan(bootstrap_interval(np.zeros((3, 2)), nothing, resamples=5)).all()
 
 
+@pytest.mark.parametrize("searches", [1, 2])
 @pytest.mark.parametrize("metric", get_args(MetricName))
-def test_a_difference_equals_measuring_each_resample(metric: MetricName) -> None:
-    ours, labels, observed = random_table(4, 1000, rows=25)
-    theirs = [random_table(seed, 1000, rows=25)[0] for seed in (5, 6)]
+def test_a_difference_equals_measuring_each_resample(metric: MetricName, searches: int) -> None:
+    _, labels, observed = random_table(4, 1000, rows=25)
+    models = [
+        [random_table(seed, 1000, rows=25)[0] for seed in seeds]
+        for seeds in (range(2), range(5, 9))
+    ]
     found = paired_difference(
-        [ours], theirs, labels, observed, metric=metric, confidence=0.9, resamples=30, seed=3
+        *models,
+        labels,
+        observed,
+        metric=metric,
+        searches=searches,
+        confidence=0.9,
+        resamples=30,
+        seed=3,
     )
+
+    def mean_of(runs: list[np.ndarray], rows: np.ndarray) -> float:
+        measured = [evaluate_scores(one[rows], labels[rows], observed[rows]) for one in runs]
+        return float(np.mean([one.to_dict()[metric] for one in measured]))
+
     generator, values = np.random.default_rng(3), []
     for _ in range(30):
-        rows = generator.integers(25, size=25)
-        generator.integers(1, size=1)
-        runs = generator.integers(2, size=2)
-        measured = [
-            evaluate_scores(scores[rows], labels[rows], observed[rows]).to_dict()[metric]
-            for scores in (ours, *(theirs[run] for run in runs))
-        ]
-        values.append(measured[0] - np.mean(measured[1:]))
+        rows, means = generator.integers(25, size=25), []
+        for runs in models:
+            size = len(runs) // searches
+            chosen = generator.integers(searches, size=searches) if searches > 1 else [0]
+            drawn = [
+                runs[search * size + run]
+                for search in chosen
+                for run in generator.integers(size, size=size)
+            ]
+            means.append(mean_of(drawn, rows))
+        values.append(means[0] - means[1])
     assert (found.low, found.high) == pytest.approx(
         tuple(np.quantile(values, [0.05, 0.95])), abs=1e-12
     )
-    whole = [
-        evaluate_scores(scores, labels, observed).to_dict()[metric] for scores in (ours, *theirs)
-    ]
-    assert found.value == pytest.approx(whole[0] - np.mean(whole[1:]))
+    every = np.arange(25)
+    assert found.value == pytest.approx(mean_of(models[0], every) - mean_of(models[1], every))
+
+
+def test_the_luck_of_a_search_widens_the_interval() -> None:
+    noise, labels, _ = random_table(1, 1000, rows=300)
+    lucky, unlucky = noise + 3.0 * labels, noise + 0.5 * labels
+    runs = [lucky] * 4 + [unlucky] * 4
+    by_run, by_search = (
+        paired_difference(runs, [noise] * 8, labels, searches=searches, resamples=200)
+        for searches in (1, 2)
+    )
+    assert by_search.value == by_run.value
+    assert by_search.high - by_search.low > 1.5 * (by_run.high - by_run.low)
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
