@@ -36,6 +36,7 @@ from jobs.bench.measure import (
     table,
     with_spread,
 )
+from jobs.bench.train_counts import COUNTS_TEXT, count_step, counts_table
 from jobs.bench.train_device import (
     LOADS,
     measure_padding,
@@ -101,6 +102,11 @@ class Settings:
         default="cpu",
         description="Where all ways compute; cuda also measures how much of the GPU is used.",
     )
+    count: bool = Field(
+        default=False,
+        description="Instead of timing anything, count what a step of the default model on three "
+        "modalities in bfloat16 asks of a device.",
+    )
     overrides: Mapping[str, str] = Field(
         default_factory=dict, description="A setting to change, such as model.width=64."
     )
@@ -112,6 +118,10 @@ def bench_train(console: Console, settings: Settings, *, out: Path | None = None
     Raises:
         RaymcError: raymc's own training failed.
     """
+    if settings.count:
+        counts = count_step()
+        publish("Train counts", f"{COUNTS_TEXT}{counts_table(counts)}", counts, console, out)
+        return
     texts: list[str] = []
     measured: list[Measurement] = []
     with TemporaryDirectory(prefix="raymc-") as folder:

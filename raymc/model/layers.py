@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 # Positions take two forms: sines and cosines added to the tokens say when a token occurs; rotary
 # positions on half of the attention heads say how far apart in time two tokens are.
 Periods = tuple[float, float]  # the shortest and the longest, in seconds
-# Cosines and sines [H, T, d/2] of the angles by which queries and keys are rotated.
+# Cosines [H, T, d] of the angles by which queries and keys are rotated, for both halves of a head,
+# and sines, negated for the first half.
 Rotation = tuple[Tensor, Tensor]
 
 
@@ -51,7 +52,8 @@ def time_rotation(
     angle = seconds[:, None] * _frequencies(size // 2, periods, like.device)
     turned = torch.arange(heads, device=like.device) < turned_heads(heads)
     angle = angle * turned[:, None, None]
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    cos, sin = angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def turned_heads(heads: int) -> int:
@@ -66,17 +68,10 @@ def without_time(turns: Rotation, count: int) -> Rotation:
     return torch.cat([cos, cos.new_ones(shape)], dim=1), torch.cat([sin, sin.new_zeros(shape)], 1)
 
 
-def at_start(turns: Rotation, count: int) -> Rotation:
-    """Return the rotations of `count` tokens at time 0, where the first token is."""
-    cos, sin = turns
-    return cos[:, :1].expand(-1, count, -1), sin[:, :1].expand(-1, count, -1)
-
-
-def rotate(x: Float[Tensor, "B H T d"], turns: Rotation) -> Float[Tensor, "B H T d"]:
+def rotate(x: Float[Tensor, "*B H T d"], turns: Rotation) -> Float[Tensor, "*B H T d"]:
     """Rotate pairs of dimensions: i of a head's first half with i of its second half."""
     cos, sin = turns
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
 
 
 def _frequencies(count: int, periods: Periods, device: torch.device) -> Float[Tensor, " count"]:
@@ -92,6 +87,7 @@ def _frequencies(count: int, periods: Periods, device: torch.device) -> Float[Te
 # heads, and a smaller one let small heads look everywhere.
 SAME_TIME_LOGIT = 9.8
 Reach = Literal["self", "joint", "bottleneck"]
+Masks = dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -99,16 +95,21 @@ class Context:
     """What every layer needs to know about a batch.
 
     Attributes:
-        masks: per modality [B, T], true for real tokens, false for padding.
+        masks: per modality [B, 1, 1, T], what is added to logits of attention: 0 for real tokens,
+            −∞ for padding. None if all tokens of the batch are real.
         visible: the same for the tokens that other modalities see.
         turns: per modality, the rotary positions of its tokens.
         presence: [B, M], the weight of each modality in averages over modalities.
     """
 
-    masks: dict[str, Tensor]
-    visible: dict[str, Tensor]
+    masks: Masks
+    visible: Masks
     turns: dict[str, Rotation]
     presence: Tensor
+
+    def mask(self, name: str) -> Tensor | None:
+        """Return the mask of a modality's tokens."""
+        return None if self.masks is None else self.masks[name]
 
 
 class Block(nn.Module):
@@ -139,10 +140,18 @@ class Block(nn.Module):
 
     def project(self, x: Float[Tensor, "B T D"], turns: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries and keys, rotated by their times, and values; each [B, H, T, d]."""
+        turned, values = self._project(x).split([2, 1])
+        query, key = rotate(turned, turns)
+        return query, key, values.squeeze(0)
+
+    def query(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T d"]:
+        """Return queries at time 0, where nothing is rotated."""
+        return self._project(x)[0]
+
+    def _project(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B H T d"]:
         batch, length, _ = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        return rotate(query, turns), rotate(key, turns), value
+        return qkv.permute(2, 0, 3, 1, 4)
 
     def update(
         self, x: Float[Tensor, "B T D"], attended: Float[Tensor, "B H T d"]
@@ -152,11 +161,14 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
-    """Scaled dot-product attention over the keys whose mask is true."""
-    return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask[:, None, None, :]
-    )
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Float[Tensor, "B 1 1 T"] | None
+) -> Tensor:
+    """Scaled dot-product attention; `mask` is added to the logits of the keys.
+
+    Without a mask PyTorch may choose FlashAttention (T. Dao 2023, arXiv 2307.08691).
+    """
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 class Layer(nn.Module):
@@ -176,12 +188,12 @@ class Layer(nn.Module):
         """Return the streams and the bottleneck tokens after this layer."""
         if self.reach == "bottleneck":
             return self._through_bottleneck(streams, context, bottleneck)
-        masks, turns = context.masks, context.turns
+        turns = context.turns
         projected = {name: self._block(name).project(x, turns[name]) for name, x in streams.items()}
         if self.reach == "joint":
             attended = self._attend_jointly(projected, context.visible)
         else:
-            attended = {name: attend(*projected[name], masks[name]) for name in streams}
+            attended = {name: attend(*projected[name], context.mask(name)) for name in streams}
         updated = {name: self._block(name).update(x, attended[name]) for name, x in streams.items()}
         return updated, bottleneck
 
@@ -191,10 +203,10 @@ class Layer(nn.Module):
         return block
 
     def _attend_jointly(
-        self, projected: dict[str, tuple[Tensor, Tensor, Tensor]], masks: dict[str, Tensor]
+        self, projected: dict[str, tuple[Tensor, Tensor, Tensor]], masks: Masks
     ) -> dict[str, Tensor]:
         query, key, value = (torch.cat(parts, dim=2) for parts in zip(*projected.values()))
-        mask = torch.cat([masks[name] for name in projected], dim=1)
+        mask = None if masks is None else torch.cat([masks[n] for n in projected], dim=-1)
         lengths = [parts[0].shape[2] for parts in projected.values()]
         attended = attend(query, key, value, mask).split(lengths, dim=2)
         return dict(zip(projected, attended))
@@ -211,12 +223,13 @@ class Layer(nn.Module):
         eq. 8 and 9, https://arxiv.org/abs/2107.00135. As there, modalities see what the
         bottleneck learned in a layer only in the next one.
         """
-        seen = torch.ones(bottleneck.shape[:2], dtype=torch.bool, device=bottleneck.device)
         updated, views = {}, []
         for name, x in streams.items():
             block, length = self._block(name), x.shape[1]
             joined = torch.cat([x, bottleneck], dim=1)
-            mask = torch.cat([context.masks[name], seen], dim=1)
+            mask = context.mask(name)
+            if mask is not None:  # all of the bottleneck is seen
+                mask = functional.pad(mask, (0, bottleneck.shape[1]))
             turns = without_time(context.turns[name], bottleneck.shape[1])
             joined = block.update(joined, attend(*block.project(joined, turns), mask))
             updated[name] = joined[:, :length]

@@ -8,6 +8,7 @@ the number nor the shapes of the parameters.
 Axes: B batch, T tokens, d values of a token, D width, E embedding dim, C classes, M modalities.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Literal
@@ -25,10 +26,10 @@ from raymc.model.layers import (
     Block,
     Context,
     Layer,
+    Masks,
     Periods,
     Rotation,
     added_positions,
-    at_start,
     attend,
     time_rotation,
 )
@@ -130,27 +131,30 @@ class MultimodalTransformer(nn.Module):
         self.bias.requires_grad_(head == "linear")
 
     def forward(
-        self, tokens: Mapping[str, Num[Tensor, "B _ _"]], lengths: Mapping[str, Int[Tensor, " B"]]
+        self,
+        tokens: Mapping[str, Num[Tensor, "B _ _"]],
+        lengths: Mapping[str, Int[Tensor, " B"]],
+        *,
+        padded: bool = True,
     ) -> Embeddings:
         """Embed a batch.
 
         Args:
             tokens: per modality [B, T, d] as stored, padded; T may differ between modalities.
             lengths: per modality [B], the number of real tokens of each row; 0 if missing.
+            padded: whether any row has fewer than T tokens of a modality.
         """
-        counts = torch.stack([lengths[name] for name in self.names], dim=1)
-        if self.training and self.modality_dropout:
-            counts = drop_modalities(counts, self.modality_dropout)
+        counts = stored = torch.stack([lengths[name] for name in self.names], dim=1)
+        if drops := self.training and self.modality_dropout > 0:
+            counts = drop_modalities(stored, self.modality_dropout)
         presence = presence_weights(counts)
         streams = {name: self.embed[name](tokens[name]) for name in self.names}
-        masks = {
-            name: readout_mask(counts[:, index], streams[name].shape[1])
-            for index, name in enumerate(self.names)
-        }
+        like = self._product_like()
         context = Context(
-            masks=masks,
-            visible=masks if self.absent_are_seen else visible_masks(masks, presence),
-            turns={name: self._turns(name, tokens[name].shape[1]) for name in self.names},
+            # What a dropped modality's own tokens learn from each other has no weight.
+            masks=self._masks(stored, streams, like) if padded else None,
+            visible=self._masks(counts, streams, like, presence) if padded or drops else None,
+            turns={name: self._turns(name, tokens[name].shape[1], like) for name in self.names},
             presence=presence,
         )
         bottleneck = self.bottleneck.expand(len(counts), -1, -1)
@@ -180,12 +184,35 @@ class MultimodalTransformer(nn.Module):
         if name in self.queries:
             queries = self.queries[name].to(x.dtype).expand(len(x), -1, -1)
             readers = torch.cat([readers, queries], dim=1)
-        query, _, _ = block.project(readers, at_start(turns, readers.shape[1]))
         _, key, value = block.project(x, turns)
-        found = attend(query, key, value, context.masks[name])
+        found = attend(block.query(readers), key, value, context.mask(name))
         return norm(block.update(readers, found)).flatten(1)
 
-    def _turns(self, name: str, length: int) -> Rotation:
+    def _masks(
+        self,
+        counts: Int[Tensor, "B M"],
+        streams: Mapping[str, Float[Tensor, "B _ D"]],
+        like: Tensor,
+        presence: Float[Tensor, "B M"] | None = None,
+    ) -> Masks:
+        """Return the masks of real tokens; with `presence`, of those that other modalities see."""
+        sizes = [streams[name].shape[1] for name in self.names]
+        masks = [readout_mask(count, size) for count, size in zip(counts.unbind(dim=1), sizes)]
+        if presence is not None and not self.absent_are_seen:
+            masks = visible_masks(masks, presence)
+        return {name: as_logits(mask, like) for name, mask in zip(self.names, masks)}
+
+    def _product_like(self) -> Tensor:
+        """Return an empty tensor of the type of matrix products: autocast's while that is on.
+
+        What meets queries and keys in this type does not promote them to float32.
+        """
+        kind = self.prototypes.device.type
+        is_cast = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if is_cast else self.prototypes.dtype
+        return self.prototypes.new_empty(0, dtype=dtype)
+
+    def _turns(self, name: str, length: int, like: Tensor) -> Rotation:
         embed = self.embed[name]
         assert isinstance(embed, TokenEmbedding)
         return time_rotation(
@@ -194,12 +221,12 @@ class MultimodalTransformer(nn.Module):
             embed.periods,
             heads=self.heads,
             size=self.head_size,
-            like=self.prototypes,
+            like=like,
         )
 
     def score_batch(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C"]]:
         """Return a batch's fused embeddings, before normalisation, and its scores."""
-        fused = self(batch.tokens, batch.lengths).fused
+        fused = self(batch.tokens, batch.lengths, padded=batch.padded).fused
         return fused, self.scores(fused)
 
     def scores(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
@@ -243,16 +270,21 @@ def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:
     return torch.arange(size, device=lengths.device) <= lengths[:, None]
 
 
+def as_logits(mask: Bool[Tensor, "B T"], like: Tensor) -> Float[Tensor, "B 1 1 T"]:
+    """Return what is added to logits of attention: 0 where the mask is true, else −∞."""
+    return like.new_zeros(mask.shape).masked_fill(~mask, -math.inf)[:, None, None]
+
+
 def visible_masks(
-    masks: Mapping[str, Bool[Tensor, "B _"]], presence: Float[Tensor, "B M"]
-) -> dict[str, Bool[Tensor, "B _"]]:
+    masks: Sequence[Bool[Tensor, "B _"]], presence: Float[Tensor, "B M"]
+) -> list[Bool[Tensor, "B _"]]:
     """Return the masks without the readout tokens of modalities that a clip lacks.
 
     Such a token has nothing to tell, and models that rarely lose a modality never learn to ignore
     it. Clips without any modality keep all, so that there is something to attend to.
     """
     is_there = (presence > 0).unbind(dim=1)
-    return {name: mask & there[:, None] for (name, mask), there in zip(masks.items(), is_there)}
+    return [mask & there[:, None] for mask, there in zip(masks, is_there)]
 
 
 def presence_weights(lengths: Int[Tensor, "B M"]) -> Float[Tensor, "B M"]:
@@ -266,7 +298,7 @@ def drop_modalities(lengths: Int[Tensor, "B M"], probability: float) -> Int[Tens
     """Set one modality's length to 0 in a share of the rows that have more than one."""
     present = lengths > 0
     draw = torch.rand(lengths.shape, device=lengths.device).masked_fill(~present, -1.0)
-    chosen = functional.one_hot(draw.argmax(dim=1), lengths.shape[1]).bool()
+    chosen = torch.arange(lengths.shape[1], device=lengths.device) == draw.argmax(dim=1)[:, None]
     hit = torch.rand(len(lengths), device=lengths.device) < probability
     lose = hit & (present.sum(dim=1) > 1)
     return lengths.masked_fill(chosen & lose[:, None], 0)

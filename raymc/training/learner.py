@@ -110,7 +110,7 @@ class Objective(nn.Module):
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embed this worker's share of a global batch."""
-        return self.model(batch.tokens, batch.lengths)
+        return self.model(batch.tokens, batch.lengths, padded=batch.padded)
 
     def loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Return the loss of the global batch, given the embeddings of this worker's share.
@@ -339,6 +339,7 @@ def parts_of(batch: Batch, rows: int) -> Iterator[Batch]:
             labels=batch.labels[part],
             observed=batch.observed[part],
             rows=batch.rows[part],
+            padded=batch.padded,
         )
 
 

@@ -20,6 +20,8 @@ from model_cases import (
 )
 from model_reference import embed_clip
 from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
 
 from raymc.config import ModelConfig
 from raymc.data.shards import Modality
@@ -166,6 +168,52 @@ def test_without_dropout_training_is_evaluation() -> None:
     model, clips = make_model(make_config(dropout=0.0, modality_dropout=0.0)), make_clips()
     expected = embed(model, clips)
     assert_same(embed(model.train(), clips), expected, within=0)
+
+
+@every_fusion
+@every_fusion_depth
+def test_clips_of_one_length_need_no_mask(
+    fusion: Any, fusion_depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(fusion=fusion, fusion_depth=fusion_depth, modality_dropout=0.5)
+    model, clips = make_model(config), make_clips([(4, 6, 3)] * 8)
+    masked: list[bool] = []
+    attention = functional.scaled_dot_product_attention
+
+    def watched(*arguments: Tensor, attn_mask: Tensor | None) -> Tensor:
+        masked.append(attn_mask is not None)
+        return attention(*arguments, attn_mask=attn_mask)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    for is_training in (False, True):
+        model.train(is_training)
+        torch.manual_seed(0)
+        expected = model(clips.tokens, clips.lengths).fused
+        assert all(masked)
+        masked.clear()
+        torch.manual_seed(0)
+        made = model(clips.tokens, clips.lengths, padded=False).fused
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-12)
+        # modalities that a row loses in training are still hidden from the others
+        jointly = fusion_depth if is_training and fusion == "joint" else 0
+        assert sum(masked) == jointly
+        masked.clear()
+
+
+def test_bfloat16_is_not_promoted_on_the_way_to_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[torch.dtype] = set()
+    attention = functional.scaled_dot_product_attention
+
+    def watched(*arguments: Tensor, attn_mask: Tensor) -> Tensor:
+        seen.update(x.dtype for x in (*arguments, attn_mask))
+        return attention(*arguments, attn_mask=attn_mask)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    for fusion in ("joint", "bottleneck"):
+        model, clips = make_model(make_config(fusion=fusion, fusion_depth=1)).float(), make_clips()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(clips.tokens, clips.lengths)
+    assert seen == {torch.bfloat16}
 
 
 def test_dropout_is_for_training_only() -> None:

@@ -36,6 +36,8 @@ class Batch:
         observed: [B, C] bool, false where the class was not annotated.
         rows: [B] int64, each row's index in the split. `PADDING_ROW` marks rows that only make
             all workers' shares equally long; they enter neither loss nor metric.
+        padded: Whether any row has fewer than T tokens of a modality. Known here, because to read
+            it from lengths on a GPU would wait for the GPU.
     """
 
     tokens: dict[str, Tensor]
@@ -43,6 +45,7 @@ class Batch:
     labels: Tensor
     observed: Tensor
     rows: Tensor
+    padded: bool = True
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -59,6 +62,7 @@ class Batch:
             labels=change(self.labels),
             observed=change(self.observed),
             rows=change(self.rows),
+            padded=self.padded,
         )
 
 
@@ -254,6 +258,7 @@ class RowStore:
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
             rows=torch.from_numpy(rows.astype(np.int64)),
+            padded=any((lengths < tokens.shape[1]).any() for tokens, lengths in padded.values()),
         )
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -111,7 +111,9 @@ def slow_batch(clips: Sequence[Clip], rows: Sequence[int]) -> Batch:
                 groups = clips[row].observed
                 labels[i, k] = name in (clips[row].labels or [])
                 observed[i, k] = groups is None or "math" in groups or name == "rhyme"
-    return Batch(tokens, lengths, labels, observed, torch.tensor(rows, dtype=torch.int64))
+    is_short = any(n < tokens[name].shape[1] for name in tokens for n in lengths[name].tolist())
+    numbers = torch.tensor(rows, dtype=torch.int64)
+    return Batch(tokens, lengths, labels, observed, numbers, padded=is_short)
 
 
 def assert_same(batch: Batch, expected: Batch) -> None:
@@ -121,6 +123,7 @@ def assert_same(batch: Batch, expected: Batch) -> None:
         torch.testing.assert_close(batch.lengths[name], expected.lengths[name], rtol=0, atol=0)
     for key in ("labels", "observed", "rows"):
         torch.testing.assert_close(getattr(batch, key), getattr(expected, key), rtol=0, atol=0)
+    assert batch.padded == expected.padded
 
 
 @pytest.mark.parametrize("block_rows", [[40], [1] * 40, [3, 0, 11, 26], [20, 20]], ids=str)
