@@ -42,6 +42,7 @@ from raymc.runtime.connect import GROWS_TO
 
 FAKE_GPU = "fake_gpu"
 _MARK, _NODE_MARK = "RAYMC_LOCAL_CLUSTER", "RAYMC_LOCAL_NODE"
+_SPOT = {"ray.io/market-type": "spot"}
 _STORE_BYTES = 100 << 20  # of each node; Ray needs at least 75 MiB
 _RAY = Path(sys.executable).with_name("ray")
 _COMMANDS = (  # Ray's loader requires these keys, although nothing is set up here
@@ -67,6 +68,7 @@ class Shape:
         node_cpus: CPUs of each node except the head.
         idle_seconds: Time after which the autoscaler ends an idle node.
         token: Token that clients must send; if empty, everyone on this machine has access.
+        spot: Whether nodes with a GPU are labelled as spot machines, on which no job's driver runs.
         apart: Whether each node sees only its own processes, as on a machine of its own; needs
             root. Otherwise Ray takes every driver for one on the head, because it looks for a
             raylet among all processes.
@@ -78,6 +80,7 @@ class Shape:
     node_cpus: int = 1
     idle_seconds: float = 15.0
     token: str = ""
+    spot: bool = False
     apart: bool = False
 
     @property
@@ -136,6 +139,7 @@ class LocalCluster:
     def __exit__(self, *_: object) -> None:
         """End every process of the cluster, and remove its folder."""
         kill_marked(_MARK, self._mark)
+        self.nodes.clear()
         wait_until(self._is_removed)  # a killed process may finish a write first
         self._folder.cleanup()
 
@@ -186,7 +190,7 @@ class LocalCluster:
 
         Args:
             gpus: Its stand-in GPUs.
-            labels: Its labels, such as ray.io/market-type.
+            labels: Its labels, besides that of a spot machine.
 
         Raises:
             ResourceError: it does not start.
@@ -199,7 +203,7 @@ class LocalCluster:
             "num_gpus": 0,
             "object_store_memory": _STORE_BYTES,
             "resources": {FAKE_GPU: gpus} if gpus else {},
-            "labels": dict(labels or {}),
+            "labels": {**(_SPOT if gpus and self.shape.spot else {}), **(labels or {})},
             "include_log_monitor": False,
             # a node deletes the job files it no longer needs; in a shared folder others still do
             "runtime_env_dir_name": f"runtime_resources-{node.mark}",

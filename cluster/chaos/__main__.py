@@ -37,8 +37,8 @@ def make_parser() -> ArgumentParser:
         "--soak-minutes",
         type=float,
         metavar="MINUTES",
-        help="instead run a sweep with a fault every 20 s for at least this long, and print its "
-        "use of memory",
+        help="instead run a sweep with a fault every 20 s, of all kinds in turn, for about this "
+        "long, and print its use of memory",
     )
     return parser
 

@@ -23,6 +23,7 @@ from cluster.chaos.services import clock_ahead
 from cluster.local import Node
 from cluster.processes import wait_until
 from raymc.errors import ResourceError
+from raymc.runtime.kuberay import Placement
 from raymc.training.bundle import WEIGHTS
 from raymc.training.checkpoint import PROGRESS
 
@@ -49,13 +50,16 @@ class Fault:
         name: Its name on the command line.
         title: Its name in the table.
         command: What it happens to, `raymc train` or `raymc tune`.
-        happen: Injects it at a random moment and waits for the next epoch.
+        happen: Injects it and waits for the next epoch.
+        moment: The shares of all epochs between which it is injected, at random.
         settings: Settings of the run, by section.
         times: How often it is injected by default, each time into a new run.
         needs: `disk`: the runs' folder is a small disk; `storage`: the storage of checkpoints is
             one; `mlflow`: MLflow is a server; `redis`: the head keeps its state in Redis, so that
-            it can be restarted, and the driver is a job on another node; `postgres`: MLflow and
+            it can be restarted, and the run is a job on another node; `postgres`: MLflow and
             the study keep their records in Postgres.
+        is_job: Whether the run is submitted as a job; otherwise its driver is a process of ours.
+        retries: How often KubeRay would start the job again, with a new cluster.
         is_rude: Whether it affects the whole machine, and so is injected only if named.
         rays: Ray's own switches, set for all its processes.
     """
@@ -64,9 +68,12 @@ class Fault:
     title: str
     command: Command
     happen: Happen
+    moment: tuple[float, float] = (0.15, 0.6)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     times: int = 1
     needs: tuple[Need, ...] = ()
+    is_job: bool = False
+    retries: int = 0
     is_rude: bool = False
     rays: Mapping[str, str] = field(default_factory=dict)
 
@@ -98,24 +105,32 @@ def nothing(scene: Scene) -> None:
 @_fault("worker", "training worker killed", "train")
 def kill_worker(scene: Scene) -> None:
     """Kill a process that trains."""
-    scene.wait_for_moment()
     os.kill(scene.random.choice(scene.workers()), signal.SIGKILL)
     scene.watch_recovery()
 
 
-@_fault("driver", "driver of a sweep killed", "tune", settings=_SWEEP, times=5)
+@_fault(
+    "rayjob",
+    "driver of a RayJob's sweep killed",
+    "tune",
+    settings=_SWEEP,
+    times=5,
+    is_job=True,
+    retries=Placement.retries,
+)
+@_fault("driver", "driver of a sweep killed", "tune", settings=_SWEEP, times=2)
 def kill_driver(scene: Scene) -> None:
-    """Kill the driver, and submit again."""
-    scene.wait_for_moment()
+    """Kill the driver; somebody submits again, or KubeRay starts a RayJob again."""
     scene.kill_driver()
-    scene.submit()
+    scene.start_again()
     scene.watch_recovery()
 
 
+@_fault("job-node", "worker node killed, submitted run", "train", is_job=True)
+@_fault("sweep-node", "worker node killed, submitted sweep", "tune", settings=_SWEEP, is_job=True)
 @_fault("node", "worker node killed", "tune", settings=_SWEEP)
 def kill_node(scene: Scene) -> None:
     """Kill all processes of a node that trains."""
-    scene.wait_for_moment()
     scene.cluster.kill_node(_training_node(scene))
     scene.watch_recovery()
 
@@ -123,7 +138,6 @@ def kill_node(scene: Scene) -> None:
 @_fault("drain", "node drained, then killed", "train")
 def drain_node(scene: Scene) -> None:
     """Announce the end of a node that trains, and kill it 10 s later."""
-    scene.wait_for_moment()
     node = _training_node(scene)
     scene.cluster.drain(node, seconds=10)
     time.sleep(10)
@@ -139,7 +153,6 @@ def _training_node(scene: Scene) -> Node:
 @_fault("added", "node added", "tune", settings=_SWEEP)
 def add_node(scene: Scene) -> None:
     """Start one more node."""
-    scene.wait_for_moment()
     scene.cluster.add_node(gpus=1)
     scene.watch_recovery()
 
@@ -148,12 +161,12 @@ def add_node(scene: Scene) -> None:
     "mlflow",
     f"MLflow killed for {_OUTAGE_SECONDS:g} s",
     "train",
+    moment=(0.05, 0.2),
     settings=_SLOW,
     needs=("mlflow",),
 )
 def kill_mlflow(scene: Scene) -> None:
     """Kill MLflow's server, and start it again half a minute later."""
-    scene.wait_for_moment((0.05, 0.2))
     scene.services["mlflow"].kill()
     scene.watch_recovery()
     time.sleep(_OUTAGE_SECONDS)
@@ -162,20 +175,18 @@ def kill_mlflow(scene: Scene) -> None:
 
 @_fault("checkpoint", "newest checkpoint truncated, driver killed", "train")
 def truncate_checkpoint(scene: Scene) -> None:
-    """Kill the driver, truncate the newest checkpoint to half, and submit again."""
-    scene.wait_for_moment()
+    """Kill the driver, truncate the newest checkpoint to half, and start again."""
     scene.kill_driver()
     files = scene.run_folder.glob(f"**/checkpoint_*/{PROGRESS}")
     newest = max(files, key=lambda file: file.stat().st_mtime).with_name(WEIGHTS)
     os.truncate(newest, newest.stat().st_size // 2)
-    scene.submit()
+    scene.start_again()
     scene.watch_recovery()
 
 
 @_fault("full", "storage full for 10 s", "train", needs=("disk",))
 def fill_storage(scene: Scene) -> None:
     """Fill the disk of runs for ten seconds."""
-    scene.wait_for_moment()
     ballast = Path(scene.config.run.folder) / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(1 << 16)):
@@ -188,7 +199,6 @@ def fill_storage(scene: Scene) -> None:
 @_fault("readonly", "storage of checkpoints read-only for 10 s", "train", needs=("storage",))
 def lock_storage(scene: Scene) -> None:
     """Make the disk of checkpoints read-only for ten seconds."""
-    scene.wait_for_moment()
     remount = ["mount", "-o", "remount,ro", scene.config.run.storage]
     # fails while a file is being written
     wait_until(lambda: subprocess.run(remount, capture_output=True).returncode == 0)
@@ -210,7 +220,6 @@ def truncate_shard(scene: Scene) -> None:
 
 
 def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
-    scene.wait_for_moment()
     shard = sorted(Path(scene.config.data.path, "train").glob("*.parquet"))[-1]
     copy = scene.folder / "copy.parquet"
     shutil.copy(shard, copy)
@@ -232,7 +241,6 @@ def _without_shard(scene: Scene, damage: Callable[[Path], None]) -> None:
 )
 def kill_head(scene: Scene) -> None:
     """Kill all processes of the head, and start it again 8 s later."""
-    scene.wait_for_moment()
     scene.cluster.kill_node(scene.cluster.head)
     time.sleep(_HEAD_AWAY_SECONDS)
     scene.cluster.start_head()
@@ -272,7 +280,6 @@ def restart_postgres(scene: Scene) -> None:
 
 
 def _restart(scene: Scene, service: str) -> None:
-    scene.wait_for_moment()
     scene.services[service].kill()
     time.sleep(_RESTART_SECONDS)
     scene.services[service].start()
@@ -281,7 +288,6 @@ def _restart(scene: Scene, service: str) -> None:
 @_fault("clock", "clock an hour ahead for 10 s", "tune", settings=_LONG_SWEEP, is_rude=True)
 def move_clock(scene: Scene) -> None:
     """Set this machine's clock an hour ahead for ten seconds."""
-    scene.wait_for_moment()
     with clock_ahead(_JUMP_SECONDS):
         time.sleep(10)
     scene.watch_recovery()

@@ -34,8 +34,8 @@ from raymc.errors import ResourceError
 from raymc.formats.prepare import prepare_dataset
 from raymc.tracking.notes import markdown_table
 
-_SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2))
-_HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(1, 1), node_cpus=2, apart=True)
+_SHAPE = Shape(head_cpus=2, gpu_nodes=(2, 2), spot=True)
+_HEAD_APART = Shape(head_cpus=0, cpu_nodes=1, gpu_nodes=(2, 2), node_cpus=2, spot=True, apart=True)
 _SCRIPTS = Path(sys.executable).parent  # where jobs find the command raymc
 _LOG_LINES = 12  # of a driver that failed
 _HEADER = (
@@ -134,6 +134,7 @@ def do_fault(fault: Fault, moments: random.Random) -> Outcome:
     began = time.monotonic()
     with prepared_scene(fault, moments) as scene:
         scene.submit()
+        scene.wait_for_moment(fault.moment)
         fault.happen(scene)
         return outcome_of(scene, fault, ended=scene.finish(), began=began)
 
@@ -190,7 +191,14 @@ def prepared_scene(fault: Fault, moments: random.Random) -> Iterator[Scene]:
         shape = _HEAD_APART if of_head else _SHAPE
         cluster = stack.enter_context(LocalCluster(shape, rays, of_head))
         scene = Scene(
-            cluster, config, fault.command, folder, moments, services, is_job=bool(of_head)
+            cluster,
+            config,
+            fault.command,
+            folder,
+            moments,
+            services,
+            is_job=fault.is_job or bool(of_head),
+            retries=fault.retries,
         )
         try:
             yield scene

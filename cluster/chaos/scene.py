@@ -86,9 +86,11 @@ class Scene:
         folder: Folder of logs and of the configuration.
         random: Chooses moments and victims.
         services: Servers that it depends on, by name.
-        is_job: Whether it is submitted as a job, whose driver Ray starts on a node other than the
-            head; otherwise the driver is our own child process.
-        submissions: How often it was started.
+        is_job: Whether it is submitted as a job, whose driver Ray starts on a node; otherwise the
+            driver is our own child process.
+        retries: How often a failed job is started again as KubeRay starts a RayJob, with a new
+            cluster and the same command; that is no submission.
+        submissions: How often somebody started it.
         recoveries: Seconds from each fault to the next epoch.
     """
 
@@ -99,6 +101,7 @@ class Scene:
     random: random.Random
     services: Mapping[str, Service] = field(default_factory=dict)
     is_job: bool = False
+    retries: int = 0
     submissions: int = 0
     recoveries: list[float] = field(default_factory=list)
 
@@ -117,6 +120,9 @@ class Scene:
     def submit(self) -> None:
         """Start the driver; a later one resumes where the one before stopped."""
         self.submissions += 1
+        self._start()
+
+    def _start(self) -> None:
         command = [self.command, "config.yaml"]
         if self.is_job:
             place = ["--address", self.cluster.dashboard, "--command", self.command]
@@ -127,6 +133,16 @@ class Scene:
             cwd=self.folder / "tree",
             env={**without_ray(), **self.cluster.environment, **self.cluster.mark},
         )
+
+    def start_again(self) -> None:
+        """Start an attempt that failed again, as KubeRay does while it has retries, or somebody."""
+        if not self.retries:
+            self.submit()
+            return
+        self.retries -= 1
+        self.cluster.__exit__()
+        self.cluster.__enter__()
+        self._start()
 
     def epochs(self) -> int:
         """Return the number of epochs finished so far."""
@@ -142,7 +158,7 @@ class Scene:
         trials = self.config.search.trials if self.command == "tune" else 1
         return trials * self.config.train.epochs
 
-    def wait_for_moment(self, share: tuple[float, float] = (0.15, 0.6)) -> None:
+    def wait_for_moment(self, share: tuple[float, float]) -> None:
         """Wait for a random moment, between two shares of all epochs.
 
         Raises:
@@ -154,11 +170,11 @@ class Scene:
         time.sleep(self.random.uniform(0, 0.5))
 
     def watch_recovery(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        """Record the time until the next epoch; submit again if the driver fails."""
+        """Record the time until the next epoch; start again if the driver fails."""
         before, began = self.epochs(), time.monotonic()
         while self.epochs() == before:
             if self.has_ended() and not self._is_done():
-                self.submit()
+                self.start_again()
             elif self.has_ended():
                 break
             if time.monotonic() - began > patience_seconds:
@@ -168,7 +184,7 @@ class Scene:
         self.recoveries.append(time.monotonic() - began)
 
     def finish(self, *, attempts: int = 4, patience_seconds: float = 3 * PATIENCE_SECONDS) -> bool:
-        """Wait for the end, submitting again after a failure; return whether it succeeded."""
+        """Wait for the end, starting again after a failure; return whether it succeeded."""
         while True:
             assert self._driver is not None
             try:
@@ -178,7 +194,7 @@ class Scene:
                 return False
             if code == 0 or self.submissions >= attempts:
                 return code == 0 and self._is_done()
-            self.submit()
+            self.start_again()
 
     def has_ended(self) -> bool:
         """Whether no driver is running."""
@@ -187,14 +203,25 @@ class Scene:
     def kill_driver(self) -> None:
         """Kill the driver and its children; the cluster's processes stay."""
         assert self._driver is not None
-        os.killpg(self._driver.pid, signal.SIGKILL)
+        for pid in self._job_drivers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.is_job:  # what follows the job sees it fail
+            with suppress(subprocess.TimeoutExpired):
+                self._driver.wait(PATIENCE_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self._driver.pid, signal.SIGKILL)
         self._driver.wait()
 
-    @property
-    def driver_pid(self) -> int:
-        """Process id of the driver."""
+    def _job_drivers(self) -> list[int]:
+        """Return the processes of the job's driver; none if the driver is our own child."""
+        line = f"raymc {self.command} config.yaml"
+        return [pid for pid, found in self.cluster.processes().items() if line in found]
+
+    def drivers(self) -> list[int]:
+        """Return the processes of the driver, which may have ended."""
         assert self._driver is not None
-        return self._driver.pid
+        return self._job_drivers() if self.is_job else [self._driver.pid]
 
     def workers(self) -> list[int]:
         """Return the processes that train, on all nodes."""

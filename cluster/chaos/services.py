@@ -16,7 +16,7 @@ from cluster.processes import free_ports, spawn, wait_until
 from raymc.errors import ResourceError
 from raymc.tracking import check_reachable, ui_command
 
-_TMPFS_BYTES = 48 << 20
+_TMPFS_BYTES = 192 << 20
 _POSTGRES_COMMANDS = "usr/lib/postgresql/*/bin"  # where Debian installs them, outside PATH
 
 
@@ -158,7 +158,7 @@ def running(service: Service) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a disk of 48 MiB as a folder during the block."""
+    """Mount a disk of 192 MiB as a folder during the block."""
     folder.mkdir()
     size = f"size={_TMPFS_BYTES}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)

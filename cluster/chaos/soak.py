@@ -1,15 +1,14 @@
 """The soak test: a long sweep of short trials with a fault every 20 s; does memory stay flat?"""
 
-import os
 import random
-import signal
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from cluster.chaos.faults import Fault, nothing
+from cluster.chaos.faults import FAULTS, Fault, nothing
 from cluster.chaos.run import Outcome, outcome_of, prepared_scene, show
 from cluster.chaos.scene import Scene
 from cluster.processes import resident_bytes
@@ -25,7 +24,7 @@ class Watch:
     """What was observed while the sweep ran.
 
     Attributes:
-        faults: The faults, in order.
+        faults: Names of the faults, in order.
         driver: Memory of the driver over time, in bytes.
         head: Memory of all processes of the head over time, in bytes.
     """
@@ -37,50 +36,69 @@ class Watch:
 
 def run_soak(console: Console, *, minutes: float, seed: int = 0) -> None:
     """Run a sweep of at least this many minutes with a fault every 20 s; print a table."""
-    trials = max(4, round(minutes * _TRIALS_PER_MINUTE))
+    trials, polite = max(4, round(minutes * _TRIALS_PER_MINUTE)), faults_of_soak()
     settings = {
         "train": {"epochs": 3, "max_failures": 20},
         "search": {"trials": trials, "concurrent": 2},
     }
-    fault = Fault(name="soak", title="soak", command="tune", happen=nothing, settings=settings)
+    fault = Fault(
+        name="soak",
+        title="soak",
+        command="tune",
+        happen=nothing,
+        settings=settings,
+        needs=tuple({need for each in polite for need in each.needs}),
+        is_job=True,
+        rays={name: value for each in polite for name, value in each.rays.items()},
+    )
     began = time.monotonic()
     with prepared_scene(fault, random.Random(seed)) as scene:
         scene.submit()
         seen = _watch(scene, limit_seconds=360 * minutes + 120)
-        ended = scene.finish(attempts=1, patience_seconds=1.0)
+        ended = scene.finish(patience_seconds=1.0)
         outcome = outcome_of(scene, fault, ended=ended, began=began, audit=False)
     show(console, soak_table(outcome, seen, trials))
 
 
+def faults_of_soak() -> list[Fault]:
+    """Return a fault of each kind; the first of those that do the same to different runs."""
+    kinds = {(each.happen, *each.rays): each for each in reversed(FAULTS) if not each.is_rude}
+    return list(kinds.values())
+
+
 def _watch(scene: Scene, *, limit_seconds: float) -> Watch:
-    """Inject faults and sample the memory until the driver ends."""
-    seen, began, due = Watch(), time.monotonic(), None
+    """Inject faults and sample the memory until the sweep ends."""
+    seen, began, due = Watch(), time.monotonic(), 0.0
+    nodes, waiting = len(scene.cluster.nodes), list[Fault]()
     while not scene.has_ended() and time.monotonic() - began < limit_seconds:
         time.sleep(_SAMPLE_SECONDS)
         if scene.epochs() == 0:
             continue
         due = due or time.monotonic() + _FAULT_SECONDS
-        seen.driver.append(resident_bytes([scene.driver_pid]))
+        seen.driver.append(resident_bytes(scene.drivers()))
         seen.head.append(resident_bytes(list(scene.cluster.pids(scene.cluster.head))))
         if time.monotonic() >= due:
-            due += _FAULT_SECONDS
-            seen.faults.append(_harm(scene))
+            if not waiting:
+                waiting = [each for each in faults_of_soak() if each.happen is not nothing]
+                scene.random.shuffle(waiting)
+            fault = waiting.pop()
+            seen.faults.append(fault.name)
+            fault.happen(scene)
+            _restore(scene, nodes)
+            due = time.monotonic() + _FAULT_SECONDS
     return seen
 
 
-def _harm(scene: Scene) -> str:
-    """Inject one of the faults that come without a notice; return which."""
-    workers = scene.workers()
-    if workers and scene.random.random() < 0.6:
-        os.kill(scene.random.choice(workers), signal.SIGKILL)
-        return "worker killed"
-    scene.cluster.kill_node(scene.random.choice(scene.cluster.nodes))
-    scene.cluster.add_node(gpus=1)
-    return "node killed, another added"
+def _restore(scene: Scene, nodes: int) -> None:
+    """Bring the cluster back to its number of nodes, of which the newest ones have a GPU."""
+    while len(scene.cluster.nodes) > nodes:
+        scene.cluster.kill_node(scene.cluster.nodes[-1])
+    while len(scene.cluster.nodes) < nodes:
+        scene.cluster.add_node(gpus=1)
 
 
 def soak_table(outcome: Outcome, seen: Watch, trials: int) -> str:
-    """Return how a soak test ended, and a table of its memory by quarters."""
+    """Return how a soak test ended, its faults, and a table of its memory by quarters."""
     header = ("", "first quarter", "second", "third", "last")
     rows = [
         (name, *(f"{part / 2**20:.0f} MiB" for part in _quarters(values)))
@@ -89,7 +107,9 @@ def soak_table(outcome: Outcome, seen: Watch, trials: int) -> str:
     how = "ended complete" if outcome.is_right and not outcome.problems else "DID NOT END WELL"
     lost = outcome.lost_trials if outcome.is_right else trials
     summary = f"{trials} trials in {outcome.seconds:.0f} s, {len(seen.faults)} faults: {how}"
-    lines = [f"{summary}, {lost} trials lost", *outcome.problems, *outcome.log]
+    faults = ", ".join(f"{name} {count}" for name, count in sorted(Counter(seen.faults).items()))
+    again = f"submitted {outcome.submissions} times"
+    lines = [f"{summary}, {lost} trials lost, {again}", faults, *outcome.problems, *outcome.log]
     return "\n".join(lines) + "\n\n" + markdown_table(header, rows)
 
 

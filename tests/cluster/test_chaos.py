@@ -14,7 +14,7 @@ import pytest
 from cluster.chaos.faults import FAULTS, Fault
 from cluster.chaos.run import Outcome, do_fault, fault_table
 from cluster.chaos.scene import Scene, small_config
-from cluster.chaos.soak import Watch, soak_table
+from cluster.chaos.soak import Watch, faults_of_soak, soak_table
 from cluster.processes import kill_marked, marked, resident_bytes
 
 
@@ -57,13 +57,14 @@ def test_a_run_that_never_went_on_is_told() -> None:
 
 def test_memory_is_told_by_quarters() -> None:
     driver, head = [n << 20 for n in (1, 9, 2, 2, 3, 3, 4, 4)], [5 << 20] * 8
-    seen = Watch(["a"] * 3, driver, head)
+    seen = Watch(["node", "disk", "node"], driver, head)
     lines = soak_table(outcome("soak", seconds=61.0), seen, 40).splitlines()
-    assert lines[0] == "40 trials in 61 s, 3 faults: ended complete, 0 trials lost"
+    told = "40 trials in 61 s, 3 faults: ended complete, 0 trials lost, submitted 1 times"
+    assert lines[:2] == [told, "disk 1, node 2"]
     assert lines[-2] == "| driver | 5 MiB | 2 MiB | 3 MiB | 4 MiB |"
     assert lines[-1] == "| head | 5 MiB | 5 MiB | 5 MiB | 5 MiB |"
     failed = soak_table(outcome("soak", problems=["x"]), Watch(), 40)
-    assert "DID NOT END WELL, 0 trials lost\nx\n" in failed
+    assert "DID NOT END WELL, 0 trials lost, submitted 1 times\n\nx\n" in failed
     assert ", 40 trials lost" in soak_table(outcome("soak", is_right=False), Watch(), 40)
 
 
@@ -73,6 +74,11 @@ def test_every_fault_has_settings_and_a_name_of_its_own(tmp_path: Path) -> None:
     for fault in FAULTS:
         config = small_config(tmp_path, **fault.settings)
         assert config.train.worker_resources == {"fake_gpu": 1}
+    soak = faults_of_soak()
+    assert {each.happen for each in soak} == {each.happen for each in FAULTS if not each.is_rude}
+    assert {name for each in FAULTS for name in each.rays} == {
+        n for each in soak for n in each.rays
+    }
 
 
 def test_processes_are_known_by_their_mark() -> None:
@@ -107,7 +113,9 @@ def one_after_the_other(command: Literal["train", "tune"], *names: str, epochs: 
     settings["train"] = {**settings.get("train", {}), "epochs": epochs}
 
     def happen(scene: Scene) -> None:
-        for fault in faults:
+        for number, fault in enumerate(faults):
+            if number:  # the first one's moment has come
+                scene.wait_for_moment(fault.moment)
             fault.happen(scene)
 
     return Fault(
@@ -115,8 +123,11 @@ def one_after_the_other(command: Literal["train", "tune"], *names: str, epochs: 
         title="several",
         command=command,
         happen=happen,
+        moment=faults[0].moment,
         settings=settings,
         needs=tuple({need for fault in faults for need in fault.needs}),
+        is_job=any(fault.is_job for fault in faults),
+        retries=max(fault.retries for fault in faults),
         rays={name: value for fault in faults for name, value in fault.rays.items()},
     )
 
@@ -129,6 +140,7 @@ def one_after_the_other(command: Literal["train", "tune"], *names: str, epochs: 
         (one_after_the_other("train", "full", "drain", "truncated", epochs=24), 1),
         (one_after_the_other("train", "head", epochs=80), 1),
         (one_after_the_other("tune", "node", "postgres", "driver", epochs=16), 2),
+        (one_after_the_other("tune", "sweep-node", "rayjob", epochs=12), 1),
     ],
     ids=lambda given: given.name if isinstance(given, Fault) else "",
 )
