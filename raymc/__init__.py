@@ -2,11 +2,13 @@
 
 Start with `config/` for the settings, `training/` for a run, `cli/main.py` for the commands, and
 `api.py` for the same from Python. What this module offers is imported when it is first used.
+Until then nothing is: Ctrl-C would end a command with a traceback while its first modules load.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as `typing` has it, for type checkers
 if TYPE_CHECKING:
+    from typing import Any
+
     from raymc.api import (
         add_class,
         evaluate,
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in __all__:
         raise AttributeError(f"module 'raymc' has no attribute {name!r}")
     from raymc import api

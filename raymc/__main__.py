@@ -2,10 +2,9 @@
 
 import signal
 import sys
-from collections.abc import Sequence
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the command line of this process, or other arguments in its place."""
     # A signal that comes while the handlers' own module is imported waits for them.
     before = signal.pthread_sigmask(

@@ -133,6 +133,23 @@ def test_training_and_all_below_load_neither_ray_nor_mlflow() -> None:
     assert not {"ray", "mlflow"} & loaded(f"import {', '.join(f'raymc.{name}' for name in pure)}")
 
 
+def test_nothing_is_timed_by_the_time_of_day() -> None:
+    """It jumps when a suspended machine wakes or its clock is set; only dates come from it."""
+    of_day = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+    found = {
+        (module, ast.unparse(node))
+        for module in MODULES
+        for node in ast.walk(parsed(module))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in of_day
+    }
+    assert found == {
+        ("runtime.interruption", "time.time_ns"),  # tells two commands apart
+        ("runtime.jobs", "time.time"),  # how long a job has run, by the head's dates
+        ("tracking.records", "time.time"),  # dates in MLflow
+        ("training.audit", "time.time"),  # of the starts of a run, which may be days apart
+    }
+
+
 def test_settings_load_nothing_heavy() -> None:
     found = loaded("import raymc.config; raymc.config.load(None, ['train.epochs=3'])")
     assert not HEAVY & found

@@ -103,6 +103,7 @@ def serve(
     limits = Limits(upload_bytes=int(max_mb * 2**20), video_seconds=60 * max_minutes, waiting=queue)
     asked = Asked(
         bundle=bundle.folder.absolute(),
+        digest=bundle.digest,
         limits=limits,
         windows=windows,
         device=device,

@@ -362,6 +362,7 @@ def _read_dataset(
     bundle: Bundle, dataset: Dataset, split: str, name: str, wanted: Sequence[str] = ()
 ) -> _Clips:
     bundle.check_dataset(dataset.manifest)
+    dataset.verify(split)
     known, parts = dataset.manifest.vocabulary, []
     at = known.names.index(name) if name in known.names else None
     for table in _tables(bundle, dataset, split):

@@ -27,6 +27,7 @@ from raymc.training.bundle import (
     DESCRIPTION,
     WEIGHTS,
     Bundle,
+    digest_of,
     load_bundle,
     read_description,
     write_bundle,
@@ -108,6 +109,8 @@ def export(
         raise ConfigError("--license is the name of a licence, such as cc-by-4.0, not its text")
     about = _about(bundle, name or out.absolute().name, license.strip(), dataset, split)
     weights, description = (bundle.folder / WEIGHTS).read_bytes(), read_description(bundle.folder)
+    if digest_of(description) != bundle.digest:
+        raise BundleError(f"bundle {bundle.folder} was replaced meanwhile: export it again")
     card = _Card(bundle, about, description["raymc_version"])
     config = {section: description["config"][section] for section in _SHAPING}
     data = description["config"].get("data", {})
@@ -118,8 +121,7 @@ def export(
             write_text(partial / METRICS, json.dumps(card.metrics(), indent=1, allow_nan=False))
             write_text(partial / LICENSE, card.licenses())
             write_text(partial / CARD, card.text())
-            made = load_bundle(partial)
-            if made.weights_digest != bundle.weights_digest:
+            if load_bundle(partial).weights_digest != bundle.weights_digest:
                 raise BundleError(f"bundle {bundle.folder} was replaced meanwhile: export it again")
     except OSError as error:
         raise DataError(f"{out} can't be written: {error.strerror or error}") from error

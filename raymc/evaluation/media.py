@@ -24,7 +24,7 @@ from raymc.features.extraction import (
     extract_here,
     plan_extraction,
 )
-from raymc.features.recipe import ENCODER_WEIGHTS, recipe_differences
+from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, recipe_differences
 from raymc.features.sources import Source
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
 
@@ -48,9 +48,15 @@ def plan_of(bundle: Bundle, *, device: str = "auto", **windows: float) -> Extrac
             "the same way, not videos"
         )
     given: dict[str, Any] = {**bundle.recipe, **windows, "device": device}
-    given.pop(ENCODER_WEIGHTS, None)
+    for name in (ENCODER_WEIGHTS, FEATURES_KEY):
+        given.pop(name, None)
     plan = plan_extraction(ExtractConfig(**given))
     bundle.check_modalities(plan.modalities)
+    if (made := bundle.recipe.get(FEATURES_KEY, 1)) != FEATURES:
+        raise BundleError(
+            f"the bundle's features were made by a raymc that makes others ({made}, here "
+            f"{FEATURES}): give a dataset made by that raymc, not videos"
+        )
     if changed := recipe_differences(
         bundle.recipe, {**bundle.recipe, ENCODER_WEIGHTS: plan.weights}
     ):

@@ -91,9 +91,11 @@ def embed_clips(
 
     Raises:
         BundleError: The bundle doesn't match the dataset.
-        DataError: There is no such split, or a shard can't be read.
+        DataError: There is no such split, or a shard can't be read, or is not the one that was
+            written.
     """
     bundle.check_dataset(dataset.manifest)
+    dataset.verify(split)
     shards = dataset.split(split)
     every = -(-sum(shard.rows for shard in shards) // MOST_CLIPS)
     names = bundle.columns_in(dataset.manifest)

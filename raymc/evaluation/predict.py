@@ -25,6 +25,7 @@ from raymc.evaluation.prediction_files import Writer, frames_of, writer_to
 from raymc.evaluation.scoring import each_shard, scored_columns
 from raymc.events import Count, ExtractProgress, unheard
 from raymc.features.begun import media_states
+from raymc.features.recipe import FEATURES
 from raymc.features.sources import check_present, list_sources
 from raymc.training.bundle import Bundle
 
@@ -109,10 +110,12 @@ def predict_split(
     Raises:
         BundleError: The bundle doesn't match the dataset, or can no longer be read.
         ConfigError: The suffix of `out` is unknown.
-        DataError: `out` already exists or can't be written, or a shard can't be read.
+        DataError: `out` already exists or can't be written, or a shard can't be read, or is not the
+            one that was written.
     """
     writer = writer_to(out)
     bundle.check_dataset(dataset.manifest)
+    dataset.verify(split)
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
         given: dict[str, Any] = {"device": device, "first": first, "on_rows": on_rows}
@@ -154,7 +157,12 @@ def predict_media(
     sources = list_sources(address)
     check_present(sources)
     plan = plan_of(bundle, device=device)
-    told = [[asdict(one) for one in sources], media_states(sources, plan), dict(plan.weights)]
+    told = [
+        [asdict(one) for one in sources],
+        media_states(sources, plan),
+        dict(plan.weights),
+        FEATURES,
+    ]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:

@@ -66,14 +66,12 @@ from raymc.features.extraction import (
     plan_extraction,
     streams_of,
 )
-from raymc.features.recipe import ENCODER_WEIGHTS, MADE_BY, recipe_in
+from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, MADE_BY, recipe_in
 from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
 
 BYTES_HERE = 64 << 20  # of several files that are decoded without Ray
-# Raise it with any change after which the same media and settings give other tokens.
-FEATURES = 1
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
 
 
@@ -141,6 +139,7 @@ def extract(
     check_present(listing.sources)
     sources = _by_split(listing.sources)
     take_over(out)
+    _check_raymc(out)
     # `_check_media` compares the weights; a dataset of an older raymc tells none
     begun = _begun(out)
     weights = plan.weights if begun is None else begun.get(ENCODER_WEIGHTS, {})
@@ -204,10 +203,24 @@ def _wordless(out: str) -> Iterator[str]:
             yield from (path for path, data in zip(*columns) if not (data or b"").strip(b"\0"))
 
 
+def _check_raymc(out: str) -> None:
+    """Refuse a dataset that was begun by a raymc which makes other features.
+
+    Raises:
+        DataError: It was.
+    """
+    known = _read_noted(out)
+    if known is not None and known.get("features") != FEATURES:
+        raise DataError(
+            f"{out} was begun by a raymc that makes other features: choose another folder with "
+            "--out"
+        )
+
+
 def _check_media(
     out: str, stream: ShardStream, sources: Sequence[Source], plan: ExtractPlan
 ) -> frozenset[str]:
-    """Check that media, weights and raymc are those with which the dataset was begun, or note them.
+    """Check that media and weights are those with which the dataset was begun, or note them.
 
     Of a file its size and the time of its last change count, or the version that its server names,
     and its digest if the table has one; so do those of the text beside it.
@@ -216,8 +229,7 @@ def _check_media(
         The paths of files that had failed and were replaced, and so are to be read again.
 
     Raises:
-        DataError: Another file has changed, or the weights of an encoder, or raymc makes other
-            features by now.
+        DataError: Another file has changed, or the weights of an encoder.
     """
     known, now = _read_noted(out), media_states(sources, plan)
     if known is None:
@@ -225,8 +237,6 @@ def _check_media(
             _write_noted(stream, _to_note({}, now, plan))
         return frozenset()
     another = "choose another folder with --out"
-    if known.get("features") != FEATURES:
-        raise DataError(f"{out} was begun by a raymc that makes other features: {another}")
     weights = known.get("weights", {})
     for name, digest in plan.weights.items():
         if weights.get(name, digest) != digest:
@@ -423,6 +433,7 @@ def _manifest(
             **({"language": plan.config.language} if plan.config.language else {}),
             **({"screen": plan.config.screen} if plan.config.screen != NONE else {}),
             **({ENCODER_WEIGHTS: dict(weights)} if weights else {}),
+            **({FEATURES_KEY: FEATURES} if FEATURES > 1 else {}),
             "files": len(sources),
             "sources_sha256": hashlib.sha256(told.encode()).hexdigest(),
             **({"notes": [note.strip() for note in notes]} if notes else {}),

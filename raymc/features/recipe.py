@@ -6,6 +6,9 @@ from typing import Any
 from raymc.config import NONE
 
 MADE_BY = "raymc extract"
+# Raise it with any change after which the same media and settings give other tokens.
+FEATURES = 1
+FEATURES_KEY = "features"  # noted from 2 on
 ENCODER_WEIGHTS = "encoder_weights"  # SHA-256 of each encoder's files, by modality
 _OF_CLIPS = ("window_seconds", "stride_seconds")  # which clips there are, not what is in them
 _OF_MODALITY = {
@@ -16,7 +19,7 @@ _OF_MODALITY = {
     "screen": ("screen",),
 }
 _OF_FEATURES = ("fps", "visual", "audio", "text", "transcript", "text_interval_seconds", "dtype")
-_IF_GIVEN = ("language", "screen", ENCODER_WEIGHTS)  # noted only where there is one
+_IF_GIVEN = ("language", "screen", ENCODER_WEIGHTS, FEATURES_KEY)  # noted only where there is one
 
 
 def recipe_in(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -40,6 +43,7 @@ def recipe_differences(
     pairs = [(name, recipe.get(name), other.get(name)) for name in names]
     given = [name for name in _IF_GIVEN[:2] if name not in free]
     pairs += [(name, recipe.get(name, NONE), other.get(name, NONE)) for name in given]
+    pairs += [(FEATURES_KEY, recipe.get(FEATURES_KEY, 1), other.get(FEATURES_KEY, 1))]
     weights, others = (one.get(ENCODER_WEIGHTS, {}) for one in (recipe, other))
     pairs += [
         (f"weights of {recipe.get(name) or name}", weights[name][:12], others[name][:12])

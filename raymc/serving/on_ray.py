@@ -11,7 +11,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 
-from raymc.errors import ConfigError, ResourceError, first_line
+from raymc.errors import BundleError, ConfigError, ResourceError, first_line
 from raymc.evaluation.timeline import Timeline
 from raymc.runtime.connect import capacity, connect, explained, gpus_to_use
 from raymc.serving.labeller import Decoded, FullError, Labeller, Limits, Refusal
@@ -25,11 +25,13 @@ _SECONDS_TO_END = 10.0
 class Asked:
     """What a service is to be.
 
-    `bundle` is a folder; `windows` and `device` are as for `Labeller`; `replicas` are processes
-    that label, and `decoders` the videos that each works on at a time.
+    `bundle` is a folder, and `digest` that of the bundle which the service was started with;
+    `windows` and `device` are as for `Labeller`; `replicas` are processes that label, and
+    `decoders` the videos that each works on at a time.
     """
 
     bundle: Path
+    digest: str
     limits: Limits
     windows: tuple[float, float, str]
     device: str = "auto"
@@ -46,8 +48,11 @@ class Labelling:
     """A replica: a labeller in a process of its own."""
 
     def __init__(self, asked: Asked) -> None:
+        bundle = load_bundle(asked.bundle)
+        if bundle.digest != asked.digest:  # it may start again long after the service has
+            raise BundleError(f"{asked.bundle} holds another bundle by now: start the service anew")
         self._labeller = Labeller(
-            load_bundle(asked.bundle),
+            bundle,
             asked.windows,
             decoders=asked.decoders,
             video_seconds=asked.limits.video_seconds,

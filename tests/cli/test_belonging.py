@@ -1,7 +1,8 @@
 """A stored result is used again only for what it was computed from; names identify nothing.
 
-Paths: run folder, MLflow run, study, spool, registry, report. Changed one at a time: the data, the
-settings, the raymc, the owner. `tests/training/test_runs.py` has the cases of the folder alone.
+Paths: run folder, MLflow run, study, spool, registry, report, scores. Changed one at a time: the
+data, the settings, the raymc, the owner. `tests/training/test_runs.py` has the cases of the folder
+alone.
 """
 
 import json
@@ -14,6 +15,7 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from drivers import write_config
+from finished_runs import finished_run, write_description
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from optuna.trial import create_trial
@@ -23,7 +25,8 @@ from raymc.cli import runs as commands
 from raymc.cli.main import main
 from raymc.config import Config, override, to_dict
 from raymc.data.shards import Dataset, open_dataset, write_dataset
-from raymc.errors import ResourceError
+from raymc.errors import DataError, ResourceError
+from raymc.evaluation.neighbours import training_clips
 from raymc.search.study import distributions, open_study, read_study, trials_in
 from raymc.search.trials import Epoch, note_epoch
 from raymc.tracking import find_recorded, list_runs, open_tracker
@@ -32,7 +35,7 @@ from raymc.tracking.recording import RunRecorder, SweepRecorder
 from raymc.tracking.records import KEY_TAG, PARENT_TAG
 from raymc.tracking.writer import Record, Spool
 from raymc.training import runs
-from raymc.training.bundle import load_bundle
+from raymc.training.bundle import DESCRIPTION, load_bundle
 from raymc.training.runs import (
     ATTEMPTS_FILE,
     BUNDLE,
@@ -265,6 +268,36 @@ def test_a_replaced_dataset_is_refused_before_anything_is_done(
     if command == "train":  # the same data elsewhere
         code, line = raymc(command, file, f"data.path={tmp_path / 'moved'}")
         assert (code, line) == (0, f"run base is finished: its bundle is {run.folder / BUNDLE}\n")
+
+
+def test_a_shard_that_was_changed_in_place_is_refused(
+    data: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Its dataset's digest is the same: it is that of `dataset.json`."""
+    run = finished_run(tmp_path / "runs", "base", tiny_bundle, data__path=data)
+    digest = open_dataset(data).manifest.digest()
+    description = json.loads((run / BUNDLE / DESCRIPTION).read_text())
+    write_description(run / BUNDLE, {**description, "dataset_digest": digest})
+    write(tmp_path / "other", shift=1)
+    for shard in Path(data).glob("*/*.parquet"):
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 3] ^= 1
+        shard.write_bytes(content)
+    words = {
+        "train": ["evaluate", run / BUNDLE, data, "--split", "train"],
+        "test": ["predict", run / BUNDLE, data, "--out", tmp_path / "out.csv"],
+        "val": ["add-class", run / BUNDLE, "new", tmp_path / "other", "--out", tmp_path / "new"],
+        "train ": ["review", run, "--out", tmp_path / "out.csv", "--no-curves"],
+    }
+    for split, command in words.items():
+        code, text = raymc(*command)
+        refusal = text.splitlines()[-1]
+        assert (code, refusal.startswith(f"raymc: {data}/{split.strip()}/")) == (2, True), text
+        assert "is not the file that was written" in refusal
+    with pytest.raises(DataError, match=r"/train/.* is not the file that was written"):
+        training_clips(load_bundle(run / BUNDLE))
+    assert not {"scores", "neighbours", "review"} & {path.name for path in run.iterdir()}
+    assert not list(tmp_path.glob("out*")) + list(tmp_path.glob("new*"))
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])

@@ -126,8 +126,9 @@ def test_nothing_is_left_of_a_failed_export(
         patch.setattr(exporting, "write_text", full)
         with pytest.raises(DataError, match="can't be written: No space left"):
             exporting.export(bundle, out)
-    with pytest.raises(BundleError, match="was replaced meanwhile"):
-        exporting.export(replace(bundle, weights_digest="0"), out)
+    for of in ("weights_digest", "digest"):
+        with pytest.raises(BundleError, match="was replaced meanwhile"):
+            exporting.export(replace(bundle, **{of: "0"}), out)
     with pytest.raises(ConfigError, match="is the name of a licence"):
         exporting.export(bundle, out, license="You may\ncopy it")
     with pytest.raises(DataError, match="split 'tset' does not exist"):

@@ -1,5 +1,7 @@
 """Videos are labelled as a dataset of their features would be, also after an interruption."""
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from raymc.evaluation import media
 from raymc.evaluation.predict import predict_media, predict_split
 from raymc.events import ExtractProgress
 from raymc.features.extraction import plan_extraction
-from raymc.features.recipe import ENCODER_WEIGHTS
+from raymc.features.recipe import ENCODER_WEIGHTS, recipe_differences
 from raymc.training.bundle import Bundle, load_bundle
 from raymc.training.loop import describe_dataset
 
@@ -68,6 +70,42 @@ def test_an_interrupted_prediction_goes_on(
     assert decoded == ["2.mp4", "3.mp4"]
     assert contents(out) == contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+    # what another bundle, another raymc or another file gave is no part of it
+    copy = shutil.copytree(videos, tmp_path / "videos")
+    pad(copy / "1.mp4", copy / "3.mp4")
+    changes: dict[str, Callable[[], object]] = {
+        "video": lambda: swap(copy / "1.mp4", copy / "3.mp4"),
+        "raymc": lambda: monkeypatch.setattr("raymc.evaluation.predict.FEATURES", 2),
+        "bundle": lambda: None,
+    }
+    for name, change in changes.items():
+        with pytest.raises(KeyboardInterrupt):
+            predict_media(bundle, str(copy), tmp_path / name, listener=interrupt)
+        change()
+        decoded.clear()
+        resumed_with = replace(bundle, digest="other") if name == "bundle" else bundle
+        predict_media(resumed_with, str(copy), tmp_path / name)
+        assert decoded == ["1.mp4", "2.mp4", "3.mp4"], name
+    before, after = (pq.read_table(tmp_path / name)["score.a"] for name in ("whole", "video"))
+    assert before.to_pylist() == [after[row].as_py() for row in (3, 4, 2, 0, 1)]
+
+
+def pad(*files: Path) -> None:
+    """Give MP4 files one size, by an empty box at their end, and one time."""
+    size = 8 + max(file.stat().st_size for file in files)
+    for file in files:
+        missing = size - file.stat().st_size
+        with file.open("ab") as end:
+            end.write(missing.to_bytes(4, "big") + b"free" + bytes(missing - 8))
+        os.utime(file, (1, 1))
+
+
+def swap(one: Path, other: Path) -> None:
+    """Exchange two files, as `mv` does."""
+    kept = one.rename(one.with_suffix(".kept"))
+    other.rename(one)
+    kept.rename(other)
 
 
 def noting(extract: Callable[..., Any], decoded: list[str]) -> Callable[..., Any]:
@@ -121,6 +159,18 @@ def test_other_weights_of_an_encoder(
             continue
         with pytest.raises(BundleError, match=f"made with other weights .*{message}: make the"):
             predict_media(keen, str(videos / "1.mp4"), tmp_path / "b.csv")
+
+
+def test_features_of_another_raymc(
+    bundle: Bundle, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media, "FEATURES", 2)
+    message = r"made by a raymc that makes others \(1, here 2\): give a dataset made by that raymc"
+    with pytest.raises(BundleError, match=message):
+        predict_media(bundle, str(videos), tmp_path / "out.csv")
+    newer = replace(bundle, recipe={**(bundle.recipe or {}), "features": 2})
+    assert predict_media(newer, str(videos / "1.mp4"), tmp_path / "out.csv").clips == 2
+    assert recipe_differences(bundle.recipe or {}, newer.recipe or {}) == ["features: 1 → 2"]
 
 
 def test_a_bundle_that_does_not_say_how(tiny_bundle: Path, videos: Path, tmp_path: Path) -> None:

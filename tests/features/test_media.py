@@ -1,6 +1,7 @@
 """Clips against an independent decode of all frames, and against sound that is known."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -371,6 +372,31 @@ def test_packed_pictures(tmp_path: Path) -> None:
         first = round(clip.start_seconds * 25)
         shown = [number_in(picture) for picture in clip.frames]
         assert shown == [first + 2 + 5 * k for k in range(len(shown))]
+
+
+def without_timing(data: bytes, fps: int) -> bytes:
+    """A stream of H.264 whose parameters don't say how fast it is, as many encoders write it."""
+    units = data.split(b"\0\0\1")
+    for k, unit in enumerate(units):
+        if unit[:1] and unit[0] & 31 == 7:
+            bits = "".join(f"{byte:08b}" for byte in unit.replace(b"\0\0\3", b"\0\0"))
+            at = bits.index(f"1{1:032b}{2 * fps:032b}")  # and whether the rate is fixed
+            bits = (bits[:at] + "0" + bits[at + 66 :]).rstrip("0")
+            bits += "0" * (-len(bits) % 8)
+            whole = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+            units[k] = re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", whole) + b"\0"
+    return b"\0\0\1".join(units)
+
+
+def test_frames_without_times_follow_each_other(tmp_path: Path) -> None:
+    """FFmpeg says of most of them there that they last a tick, which is a microsecond."""
+    path = tmp_path / "bare.h264"
+    video = Video(seconds=6.0, size=(96, 128), is_numbered=True, options={"g": "25", "bf": "2"})
+    write_media(path, video)
+    path.write_bytes(without_timing(path.read_bytes(), video.fps))
+    clip = one(path, fps=2.0)
+    assert (clip.end_seconds, clip.failures) == (6.0, ())
+    assert [number_in(frame) for frame in clip.frames] == [int(12.5 * k + 6.25) for k in range(12)]
 
 
 def test_the_tiniest_picture(tmp_path: Path) -> None:

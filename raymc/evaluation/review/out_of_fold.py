@@ -31,7 +31,7 @@ from raymc.runtime.threads import computing_threads
 from raymc.training.bundle import DESCRIPTION, Bundle
 from raymc.training.learner import make_learner
 from raymc.training.loop import train_epoch
-from raymc.training.runs import run_of
+from raymc.training.runs import RESULTS, run_of
 from raymc.training.validation import predict
 
 _MEMORY = 0.5  # share of the free memory that the clips may take
@@ -252,6 +252,7 @@ def _stored(
         "seed": str(seed),
         "device": device.type,
         "raymc": raymc.__version__,
+        "results": str(RESULTS),
     }
     run = run_of(bundle.folder)
     key = "-".join([training.name.translate({ord(" "): "-", ord(","): None}), str(seed)])

@@ -103,6 +103,7 @@ def orientation(frame: VideoFrame) -> tuple[bool, Callable[[np.ndarray], np.ndar
 STILL_SECONDS = 1.0  # a picture may stay after its end where the video is over or lost
 NEVER = 1 << 62
 LONGEST_FRAME_SECONDS = 60.0  # a header may claim years
+_SHORTEST_FRAME_SECONDS = 1e-4  # FFmpeg may say one tick where it doesn't know
 _JITTER_SECONDS = 0.2  # by which FFmpeg's guesses at missing times may go back
 
 
@@ -150,6 +151,7 @@ class Display:
         self._step = step
         self._start_tick = start_tick
         self._still = clock.ticks(STILL_SECONDS)
+        self._shortest = clock.ticks(_SHORTEST_FRAME_SECONDS)
         self._longest = clock.ticks(LONGEST_FRAME_SECONDS)
         self._jitter = clock.ticks(_JITTER_SECONDS)
         self._jump = clock.ticks(JUMP_SECONDS)
@@ -178,6 +180,11 @@ class Display:
         if self._is_over:
             self.settle(NEVER)
 
+    @property
+    def end_seconds(self) -> float:
+        """Where the last frame so far ends."""
+        return self._clock.seconds(self._end_tick)
+
     def has(self, seconds: float) -> bool:
         """Whether all wanted pictures before a time are there."""
         return not self.wanted or self.wanted[0] > self._clock.tick(seconds)
@@ -200,9 +207,7 @@ class Display:
         else:
             shown = max(tick, self.last_tick)
             self._take(frame, shown)
-            if (
-                was_guessed or self._is_guessed
-            ):  # too late, it may be: time goes on from the right one
+            if was_guessed or self._is_guessed:  # it may be late: time goes on from the right one
                 self._end_tick -= shown - tick
 
     def distrust(self, tick: int, damage: str) -> None:
@@ -272,7 +277,8 @@ class Display:
             self._damage = ""
         self._last, self.last_tick, self._last_damage = frame, tick, self._damage
         self._pixels, self._fault = None, ""
-        self._end_tick = tick + min(frame.duration or self._step, self._longest)
+        lasts = frame.duration if frame.duration > self._shortest else self._step
+        self._end_tick = tick + min(lasts, self._longest)
         if self.wanted and self.wanted[0] < self._end_tick:
             self._make()  # while the frame is still in the processor's cache
 

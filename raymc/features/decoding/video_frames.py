@@ -83,13 +83,15 @@ class VideoFrames:
         self._is_fed = False  # the decoder has got packets and wasn't flushed since
         self._is_waiting = from_seconds > 0  # for an entry point
         self._end_tick = -NEVER
+        self._is_untimed = False  # the last packet
         self._log = ErrorLog()
         self._errors = 0
 
     @property
     def end_seconds(self) -> float:
-        """Where the last packet so far ends; 0 before the first."""
-        return max(self._clock.seconds(self._end_tick), 0.0)
+        """Where the last packet so far ends, or its frame if it has no time; 0 before the first."""
+        frame = self.display.end_seconds if self._is_untimed else 0.0
+        return max(self._clock.seconds(self._end_tick), frame, 0.0)
 
     def feed(self, packet: Packet) -> None:
         """Take the next packet of the stream.
@@ -98,9 +100,9 @@ class VideoFrames:
             UnprovenError: All must be decoded.
         """
         tick = packet.pts if packet.pts is not None else packet.dts
-        if not packet.is_discard:
-            begin = max(self._end_tick, self._clock.tick(0.0)) if tick is None else tick
-            end = begin + min(packet.duration or self._step, self._longest)
+        self._is_untimed = tick is None  # it may be half a frame
+        if tick is not None and not packet.is_discard:
+            end = tick + min(packet.duration or self._step, self._longest)
             self._end_tick = max(self._end_tick, end)
         if not self._may_skip:
             if self._is_waiting:

@@ -198,9 +198,11 @@ def test_an_interrupted_review_resumes(
     monkeypatch.setattr(out_of_fold, "train_and_score", train)
     seen: list[tuple[int, int]] = []
 
-    def scores(**given: Any) -> np.ndarray:
+    def scores(
+        bundle: Bundle = model, clips: out_of_fold.Clips = clips, **given: Any
+    ) -> np.ndarray:
         device = torch.device("cpu")
-        return out_of_fold_scores(model, clips, trainings, device=device, **given)[0]
+        return out_of_fold_scores(bundle, clips, trainings, device=device, **given)[0]
 
     with pytest.raises(KeyboardInterrupt):
         scores()
@@ -213,6 +215,15 @@ def test_an_interrupted_review_resumes(
     assert len(trained) == 4
     scores(seed=1)  # other folds
     assert len(trained) == 7
+    # nothing that was trained on other data, from another bundle or by another raymc is taken
+    manifest = replace(data.manifest, license="other")
+    scores(clips=replace(clips, dataset=replace(data, manifest=manifest)))
+    scores(bundle=replace(model, digest="other"))
+    monkeypatch.setattr(out_of_fold, "RESULTS", out_of_fold.RESULTS + 1)
+    scores()
+    assert len(trained) == 16
+    scores()
+    assert len(trained) == 16
 
 
 def test_planted_copies_are_found(found: review.Review, data: Dataset) -> None:
