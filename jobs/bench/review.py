@@ -6,8 +6,7 @@ run's settings and a random forest, both out of fold on the same folds, and the 
 which has seen its training clips.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -42,6 +41,7 @@ from raymc.training.loop import fit
 
 ARGUMENTS = {"configs": "CONFIG..."}
 CPU = torch.device("cpu")
+JUDGES = ("raymc review", "cleanlab on a random forest", "the run's own model")
 FIGURES = ("found", "precision", "recall", "precision of as many")
 
 
@@ -92,19 +92,30 @@ def bench_review(console: Console, settings: Settings, *, out: Path | None = Non
 def _kept(
     config: Config, name: str, settings: Settings, seed: int, out: Path | None
 ) -> dict[str, dict[str, float]]:
-    """Return each judge's figures of a seed, as kept or new."""
-    file = out / f"review-{name}-{settings.kind}-{seed}.json" if out else None
+    """Return each judge's figures of a seed; their probabilities are kept, or new."""
+    file = out / f"review-{name}-{settings.kind}-{seed}.npz" if out else None
     if file is not None and file.exists():
-        return json.loads(file.read_text())
-    figures = judge_planted(config, settings, seed)
+        with np.load(file) as kept:
+            return _figures_of(kept)
+    found = judge_planted(config, settings, seed)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(figures, indent=1))
-    return figures
+        np.savez(file, allow_pickle=False, **found)
+    return _figures_of(found)
 
 
-def judge_planted(config: Config, settings: Settings, seed: int) -> dict[str, dict[str, float]]:
-    """Plant wrong labels in a dataset, and return each judge's figures in percent."""
+def _figures_of(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    planted = [found[name] for name in ("labels", "observed", "wrong")]
+    return {name: _figures(found[name], *planted) for name in JUDGES}
+
+
+def judge_planted(config: Config, settings: Settings, seed: int) -> dict[str, np.ndarray]:
+    """Plant wrong labels in a dataset.
+
+    Returns:
+        [N, C] each: `labels` with the wrong ones, which of them are `wrong`, which are `observed`,
+        and each judge's probability of each label.
+    """
     config = override(config, {"train.seed": seed})
     clips = read_clips_of(prepare_dataset(config), (config.data.train, config.data.val))
     wrong = plant(clips.block.labels, settings.share, kind=settings.kind, seed=seed)
@@ -117,14 +128,14 @@ def judge_planted(config: Config, settings: Settings, seed: int) -> dict[str, di
         scores[one.held_out] = train_and_score(config, clips, one, epochs=epochs, device=CPU)
     every, seen = np.arange(len(clips)), np.array(clips.splits) == config.data.train
     run = Training("run", every[seen], every)
-    judges = {
-        "raymc review": _probable(scores, clips),
-        "cleanlab on a random forest": _forest(clips, trainings, settings, seed),
-        "the run's own model": _probable(
-            train_and_score(config, clips, run, epochs=epochs, device=CPU), clips
-        ),
-    }
-    return {name: _figures(likely, clips, wrong) for name, likely in judges.items()}
+    judged = (
+        _probable(scores, clips),
+        _forest(clips, trainings, settings, seed),
+        _probable(train_and_score(config, clips, run, epochs=epochs, device=CPU), clips),
+    )
+    block = clips.block
+    planted = {"labels": block.labels, "observed": block.observed, "wrong": wrong}
+    return planted | dict(zip(JUDGES, judged))
 
 
 def plant(
@@ -191,10 +202,12 @@ def _forest(
 
 
 def _figures(
-    likely: Float[np.ndarray, "N C"], clips: Clips, wrong: Bool[np.ndarray, "N C"]
+    likely: Float[np.ndarray, "N C"],
+    labels: Bool[np.ndarray, "N C"],
+    observed: Bool[np.ndarray, "N C"],
+    wrong: Bool[np.ndarray, "N C"],
 ) -> dict[str, float]:
     """Return how many labels were found, and the shares of them, in percent."""
-    labels, observed = clips.block.labels, clips.block.observed
     doubts, _ = find_doubts(likely, labels, observed)
     quality = np.where(labels, likely, 1 - likely)
     worst = np.argsort(quality.ravel(), kind="stable")[: wrong.sum()]

@@ -3,8 +3,12 @@
 A lesson is a video in which handwritten digits are shown and keypad tones are heard, each for some
 seconds, independently of each other. A model is trained on windows of some lessons, and finds the
 digits in others. Its thresholds and probabilities are fitted on windows of a third set.
+
+With `--lessons`, the lessons are those of `raymc data lessons`, whose scenes have a label each. The
+model reads what is said and written in them as it is, not as programs recognise it.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
@@ -20,10 +24,11 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, table
-from raymc.config import Config, ExtractConfig, from_dict
+from raymc.config import AUTO, Config, ExtractConfig, from_dict
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
+from raymc.errors import DataError
 from raymc.evaluation.segments import FoundSegment, TrueSegment, segment_average_precision
 from raymc.evaluation.timeline import Timeline, score_windows
 from raymc.events import EpochEnded
@@ -37,6 +42,8 @@ from raymc.features.recipe import MADE_BY
 from raymc.features.sources import Source
 from raymc.formats.digit_sounds import Tones, coloured_noise, draw_tones
 from raymc.formats.digits import images_of
+from raymc.formats.lesson_rules import BACKGROUND
+from raymc.formats.lessons import vocabulary
 from raymc.training import loop
 from raymc.training.bundle import Bundle, load_bundle, save_bundle
 
@@ -57,6 +64,11 @@ class Settings:
     val: int = Field(default=8, ge=2, description="For thresholds and probabilities.")
     test: int = Field(default=8, ge=2, description="In which segments are found.")
     window: float = Field(default=2.0, gt=0, description="Seconds of a window.")
+    lessons: str = Field(
+        default="",
+        description="Folder that `raymc data lessons` has written, in place of digits; all of its "
+        "lessons are used, and only training differs by seed.",
+    )
     epochs: int = Field(default=10, ge=1, description="Of training.")
     split: Literal["val", "test"] = Field(default="test", description="Whose segments are judged.")
 
@@ -79,17 +91,22 @@ class Lesson:
 
 
 def bench_timeline(console: Console, settings: Settings, *, out: Path | None = None) -> None:
-    """Find segments in every way with every seed; prints mean ± standard deviation in percent."""
+    """Find segments in every way with every seed; prints mean ± standard deviation in percent.
+
+    Raises:
+        DataError: The folder of lessons has no list of cues.
+    """
     found: dict[str, Measurement] = {}
-    for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
-        with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
+        for seed in range(settings.first_seed, settings.first_seed + settings.seeds):
             judged, lessons = _timelines(Path(folder), settings, seed)
-        for name, changed in ways(judged).items():
-            precision = {f"mAP@{iou:g}": 100 * mean_ap(changed, lessons, iou) for iou in IOUS}
-            one = found.setdefault(name, Measurement(name))
-            one.add(**precision, segments=sum(len(each.all_segments) for each in changed))
-        true = sum(len(segments) for one in lessons for segments in one.truth.values())
-        found.setdefault("true segments", Measurement("true segments")).add(segments=true)
+            for name, changed in ways(judged).items():
+                precision = {f"mAP@{iou:g}": 100 * mean_ap(changed, lessons, iou) for iou in IOUS}
+                one = found.setdefault(name, Measurement(name))
+                one.add(**precision, segments=sum(len(each.all_segments) for each in changed))
+            true = sum(len(segments) for one in lessons for segments in one.truth.values())
+            one = found.setdefault("true segments", Measurement("true segments"))
+            one.add(segments=true, lessons=len(lessons), labels=len(lessons[0].truth))
     columns: Columns = {
         **NAME,
         **{
@@ -100,12 +117,13 @@ def bench_timeline(console: Console, settings: Settings, *, out: Path | None = N
         },
         "segments": lambda m: f"{np.mean(m['segments']):.0f}",
     }
+    true = found.pop("true segments")
+    measurements = [*found.values(), true]
     text = (
-        f"{settings.test} lessons of a minute, {len(LABELS)} labels, windows of "
+        f"{true['lessons'][0]} lessons, {true['labels'][0]} labels, windows of "
         f"{settings.window:g} s, {settings.seeds} seeds; mean AP of segments by temporal IoU, in "
         f"percent.\n\n"
     )
-    measurements = list(found.values())
     publish("Timeline", text + table(columns, measurements), measurements, console, out)
 
 
@@ -144,7 +162,7 @@ def side_by_side(timeline: Timeline) -> Timeline:
 def mean_ap(judged: Sequence[Timeline], lessons: Sequence[Lesson], iou: float) -> float:
     """Return the mean, over labels, of the average precision of their segments."""
     values = []
-    for label in LABELS:
+    for label in lessons[0].truth:
         truth = [segment for one in lessons for segment in one.truth[label]]
         found = [
             FoundSegment(lesson.path, one.start, one.end, one.value)
@@ -157,22 +175,70 @@ def mean_ap(judged: Sequence[Timeline], lessons: Sequence[Lesson], iou: float) -
 
 
 def _timelines(folder: Path, settings: Settings, seed: int) -> tuple[list[Timeline], list[Lesson]]:
-    """Make lessons, train on some, and return the timelines of others."""
+    """Make lessons or take those there are, train on some, and return the timelines of others."""
+    if settings.lessons:
+        lessons = read_lessons(Path(settings.lessons), folder / "videos")
+        features: dict[str, Any] = {"text": AUTO, "text_interval_seconds": 2.0}
+    else:
+        folder = folder / str(seed)
+        lessons = _made_lessons(folder, settings, seed)
+        features = {"fps": float(FPS), "visual": "patches"}
+    extract = ExtractConfig(**features, window_seconds=settings.window)
+    data = folder / "data"
+    dataset = open_dataset(str(data)) if data.exists() else _dataset(data, lessons, extract)
+    overlapping = replace(extract, stride_seconds=settings.window / 2)
+    bundle = _train(dataset, folder / f"run-{seed}", settings.epochs, seed)
+    return [
+        _timeline(bundle, lesson.path, overlapping) for lesson in lessons[settings.split]
+    ], lessons[settings.split]
+
+
+def _made_lessons(folder: Path, settings: Settings, seed: int) -> dict[str, list[Lesson]]:
     tones, lessons = draw_tones(seed), dict[str, list[Lesson]]()
+    folder.mkdir()
     for place, split in enumerate(("train", "val", "test")):
         count = getattr(settings, split)
         rng = np.random.default_rng([seed, place])
         files = (folder / f"{split}-{i}.mp4" for i in range(count))
         lessons[split] = [write_lesson(file, split, tones, rng) for file in files]
-    extract = ExtractConfig(
-        fps=5.0, visual="patches", audio="logmel", window_seconds=settings.window
-    )
-    dataset = _dataset(folder / "data", lessons, extract)
-    overlapping = replace(extract, stride_seconds=settings.window / 2)
-    bundle = _train(dataset, folder, settings.epochs, seed)
-    return [
-        _timeline(bundle, lesson.path, overlapping) for lesson in lessons[settings.split]
-    ], lessons[settings.split]
+    return lessons
+
+
+def read_lessons(folder: Path, links: Path) -> dict[str, list[Lesson]]:
+    """Return the lessons that `raymc data lessons` has written, by split.
+
+    `links` gets a link to each video, with what is said and written in it beside it, as .vtt.
+
+    Raises:
+        DataError: The folder has no list of cues.
+    """
+    cues = folder / "cues.jsonl"
+    if not cues.exists():
+        raise DataError(f"{cues} is missing: make the lessons with `raymc data lessons {folder}`")
+    labels = [name for name in vocabulary().names if name != BACKGROUND]
+    lessons: dict[str, list[Lesson]] = {}
+    links.mkdir(exist_ok=True)
+    for told in map(json.loads, cues.read_text("utf-8").splitlines()):
+        file = links / told["path"]
+        if not file.exists():
+            file.symlink_to((folder / told["path"]).absolute())
+            words = sorted((*told["said"], *told["written"]), key=lambda cue: cue["start"])
+            file.with_suffix(".vtt").write_text(_vtt(words), "utf-8")
+        truth: dict[str, list[TrueSegment]] = {label: [] for label in labels}
+        for scene in told["scenes"]:
+            if scene["label"]:
+                one = TrueSegment(str(file), scene["start"], scene["end"])
+                truth[scene["label"]].append(one)
+        lessons.setdefault(told["path"].partition("-")[0], []).append(Lesson(str(file), truth))
+    return lessons
+
+
+def _vtt(cues: Sequence[Mapping[str, Any]]) -> str:
+    def clock(seconds: float) -> str:
+        return f"{int(seconds // 3600):02}:{int(seconds // 60) % 60:02}:{seconds % 60:06.3f}"
+
+    texts = (f"{clock(c['start'])} --> {clock(c['end'])}\n{c['text']}\n" for c in cues)
+    return "\n".join(["WEBVTT\n", *texts])
 
 
 def write_lesson(
@@ -260,7 +326,7 @@ def _dataset(
     write_dataset(
         str(folder),
         rows,
-        vocabulary=Vocabulary(LABELS),
+        vocabulary=Vocabulary(tuple(lessons["train"][0].truth)),
         modalities=modalities,
         provenance={"made_by": MADE_BY, **{k: getattr(extract, k) for k in ("fps", "dtype")}},
     )
@@ -270,6 +336,7 @@ def _dataset(
 def _train(dataset: Dataset, folder: Path, epochs: int, seed: int) -> Bundle:
     """Train in this process, on one core; returns the best epoch."""
     torch.set_num_threads(1)
+    folder.mkdir()
     config = from_dict(
         {
             "data": {"path": dataset.path},
@@ -319,7 +386,7 @@ def _timeline(bundle: Bundle, path: str, extract: ExtractConfig) -> Timeline:
     window, stride = extract.window_seconds or 0.0, extract.stride_seconds or 0.0
     return Timeline(
         path=path,
-        labels=LABELS,
+        labels=bundle.vocabulary.names,
         window_seconds=window,
         stride_seconds=stride,
         chosen="as asked",

@@ -349,7 +349,14 @@ class CountDisplay(_LiveDisplay):
 
     def _line(self) -> str:
         counted = f"{self._done:,}/{self._all:,} {self._unit}"
+        if self._first is None:  # nothing is done yet
+            counted += f" after {duration(self._clock() - self._began)}"
         return f"{counted}  {self._notes}".rstrip() if self._all else ""
+
+    def begin(self, done: int, total: int) -> None:
+        """Show what is to be done, before any of it is; what was done earlier counts as done."""
+        self._done, self._all = done, total
+        self._progress.update(self._task, total=total, completed=done, description=self._unit)
 
     def _time_left(self, now: float) -> list[str]:
         """Estimate from the speed since the first calls; before, processes were starting."""
@@ -373,6 +380,9 @@ class ExtractDisplay(CountDisplay):
 
     def handle(self, event: ExtractProgress) -> None:
         """Show the progress of the job; the last line always."""
+        if not event.clips and not event.failed_files and event.done_files < event.files:
+            self.begin(event.done_files, event.files)
+            return
         seconds = max(self._clock() - self._began, 1e-9)
         notes = [f"{event.clips / seconds:,.1f} clips/s"]
         notes += [f"{event.seconds / seconds:,.1f} h of video/h"]
@@ -392,4 +402,7 @@ class StagesDisplay(CountDisplay):
         """Show that so much is done."""
         if unit != self._unit:
             self._unit, self._first = unit, None
-        self.count(done, total)
+        if done:
+            self.count(done, total)
+        else:
+            self.begin(done, total)

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -69,6 +70,17 @@ def reaching(path: str) -> Iterator[None]:
             f"can't read or write {path}: {reason}; check the address, permissions, free space "
             "and network"
         ) from error
+
+
+def near_name(address: str) -> str:
+    """Return `; did you mean PATH?` if there is a local file whose name is nearly the same."""
+    place = Path(address)
+    try:
+        names = sorted(os.listdir(place.parent)) if "://" not in address else []
+    except (OSError, ValueError):
+        names = []
+    near = get_close_matches(place.name, names, n=1, cutoff=0.75)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 
 def exists(filesystem: fs.FileSystem, path: str) -> bool:

@@ -17,10 +17,10 @@ from raymc.evaluation.scoring import scored_columns
 from raymc.events import ExtractProgress
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
-    FILES_HERE,
     EncodedClip,
     ExtractPlan,
     Item,
+    are_few,
     extract_here,
     plan_extraction,
 )
@@ -133,6 +133,7 @@ def media_parts(
     """Yield the clips of whole files, a few hundred at a time, and how many files are done."""
     waiting: list[tuple[Source, EncodedClip | Failure]] = []
     clips, seconds, failed = 0, 0.0, set[str]()
+    listener(ExtractProgress(first, len(sources), 0, 0.0, 0))
     for file, item in encoded_clips(sources, plan, first):
         if isinstance(item, EncodedClip):
             clips, seconds = clips + 1, seconds + item.end_seconds - item.start_seconds
@@ -150,7 +151,7 @@ def encoded_clips(
     sources: Sequence[Source], plan: ExtractPlan, first: int
 ) -> Iterator[tuple[int, Item]]:
     """Yield the clips of files from number `first`, as `extract_files` does; on Ray if many."""
-    if len(sources) - first <= FILES_HERE and plan.config.device != "gpu":
+    if are_few(sources[first:], plan):
         yield from extract_here(list(enumerate(sources))[first:], plan)
     else:
         from raymc.features.on_ray import extract_items  # Ray takes a second to import

@@ -6,6 +6,7 @@ damaged file, so files can be decoded in a child process (`extract_files_apart`)
 """
 
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -39,7 +40,8 @@ from raymc.runtime.child_process import Child, ChildError, limit_cpu
 from raymc.runtime.device import uses_gpu
 from raymc.runtime.threads import computing_threads
 
-FILES_HERE = 16  # that are decoded without Ray: starting it would take longer
+# Media that are decoded without Ray, which would take longer to start than it saves.
+FILES_HERE, BYTES_HERE = 16, 64 << 20
 _ANY_RATE_HZ = 16_000  # for text alone: decoding sound gives a clip's length
 _FRAMES, _SOUND, SIDECAR = "frames", "sound", "sidecar"
 
@@ -374,6 +376,21 @@ class Decoder:
                     f"the process that decodes files {error} before it started; see its output"
                 ) from error
         return self._child
+
+
+def are_few(sources: Sequence[Source], plan: ExtractPlan) -> bool:
+    """Whether media are decoded in this process: no cluster is named, and nothing asks for more."""
+    if os.environ.get("RAY_ADDRESS") or plan.config.device == "gpu" or len(sources) > FILES_HERE:
+        return False
+    return len(sources) == 1 or sum(_bytes_of(source.path) for source in sources) <= BYTES_HERE
+
+
+def _bytes_of(path: str) -> int:
+    """Return the size of a local file; 0 of one elsewhere."""
+    try:
+        return os.stat(path).st_size
+    except (OSError, ValueError):
+        return 0
 
 
 def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:

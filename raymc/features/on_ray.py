@@ -7,7 +7,6 @@ interrupted job resumes there, and leaves the same files as an uninterrupted one
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+from pyarrow import fs
 from ray.data import ActorPoolStrategy
 
 from raymc.config import AUTO, NONE, ExtractConfig
@@ -51,13 +51,13 @@ from raymc.features.begun import (
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     END,
-    FILES_HERE,
     SIDECAR,
     STUCK_SECONDS,
     EncodedClip,
     Encoders,
     ExtractPlan,
     Item,
+    are_few,
     encode,
     extract_files,
     extract_files_apart,
@@ -67,11 +67,17 @@ from raymc.features.extraction import (
     streams_of,
 )
 from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, MADE_BY, recipe_in
-from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
+from raymc.features.sources import (
+    Listing,
+    Source,
+    check_present,
+    extra_fields,
+    is_media,
+    list_media,
+)
 from raymc.features.transcripts import find_sidecars
-from raymc.runtime.connect import connect, explained, gpus_to_use, keep_order
+from raymc.runtime.connect import capacity, connect, explained, gpus_to_use, keep_order
 
-BYTES_HERE = 64 << 20  # of several files that are decoded without Ray
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
 
 
@@ -129,10 +135,12 @@ def extract(
 
     Raises:
         ConfigError: An encoder is unknown, or none is named.
-        DataError: The media can't be listed or have changed, or `out` holds another dataset.
+        DataError: The media can't be listed or have changed, or `out` is a file, or holds media or
+            another dataset.
         ExtractionError: No file could be read.
         ResourceError: Weights, a package or a requested GPU are missing.
     """
+    _check_place(out)
     plan = plan_extraction(as_begun(config, out))
     listing = list_media(config)
     on_listing(replace(listing, lines=[*listing.lines, _features_line(plan)]))
@@ -166,6 +174,26 @@ def extract(
     found = find_sidecars({source.path for source in sources}, config.language)
     texts = frozenset(path for path, files in found.items() if files)
     return replace(summary, wordless=tuple(_wordless(out)), texts=texts)
+
+
+def _check_place(out: str) -> None:
+    """Check that a dataset can be in `out`, before anything is made of the media.
+
+    Raises:
+        DataError: It is a file, or a folder of media.
+    """
+    filesystem, root = open_address(out)
+    with reaching(out):
+        found = filesystem.get_file_info(root)
+        if found.type == fs.FileType.File:
+            raise DataError(f"{out} is a file: name the folder that the dataset shall be in")
+        if _begun(out) is None:
+            files = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
+            media = (one.base_name for one in files if is_media(one.base_name))
+            if name := next(media, None):
+                raise DataError(
+                    f"{out} holds media, such as {name}: name a folder of its own for the dataset"
+                )
 
 
 def _features_line(plan: ExtractPlan) -> str:
@@ -349,6 +377,7 @@ class _Job:
         """Write the files that are not in the journal; `items_from` gives those from a number."""
         last = self._stream.journal[-1].note if self._stream.journal else {"file": 0, "clips": 0}
         first, clips = int(last["file"]), int(last["clips"])
+        self._tell(first)
         for file, item in _unwritten(items_from(first), clips):
             clips = clips + 1 if isinstance(item, EncodedClip) else clips
             self._take(file, item, clips)
@@ -495,24 +524,9 @@ def extract_items(
         ResourceError: A GPU is asked for and there is none.
     """
     if sources[first:]:
-        few = _are_few(sources[first:], plan)
+        few = are_few(sources[first:], plan)
         numbered = list(enumerate(sources))[first:]
         yield from extract_here(numbered, plan) if few else _items_on_ray(sources, plan, first)
-
-
-def _are_few(sources: Sequence[Source], plan: ExtractPlan) -> bool:
-    """Whether media are decoded in this process: Ray would take longer to start than it saves."""
-    if os.environ.get("RAY_ADDRESS") or plan.config.device == "gpu" or len(sources) > FILES_HERE:
-        return False
-    return len(sources) == 1 or sum(_bytes_of(source.path) for source in sources) <= BYTES_HERE
-
-
-def _bytes_of(path: str) -> int:
-    """Return the size of a local file; 0 of one elsewhere."""
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):
-        return 0
 
 
 def _items_on_ray(
@@ -523,8 +537,8 @@ def _items_on_ray(
     gpus = 1 if plan.heavy and gpus_to_use(plan.config.device) else 0
     keep_order()
     shared = ray.put((tuple(sources), plan))
-    per_task = HEAVY_FILES_PER_TASK if plan.heavy else FILES_PER_TASK
-    items = ray.data.range(files, override_num_blocks=-(-files // per_task)).map_batches(
+    tasks = -(-files // _per_task(files, plan))
+    items = ray.data.range(files, override_num_blocks=tasks).map_batches(
         partial(_decode, shared=shared, first=first, apart=bool(gpus)), batch_size=None, num_cpus=1
     )
     if gpus:
@@ -539,6 +553,12 @@ def _items_on_ray(
     with explained():
         for batch in items.iter_batches(batch_size=None, batch_format="numpy"):
             yield from zip(batch["file"].tolist(), batch["item"])
+
+
+def _per_task(files: int, plan: ExtractPlan) -> int:
+    """Return how many files a task decodes: few of few files, so that the first are seen early."""
+    most = HEAVY_FILES_PER_TASK if plan.heavy else FILES_PER_TASK
+    return max(1, min(most, files // int(4 * max(1, capacity().get("CPU", 1)))))
 
 
 def _decode(batch: Any, *, shared: ray.ObjectRef, first: int, apart: bool) -> Iterator[Any]:

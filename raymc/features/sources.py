@@ -22,7 +22,15 @@ from pyarrow import fs
 from raymc.config import NONE, ExtractConfig
 from raymc.data.shards.tokens import RESERVED_COLUMNS
 from raymc.data.splits import FEWEST_VIDEOS, SPLITS, draw_splits, lone_labels
-from raymc.data.storage import digest, exists, is_unicode, open_address, reaching, read_bytes
+from raymc.data.storage import (
+    digest,
+    exists,
+    is_unicode,
+    near_name,
+    open_address,
+    reaching,
+    read_bytes,
+)
 from raymc.errors import ConfigError, DataError
 from raymc.features.clips import Source
 from raymc.features.coding_files import (
@@ -117,7 +125,12 @@ def _list(config: ExtractConfig) -> Listing:
                 return _of_table(_together(filesystem, root, base, tables, config), config)
             return _of_files(config, base, files, pattern=pattern, left_out=left_out)
     if kind != fs.FileType.File or pattern:
-        raise DataError(f"{address}: no media: there is no such file or folder; give {_EXPECTED}.")
+        hint = near_name(address) or f"; give {_EXPECTED}"
+        raise DataError(f"{address}: no media: there is no such file or folder{hint}")
+    if locked := re.fullmatch(r"(?:~\$|\.~lock\.)(.+?)#?", root.rsplit("/", 1)[-1]):
+        raise DataError(
+            f"{address} is what an office program keeps beside an open file: give {locked[1]}"
+        )
     suffix = _suffix(root)
     if suffix in _TABLES:
         with reaching(address):
@@ -126,7 +139,9 @@ def _list(config: ExtractConfig) -> Listing:
     if suffix in MEDIA_SUFFIXES:
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
         return _of_files(config, folder, [name])
-    raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}.")
+    if suffix == ".xls":
+        raise DataError(f"{address}: this is Excel's format before 2007: save it as .xlsx")
+    raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}")
 
 
 def check_present(sources: Sequence[Source]) -> None:
@@ -289,6 +304,11 @@ def _joined(folder: str, file: str) -> str:
 def _folder_of(address: str) -> str:
     place, mark, options = address.partition("?") if "://" in address else (address, "", "")
     return f"{place.rpartition('/')[0] or ('/' if place.startswith('/') else '.')}{mark}{options}"
+
+
+def is_media(path: str) -> bool:
+    """Whether a file's name ends as that of a video or of sound."""
+    return _suffix(path) in MEDIA_SUFFIXES
 
 
 def _suffix(path: str) -> str:

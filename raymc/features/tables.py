@@ -180,6 +180,11 @@ def _read_sheets(data: bytes, suffix: str, where: str, reading: Reading) -> Tabl
         )
     try:
         sheets = _ods_sheets(data) if suffix == ".ods" else _xlsx_sheets(data)
+    except zipfile.BadZipFile as error:
+        raise DataError(
+            f"{where}: no spreadsheet, or only a part of one: open it in the program that made it, "
+            "and save it again"
+        ) from error
     except Exception as error:  # whatever a damaged file makes of a reader of zipped XML
         raise ValueError(first_line(error)) from error
     names = ", ".join(f'"{sheet.name}"' for sheet in sheets)

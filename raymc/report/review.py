@@ -40,7 +40,7 @@ from raymc.report.page import (
 )
 
 CORRECTED = "corrected.csv"
-CLIPS_SHOWN, PAIRS_SHOWN, CURVES_DRAWN = 100, 50, 8
+CLIPS_SHOWN, PAIRS_SHOWN, CURVES_DRAWN, UNREAD_NAMED = 100, 50, 8, 10
 _WINDOWS = ("window_seconds", "stride_seconds")  # the table has each clip's own times
 _ROLES = ("id", "path", "start_seconds", "end_seconds", "labels", "split", REVIEWED)
 
@@ -313,11 +313,15 @@ def _pick_notes(review: Review) -> list[str]:
             "The dataset has no clips without labels. To choose from other videos, add "
             "--unlabelled SOURCE, a folder of videos or a dataset of their features."
         ]
-    return [
+    notes = [
         f"Of {len(review.candidates):,} clips without labels, these are the ones of which the "
         "model is least sure and which differ most from the labelled clips and from each other. A "
         "clip that you label joins the training split."
     ]
+    if unread := review.candidates.failures:
+        more = f", and {len(unread) - UNREAD_NAMED:,} more" * (len(unread) > UNREAD_NAMED)
+        notes.append(f"Not read: {'; '.join(unread[:UNREAD_NAMED])}{more}.")
+    return notes
 
 
 def _class_parts(review: Review) -> list[Part]:

@@ -51,6 +51,24 @@ def test_files_that_come_together_say_nothing_of_the_speed() -> None:
     assert second.endswith("video/h")
 
 
+def test_what_is_to_be_done_is_told_before_any_of_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time until the first file, such as that of starting Ray, says nothing of the speed."""
+    monkeypatch.setattr("raymc.cli.display._SECONDS_A_TICK", 3600.0)
+    printed, clock = StringIO(), Clock()
+    with ExtractDisplay(Console(file=printed, width=200), clock=clock) as display:
+        display.handle(ExtractProgress(0, 40, 0, 0.0, 0))
+        clock.now = 110.0
+        display.say_if_due()
+        for files, now in ((5, 130.0), (10, 140.0)):
+            clock.now = now
+            display.handle(ExtractProgress(files, 40, files, 3.0 * files, 0))
+    assert printed.getvalue().splitlines() == [
+        "0/40 files after 10.0 s",
+        "5/40 files  0.2 clips/s  0.5 h of video/h",
+        "10/40 files  0.2 clips/s  0.8 h of video/h  1:00 left",
+    ]
+
+
 def test_a_terminal_has_a_bar_that_is_gone_at_the_end() -> None:
     printed = StringIO()
     console = Console(file=printed, force_terminal=True, width=100)

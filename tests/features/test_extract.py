@@ -22,7 +22,6 @@ from raymc.data.check import check_dataset
 from raymc.data.shards import open_dataset, read_shard
 from raymc.data.shards.write import JOURNAL_FOLDER
 from raymc.errors import DataError, ExtractionError
-from raymc.features import on_ray
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     EncodedClip,
@@ -211,6 +210,11 @@ def test_media_without_a_single_clip(tmp_path: Path) -> None:
         run_extract(config, Console(file=StringIO()))
     with pytest.raises(DataError, match="unfinished"):
         open_dataset(config.data.path)
+    for out, message in (("media", r"holds media, such as text\.mp4"), ("file", "is a file: name")):
+        (tmp_path / "file").touch()
+        there = configured(tmp_path / "media", tmp_path / out)
+        with pytest.raises(DataError, match=message):
+            run_extract(there, Console(file=StringIO()))
 
 
 def test_encoders_with_weights_work_in_actors_and_here(
@@ -225,7 +229,7 @@ def test_encoders_with_weights_work_in_actors_and_here(
     run_extract(config, Console(file=StringIO()))
     assert assert_as_expected(config) == []
     assert plan_extraction(config.extract).heavy == {"visual"}
-    monkeypatch.setattr(on_ray, "FILES_HERE", 0)
+    monkeypatch.setattr("raymc.features.extraction.FILES_HERE", 0)
     there = override(config, {"data.path": str(tmp_path / "there")})
     run_extract(there, Console(file=StringIO()))
     assert contents(tmp_path / "there") == contents(tmp_path / "out")

@@ -51,6 +51,10 @@ def test_values_of_parquet_are_plain(tmp_path: Path) -> None:
         ("t.csv", "", "the table has no rows"),
         ("t.json", "{}", "not a list; expected a list of objects"),
         ("t.zip", "", "'.zip' is not a suffix of media or tables; give a folder or glob"),
+        ("t.xls", "", "Excel's format before 2007: save it as .xlsx"),
+        ("t.xlsx", "PK", "no spreadsheet, or only a part of one"),
+        ("~$t.xlsx", "Ann", "beside an open file: give t.xlsx"),
+        (".~lock.t.ods#", ",Ann", "beside an open file: give t.ods"),
     ],
 )
 def test_a_table_that_cannot_be_used(tmp_path: Path, name: str, data: str, message: str) -> None:

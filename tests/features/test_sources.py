@@ -36,6 +36,14 @@ def test_a_folder_is_searched_with_all_below_it(folder: Path) -> None:
     assert sources[4] == Source(path=f"{folder}/deep/er/c.wav", id="deep/er/c", split="test")
 
 
+def test_a_name_that_is_nearly_right(folder: Path) -> None:
+    message = f"note.txt: no media: there is no such file or folder; did you mean {folder}/notes"
+    with pytest.raises(DataError, match=message):
+        list_sources(f"{folder}/note.txt")
+    with pytest.raises(DataError, match=r"no such file or folder; give a folder or glob"):
+        list_sources(f"{folder}/other/things.csv")
+
+
 def test_a_folder_is_listed_once_whatever_its_links_say(folder: Path) -> None:
     outside = folder.parent / f"{folder.name}-outside"
     outside.mkdir()

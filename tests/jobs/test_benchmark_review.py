@@ -1,9 +1,11 @@
 """The benchmark of reviews plants what it says, and counts what is found."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from jobs.bench.review import Settings, judge_planted, plant
+from jobs.bench.review import JUDGES, Settings, _kept, plant
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 
@@ -18,11 +20,12 @@ def test_labels_are_flipped_or_swapped() -> None:
     np.testing.assert_array_equal((labels ^ wrong).sum(axis=1), labels.sum(axis=1))
 
 
-def test_each_judge_has_its_figures(tiny: Dataset, tiny_config: Config) -> None:
+def test_each_judge_has_its_figures(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> None:
     config = override(tiny_config, {"train.epochs": 1, "train.seed": 3})
     settings = Settings(configs=("tiny.yaml",), folds=2, trees=3)
-    found = judge_planted(config, settings, 3)
-    assert list(found) == ["raymc review", "cleanlab on a random forest", "the run's own model"]
+    found = _kept(config, "tiny", settings, 3, tmp_path)
+    assert list(found) == list(JUDGES)
+    assert _kept(config, "tiny", settings, 3, tmp_path) == found
     rows = tiny.manifest.rows("train") + tiny.manifest.rows("val")
     for figures in found.values():
         assert 0 < figures["planted"] < 0.2 * 5 * rows

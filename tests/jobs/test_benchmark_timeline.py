@@ -1,17 +1,28 @@
 """The benchmark of timelines: its lessons show what they say, and perfect segments score 100 %."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jobs.bench.timeline import LABELS, SAMPLE_RATE_HZ, Lesson, mean_ap, ways, write_lesson
+from jobs.bench.timeline import (
+    LABELS,
+    SAMPLE_RATE_HZ,
+    Lesson,
+    mean_ap,
+    read_lessons,
+    ways,
+    write_lesson,
+)
+from raymc.errors import DataError
 from raymc.evaluation.segments import TrueSegment
 from raymc.evaluation.timeline import Timeline
 from raymc.features.clips import Clip, ClipRequest, Picture
 from raymc.features.media import read_clips
 from raymc.features.sources import Source
+from raymc.features.transcripts import read_sidecar
 from raymc.formats.digit_sounds import draw_tones
 from raymc.metrics.calibration import Calibration
 
@@ -44,6 +55,33 @@ def test_labels_fill_a_quarter_of_a_window() -> None:
     assert lesson.labels(0.0, 2.0) == ["a"]
     assert lesson.labels(0.2, 2.0) == ["a"]  # 0.4 and 0.1 of 1.8 seconds
     assert lesson.labels(0.4, 2.0) == []
+
+
+def test_lessons_are_read_with_what_is_said_and_written(tmp_path: Path) -> None:
+    (tmp_path / "train-0000.mp4").touch()
+    told = {
+        "path": "train-0000.mp4",
+        "labels": ["counting"],
+        "scenes": [
+            {"start": 0.5, "end": 3.0, "label": "counting", "facts": {}},
+            {"start": 3.0, "end": 5.0, "label": None, "facts": {}},
+        ],
+        "said": [{"start": 0.5, "end": 61.25, "text": "one, two"}],
+        "written": [{"start": 0.0, "end": 1.0, "text": "2"}],
+    }
+    with pytest.raises(DataError, match=r"cues\.jsonl is missing: make the lessons with"):
+        read_lessons(tmp_path, tmp_path / "links")
+    (tmp_path / "cues.jsonl").write_text(json.dumps(told) + "\n")
+    ((lesson,),) = read_lessons(tmp_path, tmp_path / "links").values()
+    assert len(lesson.truth) == 18
+    assert lesson.labels(0.0, 4.0) == ["counting"]
+    assert lesson.labels(2.5, 6.5) == []
+    text = read_sidecar(lesson.path)
+    assert text is not None
+    assert [(one.start_seconds, one.end_seconds, one.text) for one in text.cues] == [
+        (0.0, 1.0, "2"),
+        (0.5, 61.25, "one, two"),
+    ]
 
 
 def test_perfect_scores_are_perfect_segments() -> None:

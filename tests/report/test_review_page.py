@@ -118,7 +118,12 @@ def found(
     folder = tmp_path_factory.mktemp("runs")
     config = override(tiny_config, {"train.epochs": 1, "data.path": data.path})
     run = finished_run(folder, "lessons", bundle_here(data, config, folder / "made"))
-    made = review(load_bundle(run / "bundle"), data, folds=2)
+    others = folder / "others"
+    others.mkdir()
+    (others / "broken.mp4").write_text("no video")
+    (others / "whole.mp4").symlink_to(videos / f"my lesson #{VIDEOS}.mp4")
+    made = review(load_bundle(run / "bundle"), data, folds=2, unlabelled=str(others))
+    assert [one["id"] for one in made.candidates.places] == ["whole@0-1", "whole@1-2"]
     new = [
         {"id": f"lesson{k}", "path": str(videos / f"my lesson #{k}.mp4"), "start": 0.0, "end": 1.0}
         for k in (VIDEOS, VIDEOS + 1)
@@ -132,7 +137,11 @@ def found(
         ],
         pairs=[Pair(2, 5, 1.0, True)],
         candidates=Candidates(
-            tuple(new), ("new videos",) * 2, np.full((2, 4), 0.5), np.zeros((2, 8), np.float32)
+            tuple(new),
+            ("new videos",) * 2,
+            np.full((2, 4), 0.5),
+            np.zeros((2, 8), np.float32),
+            made.candidates.failures,
         ),
         picks=[Pick(1, 1.0, 0.5), Pick(0, 1.0, 0.4)],
     )
@@ -151,6 +160,9 @@ def test_the_page_loads_nothing_and_escapes_texts(page: Path, found: Review) -> 
     assert seen.tags.count("img") == 3 * 6  # frames of each clip, once a card
     assert "bold" not in "".join(seen.text.get("b", []))
     assert "lessons <i>x</i>" in seen.all_text()
+    (unread,) = found.candidates.failures
+    assert Path(unread.partition(": ")[0]).name == "broken.mp4"
+    assert f"Not read: {unread}." in seen.all_text()
     assert extract_command(found) == (
         "raymc extract corrected.csv --out data/corrected extract.fps=4.0 extract.visual=patches"
     )

@@ -128,7 +128,8 @@ def open_dataset(path: str) -> Dataset:
         if folder.is_file:
             raise DataError(f"{path} is a file; expected the folder that holds the split folders")
         if folder.type == fs.FileType.NotFound:
-            raise DataError(f"no dataset at {path}: there is no such folder; check the path")
+            hint = storage.near_name(path) or "; check the path"
+            raise DataError(f"no dataset at {path}: there is no such folder{hint}")
         return _opened(root, filesystem, scan(filesystem, root))
 
 
