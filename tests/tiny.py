@@ -70,12 +70,13 @@ def feed_of(
 
 
 def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
-    """The feeds of a run."""
+    """The feeds of a run; without a cache, rows are streamed."""
+    keep = config.data.cache != "off"
     shards = dataset.split("train")
     labels = [row for s in shards for row in read_shard(dataset, s)["labels"].to_pylist()]
     return Feeds(
-        train=feed_of(dataset, "train", config, share=share),
-        val=feed_of(dataset, "val", config, share=share),
+        train=feed_of(dataset, "train", config, keep=keep, share=share),
+        val=feed_of(dataset, "val", config, keep=keep, share=share),
         class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
     )
 

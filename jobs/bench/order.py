@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,18 +122,24 @@ def epochs_of(
     rows = len(lengths)
     steps = -(-rows // BATCH)
     made = [
-        list(
-            batches_by_length(
-                [np.random.default_rng([1, epoch]).permutation(rows)],
-                lambda asked: lengths[asked],
-                sizes=np.diff(np.arange(steps + 1) * rows // steps),
-                pool=pool_of(steps, most),
-                generator=np.random.default_rng([2, epoch]),
-            )
+        _batches(
+            np.random.default_rng([1, epoch]).permutation(rows),
+            lengths,
+            sizes=np.diff(np.arange(steps + 1) * rows // steps),
+            pool=pool_of(steps, most),
+            generator=np.random.default_rng([2, epoch]),
         )
         for epoch in range(EPOCHS_COMPARED)
     ]
     return lengths, made
+
+
+def _batches(
+    rows: Int64[np.ndarray, " N"], lengths: Int64[np.ndarray, " N"], **given: Any
+) -> list[np.ndarray]:
+    of_rows = [(0, rows)], lambda asked: lengths[asked]
+    cut = batches_by_length(*of_rows, lane_rows=np.array([len(rows)]), **given)
+    return [batch for batch, _ in cut]
 
 
 def _epochs_of_0_1_0(lengths: Int64[np.ndarray, " N"]) -> list[list[np.ndarray]]:
@@ -142,7 +149,7 @@ def _epochs_of_0_1_0(lengths: Int64[np.ndarray, " N"]) -> list[list[np.ndarray]]
         np.random.default_rng([1, epoch]).permutation(rows) for epoch in range(EPOCHS_COMPARED)
     ]
     given = {"sizes": sizes, "pool": AS_IN_0_1_0, "generator": None}
-    return [list(batches_by_length([one], lambda x: lengths[x], **given)) for one in orders]
+    return [_batches(one, lengths, **given) for one in orders]
 
 
 def meeting_again(epochs: Sequence[Sequence[np.ndarray]], rows: int) -> float:

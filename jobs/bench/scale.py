@@ -24,7 +24,7 @@ from rich.console import Console
 
 from jobs.bench.measure import Columns, Measurement, publish, shown, table
 from raymc.config import Config, override
-from raymc.data.feed.order import shard_order, windows_of
+from raymc.data.feed.order import order_of
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Manifest, Modality
 from raymc.data.shards.manifest import Shard
@@ -35,7 +35,7 @@ from raymc.tracking import list_runs, open_tracker, read_trials
 from raymc.training.worker import EPOCH, IS_LAST
 
 SHARD_ROWS, SHARD_BYTES = 512, 9_000_000
-WINDOW_ROWS, WINDOW_BYTES = 65536, 1 << 30
+WINDOW_ROWS, WINDOW_BYTES, BATCH = 65536, 1 << 30, 512
 EPOCHS = 3  # of a fake trial
 SPACE = {
     "loss.margin": {"low": 0.0, "high": 0.5},
@@ -136,16 +136,16 @@ def epoch_ordered(shards: int) -> Iterator[Callable[[], object]]:
     rows, nbytes = [SHARD_ROWS] * shards, [SHARD_BYTES] * shards
 
     def order() -> int:
-        windows = windows_of(
-            shard_order(shards, seed=0, epoch=1),
+        made = order_of(
             rows,
             nbytes,
             seed=0,
             epoch=1,
             most_rows=WINDOW_ROWS,
             most_bytes=WINDOW_BYTES,
+            batch=BATCH,
         )
-        return sum(len(window) for window in windows)
+        return sum(len(window) for _, window in made.rows_of(made.windows))
 
     yield order
 

@@ -59,7 +59,8 @@ class BatchConfig:
         default=65536,
         ge=1,
         description="Rows shuffled together: whole shards, in shuffled order, up to this many. "
-        "A dataset of at most this size is shuffled globally.",
+        "A dataset of at most this size is shuffled globally. Of a larger one, workers that stream "
+        "read some of the shards each.",
     )
     window_mb: int = Field(
         default=1024,

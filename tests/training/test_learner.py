@@ -1,5 +1,6 @@
 """A batch has the same gradients on one worker and on two; at once, in passes and in chunks."""
 
+import itertools
 import shutil
 import typing
 from pathlib import Path
@@ -30,6 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # 0.28 of 23 rows are 6, and of the 24 of two workers' shares 7
     "hardest clips": {"loss.name": "prototype_contrast", "loss.hard_clips": 0.28},
     "bottleneck": {"loss.name": "bce", "model.fusion": "bottleneck"},
+    "each reads some shards": {"data.cache": "off", "batch.window_rows": 16},
     "modalities alone": {"loss.name": "prototype_contrast", "loss.modality_weight": 0.5},
 }
 Gradients = dict[str, Tensor]
@@ -131,7 +133,10 @@ def work(rank: int, folder: str, values: dict[str, Any]) -> None:
     config = configure(base, "prototype_contrast")
     found = {
         "steps": {v: gradients_of_steps(configure(base, v), dataset) for v in VARIANTS},
-        "predictions": [torch.from_numpy(x) for x in vars(predict(config, dataset)).values()],
+        "predictions": [
+            [torch.from_numpy(x) for x in vars(predict(one, dataset)).values()]
+            for one in (config, override(config, {"data.cache": "off"}))
+        ],
         "gathered": gather_something(rank),
         "resumed": fit(config, dataset, Path(folder), Path(folder) / "epoch 1 of 1"),
         "passes": at_once_and_in_passes(override(base, ONE_BATCH), dataset),
@@ -206,8 +211,8 @@ def test_both_workers_predict_every_row_once(
 ) -> None:
     alone = predict(configure(tiny_config, "prototype_contrast"), tiny)
     assert alone.rows.tolist() == list(range(SPLIT_ROWS["val"]))
-    for found in of_two:
-        scores, labels, observed, rows = (x.numpy() for x in found["predictions"])
+    for found in itertools.chain.from_iterable(each["predictions"] for each in of_two):
+        scores, labels, observed, rows = (x.numpy() for x in found)
         np.testing.assert_allclose(scores, alone.scores, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(labels, alone.labels)
         np.testing.assert_array_equal(observed, alone.observed)

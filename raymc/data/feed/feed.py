@@ -25,12 +25,15 @@ from raymc.data.feed.batches import (
     cut_at_shards,
 )
 from raymc.data.feed.order import (
+    EpochOrder,
     batches_by_length,
+    lanes_read,
+    largest_share,
+    order_of,
     ordered_windows,
+    padded,
     pool_of,
-    shard_order,
     share_of,
-    windows_of,
 )
 from raymc.data.shards import Manifest
 
@@ -46,7 +49,8 @@ class Feed:
 
     A thread makes batches while the caller computes; without `keep`, another thread reads the
     next window. Up to three windows are then in memory: the one being read, the one in use, and
-    the one before it until its last rows are in batches.
+    the one before it until its last rows are in batches. Without `keep`, workers also share the
+    reading: each one reads the shards of its lanes, and its share of a batch is the rows of these.
 
     Args:
         read: Returns the rows of the given shards, in that order, in tables of any length;
@@ -76,32 +80,52 @@ class Feed:
         self.shard_bytes = [shard.bytes for shard in manifest.splits[split]]
         self.rows = sum(self.shard_rows)
         self.steps = -(-self.rows // config.size)
-        self._read, (self._rank, self._workers) = read, share
+        self._read, self._share = read, share
         self._store: RowStore | None = None
         self._buffers = buffers_of(manifest.modalities)
 
     def training(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
         """Iterate over the epoch's batches in shuffled order, starting at batch `skip`."""
-        order = shard_order(len(self.shard_rows), seed=self.seed, epoch=epoch)
-        windows = windows_of(
-            order,
+        order = order_of(
             self.shard_rows,
             self.shard_bytes,
             seed=self.seed,
             epoch=epoch,
             most_rows=self.config.window_rows,
             most_bytes=self.config.window_mb << 20,
+            batch=self.config.size,
         )
-        generator = np.random.default_rng([self.seed, epoch, 2])
-        batches = self._batches(
-            order,
-            windows,
+        return prefetched(self._shares(order, skip=skip), depth=BATCHES_AHEAD)
+
+    def _shares(self, order: EpochOrder, *, skip: int) -> Iterator[Batch]:
+        """Yield this worker's share of each training batch."""
+        lane_rows = order.lane_rows
+        read = None if self.keep else lanes_read(lane_rows, *self._share)
+        windows = [one for one in order.windows if read is None or read[one.lane]]
+        store = self._kept_store() if self.keep else self._new_store()
+        rows = order.rows_of(windows)
+        if not self.keep:
+            shards = [shard for window in windows for shard in window.shards]
+            lanes = len(lane_rows) if read is None else np.count_nonzero(read)
+            rows = self._load_ahead(store, shards, rows, depth=int(lanes))
+        batches = batches_by_length(
+            rows,
+            store.lengths,
+            lane_rows=lane_rows,
             sizes=np.diff([self.rows_in(step) for step in range(self.steps + 1)]),
             pool=pool_of(self.steps, self.config.pool_batches),
-            generator=generator,
-            skip=skip,
+            generator=np.random.default_rng([self.seed, order.epoch, 2]),
+            read=read,
         )
-        return prefetched(batches, depth=BATCHES_AHEAD)
+        for number, (found, counts) in enumerate(batches):
+            if number >= skip:
+                if read is None:
+                    share = share_of(found, *self._share)
+                else:
+                    share = padded(found, largest_share(counts, self._share[1]))
+                yield self._batch(store, share)
+            if not self.keep:
+                store.release(found)
 
     def rows_in(self, steps: int) -> int:
         """Return the number of rows in the first `steps` batches of a training epoch.
@@ -111,37 +135,41 @@ class Feed:
         return steps * self.rows // max(self.steps, 1)
 
     def evaluation(self) -> Iterator[Batch]:
-        """Iterate over every row once, in the order of the shards, sorted by length in pools."""
-        order = list(range(len(self.shard_rows)))
-        batches = self._batches(
-            order,
-            ordered_windows(self.shard_rows),
-            sizes=np.diff([*range(0, self.rows, self.config.size), self.rows]),
-            pool=self.config.pool_batches,
-        )
-        return prefetched(batches, depth=BATCHES_AHEAD)
+        """Iterate over this worker's share of all rows, sorted by length in pools, each row once.
 
-    def _batches(
-        self,
-        order: Sequence[int],
-        windows: Iterable[np.ndarray],
-        *,
-        sizes: np.ndarray,
-        pool: int,
-        generator: np.random.Generator | None = None,
-        skip: int = 0,
-    ) -> Iterator[Batch]:
+        Workers have equally many rows, with `PADDING_ROW` where they have no more.
+        """
+        return prefetched(self._evaluated(), depth=BATCHES_AHEAD)
+
+    def _evaluated(self) -> Iterator[Batch]:
+        numbers = np.arange(len(self.shard_rows))
+        read = None if self.keep else lanes_read(np.array(self.shard_rows), *self._share)
+        shards = numbers.tolist() if read is None else numbers[read].tolist()
+        size = self.config.size if read is None else -(-self.config.size // self._share[1])
         store = self._kept_store() if self.keep else self._new_store()
-        loaded = windows if self.keep else self._load_ahead(store, order, windows)
+        windows = ((0, rows) for rows in ordered_windows(shards, self.shard_rows))
+        rows = sum(self.shard_rows[shard] for shard in shards)
         batches = batches_by_length(
-            loaded, store.lengths, sizes=sizes, pool=pool, generator=generator
+            windows if self.keep else self._load_ahead(store, shards, windows),
+            store.lengths,
+            lane_rows=np.array([rows]),
+            sizes=np.diff([*range(0, rows, size), rows]),
+            pool=self.config.pool_batches,
+            generator=None,
         )
-        for number, rows in enumerate(batches):
-            if number >= skip:
-                batch = store.batch(share_of(rows, self._rank, self._workers))
-                yield batch.pinned() if torch.cuda.is_available() else batch
+        for found, _ in batches:
+            share = share_of(found, *self._share) if read is None else found
+            yield self._batch(store, share)
             if not self.keep:
-                store.release(rows)
+                store.release(found)
+        if read is not None:
+            left = largest_share(np.array(self.shard_rows), self._share[1]) - rows
+            for at in range(0, left, size):
+                yield self._batch(store, padded(numbers[:0], min(size, left - at)))
+
+    def _batch(self, store: RowStore, rows: np.ndarray) -> Batch:
+        batch = store.batch(rows)
+        return batch.pinned() if torch.cuda.is_available() else batch
 
     def _new_store(self) -> RowStore:
         classes = len(self.manifest.vocabulary.names)
@@ -156,25 +184,30 @@ class Feed:
         return self._store
 
     def _load_ahead(
-        self, store: RowStore, order: Sequence[int], windows: Iterable[np.ndarray]
-    ) -> Iterator[np.ndarray]:
-        """Yield each window once its blocks are in the store; a thread reads the next one."""
-        for window, blocks in prefetched(self._read_windows(order, windows), depth=1):
+        self,
+        store: RowStore,
+        shards: Sequence[int],
+        windows: Iterable[tuple[int, np.ndarray]],
+        *,
+        depth: int = 1,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield each window once its blocks are in the store; a thread reads the next ones."""
+        for window, blocks in prefetched(self._read_windows(shards, windows), depth=depth):
             while blocks:  # pop, so that only the store holds them
                 store.add(*blocks.pop())
             yield window
 
     def _read_windows(
-        self, order: Sequence[int], windows: Iterable[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, list[tuple[int, Block]]]]:
-        blocks = self._blocks(order)
-        for window in windows:
+        self, shards: Sequence[int], windows: Iterable[tuple[int, np.ndarray]]
+    ) -> Iterator[tuple[tuple[int, np.ndarray], list[tuple[int, Block]]]]:
+        blocks = self._blocks(shards)
+        for lane, rows in windows:
             found = []
-            missing = len(window)
+            missing = len(rows)
             while missing > 0:
                 found.append(next(blocks))
                 missing -= len(found[-1][1])
-            yield window, found
+            yield (lane, rows), found
         next(blocks, None)  # raises if rows are left: the shards have changed
 
     def _blocks(self, shards: Sequence[int]) -> Iterator[tuple[int, Block]]:

@@ -21,7 +21,7 @@ from raymc.data.feed.batches import (
     cut_at_shards,
     decode_tokens,
 )
-from raymc.data.feed.feed import Feed
+from raymc.data.feed.feed import Feed, ReadShards
 from raymc.data.feed.order import PADDING_ROW
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Manifest, Modality, Shard
@@ -285,8 +285,7 @@ def test_streamed_feeds_are_cached_feeds(
         assert sorted(rows.tolist()) == list(range(SPLIT_ROWS["train"])) == list(range(kept.rows))
 
 
-@pytest.mark.parametrize("workers", [2, 3, 11])
-@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(("workers", "keep"), [(2, True), (3, True), (11, True), (11, False)])
 def test_workers_share_the_same_global_batches(
     tiny: Dataset, tiny_config: Config, workers: int, keep: bool
 ) -> None:
@@ -312,6 +311,46 @@ def test_workers_share_the_same_global_batches(
                     longest = tokens.shape[1]
                     assert torch.equal(tokens[real], expected[:, :longest])
                     assert not expected[:, longest:].any()
+
+
+def asking(read: ReadShards, asked: list[int]) -> ReadShards:
+    """Read as before, and note which shards are asked for."""
+
+    def ask(shards: Sequence[int]) -> Iterable[pa.Table]:
+        asked.extend(shards)
+        return read(shards)
+
+    return ask
+
+
+@pytest.mark.parametrize("window_rows", [16, 1000])
+def test_workers_that_stream_read_each_shard_once(
+    tiny: Dataset, tiny_config: Config, window_rows: int
+) -> None:
+    config = override(tiny_config, {"batch.window_rows": window_rows})
+    alone = feed_of(tiny, "train", config)
+    shares = [feed_of(tiny, "train", config, keep=False, share=(rank, 2)) for rank in (0, 1)]
+    asked: list[int] = []
+    for feed in shares:
+        feed._read = asking(feed._read, asked)
+    for epoch in (3, 0):
+        asked.clear()
+        parts = [lists_of(feed, epoch) for feed in shares]
+        is_shared = epoch == 0 or window_rows == 16  # a split of one window has one lane
+        assert sorted(asked) == sorted([*range(6)] * (1 if is_shared else 2))
+        whole = lists_of(alone, epoch)
+        if epoch:
+            for batch, *both in zip(whole, *parts, strict=True):
+                assert len({len(part.rows) for part in both}) == 1
+                joined = torch.cat([part.rows for part in both])
+                kept = joined >= 0
+                order = joined[kept].argsort()
+                assert torch.equal(joined[kept][order], batch.rows.sort().values)
+                labels = torch.cat([part.labels for part in both])[kept][order]
+                assert torch.equal(labels, batch.labels[batch.rows.argsort()])
+        rows = [torch.cat([part.rows for part in both]) for both in parts]
+        assert len(rows[0]) == len(rows[1])
+        assert sorted(x for x in torch.cat(rows).tolist() if x >= 0) == list(range(alone.rows))
 
 
 @pytest.mark.parametrize("keep", [True, False])

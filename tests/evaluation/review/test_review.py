@@ -169,7 +169,9 @@ def test_a_model_is_trained_as_a_run_is(
     config = override(model.config, {"batch.pool_batches": 1})
     given = train_and_score(config, clips, one, epochs=2, device=torch.device("cpu"))
     # the run's shards become one, so that the order of the rows is the same
-    monkeypatch.setattr("raymc.data.feed.feed.shard_order", lambda shards, **_: list(range(shards)))
+    monkeypatch.setattr(
+        "raymc.data.feed.order.shard_order", lambda shards, **_: list(range(shards))
+    )
     feeds = feeds_of(data, config)
     learner = make_learner(config, data.manifest, feeds, device=torch.device("cpu"))
     for epoch in (1, 2):
