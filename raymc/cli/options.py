@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from raymc.errors import ConfigError, RaymcError
 from raymc.runtime.interruption import exit_code, is_interrupted, told
@@ -48,12 +49,17 @@ class Commands(click.Group):
             if is_interrupted() or isinstance(error, KeyboardInterrupt):
                 click.echo(told(command=ctx.invoked_subcommand), err=True)
                 ctx.exit(exit_code())
-            if not isinstance(error, RaymcError):
+            if isinstance(error, click.UsageError) and not isinstance(error, NoArgsIsHelpError):
+                path = (error.ctx or ctx).command_path
+                line, code = f"{error.format_message()} See {path} --help.", error.exit_code
+            elif isinstance(error, RaymcError):
+                line, code = str(error), error.exit_code
+            else:
                 raise
             from raymc.terminal import one_line
 
-            click.echo(one_line(f"raymc: {error}"), err=True)
-            ctx.exit(error.exit_code)
+            click.echo(one_line(f"raymc: {line}"), err=True)
+            ctx.exit(code)
 
 
 def configured(command: Command) -> Command:

@@ -79,7 +79,7 @@ def near_name(address: str) -> str:
         names = sorted(os.listdir(place.parent)) if "://" not in address else []
     except (OSError, ValueError):
         names = []
-    near = get_close_matches(place.name, names, n=1, cutoff=0.75)
+    near = get_close_matches(place.name, names, n=1)
     return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 

@@ -83,9 +83,9 @@ def _start(*modules: str) -> _Started:
 
 def _end(started: _Started) -> None:
     connection, process = started
-    connection.close()
     process.kill()
     process.communicate()
+    connection.close()  # last: a child that still ran would report it as an error
 
 
 def run(descriptor: str, *modules: str) -> None:
@@ -94,7 +94,10 @@ def run(descriptor: str, *modules: str) -> None:
     for module in modules:
         import_module(module)
     with Connection(int(descriptor)) as connection:
-        function, arguments = connection.recv()
+        try:
+            function, arguments = connection.recv()
+        except EOFError:  # the parent has ended
+            sys.exit(1)
         function(connection, *arguments)
 
 

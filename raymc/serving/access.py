@@ -25,7 +25,8 @@ def read_token(file: Path | None) -> str:
         try:
             token = file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--token-file {file} can't be read: {error}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--token-file {file} can't be read: {reason}") from error
     if (token or file) and not (len(token) >= _SHORTEST_TOKEN and token.isascii()):
         raise ConfigError(
             f"the token in {where} has {len(token)} letters; expected {_SHORTEST_TOKEN} or more, "

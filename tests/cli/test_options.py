@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from raymc.cli.main import main
 from raymc.cli.options import option_name, options_of, settings_of
 
 
@@ -67,6 +68,24 @@ def test_what_is_given_becomes_settings() -> None:
 def test_other_options_are_refused(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(click.UsageError, match=message):
         given(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("trian", "No such command 'trian'. Did you mean 'train'? See raymc --help."),
+        (
+            "train --nmae x",
+            "No such option '--nmae'. Did you mean '--name'? See raymc train --help.",
+        ),
+        ("data spilt x", "No such command 'spilt'. Did you mean 'split'? See raymc data --help."),
+        ("evaluate", "Missing argument 'RUN'. See raymc evaluate --help."),
+    ],
+)
+def test_a_command_that_is_typed_wrong_gives_one_line(arguments: str, line: str) -> None:
+    result = CliRunner().invoke(main, arguments.split(), prog_name="raymc")
+    assert result.exit_code == 2
+    assert result.output == f"raymc: {line}\n"
 
 
 def test_a_piece_without_a_name_is_refused() -> None:

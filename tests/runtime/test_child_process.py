@@ -56,7 +56,9 @@ def loaded(connection: Connection, module: str) -> None:
     connection.send((os.getpid(), module in sys.modules))
 
 
-def test_the_first_child_of_a_block_has_loaded_a_module() -> None:
+def test_the_first_child_of_a_block_has_loaded_a_module(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with prepared("colorsys"):
         (_, spare) = child_process._spares[0]
         for is_prepared in (True, False):
@@ -66,6 +68,10 @@ def test_the_first_child_of_a_block_has_loaded_a_module() -> None:
     with prepared("colorsys"):
         (_, spare) = child_process._spares[0]
     assert spare.returncode is not None  # it was not needed
+    connection, orphan = child_process._start("colorsys")
+    connection.close()  # as if this process had ended
+    assert orphan.wait() == 1
+    assert capfd.readouterr().err == ""
     ended = pytest.raises(ChildError, match="ended with code 1")
     with prepared("no_such_module"), closing(Child(loaded, "colorsys")) as child, ended:
         child.receive()
