@@ -93,14 +93,16 @@ class Interruptible:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, number)
 
-    def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float, meanwhile: Callable[[], object]) -> None:
         """Stop all of its processes for a while, as a suspended machine does."""
         stopped = {*session_of(self.process.pid), *self._marked()}
-        for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0.0)):
+        for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in stopped:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
-            time.sleep(pause)
+            if number == signal.SIGSTOP:
+                meanwhile()
+                time.sleep(seconds)
 
     def wait(self) -> int:
         """Return the exit code."""

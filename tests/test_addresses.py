@@ -1,14 +1,16 @@
 """Passwords in addresses: taken apart by a parser, used to connect, and found nowhere else."""
 
-import os
 import pickle
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from click.testing import CliRunner
-from drivers import RAYMC, wait_until, write_config
+from drivers import RAYMC, running, write_config
 from sockets import free_port
 
 from cluster.chaos.services import PostgresServer
@@ -23,6 +25,7 @@ from raymc.addresses import (
 from raymc.cli.main import main
 from raymc.config import Config, override
 from raymc.errors import ConfigError, ResourceError
+from raymc.tracking.writer import SPOOL_FILE
 
 PLANTED = "Pl4nt3d@w/rd"  # typed in an address as it is, and percent-encoded in a query
 ENCODED = "Pl4nt3d%40w%2Frd"
@@ -136,12 +139,18 @@ def files_with(text: bytes, *folders: Path) -> list[str]:
     return [str(file) for file in files if text in file.read_bytes() or text in bytes(file)]
 
 
+def shown_in_ps(driver: int) -> bytes:
+    """The commands of all processes but the one in which a person typed an address."""
+    lines = subprocess.check_output(["ps", "-eww", "-o", "pid=,args="]).splitlines()
+    return b"\n".join(line for line in lines if int(line.split()[0]) != driver)
+
+
 @pytest.mark.slow
 def test_a_password_is_found_nowhere(tiny_config: Config, tmp_path: Path) -> None:
+    """In a sweep, in a run whose MLflow goes away and comes back, and in what is made of both."""
     pytest.importorskip("psycopg2")
-    settings = {"run.name": "s", "run.folder": str(tmp_path / "runs"), "train.epochs": 1}
-    config = override(tiny_config, {**settings, "search.trials": 1})
-    file, printed = write_config(config, tmp_path / "c.yaml"), tmp_path / "printed"
+    settings = {"run.folder": str(tmp_path / "runs"), "train.epochs": 1, "search.trials": 1}
+    file = write_config(override(tiny_config, settings), tmp_path / "c.yaml")
     with TemporaryDirectory(prefix="raymc-") as folder:
         Path(folder).chmod(0o711)
         ray = Path(folder, "ray")  # whose sockets need a short path
@@ -151,34 +160,54 @@ def test_a_password_is_found_nowhere(tiny_config: Config, tmp_path: Path) -> Non
             server.start()
         except ResourceError as error:
             pytest.skip(str(error))
+        study = server.address("study").replace("raymc@", f"raymc:{ENCODED}@")
+        uri = f"{server.address('mlflow')}?password={ENCODED}"
+        environment = {"STUDY": study, "TRACKING": uri, "RAY_TMPDIR": str(ray)}
+        log, tracked = tmp_path / "printed", ["tracking.uri=${TRACKING}"]
+
+        def run(*words: str | Path, until: Callable[[], bool] = lambda: False) -> int:
+            """Run a command to its end, or to a moment; nothing that it does shows the password."""
+            with running(RAYMC, *words, log=log, environment=environment) as process:
+                while process.poll() is None and not until():
+                    assert TELLING not in shown_in_ps(process.pid)
+                    time.sleep(0.2)
+                for _ in range(2):  # the second does not wait for MLflow
+                    process.send_signal(signal.SIGTERM)
+                    time.sleep(0.5)
+                code = process.wait()
+            assert TELLING not in log.read_bytes(), words
+            assert files_with(TELLING, tmp_path, ray) == [], words
+            return code
+
+        def recorded() -> bytes:
+            """All that MLflow's database has."""
+            where = ["-h", "127.0.0.1", "-p", server.port, "-U", "raymc"]
+            return subprocess.check_output(["pg_dump", *where, "mlflow"])
+
         try:
-            study = server.address("study").replace("raymc@", f"raymc:{ENCODED}@")
-            uri = f"{server.address('mlflow')}?password={ENCODED}"
-            inherited = {n: x for n, x in os.environ.items() if not n.startswith("RAY_")}
-            environment = {**inherited, "STUDY": study, "TRACKING": uri}
-            environment["RAY_TMPDIR"] = str(ray)
-            given = ["search.storage=${STUDY}", f"tracking.uri={uri}"]
-            command = [str(RAYMC), "tune", str(file), *given]
-            done = subprocess.run(command, env=environment, capture_output=True)
-            assert done.returncode == 0, done.stderr
-            printed.write_bytes(done.stdout + done.stderr)
-            dumped = subprocess.run(
-                ["pg_dump", "-h", "127.0.0.1", "-p", server.port, "-U", "raymc", "mlflow"],
-                capture_output=True,
-                check=True,
-            ).stdout
+            typed = ["search.storage=${STUDY}", f"tracking.uri={uri}", "run.name=sweep"]
+            assert run("tune", file, *typed) == 0, log.read_text()
+            one = tmp_path / "runs/one"
+            train = ["train", file, *tracked, "run.name=one", "train.epochs=100000"]
+            spool, server_is_away = one / SPOOL_FILE, list[bool]()
+
+            def waits() -> bool:
+                """Take MLflow away once the run is recorded, until records wait."""
+                if not server_is_away and (one / "attempts.json").exists():
+                    server.kill()
+                    server_is_away.append(True)
+                return bool(server_is_away) and spool.stat().st_size > 0
+
+            assert run(*train, until=waits) == 143, log.read_text()
+            assert b"log_epoch" in spool.read_bytes()
+            server.start()
+            assert run("replay", one, *tracked) == 0, log.read_text()
+            assert run("export", tmp_path / "runs/sweep", "--out", tmp_path / "given") == 0
+            dumped = recorded()
             assert b"raymc.key" in dumped
             assert TELLING not in dumped
-            assert files_with(TELLING, tmp_path, ray) == []
-            listed = [str(RAYMC), "ui", "tracking.uri=${TRACKING}", "--port", str(free_port())]
-            with printed.open("wb") as output:
-                ui = subprocess.Popen(listed, env=environment, stdout=output, stderr=output)
-                wait_until(lambda: b"Sweeps and runs" in printed.read_bytes(), ui)
-                shown = subprocess.check_output(["ps", "-eo", "args"])
-                ui.terminate()
-                ui.wait()
-            assert b"mlflow server" in shown
-            assert TELLING not in shown + printed.read_bytes()
+            ui = ["ui", *tracked, "--port", str(free_port())]
+            assert run(*ui, until=lambda: b"Sweeps and runs" in log.read_bytes()) == 143
         finally:
             server.kill()
 

@@ -7,6 +7,9 @@ loses nothing either: whatever is on disk is whole, as after a power cut.
 Ours is needed because Ray, Tune and Ray Train install handlers of their own: Tune's returns from
 the sweep as if it had finished, Ray's prints a stack and aborts. Processes are found by a variable
 in their environment too, because a process of Ray whose parent was killed is nobody's child.
+
+Python runs handlers between two of its own instructions, so never while a library waits, such as
+for a database that is silent. A thread that hears of signals by a pipe ends such a process.
 """
 
 import _thread
@@ -32,6 +35,7 @@ SECONDS_TO_END = 15.0
 _RESUMED = {"train", "tune", "extract", "demo", "predict", "replay"}
 _MARK = "RAYMC_COMMAND"  # in the environment of every process that a command starts
 _SAME_SIGNAL_SECONDS = 0.3  # `timeout` and shells send a signal to a process and to its group
+_SECONDS_TO_HANDLE = 1.0  # a second signal, by the handler
 _SECONDS_TO_KILL = 5.0
 _SECONDS_TO_SAY = 2.0
 _SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it
@@ -42,6 +46,7 @@ class _State:
     """What has happened to this process; `received` is by the monotonic clock."""
 
     mark: str = ""
+    pipe: int = -1  # Python writes the number of each signal into it
     command: str = ""  # its name
     signal: int = 0
     seconds_to_end: float = SECONDS_TO_END
@@ -65,6 +70,11 @@ def catch_signals() -> None:
         _state.mark = os.environ[_MARK] = f"{os.getpid()}-{time.time_ns()}"
         atexit.register(_end)  # before Ray's, and so run after it
         sys.unraisablehook = partial(_raise_elsewhere, sys.unraisablehook)
+        heard, _state.pipe = os.pipe()
+        os.set_blocking(_state.pipe, False)
+        os.register_at_fork(after_in_child=partial(signal.set_wakeup_fd, -1))
+        _thread.start_new_thread(_watch, (heard,))
+    signal.set_wakeup_fd(_state.pipe, warn_on_full_buffer=False)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
@@ -188,7 +198,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         return
     is_second = _state.signal != 0
     _state.signal, _state.received = _state.signal or number, time.monotonic()
-    _thread.start_new_thread(_end_late, ())  # not `threading`: its locks may be held just now
+    late = number, _state.seconds_to_end
+    _thread.start_new_thread(_end_late, late)  # not `threading`: its locks may be held just now
     if os.isatty(2):
         with suppress(OSError):
             os.write(2, b"\r")  # so that our line overwrites the terminal's ^C
@@ -211,8 +222,22 @@ def _raise_soon() -> None:
     _thread.interrupt_main(signal.Signals(_state.signal))
 
 
-def _end_late() -> None:
-    time.sleep(_state.seconds_to_end)
+def _watch(heard: int) -> None:
+    """End the process after signals that its main thread does not handle."""
+    first = 0.0
+    while True:
+        for number in os.read(heard, 64):
+            now = time.monotonic()
+            if number not in SIGNALS or 0 < now - first < _SAME_SIGNAL_SECONDS:
+                continue
+            wait = _SECONDS_TO_HANDLE if first else _state.seconds_to_end + _SECONDS_TO_HANDLE
+            first = first or now
+            _thread.start_new_thread(_end_late, (number, wait))
+
+
+def _end_late(number: int, seconds: float) -> None:
+    time.sleep(seconds)
+    _state.signal = _state.signal or number
     end_now()
 
 

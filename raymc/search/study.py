@@ -3,6 +3,7 @@
 The study's database is the only state of a sweep that a restart needs.
 """
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,8 @@ from raymc.training.runs import STUDY_FILE, TRIALS, Run
 GPUS_ATTRIBUTE = "gpus_per_worker"
 # How long a sweep waits for a database that is restarted.
 _PATIENCE_SECONDS = 180.0
+# How long Postgres' client waits for a silent server when it connects; by itself, for ever.
+_CONNECT_SECONDS = 15
 # Wraps a function so that it is retried while the study's database is unreachable.
 patient = patience(StorageInternalError, seconds=_PATIENCE_SECONDS).wraps
 
@@ -152,6 +155,7 @@ def _study_name(run: Run, storage: RDBStorage) -> str:
 
 def _storage(address: str) -> RDBStorage:
     """Return the database; connections are tested before use and replaced if they broke."""
+    os.environ.setdefault("PGCONNECT_TIMEOUT", str(_CONNECT_SECONDS))
     return RDBStorage(with_password(address), engine_kwargs={"pool_pre_ping": True})
 
 

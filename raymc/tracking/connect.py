@@ -35,6 +35,7 @@ _SWITCHES = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # or a model would include uv.lock of the working directory
+    "PGCONNECT_TIMEOUT": "15",  # or Postgres' client would wait for a silent server for ever
 }
 
 

@@ -304,15 +304,27 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
     assert not list(folder.rglob("*.partial"))
 
 
+# In every process: the time of day jumps by a night once a file is there, and the monotonic clock
+# does not. So it is on a machine that was suspended.
+_WOKEN = """
+import os, time
+def later(read, night):
+    return lambda: read() + (night if os.path.exists({file!r}) else 0)
+time.time, time.time_ns = later(time.time, 3e4), later(time.time_ns, 30_000 * 10**9)
+"""
+
+
 def test_a_sweep_that_is_stopped_for_a_while_goes_on(folder: Path, ray_logs: Path) -> None:
-    """Driver, trials and Ray's own processes; a minute is tried by hand."""
+    """Driver, trials and Ray's own processes, as if suspended; a minute is tried by hand."""
     case = CASES["tune"]
     words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
-    given = {"OMP_NUM_THREADS": "1"}
+    (folder / "clock").mkdir()
+    (folder / "clock/sitecustomize.py").write_text(_WOKEN.format(file=str(folder / "woken")))
+    given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "clock")}
     log = folder / "stopped.txt"
     with interruptible(RAYMC, *words, log=log, in_terminal=False, environment=given) as process:
         wait_until(partial(has_come_to, process, folder, case.late[0]))
-        process.pause(6.0)
+        process.pause(6.0, meanwhile=(folder / "woken").touch)
         code, left = process.wait(), process.left()
     print(process.output())
     assert (code, left) == (0, [])

@@ -128,6 +128,8 @@ def make_case(seed: int) -> Case:
             layout="mono" if suffix != ".mxf" else "stereo",
             is_stepped=True,
         )
+        if suffix == ".ogg" and sound.codec == "flac":  # FFmpeg has its first page begin at 0
+            sound = replace(sound, start=0)
         kinds.append(sound.codec)
     change, parts, is_cut = None, 1, False
     if suffix in (".mp4", ".mov", ".3gp"):
@@ -141,6 +143,9 @@ def make_case(seed: int) -> Case:
             options["output_ts_offset"] = str(offset)
     if suffix in (".ts", ".mpg") and rng.random() < 0.3:
         parts = rng.choice([2, 3])
+        kinds.append("joined")
+    elif suffix == ".ogg" and seed % 3 == 0:
+        parts = 2
         kinds.append("joined")
     elif rng.random() < 0.12:
         is_cut = True

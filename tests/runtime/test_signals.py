@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -25,6 +26,16 @@ with ending_in_order():
     Freed()
     time.sleep(0.5)
     print("not reached")
+"""
+IN_A_LIBRARY = """
+import ctypes, sys
+from raymc.runtime.interruption import allow_to_end, ending_in_order
+with ending_in_order("tune"):
+    allow_to_end(float(sys.argv[1]))
+    library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_lock(mutex)
+    print("working", flush=True)
+    library.pthread_mutex_lock(mutex)  # for ever, whatever signals come
 """
 DONE = """
 import os, sys
@@ -50,6 +61,21 @@ def test_a_signal_ends_a_command_with_its_code(number: signal.Signals) -> None:
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 128 + number
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(("seconds", "signals"), [(0.1, 1), (600, 2)])
+def test_a_library_that_waits_for_ever_is_ended(seconds: float, signals: int) -> None:
+    """By itself after the time to end, or at once by a second signal."""
+    command = [sys.executable, "-c", IN_A_LIBRARY, str(seconds)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "working\n"
+    for _ in range(signals):
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.5)  # one that follows at once is taken for the same
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert errors == "raymc: interrupted; run the same command again to resume\n"
 
 
 def test_a_signal_in_a_finaliser_ends_a_command_too() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from commands import ROOT
-from drivers import RAYMC, running, wait_until, write_config
+from drivers import RAYMC, interruptible, wait_until, write_config
 from heads import BIN, Head, running_head
 from tiny import LABELS
 
@@ -488,13 +488,29 @@ def test_the_same_name_goes_on_where_it_stopped(
     stopped = raymc("stop", "lesson")
     assert (stopped.returncode, stopped.stderr) == (0, "lesson has ended: STOPPED\n")
 
-    log = tmp_path / "follow.log"
-    with running(RAYMC, *submit, "--follow", log=log, environment=head.environment) as process:
-        wait_until(lambda: "\nresuming at epoch" in log.read_text(), process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(600) == 130
-    assert f"with `raymc logs lesson --follow --address {head.address}`" in log.read_text()
-    assert head.ask("jobs/lesson-2")["status"] == "RUNNING"
+    again = ["raymc", "logs", "lesson", "--follow", "--address", head.address]
+    for number, in_terminal, words in (
+        (signal.SIGINT, False, [*submit, "--follow"]),
+        (signal.SIGTERM, True, again[1:]),
+        (signal.SIGINT, True, again[1:]),
+    ):
+        log = tmp_path / f"{number}-{in_terminal}.log"
+        with interruptible(
+            RAYMC, *words, log=log, in_terminal=in_terminal, environment=head.environment
+        ) as process:
+            wait_until(lambda: "\nresuming at epoch" in process.output(), process.process)
+            process.interrupt(number)
+            code, left = process.wait(), process.left()
+        output = process.output()
+        assert (code, left) == (128 + number, [])
+        (line,) = [line for line in output.splitlines() if line.startswith("raymc: ")]
+        what = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+        assert line == (
+            f"raymc: {what}; lesson-2 continues to run: follow it with `{' '.join(again)}`, end it "
+            f"with `raymc stop lesson --address {head.address}`"
+        )
+        assert "Traceback" not in output
+        assert head.ask("jobs/lesson-2")["status"] == "RUNNING"
     head.ask("jobs/lesson-2/stop", {})
 
 
@@ -518,6 +534,10 @@ def test_a_job_gets_the_tree_and_secrets_by_name(
     shown = json.dumps([head.ask("jobs/"), head.ask("jobs/clips/logs"), done.stdout, done.stderr])
     assert "LESSON_PASSWORD" in shown
     assert SECRET not in shown
+    assert SECRET.encode() not in subprocess.check_output(["ps", "-eww", "-o", "args"])
+    written = [file for file in head.folder.rglob("*") if file.is_file()]
+    assert any("runtime_env" in file.name for file in written)
+    assert not [file for file in written if SECRET.encode() in file.read_bytes()]
     assert SECRET not in everything_below(head.folder)
     told = head.ask("jobs/clips")
     assert set(told["runtime_env"]["env_vars"]) == {"LESSON_REGION", VARIABLE}

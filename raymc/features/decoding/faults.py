@@ -1,5 +1,7 @@
 """What can go wrong inside FFmpeg, as one line of text; FFmpeg's own log is silenced."""
 
+from collections.abc import Collection
+
 import av.logging
 from av.error import FFmpegError
 
@@ -22,12 +24,15 @@ class ErrorLog:
         """Forget what was reported so far."""
         self._count = av.logging.get_last_error()[0]
 
-    def last(self, name: str = "") -> str:
-        """The last error since `start`, or nothing; with a name, of that part of FFmpeg alone."""
+    def last(self, name: str = "", *, but: Collection[str] = ()) -> str:
+        """The last error since `start`, or nothing.
+
+        With a name, of that part of FFmpeg alone; and not of the parts in `but`.
+        """
         count, last = av.logging.get_last_error()
         if count == self._count or last is None or last[2].startswith(_HARMLESS):
             return ""
-        if name and last[1] != name:
+        if (name and last[1] != name) or last[1] in but:
             return ""
         return _line(f"{last[1]}: {last[2]}")
 

@@ -92,6 +92,9 @@ class MediaFile:
         self.is_fragmented = is_mov and not all(stream.frames for stream in both)
         # The index of a fragmented file is only known when all of it is read.
         self.seeks = bool(_SEEKING_FORMATS & formats) and not self.is_fragmented
+        # What a parser complains of, the decoder of its stream does, too.
+        codecs = {stream.codec_context.name for stream in both}
+        self._parsers = codecs - {container.format.name}
         self.troubles = 0
         self.trouble = ""
         self.begins_anew = False
@@ -179,7 +182,7 @@ class MediaFile:
             except FAULTS as error:
                 self._note(f"reading stops: {reason(error)}")
                 return
-            if trouble := log.last():
+            if trouble := log.last(but=self._parsers):
                 self._note(trouble)
             if packet is None or (packet.size == 0 and packet.dts is None):
                 return  # av ends with an empty packet for each stream
