@@ -34,6 +34,7 @@ BENCHMARKS = {
     "scale": "The driver's work for ever more shards, runs and trials.",
     "presets": "Settings chosen by the data, beside the defaults.",
     "fusion": "Modalities and fusion depths, by label group.",
+    "shots": "Accuracy from few clips of each class.",
     "timeline": "Segments of labels in lessons whose times are known.",
     "serve": "The service under load, beside MLflow's.",
     "add-class": "A class from a few clips, beside training with it.",
@@ -121,8 +122,8 @@ def bench_all(out: Path, media: str | None) -> None:
     """Run all that measure time, briefly.
 
     Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
-    run, and the exit code is 1. `accuracy`, `order`, `presets`, `fusion`, `scale`, `timeline`,
-    `serve`, `add-class` and `review` are not part of it.
+    run, and the exit code is 1. `accuracy`, `order`, `presets`, `fusion`, `shots`, `scale`,
+    `timeline`, `serve`, `add-class` and `review` are not part of it.
     """
     given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
     if media is not None:

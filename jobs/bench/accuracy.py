@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -26,6 +26,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from rich.console import Console
 
 from jobs.bench.baselines import BASELINES, Matrix, parts_worth_trying, read_matrix
+from jobs.bench.groups import GROUPS, group_precision
 from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, Range, from_dict, load, override, to_dict
 from raymc.data.feed.on_ray import share_data, share_split
@@ -106,6 +107,7 @@ class Settings:
     sets: tuple[str, ...] = Field(
         default=(), description="Override a setting in all configurations: KEY=VALUE."
     )
+    groups: Mapping[str, str] = GROUPS
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def bench_accuracy(console: Console, settings: Settings, *, out: Path | None = N
         name: [read_found(out / name, method, settings) for method in settings.methods]
         for name in configs
     }
-    publish_accuracy(found, configs, console, out)
+    publish_accuracy(found, configs, settings.groups, console, out)
 
 
 def tune_and_test(
@@ -360,9 +362,11 @@ def read_found(dataset: Path, method: str, settings: Settings) -> Found:
     )
 
 
-def lines_of(dataset: str, found: Sequence[Found]) -> list[Measurement]:
+def lines_of(
+    dataset: str, found: Sequence[Found], groups: Mapping[str, str] | None = None
+) -> list[Measurement]:
     """Measure every method's seeds, in percent, and compare it with the best other by mean mAP."""
-    measured = {one.method: _metrics(one.scored) for one in found}
+    measured = {one.method: _metrics(one.scored, groups or {}) for one in found}
     lines = []
     for one in found:
         others = [other for other in found if other is not one]
@@ -378,9 +382,15 @@ def lines_of(dataset: str, found: Sequence[Found]) -> list[Measurement]:
     return sorted(lines, key=lambda line: -mean(line["mAP"]))
 
 
-def _metrics(scored: Sequence[ScoredSplit]) -> dict[MetricName, list[float]]:
-    runs = [evaluate_scores(one.scores, one.labels, one.observed).to_dict() for one in scored]
-    return {name: [100 * run[name] for run in runs] for name in SHOWN}
+def _metrics(scored: Sequence[ScoredSplit], groups: Mapping[str, str]) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = {}
+    for one in scored:
+        scores = evaluate_scores(one.scores, one.labels, one.observed)
+        values = {name: scores.to_dict()[name] for name in SHOWN}
+        values |= group_precision(scores.per_class_AP, groups, one.vocabulary)
+        for name, value in values.items():
+            figures.setdefault(name, []).append(100 * value)
+    return figures
 
 
 def _difference(one: Found, other: Found, metric: MetricName) -> Difference:
@@ -397,11 +407,15 @@ def _difference(one: Found, other: Found, metric: MetricName) -> Difference:
 
 
 def publish_accuracy(
-    found: Mapping[str, Sequence[Found]], configs: Mapping[str, Config], console: Console, out: Path
+    found: Mapping[str, Sequence[Found]],
+    configs: Mapping[str, Config],
+    groups: Mapping[str, str],
+    console: Console,
+    out: Path,
 ) -> None:
     """Print and write the table of every dataset, draw them, and log them to MLflow."""
-    lines = {name: lines_of(name, methods) for name, methods in found.items()}
-    texts = {name: _section(lines[name], found[name], configs[name]) for name in lines}
+    lines = {name: lines_of(name, methods, groups) for name, methods in found.items()}
+    texts = {name: _section(lines[name], found[name], configs[name], groups) for name in lines}
     sections = [f"### {name}\n\n{text}" for name, text in texts.items()]
     measured = [line for methods in lines.values() for line in methods]
     publish("Accuracy", "\n".join(sections), measured, console, out)
@@ -410,7 +424,12 @@ def publish_accuracy(
         record(texts[name], lines[name], found[name], config)
 
 
-def _section(lines: Sequence[Measurement], found: Sequence[Found], config: Config) -> str:
+def _section(
+    lines: Sequence[Measurement],
+    found: Sequence[Found],
+    config: Config,
+    groups: Iterable[str],
+) -> str:
     def ahead(line: Measurement, metric: MetricName) -> str:
         difference: Difference | None = line.case["ahead"].get(metric)
         if difference is None:
@@ -422,6 +441,7 @@ def _section(lines: Sequence[Measurement], found: Sequence[Found], config: Confi
     columns: Columns = {
         **NAME,
         **{shown: lambda m, name=name: plus_minus(m[name]) for name, shown in SHOWN.items()},
+        **{name: lambda m, name=name: plus_minus(m[name]) for name in groups},
         "seconds": lambda m: f"{mean(m['seconds']):.1f}",
         "mAP against the best other": lambda m: ahead(m, "mAP"),
         "R@80 against it": lambda m: ahead(m, "R80"),

@@ -1,7 +1,7 @@
 """What fusion is worth: mean AP by label group on the test split, by modality and fusion depth.
 
-Each modality alone, and all of them with every fusion depth. Each model is trained once a seed, its
-epoch chosen on the validation split, and tested once.
+Each modality alone, all but each, and all of them with every fusion depth. Each model is trained
+once a seed, its epoch chosen on the validation split, and tested once.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
+from jobs.bench.groups import GROUPS, group_precision
 from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
 from raymc.cli.runs import run_train
 from raymc.cli.use import run_evaluate
@@ -29,6 +30,7 @@ class Settings:
     config: str = Field(description="The configuration.")
     overrides: tuple[str, ...] = Field(default=(), description="Settings to change, KEY=VALUE.")
     seeds: int = Field(default=3, ge=1, description="How often each model is trained and tested.")
+    groups: Mapping[str, str] = GROUPS
 
 
 def bench_fusion(console: Console, settings: Settings, *, out: Path | None = None) -> None:
@@ -41,6 +43,8 @@ def bench_fusion(console: Console, settings: Settings, *, out: Path | None = Non
             bundle = run_train(override(config, {**changes, "train.seed": seed}), console)
             result = run_evaluate(str(bundle), config.data.path, console, split=config.data.test)
             scores = {"mAP": result.scores.mAP, "R@80": result.scores.R80, **group_means(result)}
+            per_class, vocabulary = result.scores.per_class_AP, result.bundle.vocabulary
+            scores |= group_precision(per_class, settings.groups, vocabulary)
             one.add(**{group: 100 * value for group, value in scores.items()})
         found.append(one)
     groups = {
@@ -58,5 +62,11 @@ def variants(config: Config) -> Mapping[str, Mapping[str, Any]]:
     there = [modality.name for modality in prepare_dataset(config).manifest.modalities]
     names = config.data.modalities or there
     alone = {f"{name} alone": {"data.modalities": [name]} for name in names}
+    others = {
+        f"all but {name}": {"data.modalities": [other for other in names if other != name]}
+        for name in names
+        if len(names) > 2
+    }
     depths = range(config.model.depth + 1)
-    return alone | {f"all, fusion depth {depth}": {"model.fusion_depth": depth} for depth in depths}
+    fused = {f"all, fusion depth {depth}": {"model.fusion_depth": depth} for depth in depths}
+    return {**alone, **others, **fused}

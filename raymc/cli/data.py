@@ -89,7 +89,7 @@ def data_split(path: str, seed: int, by: str, again: bool) -> None:
     type=click.Choice(["tiny", "small", "approve"]),
     default="small",
     show_default=True,
-    help="92 lessons of about 13 s, 373 of 25 s, or 1495 of 20 to 90 s.",
+    help="92 lessons of about 13 s, 373 of 13 s, or 1495 of 20 to 90 s.",
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the lessons.")
 def data_lessons(folder: str, size: Literal["tiny", "small", "approve"], seed: int) -> None:
@@ -243,7 +243,7 @@ def run_import(config: "Config") -> None:
     "--visual",
     help="Encoder of frames: auto, patches, efficientnet_lite0, a model from a hub, or none.",
 )
-@click.option("--audio", help="Encoder of sound: logmel, a torchaudio bundle, or none.")
+@click.option("--audio", help="Encoder of sound: logmel, moonshine, a torchaudio bundle, or none.")
 @click.option("--text", help="Encoder of words: auto, words, minilm, a model from a hub, or none.")
 @click.option(
     "--transcript", help="Source of what is said: sidecar files, moonshine, or an ASR bundle."

@@ -117,6 +117,11 @@ class ExtractConfig:
     fps: float = Field(
         default=1.0, gt=0, le=1000, description="Frames encoded per second of video."
     )
+    frames: Literal["all", "changed"] = Field(
+        default="all",
+        description="Frames that the visual encoder reads. changed: those that differ from the "
+        "last one it read, as slides stay for long; the others repeat its token.",
+    )
     window_seconds: float | None = Field(
         default=None,
         gt=0,
@@ -133,7 +138,15 @@ class ExtractConfig:
         "none. auto: efficientnet_lite0 if `raymc[pretrained]` is installed, else patches.",
     )
     audio: str = Field(
-        default="logmel", description="Encoder of sound: logmel, a torchaudio pipeline, or none."
+        default="logmel",
+        description="Encoder of sound: logmel, moonshine (English speech), a torchaudio pipeline, "
+        "or none.",
+    )
+    audio_rate_hz: float = Field(
+        default=10.0,
+        gt=0,
+        le=1000,
+        description="Tokens of sound per second; logmel needs a whole part of 40.",
     )
     text: str = Field(
         default=NONE,

@@ -158,7 +158,7 @@ class LessonsConfig:
     size: Literal["tiny", "small", "approve"] = Field(
         default="small",
         description="How many, and how long: tiny (92 lessons of about 13 s), small (373 of about "
-        "25 s), approve (1495, as many as APPROVE has in each split, of 20 to 90 s).",
+        "13 s), approve (1495, as many as APPROVE has in each split, of 20 to 90 s).",
     )
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of the lessons.")
 

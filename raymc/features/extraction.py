@@ -23,6 +23,7 @@ from raymc.config import AUTO, NONE, ExtractConfig
 from raymc.data.shards import Modality
 from raymc.data.shards.tokens import encode_tokens
 from raymc.errors import ConfigError, DataError, ResourceError
+from raymc.features.changes import repeated_frames
 from raymc.features.clips import Clip, ClipRequest, Failure
 from raymc.features.encoders import (
     audio_encoder,
@@ -35,7 +36,12 @@ from raymc.features.encoders import (
 from raymc.features.encoders.screen import lines_by_interval
 from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
-from raymc.features.transcripts import Transcript, read_sidecar, texts_by_interval
+from raymc.features.transcripts import (
+    Transcript,
+    read_sidecar,
+    sentences_by_interval,
+    texts_by_interval,
+)
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
 from raymc.runtime.device import uses_gpu
 from raymc.runtime.threads import computing_threads
@@ -172,7 +178,7 @@ def make_encoders(
         if stream.source == _FRAMES:
             found[name] = visual_encoder(stream.encoder, fps=config.fps, **given)
         elif stream.source == _SOUND:
-            found[name] = audio_encoder(stream.encoder, **given)
+            found[name] = audio_encoder(stream.encoder, rate_hz=config.audio_rate_hz, **given)
         else:
             rate_hz = 1 / config.text_interval_seconds
             found[name] = text_encoder(stream.encoder, rate_hz=rate_hz, **given)
@@ -283,7 +289,7 @@ def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoder
         tokens[name] = None
         try:
             with computing_threads(1):
-                tokens[name] = encode_tokens(_tokens(name, extract, encoders), modality)
+                tokens[name] = encode_tokens(_tokens(name, extract, plan, encoders), modality)
         except torch.OutOfMemoryError:
             raise
         except (DataError, RuntimeError, ValueError) as error:
@@ -482,7 +488,7 @@ def _inputs(clip: Clip, cues: Transcript | None, plan: ExtractPlan) -> dict[str,
 
 
 def _tokens(
-    name: str, extract: EncodedClip, encoders: Encoders
+    name: str, extract: EncodedClip, plan: ExtractPlan, encoders: Encoders
 ) -> Float32[np.ndarray, "T D"] | None:
     seen, encoder = extract.waiting[name], encoders.by_modality[name]
     if seen is None or len(seen) == 0:
@@ -491,8 +497,13 @@ def _tokens(
     writer = encoders.writers.get(name)
     if name == "screen" and writer is not None:
         seen = lines_by_interval(writer.read(seen), seconds, encoder.rate_hz)
+    elif name == "speech" and writer is not None:
+        seen = sentences_by_interval(writer.transcribe(seen), seconds, encoder.rate_hz)
     elif writer is not None:
         seen = texts_by_interval(writer.transcribe(seen), 0.0, seconds, encoder.rate_hz)
+    elif name == "visual" and plan.config.frames == "changed":
+        read, places = np.unique(repeated_frames(seen), return_inverse=True)
+        return encoder.encode(seen[read])[places]
     return encoder.encode(seen)
 
 

@@ -22,7 +22,7 @@ import ray.data
 from pyarrow import fs
 from ray.data import ActorPoolStrategy
 
-from raymc.config import AUTO, NONE, ExtractConfig
+from raymc.config import AUTO, ExtractConfig
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import (
     FAILURES_FILE,
@@ -66,7 +66,7 @@ from raymc.features.extraction import (
     plan_extraction,
     streams_of,
 )
-from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, MADE_BY, recipe_in
+from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, LATER, MADE_BY, recipe_in
 from raymc.features.sources import (
     Listing,
     Source,
@@ -450,7 +450,9 @@ def _manifest(
     """Return the planned dataset; its provenance has the settings that change its rows."""
     names = sorted({label for source in sources for label in source.labels})
     told = json.dumps([asdict(source) for source in sources], sort_keys=True, default=str)
-    settings = {k: v for k, v in asdict(plan.config).items() if k not in _NOT_IN_RESULTS}
+    every = asdict(plan.config)
+    settings = {k: v for k, v in every.items() if k not in {*LATER, *_NOT_IN_RESULTS}}
+    later = {name: every[name] for name in LATER}
     return Manifest(
         Vocabulary(tuple(names)),
         plan.modalities,
@@ -459,8 +461,7 @@ def _manifest(
             "made_by": MADE_BY,
             **settings,
             "split": "train",  # as raymc 0.1.0 wrote it: datasets that it began go on
-            **({"language": plan.config.language} if plan.config.language else {}),
-            **({"screen": plan.config.screen} if plan.config.screen != NONE else {}),
+            **{name: value for name, value in later.items() if value != LATER[name]},
             **({ENCODER_WEIGHTS: dict(weights)} if weights else {}),
             **({FEATURES_KEY: FEATURES} if FEATURES > 1 else {}),
             "files": len(sources),
@@ -478,8 +479,6 @@ _NOT_IN_RESULTS = (
     "max_failures",
     "device",
     "license",
-    "language",
-    "screen",
     *_OF_TABLES,
 )
 

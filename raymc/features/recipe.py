@@ -12,21 +12,23 @@ FEATURES_KEY = "features"  # noted from 2 on
 ENCODER_WEIGHTS = "encoder_weights"  # SHA-256 of each encoder's files, by modality
 _OF_CLIPS = ("window_seconds", "stride_seconds")  # which clips there are, not what is in them
 _OF_MODALITY = {
-    "visual": ("visual", "fps"),
-    "audio": ("audio",),
+    "visual": ("visual", "fps", "frames"),
+    "audio": ("audio", "audio_rate_hz"),
     "text": ("text", "transcript", "text_interval_seconds", "language"),
     "speech": ("text", "transcript", "text_interval_seconds"),
     "screen": ("screen",),
 }
 _OF_FEATURES = ("fps", "visual", "audio", "text", "transcript", "text_interval_seconds", "dtype")
-_IF_GIVEN = ("language", "screen", ENCODER_WEIGHTS, FEATURES_KEY)  # noted only where there is one
+# Newer settings, noted only where they are not at their defaults, which are these.
+LATER = {"language": "", "screen": NONE, "frames": "all", "audio_rate_hz": 10.0}
 
 
 def recipe_in(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the settings with which `raymc extract` made a dataset; None if it made none."""
     if provenance.get("made_by") != MADE_BY:
         return None
-    given = {name: provenance[name] for name in _IF_GIVEN if name in provenance}
+    noted = (*LATER, ENCODER_WEIGHTS, FEATURES_KEY)
+    given = {name: provenance[name] for name in noted if name in provenance}
     return {name: provenance.get(name) for name in (*_OF_FEATURES, *_OF_CLIPS)} | given
 
 
@@ -41,8 +43,11 @@ def recipe_differences(
     free = {name for modality in lacking for name in _OF_MODALITY.get(modality, ())}
     names = [name for name in _OF_FEATURES if name not in free]
     pairs = [(name, recipe.get(name), other.get(name)) for name in names]
-    given = [name for name in _IF_GIVEN[:2] if name not in free]
-    pairs += [(name, recipe.get(name, NONE), other.get(name, NONE)) for name in given]
+    pairs += [
+        (name, recipe.get(name, default), other.get(name, default))
+        for name, default in LATER.items()
+        if name not in free
+    ]
     pairs += [(FEATURES_KEY, recipe.get(FEATURES_KEY, 1), other.get(FEATURES_KEY, 1))]
     weights, others = (one.get(ENCODER_WEIGHTS, {}) for one in (recipe, other))
     pairs += [
@@ -50,4 +55,6 @@ def recipe_differences(
         for name in weights
         if name in others
     ]
-    return [f"{name}: {here} → {there}" for name, here, there in pairs if here != there]
+    return [
+        f"{name}: {here or NONE} → {there or NONE}" for name, here, there in pairs if here != there
+    ]

@@ -31,6 +31,7 @@ _MEANT = re.compile(r"\s*-->\s*|\s*\d+:[\d:.,]*\s*-->.*|\s*[\d:.,\w]*\s*-->\s*\d
 _NOT_SAID = re.compile(r"(NOTE|STYLE|REGION)\b")  # blocks of WebVTT that are no text
 _INNER_TIME = re.compile(rf"<{_TIME}>")
 _TOUCHING_SECONDS = 0.1  # a scrolled line is shown again within this time
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|\{\\[^{}]*\}")
 
 
@@ -248,6 +249,36 @@ def texts_by_interval(
             if start_seconds <= seconds < end_seconds:
                 words[min(int((seconds - start_seconds) * rate_hz), intervals - 1)].append(word)
     return [" ".join(spoken) for spoken in words]
+
+
+def sentences_by_interval(cues: Iterable[Cue], seconds: float, rate_hz: float) -> list[str]:
+    """The sentences that are said in each interval of 1/rate_hz seconds, whole.
+
+    A sentence belongs to the interval in which its middle lies, because half of one means
+    something else: `it makes the sound` may be about letters or cows. A cue's time is shared by its
+    words.
+
+    Args:
+        cues: What is said, with stops between sentences; ends must be finite.
+        seconds: Where the last interval ends; it may be cut short.
+        rate_hz: Intervals a second.
+
+    Returns:
+        ceil(seconds · rate_hz) texts; empty where nothing is said.
+    """
+    intervals = max(math.ceil(seconds * rate_hz - 1e-6), 0)
+    said: list[list[str]] = [[] for _ in range(intervals)]
+    for cue in cues:
+        sentences = _SENTENCE_END.split(cue.text)
+        words = [len(sentence.split()) for sentence in sentences]
+        before = 0
+        for sentence, count in zip(sentences, words):
+            share = (before + count / 2) / sum(words)
+            middle = cue.start_seconds + share * (cue.end_seconds - cue.start_seconds)
+            before += count
+            if 0 <= middle < seconds:
+                said[min(int(middle * rate_hz), intervals - 1)].append(sentence)
+    return [" ".join(sentences) for sentences in said]
 
 
 def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:

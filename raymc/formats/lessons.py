@@ -28,7 +28,7 @@ from raymc.errors import ResourceError
 from raymc.features.audio import resample
 from raymc.features.encoders import audio_encoder, text_encoder, visual_encoder
 from raymc.features.encoders.screen import lines_by_interval
-from raymc.features.transcripts import Cue, texts_by_interval
+from raymc.features.transcripts import Cue, sentences_by_interval
 from raymc.formats.lesson_rules import (
     BACKGROUND,
     COUNTS,
@@ -53,7 +53,7 @@ SPLITS = ("train", "val", "test")
 # Share of APPROVE's videos that are made, and the least seconds of one.
 _SIZES = {
     "tiny": (1 / 16, (8.0, 12.0)),
-    "small": (1 / 4, (15.0, 30.0)),
+    "small": (1 / 4, (8.0, 12.0)),
     "approve": (1.0, (20.0, 60.0)),
 }
 _TEXT_SECONDS = 2.0
@@ -334,7 +334,7 @@ def _row(
     waveform = resample(torch.from_numpy(sound_of(lesson)), RATE_HZ, 16_000).numpy()
     rate_hz = 1 / _TEXT_SECONDS
     heard = [replace(cue, text=spelt(cue.text)) for cue in lesson.said]
-    said = texts_by_interval(heard, 0.0, lesson.seconds, rate_hz)
+    said = sentences_by_interval(heard, lesson.seconds, rate_hz)
     written = lines_by_interval(lines_of(lesson), lesson.seconds, rate_hz)
     seen = {"visual": np.stack(frames), "audio": waveform, "speech": said, "screen": written}
     tokens = {name: encoders[name].encode(each).astype(np.float16) for name, each in seen.items()}

@@ -93,6 +93,33 @@ def test_modalities_say_what_the_bytes_mean() -> None:
     assert plan.light == {"visual", "audio", "text"}
 
 
+def test_frames_that_show_nothing_new_repeat_a_token() -> None:
+    settings = config(visual="patches", audio="none", text="none", frames="changed", fps=2.0)
+    frames = np.random.default_rng(0).integers(0, 240, (1, 24, 24, 3), np.uint8).repeat(5, axis=0)
+    frames[1:] += 8  # noise of a codec
+    frames[2:] += 8  # which adds up
+    frames[4, :6, :6] = 255
+    waiting = EncodedClip(
+        id="a", start_seconds=0.0, end_seconds=2.5, tokens={}, waiting={"visual": frames}
+    )
+    found = encode(waiting, "a.mp4", plan_extraction(settings), make_encoders(settings))
+    encoder = visual_encoder("patches", fps=2.0)
+    assert found.tokens["visual"] == stored(encoder.encode(frames[[0, 0, 2, 2, 4]]))
+
+
+def test_sound_has_as_many_tokens_as_asked_for(sound: Source) -> None:
+    settings = config(text="none", audio_rate_hz=2.5)
+    assert [m.rate_hz for m in plan_extraction(settings).modalities] == [2.5]
+    (found,) = extracted(sound, settings)
+    assert isinstance(found, EncodedClip)
+    (clip,) = read_clips(sound, ClipRequest(picture=None, sample_rate_hz=16_000))
+    assert not isinstance(clip, Failure)
+    assert clip.waveform is not None
+    expected = audio_encoder("logmel", rate_hz=2.5).encode(clip.waveform)
+    assert expected.shape == (10, 640)
+    assert found.tokens == {"audio": stored(expected)}
+
+
 def test_windows_have_their_own_words(sound: Source) -> None:
     found = extracted(sound, config(audio="none", window_seconds=2.0))
     assert [item.id for item in found] == ["talk@0-2", "talk@2-4"]

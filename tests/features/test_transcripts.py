@@ -13,6 +13,7 @@ from raymc.features.transcripts import (
     parse_transcript,
     rank_sidecars,
     read_sidecar,
+    sentences_by_interval,
     texts_by_interval,
 )
 
@@ -329,3 +330,13 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         DataError, match=r"a.vtt: not a text; expected WebVTT, SubRip or plain text"
     ):
         read_sidecar(str(tmp_path / "a.mp4"))
+
+
+def test_a_sentence_stays_whole_in_the_interval_of_its_middle() -> None:
+    cues = [Cue(0.0, 3.0, "Look here! This is the letter B."), Cue(3.5, 9.0, "It says 3.5, buh.")]
+    # middles: 1/7 of 3 s, 4.5/7 of 3 s, and 6.25 s
+    assert sentences_by_interval(cues, 7.0, 1.0) == [
+        *("Look here!", "This is the letter B.", "", "", "", "", "It says 3.5, buh."),
+    ]
+    assert sentences_by_interval(cues, 6.0, 0.25) == ["Look here! This is the letter B.", ""]
+    assert sentences_by_interval([], 2.5, 1.0) == ["", "", ""]

@@ -149,6 +149,12 @@ def test_a_table_without_a_modality_is_of_clips_without_it(bundle: Bundle, tiny:
         replace(bundle, recipe={**recipe, "fps": 2.0}).check_dataset(
             replace(without, provenance={**made, "fps": 1.0})
         )
+    later = replace(
+        bundle,
+        recipe={**recipe, "frames": "changed", "screen": "rapidocr", "audio_rate_hz": 5.0},
+    )
+    with pytest.raises(BundleError, match=r"\(screen: rapidocr → none; frames: changed → all\)"):
+        later.check_dataset(without)  # which has no sound
 
 
 def test_a_model_that_never_lost_a_modality_needs_all(bundle: Bundle, tiny: Dataset) -> None:

