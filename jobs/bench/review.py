@@ -1,9 +1,8 @@
 """Planted wrong labels: how many a review finds, beside cleanlab's own way on a random forest.
 
 Labels of the training and validation clips are made wrong, and a run is trained on them. Then
-three judge the labels, each by cleanlab's confident learning on its probabilities: models of the
-run's settings and a random forest, both out of fold on the same folds, and the run's own model,
-which has seen its training clips.
+the labels are judged on the probabilities of models of the run's settings and of a random forest,
+both out of fold on the same folds, and of the run's own model, which has seen its training clips.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, load, override
 from raymc.data.feed.feed import Feeds
 from raymc.data.labels import label_counts
-from raymc.evaluation.review.doubts import Doubt, find_doubts
+from raymc.evaluation.review.doubts import LEAST_WRONG, Doubt, find_doubts
 from raymc.evaluation.review.out_of_fold import (
     Clips,
     Training,
@@ -41,7 +40,13 @@ from raymc.training.loop import fit
 
 ARGUMENTS = {"configs": "CONFIG..."}
 CPU = torch.device("cpu")
-JUDGES = ("raymc review", "cleanlab on a random forest", "the run's own model")
+# Whose probabilities each takes, and the least chance of being wrong; 0 is cleanlab's own way.
+JUDGES: Mapping[str, tuple[str, float]] = {
+    "raymc review": ("models", LEAST_WRONG),
+    "cleanlab on its models": ("models", 0.0),
+    "cleanlab on a random forest": ("forest", 0.0),
+    "the run's own model": ("own", LEAST_WRONG),
+}
 FIGURES = ("found", "precision", "recall", "precision of as many")
 
 
@@ -106,7 +111,10 @@ def _kept(
 
 def _figures_of(found: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     planted = [found[name] for name in ("labels", "observed", "wrong")]
-    return {name: _figures(found[name], *planted) for name in JUDGES}
+    return {
+        name: _figures(found[whose], *planted, least_wrong=least)
+        for name, (whose, least) in JUDGES.items()
+    }
 
 
 def judge_planted(config: Config, settings: Settings, seed: int) -> dict[str, np.ndarray]:
@@ -114,7 +122,8 @@ def judge_planted(config: Config, settings: Settings, seed: int) -> dict[str, np
 
     Returns:
         [N, C] each: `labels` with the wrong ones, which of them are `wrong`, which are `observed`,
-        and each judge's probability of each label.
+        and the probability of each label by the review's `models`, the `forest`, and the run's
+        `own` model.
     """
     config = override(config, {"train.seed": seed})
     clips = read_clips_of(prepare_dataset(config), (config.data.train, config.data.val))
@@ -128,14 +137,15 @@ def judge_planted(config: Config, settings: Settings, seed: int) -> dict[str, np
         scores[one.held_out] = train_and_score(config, clips, one, epochs=epochs, device=CPU)
     every, seen = np.arange(len(clips)), np.array(clips.splits) == config.data.train
     run = Training("run", every[seen], every)
-    judged = (
-        _probable(scores, clips),
-        _forest(clips, trainings, settings, seed),
-        _probable(train_and_score(config, clips, run, epochs=epochs, device=CPU), clips),
-    )
-    block = clips.block
-    planted = {"labels": block.labels, "observed": block.observed, "wrong": wrong}
-    return planted | dict(zip(JUDGES, judged))
+    own = train_and_score(config, clips, run, epochs=epochs, device=CPU)
+    return {
+        "labels": clips.block.labels,
+        "observed": clips.block.observed,
+        "wrong": wrong,
+        "models": _probable(scores, clips),
+        "forest": _forest(clips, trainings, settings, seed),
+        "own": _probable(own, clips),
+    }
 
 
 def plant(
@@ -206,9 +216,11 @@ def _figures(
     labels: Bool[np.ndarray, "N C"],
     observed: Bool[np.ndarray, "N C"],
     wrong: Bool[np.ndarray, "N C"],
+    *,
+    least_wrong: float,
 ) -> dict[str, float]:
     """Return how many labels were found, and the shares of them, in percent."""
-    doubts, _ = find_doubts(likely, labels, observed)
+    doubts, _ = find_doubts(likely, labels, observed, least_wrong=least_wrong)
     quality = np.where(labels, likely, 1 - likely)
     worst = np.argsort(quality.ravel(), kind="stable")[: wrong.sum()]
     return {

@@ -3,6 +3,8 @@
 Confident learning (C. Northcutt, L. Jiang and I. Chuang 2021, *Confident Learning: Estimating
 Uncertainty in Dataset Labels*, JAIR 70) estimates from out-of-fold probabilities how many labels
 of a class are wrong, and names that many: those that the models contradict most. cleanlab does it.
+Where few clips have a class, most labels that it finds missing are right as they are. So a label
+must also be wrong with some chance, by Bayes' rule.
 
 A class is judged only if the models recognise it at all. What they say of others is chance, and
 would put about half of the labels in doubt.
@@ -16,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 CHANCE = 0.01  # of a class's ranking at random, below which the class counts as recognised
+LEAST_WRONG = 0.3  # the chance of being wrong from which a label is in doubt
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def find_doubts(
     probabilities: Float[np.ndarray, "N C"],
     labels: Bool[np.ndarray, "N C"],
     observed: Bool[np.ndarray, "N C"],
+    *,
+    least_wrong: float = LEAST_WRONG,
 ) -> tuple[list[Doubt], list[int]]:
     """Return the labels that look wrong, the worst first, and the classes that can't be judged.
 
@@ -52,6 +57,8 @@ def find_doubts(
         probabilities: Of each label, by models that have not seen the clip.
         labels: As given.
         observed: Which of them are known.
+        least_wrong: The chance of being wrong that such a label has at least; 0: confident learning
+            alone decides.
     """
     from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
     from cleanlab.multilabel_classification.rank import get_label_quality_scores_per_class
@@ -66,13 +73,33 @@ def find_doubts(
             continue
         # cleanlab judges classes one by one, too, and knows no unobserved ones
         names = [[0] if one else [] for one in given]
-        found = find_multilabel_issues_per_class(names, likely, n_jobs=1)
+        found = np.asarray(find_multilabel_issues_per_class(names, likely, n_jobs=1))[:, 0]
+        found &= _chance_wrong(likely[:, 0], given, found) >= least_wrong
         quality = get_label_quality_scores_per_class(names, likely)
         doubts += [
             Doubt(int(rows[at]), k, bool(given[at]), float(likely[at, 0]), float(quality[at, 0]))
-            for at in np.flatnonzero(np.asarray(found)[:, 0])
+            for at in np.flatnonzero(found)
         ]
     return sorted(doubts, key=lambda one: (one.quality, one.row, one.label)), unjudged
+
+
+def _chance_wrong(
+    likely: Float[np.ndarray, " N"], given: Bool[np.ndarray, " N"], found: Bool[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    """Return the chance that a label of each clip is wrong, by Bayes' rule.
+
+    The models learned what clips are given, also wrongly: `likely` is p (1 - b) + (1 - p) a, where
+    p is the chance that the clip has the class, a the share of clips that are given it among those
+    that lack it, and b the share that are not given it among those that have it. Both shares follow
+    from the labels that confident learning has `found`.
+    """
+    true = given ^ found
+    a = (given & ~true).sum() / max(1, (~true).sum())
+    b = (true & ~given).sum() / max(1, true.sum())
+    p = ((likely - a) / max(1 - a - b, 1e-9)).clip(0, 1)
+    right = np.where(given, p * (1 - b), (1 - p) * (1 - a))
+    wrong = np.where(given, (1 - p) * a, p * b)
+    return wrong / np.maximum(right + wrong, 1e-9)
 
 
 def _is_recognised(likely: Float[np.ndarray, " N"], given: Bool[np.ndarray, " N"]) -> bool:

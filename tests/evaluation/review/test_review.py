@@ -23,7 +23,7 @@ from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Modality, Row, open_dataset, write_dataset
 from raymc.errors import BundleError, ConfigError, DataError, ResourceError
 from raymc.evaluation.review import out_of_fold, review
-from raymc.evaluation.review.doubts import find_doubts
+from raymc.evaluation.review.doubts import _chance_wrong, find_doubts
 from raymc.evaluation.review.duplicates import find_pairs
 from raymc.evaluation.review.files import save_review
 from raymc.evaluation.review.learning_curves import learning_curves
@@ -116,15 +116,34 @@ def test_planted_wrong_labels_are_found_as_cleanlab_finds_them(found: review.Rev
     issues = find_multilabel_issues_per_class(labels, found.probabilities, n_jobs=1)
     quality = get_label_quality_scores_per_class(labels, found.probabilities)
     assert found.unjudged == ["noise"]
-    expected = {(int(r), int(c)) for r, c in zip(*np.nonzero(issues)) if LABELS[c] != "noise"}
-    assert {(one.row, one.label) for one in found.doubts} == expected
+    of_cleanlab = {(int(r), int(c)) for r, c in zip(*np.nonzero(issues)) if LABELS[c] != "noise"}
+    block = found.clips.block
+    alone, _ = find_doubts(found.probabilities, block.labels, block.observed, least_wrong=0.0)
+    assert {(one.row, one.label) for one in alone} == of_cleanlab
+    expected = {(one.row, one.label) for one in found.doubts}
+    assert expected <= of_cleanlab
     assert [one.quality for one in found.doubts] == sorted(quality[r, c] for r, c in expected)
+
+
+def test_the_chance_of_being_wrong_is_how_often_labels_are_wrong() -> None:
+    generator = np.random.default_rng(0)
+    chance = generator.beta(0.3, 1.2, 100_000)  # that a clip has the class
+    true = generator.random(len(chance)) < chance
+    given = np.where(true, generator.random(len(true)) > 0.2, generator.random(len(true)) < 0.05)
+    likely = 0.8 * chance + 0.05 * (1 - chance)  # what a perfect model learns
+    found = _chance_wrong(likely, given, given ^ true)
+    for which in (given, ~given):
+        for low in np.arange(0, 1, 0.1):
+            some = which & (found >= low) & (found < low + 0.1)
+            if some.sum() > 300:
+                share = (given ^ true)[some].mean()
+                assert found[some].mean() == pytest.approx(share, abs=0.06)
 
 
 def test_unobserved_labels_and_classes_of_one_kind_are_not_judged() -> None:
     generator = np.random.default_rng(0)
     labels = generator.random((200, 3)) < 0.5
-    likely = np.where(labels, 0.9, 0.1) + generator.normal(0, 0.02, labels.shape)
+    likely = np.where(labels, 0.98, 0.02) + generator.normal(0, 0.004, labels.shape)
     likely[:10, 0] = 1 - likely[:10, 0]
     observed = np.ones_like(labels)
     observed[:5, 0] = False
