@@ -1,11 +1,15 @@
 """How the driver's work grows with a cluster: shards, recorded runs, and trials with fake workers.
 
-No model is trained and no Ray runs. The dataset is its manifest alone, workers are calls that
-report at once, and the study is in memory. Figures are seconds of the processor, which another
-program on the machine does not change.
+No model is trained and no Ray runs. The dataset is its manifest alone, and the workers of 64 nodes
+are calls that report at once; the study and MLflow are databases on disk, as in a sweep. Figures
+are seconds of the processor, which another program on the machine does not change.
+
+A second table is about reading: how much of a dataset workers that stream read, and how even their
+shares are, planned for up to 64 of them and measured for two.
 """
 
 import hashlib
+import itertools
 import json
 import sqlite3
 import time
@@ -14,29 +18,39 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import create_trial
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from ray.tune.schedulers import TrialScheduler
 from rich.console import Console
 
 from jobs.bench.measure import Columns, Measurement, publish, shown, table
+from jobs.bench.ragged import RaggedRows, write_ragged
 from raymc.config import Config, override
-from raymc.data.feed.order import order_of
+from raymc.data.feed.order import lane_sequence, lanes_of, lanes_read, largest_share, order_of
+from raymc.data.feed.shared import data_here
 from raymc.data.labels import Vocabulary
-from raymc.data.shards import Manifest, Modality
+from raymc.data.shards import Manifest, Modality, open_dataset
 from raymc.data.shards.manifest import Shard
 from raymc.search.searcher import StudySearcher
-from raymc.search.study import distributions, make_sampler
+from raymc.search.study import distributions, make_sampler, open_study
+from raymc.search.sweep import make_scheduler
 from raymc.search.trials import Trial
 from raymc.tracking import list_runs, open_tracker, read_trials
+from raymc.tracking.recording import SweepRecorder
+from raymc.training.runs import TRIALS, open_run
 from raymc.training.worker import EPOCH, IS_LAST
 
 SHARD_ROWS, SHARD_BYTES = 512, 9_000_000
 WINDOW_ROWS, WINDOW_BYTES, BATCH = 65536, 1 << 30, 512
-EPOCHS = 3  # of a fake trial
+EPOCHS = 9  # of a fake trial that ASHA does not stop
+NODES = 64  # each with a trial at a time
+WORKERS = (1, 2, 4, 8, 16, 32, 64)
 SPACE = {
     "loss.margin": {"low": 0.0, "high": 0.5},
     "loss.temperature": {"low": 0.02, "high": 0.5, "log": True},
@@ -53,6 +67,7 @@ class Settings:
     runs: int = Field(default=10_000, ge=100, description="Runs in the largest MLflow database.")
     trials: int = Field(default=10_000, ge=100, description="Trials of the largest study.")
     fake: int = Field(default=1_000, ge=100, description="Trials of the sweep with fake workers.")
+    rows: int = Field(default=8192, ge=64, description="Rows that two workers really read.")
 
 
 def bench_scale(console: Console, settings: Settings, *, out: Path | None = None) -> None:
@@ -67,8 +82,15 @@ def bench_scale(console: Console, settings: Settings, *, out: Path | None = None
         *_at_sizes("TPE: one more trial", settings.trials, "", trial_drawn),
         *_at_sizes("sweep, fake workers", settings.fake, "trial", sweep_driven),
     ]
-    text = "Seconds of the processor, one round. Growth is the time for ten times as many.\n\n"
-    publish("Scale", text + table_of(found), found, console, out)
+    streamed = [*planned(settings.shards), *measured(settings.rows)]
+    text = (
+        "Seconds of the processor, one round. Growth is the time for ten times as many.\n\n"
+        f"{table_of(found)}\n\n"
+        "Workers that stream: bytes read by all together and by each, as shares of the dataset; "
+        "and how many rows the largest share of a batch has, beside an equal one.\n\n"
+        f"{table(STREAMED, streamed)}"
+    )
+    publish("Scale", text, [*found, *streamed], console, out)
 
 
 def _at_sizes(
@@ -197,16 +219,13 @@ def trials_read(runs: int) -> Iterator[Callable[[], object]]:
         yield partial(read_trials, uri, experiment, sweep)
 
 
-def _study(config: Config) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(direction="maximize", sampler=make_sampler(config, known=0))
-
-
 @contextmanager
 def trial_drawn(trials: int) -> Iterator[Callable[[], object]]:
     """Yield what draws the settings of one more trial of a study."""
     config = override(Config(), {"search.space": SPACE})
-    space, study = distributions(config), _study(config)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space, sampler = distributions(config), make_sampler(config, known=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
     drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     params = (drawn.ask(space).params for _ in range(trials))
     study.add_trials(
@@ -218,23 +237,131 @@ def trial_drawn(trials: int) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def sweep_driven(trials: int) -> Iterator[Callable[[], object]]:
-    """Yield what runs a sweep's trials, one after the other, with workers that report at once."""
-    config = override(Config(), {"search.space": SPACE, "search.trials": trials})
-    ended: list[Trial] = []
-
-    def drive() -> int:
-        searcher = StudySearcher(
-            _study(config), config, session=Path(folder), scheduler=None, listener=ended.append
-        )
-        for name in map(str, range(trials)):
-            searcher.suggest(name)
-            report: dict[str, Any] = {}
-            for epoch in range(1, EPOCHS + 1):
-                report = {EPOCH: epoch, config.train.monitor: epoch / 10, IS_LAST: epoch == EPOCHS}
-                report["checkpoint_dir_name"] = f"checkpoint_{epoch}"
-                searcher.on_trial_result(name, report)
-            searcher.on_trial_complete(name, report)
-        return sum(trial.state == "complete" for trial in ended)
-
+    """Yield what runs a sweep's trials with ASHA, one on each of 64 nodes, and records them."""
     with TemporaryDirectory() as folder:
-        yield drive
+        given = {"search.trials": trials, "train.epochs": EPOCHS, "run.folder": folder}
+        config = override(Config(), {"search.space": SPACE, "run.name": "fake", **given})
+        run, ended = open_run(config, sweep=True), list[Trial]()
+
+        def listen(trial: Trial) -> None:
+            record(trial)
+            ended.extend([trial] if trial.is_over else [])
+
+        with open_tracker(config.tracking, folder, folder=run.folder) as tracker:
+            record = SweepRecorder(run, make_manifest(1), tracker, lambda trial: None)
+            scheduler = make_scheduler(config)
+            assert scheduler is not None
+            searcher = StudySearcher(
+                open_study(run),
+                config,
+                session=run.folder / TRIALS,
+                scheduler=scheduler,
+                listener=listen,
+            )
+
+            def drive() -> int:
+                _drive(searcher, scheduler, config)
+                tracker.wait()
+                return sum(trial.state in ("complete", "pruned") for trial in ended)
+
+            yield drive
+
+
+def _drive(searcher: StudySearcher, scheduler: Any, config: Config) -> None:
+    """Call searcher and scheduler as Tune does, with the reports of trials that take no time."""
+    tune: Any = None  # what a scheduler may ask for more, and ASHA does not
+    running: dict[str, SimpleNamespace] = {}
+    names = map(str, itertools.count())
+    while True:
+        while len(running) < NODES and isinstance(
+            given := searcher.suggest(n := next(names)), dict
+        ):
+            quality = np.random.default_rng(given["number"]).uniform()
+            running[n] = SimpleNamespace(trial_id=n, epoch=0, quality=quality)
+            scheduler.on_trial_add(tune, running[n])
+        if not running:
+            return
+        for name, trial in list(running.items()):
+            trial.epoch += 1
+            is_last = trial.epoch == config.train.epochs
+            value = trial.quality * (1 - 0.8**trial.epoch)
+            report = {EPOCH: trial.epoch, config.train.monitor: value, IS_LAST: is_last}
+            report["checkpoint_dir_name"] = f"checkpoint_{trial.epoch}"
+            searcher.on_trial_result(name, report)
+            decision = scheduler.on_trial_result(tune, trial, report)
+            if is_last or decision == TrialScheduler.STOP:
+                scheduler.on_trial_complete(tune, trial, report)
+                searcher.on_trial_complete(name, report)
+                del running[name]
+
+
+STREAMED: Columns = {
+    "": lambda m: m.name,
+    "workers": lambda m: str(m.case["workers"]),
+    "batch": lambda m: f"{m.case['batch']:,}",
+    "lanes": lambda m: str(m.case["lanes"]),
+    "read by all": lambda m: shown("{:.2f}", m.median("all")),
+    "read by each": lambda m: shown("{:.3f}", m.median("each")),
+    "largest share": lambda m: shown("× {:.3f}", m.median("largest")),
+}
+
+
+def planned(shards: int) -> Iterator[Measurement]:
+    """Work out what workers read of a dataset of equal shards, 64 rows of each batch for each."""
+    rows, nbytes = [SHARD_ROWS] * shards, [SHARD_BYTES] * shards
+    limits = {"most_rows": WINDOW_ROWS, "most_bytes": WINDOW_BYTES}
+    for workers in WORKERS:
+        batch = 64 * workers
+        order = order_of(rows, nbytes, seed=0, epoch=1, **limits, batch=batch)
+        case = {"workers": workers, "batch": batch, "lanes": len(order.lane_rows)}
+        measurement = Measurement(f"planned, {shards:,} shards", case=case)
+        read = [lanes_read(order.lane_rows, rank, workers) for rank in range(workers)]
+        parts = [
+            1.0 if one is None else order.lane_rows[one].sum() / order.lane_rows.sum()
+            for one in read
+        ]
+        of = next(lane_sequence(order.lane_rows))
+        counts = [
+            np.bincount(of[at : at + batch], minlength=len(order.lane_rows))
+            for at in range(0, len(of) - batch + 1, batch)
+        ]
+        largest = [largest_share(one, workers) * workers / batch for one in counts]
+        measurement.add(all=sum(parts), each=max(parts), largest=float(np.mean(largest)))
+        yield measurement
+
+
+def measured(rows: int) -> Iterator[Measurement]:
+    """Read an epoch with two workers' feeds, in one window and in windows of a sixteenth."""
+    with TemporaryDirectory() as folder:
+        clips = RaggedRows(rows, [Modality("visual", 256)], ["a", "b", "c", "d"], (8, 32))
+        write_ragged(Path(folder), {"train": clips, "val": clips}, shard_rows=-(-rows // 128))
+        dataset = open_dataset(folder)
+        size = sum(shard.bytes for shard in dataset.split("train"))
+        for name, window in (("measured, one window", rows), ("measured, 16 windows", rows // 16)):
+            given = {"data.path": folder, "data.cache": "off", "batch.window_rows": window}
+            config = override(Config(), {**given, "batch.size": 64})
+            data, workers = data_here(dataset, config.data), 2
+            parts, steps = [], []
+            for rank in range(workers):
+                feed = data.train.feed(config, share=(rank, workers))
+                before = _bytes_read()
+                steps.append([len(batch.rows) for batch in feed.training(1)])
+                parts.append((_bytes_read() - before) / size)
+            shards = dataset.split("train")
+            lanes = lanes_of(
+                [shard.rows for shard in shards],
+                [shard.bytes for shard in shards],
+                most_rows=window,
+                most_bytes=config.batch.window_mb << 20,
+                batch=config.batch.size,
+            )
+            case = {"workers": workers, "batch": config.batch.size, "lanes": lanes}
+            measurement = Measurement(name, case=case)
+            largest = np.mean(steps) * workers * len(steps[0]) / rows
+            measurement.add(all=sum(parts), each=max(parts), largest=float(largest))
+            yield measurement
+
+
+def _bytes_read() -> int:
+    """Return how many bytes this process has read from files, as Linux counts them."""
+    return int(Path("/proc/self/io").read_text().split()[1])

@@ -4,7 +4,7 @@ import pytest
 
 from jobs.bench import scale as bench
 from jobs.bench.measure import Measurement
-from jobs.bench.scale import table_of
+from jobs.bench.scale import measured, planned, table_of
 
 SIZE = 12
 
@@ -39,3 +39,15 @@ def test_the_table_has_a_row_for_each_thing() -> None:
         ["a", "100", "0.1", "1", "10", "× 10.0"],
         ["b", "100", "1", "2", "3", "× 1.5"],
     ]
+
+
+def test_what_workers_read() -> None:
+    found = {one.case["workers"]: one for one in planned(2000)}
+    assert list(found) == list(bench.WORKERS)
+    for workers, one in found.items():
+        assert one.median("all") == pytest.approx(1)
+        assert one.median("each") == pytest.approx(1 / workers, rel=0.1)
+        assert 1 <= one.median("largest") < 1.1
+    together, apart = measured(256)
+    assert together.case["lanes"] == 1 < apart.case["lanes"]
+    assert together.median("all") > 1.6 * apart.median("all")
