@@ -1,7 +1,8 @@
 """Says what is still to be done before a definition is applied: `python -m cluster.check PATH`.
 
 PATH is a definition for `ray up` or a folder for `kubectl apply -k`. Placeholders that were left
-are found offline. Where `kubectl` reaches a cluster, it is asked for the storage class and secrets.
+are found offline, and values that no longer agree after one of them was changed. Where `kubectl`
+reaches a cluster, it is asked for the storage class and secrets.
 """
 
 import json
@@ -15,6 +16,8 @@ from typing import Any
 
 import yaml
 
+_GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"
+_REGION = re.compile(r"(?:--region |\.efs\.)([a-z]{2}(?:-[a-z]+)+-\d)\b")
 _LEFT = re.compile(r"\b[\w-]*REPLACE-ME\b")
 # Drivers whose volumes one node alone can write to, and those that many can.
 _ONE_NODE = re.compile(
@@ -31,6 +34,61 @@ def left_to_fill_in(path: Path) -> Iterator[str]:
         for number, line in enumerate(file.read_text().splitlines(), 1):
             for name in _LEFT.findall(line.partition(" #")[0] if line[:1] != "#" else ""):
                 yield f"{file}, line {number}: put your own value in place of {name}"
+
+
+def disagreements_of_ray_up(definition: dict[str, Any]) -> Iterator[str]:
+    """Yield what does not agree in a definition for `ray up`, one line each."""
+    types = [
+        (each.get("max_workers", 0), each["resources"])
+        for name, each in definition["available_node_types"].items()
+        if name != definition["head_node_type"]
+    ]
+    commands = "\n".join(definition["worker_start_ray_commands"])
+    yield from _growth_problem(types, next(iter(re.findall(rf"{_GROWS_TO}=(\S+?);", commands)), ""))
+    most = sum(number for number, _ in types)
+    if definition["max_workers"] < most:
+        yield (
+            f"max_workers is {definition['max_workers']}, and those of the node types add up to "
+            f"{most}: raise the first, or lower the others"
+        )
+    region = definition["provider"].get("region", "")
+    for other in sorted(set(_REGION.findall(json.dumps(definition))) - {region}):
+        yield f"provider.region is {region}, and another line has {other}: use the same region"
+
+
+def disagreements_of_cluster(spec: dict[str, Any]) -> Iterator[str]:
+    """Yield what does not agree in the specification of a RayCluster, one line each."""
+    groups = spec.get("workerGroupSpecs", [])
+    types = [(each["maxReplicas"], each.get("resources", {})) for each in groups]
+    variables = [
+        variable
+        for group in groups
+        for container in group["template"]["spec"]["containers"]
+        for variable in container.get("env", [])
+    ]
+    told = [each["value"] for each in variables if each["name"] == _GROWS_TO]
+    yield from _growth_problem(types, told[0] if told else "")
+    for group in groups:
+        label = group.get("labels", {}).get("ray.io/accelerator-type")
+        selected = group["template"]["spec"].get("nodeSelector", {}).get("raymc/accelerator")
+        if label != selected:
+            yield (
+                f"group {group['groupName']} selects nodes with raymc/accelerator {selected}, and "
+                f"its label ray.io/accelerator-type says {label}: use the same for both"
+            )
+
+
+def _growth_problem(types: list[tuple[int, dict[str, Any]]], told: str) -> Iterator[str]:
+    """Say in a line if drivers are told to expect other resources than the nodes may have."""
+    most: dict[str, float] = {}
+    for number, resources in types:
+        for name, amount in resources.items():
+            most[name] = most.get(name, 0) + number * float(amount)
+    pairs = {pair.partition("=")[0]: pair.partition("=")[2] for pair in told.split(",") if pair}
+    right = {name: most.get(name, 0) for name in ("CPU", "GPU")}
+    if {name: float(pairs.get(name, 0)) for name in right} != right:
+        shown = ",".join(f"{name}={number:g}" for name, number in right.items() if number)
+        yield f"{_GROWS_TO} is {told or 'missing'}, but worker nodes may have {shown}: write that"
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -127,12 +185,19 @@ def main() -> int:
         print(f"{path}: there is no such file or folder")
         return 2
     problems = list(left_to_fill_in(path))
+    if path.is_file() and path.suffix == ".yaml":
+        for document in yaml.safe_load_all(path.read_text()):
+            if "available_node_types" in (document or {}):
+                problems += disagreements_of_ray_up(document)
     if path.is_dir():
         try:
             built = subprocess.run(
                 ["kubectl", "kustomize", str(path)], capture_output=True, text=True, check=True
             )
-            problems += problems_of_cluster(list(yaml.safe_load_all(built.stdout)))
+            documents = list(yaml.safe_load_all(built.stdout))
+            for cluster in (each for each in documents if each["kind"] == "RayCluster"):
+                problems += disagreements_of_cluster(cluster["spec"])
+            problems += problems_of_cluster(documents)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"Kubernetes was not asked: {getattr(error, 'stderr', '') or error}".strip())
     print("\n".join(problems) or f"{path}: nothing is left to fill in")

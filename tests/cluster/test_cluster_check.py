@@ -11,8 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from commands import ROOT
+from kustomization import build
 
-from cluster.check import left_to_fill_in, main
+from cluster.check import (
+    disagreements_of_cluster,
+    disagreements_of_ray_up,
+    left_to_fill_in,
+    main,
+)
 
 OVERLAY = "cluster/kuberay/overlays/spot-gpu"
 
@@ -44,6 +50,53 @@ def test_placeholders_are_found_until_the_last_is_filled_in(
         Path(file).write_text("\n".join(lines))
     assert checked(monkeypatch, path) == 0
     assert f"{path}: nothing is left to fill in" in capsys.readouterr().out
+
+
+def test_no_placeholder_of_any_file_escapes_the_check() -> None:
+    files = [
+        path
+        for folder in ("cluster", "jobs")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".yaml", ".json", ".txt", ".in") or path.name == "Dockerfile"
+    ]
+    assert len(files) > 40
+    for path in files:
+        lines = path.read_text().splitlines()
+        plain = [line.partition(" #")[0] for line in lines if line[:1] != "#"]
+        marks = sum(line.count("REPLACE") for line in plain)
+        assert len(list(left_to_fill_in(path))) == marks, path
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_values_of_ray_up_that_no_longer_agree(cloud: str) -> None:
+    text = (ROOT / "cluster" / f"{cloud}.yaml").read_text()
+    assert list(disagreements_of_ray_up(yaml.safe_load(text))) == []
+    more = yaml.safe_load(text.replace("max_workers: 6", "max_workers: 7"))
+    assert list(disagreements_of_ray_up(more)) == [
+        "RAYMC_CLUSTER_GROWS_TO is CPU=112,GPU=10, but worker nodes may have CPU=120,GPU=11: "
+        "write that",
+        "max_workers is 14, and those of the node types add up to 15: raise the first, or lower "
+        "the others",
+    ]
+    if cloud == "aws":
+        moved = yaml.safe_load(text.replace("region: us-west-2", "region: eu-central-1"))
+        assert list(disagreements_of_ray_up(moved)) == [
+            "provider.region is eu-central-1, and another line has us-west-2: use the same region"
+        ]
+
+
+@pytest.mark.parametrize("overlay", ["base", "overlays/spot-gpu", "overlays/cpu-only"])
+def test_values_of_a_cluster_that_no_longer_agree(overlay: str) -> None:
+    documents = build(ROOT / "cluster" / "kuberay" / overlay)
+    (spec,) = [each["spec"] for each in documents if each["kind"] == "RayCluster"]
+    assert list(disagreements_of_cluster(spec)) == []
+    spec["workerGroupSpecs"][-1]["maxReplicas"] += 1
+    (line,) = disagreements_of_cluster(spec)
+    assert line.startswith("RAYMC_CLUSTER_GROWS_TO is CPU=")
+    spec["workerGroupSpecs"][-1]["maxReplicas"] -= 1
+    spec["workerGroupSpecs"][-1]["labels"] = {"ray.io/accelerator-type": "T4"}
+    (line,) = disagreements_of_cluster(spec)
+    assert "its label ray.io/accelerator-type says T4: use the same for both" in line
 
 
 def answering(folder: Path, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
