@@ -36,6 +36,7 @@ _RESUMED = {"train", "tune", "extract", "demo", "predict", "replay"}
 _MARK = "RAYMC_COMMAND"  # in the environment of every process that a command starts
 _SAME_SIGNAL_SECONDS = 0.3  # `timeout` and shells send a signal to a process and to its group
 _SECONDS_TO_HANDLE = 1.0  # a second signal, by the handler
+_SECONDS_TO_IMPORT = 3.0
 _SECONDS_TO_KILL = 5.0
 _SECONDS_TO_SAY = 2.0
 _SHOW_CURSOR = b"\x1b[?25h"  # a live display hides it
@@ -52,7 +53,8 @@ class _State:
     seconds_to_end: float = SECONDS_TO_END
     received: float = 0.0
     failure: str = ""  # what ends it, if not a signal
-    is_lost: bool = False  # the KeyboardInterrupt was raised where Python ignores it
+    is_due: bool = False  # the KeyboardInterrupt is still to be raised
+    imitated: int = 0  # signals of our own that raise it, and that `_watch` has not heard of yet
     is_told: bool = False
     is_over: bool = False  # the command has ended, and the process is about to
     started: "set[psutil.Process]" = field(default_factory=set)
@@ -185,14 +187,15 @@ def _say_end(said: _thread.LockType) -> None:
         if os.isatty(1):
             os.write(1, _SHOW_CURSOR)
         if not _state.is_told:
-            os.write(2, f"{told()}\n".encode())
+            start = "\r" if os.isatty(2) else ""  # over the terminal's ^C
+            os.write(2, f"{start}{told()}\n".encode())
     said.release()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _state.is_lost:
-        _state.is_lost = False
-        raise KeyboardInterrupt
+    if _state.is_due:
+        _raise(frame)
+        return
     since = time.monotonic() - _state.received
     if _state.signal and since < _SAME_SIGNAL_SECONDS:
         return
@@ -205,20 +208,39 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
             os.write(2, b"\r")  # so that our line overwrites the terminal's ^C
     if is_second or _state.is_over:
         end_now()
-    raise KeyboardInterrupt
+    _raise(frame)
+
+
+def _raise(frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, but after an import: in one of torch, it would abort the process."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    was_due, _state.is_due = _state.is_due, frame is not None
+    if frame is None:
+        raise KeyboardInterrupt
+    if not was_due:
+        _thread.start_new_thread(_end_import, ())
+    _thread.start_new_thread(_raise_soon, ())
+
+
+def _end_import() -> None:
+    time.sleep(_SECONDS_TO_IMPORT)
+    if _state.is_due:
+        end_now()
 
 
 def _raise_elsewhere(usual: Callable[[Any], object], unraisable: "sys.UnraisableHookArgs") -> None:
     """Raise the KeyboardInterrupt again that came in a finaliser, where it has no effect."""
     if is_interrupted() and issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _state.is_lost = True
+        _state.is_due = True
         _thread.start_new_thread(_raise_soon, ())
     else:
         usual(unraisable)
 
 
 def _raise_soon() -> None:
-    time.sleep(0.01)  # not in the hook itself, where it would be ignored again
+    time.sleep(0.01)  # not in a finaliser's hook itself, where it would be ignored again
+    _state.imitated += 1
     _thread.interrupt_main(signal.Signals(_state.signal))
 
 
@@ -228,6 +250,9 @@ def _watch(heard: int) -> None:
     while True:
         for number in os.read(heard, 64):
             now = time.monotonic()
+            if number in SIGNALS and _state.imitated:
+                _state.imitated -= 1
+                continue
             if number not in SIGNALS or 0 < now - first < _SAME_SIGNAL_SECONDS:
                 continue
             wait = _SECONDS_TO_HANDLE if first else _state.seconds_to_end + _SECONDS_TO_HANDLE

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,18 @@ with ending_in_order():
     Freed()
     time.sleep(0.5)
     print("not reached")
+"""
+IN_AN_IMPORT = """
+import os, signal, sys, time
+from pathlib import Path
+from raymc.runtime.interruption import ending_in_order
+Path(sys.argv[1], "slow.py").write_text(
+    "import os, time; os.kill(os.getpid(), 15); time.sleep(2.0); print('whole')"
+)
+sys.path.append(sys.argv[1])
+with ending_in_order():
+    import slow
+    time.sleep(60)
 """
 IN_A_LIBRARY = """
 import ctypes, sys
@@ -76,6 +89,14 @@ def test_a_library_that_waits_for_ever_is_ended(seconds: float, signals: int) ->
     _, errors = child.communicate(timeout=60)
     assert child.returncode == 130
     assert errors == "raymc: interrupted; run the same command again to resume\n"
+
+
+def test_an_import_is_not_interrupted(tmp_path: Path) -> None:
+    """C++ code of torch that imports a module would abort on the exception."""
+    command = [sys.executable, "-c", IN_AN_IMPORT, str(tmp_path)]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "whole\n")
+    assert done.stderr == "raymc: ended by SIGTERM; run the same command again\n"
 
 
 def test_a_signal_in_a_finaliser_ends_a_command_too() -> None:

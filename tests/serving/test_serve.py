@@ -21,7 +21,10 @@ from videos import write_video
 
 import raymc
 from raymc.cli.main import main
-from raymc.evaluation.timeline import Timeline, make_timeline
+from raymc.errors import BundleError
+from raymc.evaluation.timeline import Timeline, make_timeline, window_and_stride
+from raymc.serving.labeller import Limits
+from raymc.serving.on_ray import Asked, Labelling
 from raymc.training.bundle import load_bundle
 
 TOKEN = "0123456789abcdef-and-more"
@@ -298,3 +301,10 @@ def test_a_model_of_other_features_is_refused(tiny_bundle: Path) -> None:
         True,
     )
     assert raymc.load(tiny_bundle).recipe is None
+
+
+def test_a_process_that_starts_again_serves_no_other_bundle(media_bundle: Path) -> None:
+    windows = window_and_stride(load_bundle(media_bundle), None, None)
+    asked = Asked(bundle=media_bundle, digest="another", limits=Limits(), windows=windows)
+    with pytest.raises(BundleError, match=r"holds another bundle by now: start the service anew$"):
+        Labelling(asked)
