@@ -183,10 +183,8 @@ def timeline_lines(timeline: Timeline) -> list[str]:
     """Return what a timeline is made of, what it found, and which labels it can't find."""
     count, found = len(timeline.starts), timeline.all_segments
     windows = f"{count:,} window" + ("s" if count > 1 else "")
-    lines = [
-        f"{windows} of {timeline.window_seconds:g} s, one every {timeline.stride_seconds:g} s "
-        f"({timeline.chosen})"
-    ]
+    every = f", one every {timeline.stride_seconds:g} s" if count > 1 else ""
+    lines = [f"{windows} of {timeline.window_seconds:g} s{every} ({timeline.chosen})"]
     named = dict.fromkeys(one.label for one in found)
     segments = f"{len(found):,} segment" + ("s" if len(found) != 1 else "")
     lines.append(f"{segments} of {len(named):,} of {len(timeline.labels):,} labels")

@@ -110,6 +110,16 @@ def percent(axes: "Axes", *, which: str = "y") -> None:
     axis.set_major_formatter(Percent())
 
 
+def log_counts(axes: "Axes") -> None:
+    """Give the x axis a logarithmic scale for numbers of things, with ticks at 1, 2, 5, 10, 20."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
 def percentages(shares: Sequence[float]) -> list[str]:
     """Return shares as percentages, all with the fewest decimals that round none: `97.5%`."""
     values = [100 * share for share in shares]

@@ -75,9 +75,9 @@ def review_page(
         Section("duplicates", "Duplicates", _parts(_pair_notes(review, pairs), pairs)),
         Section("next", "What to label next", _parts(_pick_notes(review), picks)),
         Section("classes", "Classes", _class_parts(review)),
-        Section("save", "Your answers", _save_parts(review, table)),
+        Section("save", "Your answers", _save_parts(review, table, every)),
     ]
-    summary = [*review_lines(review), _HOW]
+    summary = [*review_lines(review), *([_HOW] if every else [])]
     shown = Page(f"Review of {name}", summary, sections, "written by `raymc review`")
     return render_template("review.html", page=shown)
 
@@ -280,7 +280,8 @@ def _parts(notes: Sequence[str], cards: Sequence[Mapping[str, Any]]) -> list[Par
 
 def _label_notes(review: Review, cards: Sequence[object]) -> list[str]:
     if not review.doubts:
-        return ["No label looks wrong."]
+        rest = ", as far as they can be judged" if review.unjudged else ""
+        return [f"No label looks wrong{rest}."]
     notes = [
         f"{review.models} models were trained for {review.epochs} epochs each. Each judged the "
         "clips of videos that it had not seen. These are the labels that they contradict most, the "
@@ -371,8 +372,9 @@ def _figure(review: Review) -> Iterator[Figure]:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for one in shown[:CURVES_DRAWN]:
-            axes.plot(one.sizes, one.precision, marker="o", label=drawing.short(one.label))
-        axes.set_xscale("log")
+            points = [point for point in zip(one.sizes, one.precision) if point[0] >= 1]
+            axes.plot(*zip(*points), marker="o", label=drawing.short(one.label))
+        drawing.log_counts(axes)
         axes.set_xlabel("clips with the class that were trained on")
         axes.set_ylabel("average precision")
         axes.set_ylim(0, 1)
@@ -384,19 +386,25 @@ def _figure(review: Review) -> Iterator[Figure]:
     yield Figure(svg, f"{which} with the most to gain from more examples.")
 
 
-def _save_parts(review: Review, table: _Rows) -> list[Part]:
+def _save_parts(review: Review, table: _Rows, cards: Sequence[object]) -> list[Part]:
     has_paths = "path" in table.columns
-    told = (
-        f"{CORRECTED} has all clips of the dataset, with your corrections, and the new clips that "
-        "you labelled. Make a dataset of it, and train again:"
-        if has_paths
-        else f"{CORRECTED} has the ids, labels and splits of all clips, with your corrections. "
-        "This dataset was not made of videos, so correct the labels where it came from."
-    )
-    command = extract_command(review) if has_paths else ""
+    if not cards:
+        told = "There is nothing to answer."
+    elif has_paths:
+        told = (
+            f"{CORRECTED} has all clips of the dataset, with your corrections, and the new clips "
+            "that you labelled. Make a dataset of it, and train again:"
+        )
+    else:
+        told = (
+            f"{CORRECTED} has the ids, labels and splits of all clips, with your corrections. This "
+            "dataset was not made of videos, so correct the labels where it came from."
+        )
+    command = extract_command(review) if has_paths and cards else ""
     bar = render_template(
         "review_bar.html",
         vocabulary=review.bundle.vocabulary.names,
         data=table.to_json(),
+        cards=cards,
     )
     return [Note(told), *([Note(command)] if command else []), Block(Markup(bar))]

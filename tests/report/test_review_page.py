@@ -157,6 +157,7 @@ def page(found: Review, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_loads_nothing_and_escapes_texts(page: Path, found: Review) -> None:
     seen = Seen(page.read_text("utf-8"))
     assert seen.loaded == []
+    assert "mathdefault" not in seen.all_text()  # a tick that matplotlib has set as a formula
     assert seen.tags.count("img") == 3 * 6  # frames of each clip, once a card
     assert "bold" not in "".join(seen.text.get("b", []))
     assert "lessons <i>x</i>" in seen.all_text()

@@ -322,7 +322,8 @@ def _doubt_line(review: Review) -> str:
     given = sum(one.is_given for one in review.doubts)
     clips = len({one.row for one in review.doubts})
     if not clips:
-        return f"No label of {len(review.clips):,} clips looks wrong."
+        rest = ", as far as they can be judged" if review.unjudged else ""
+        return f"No label of {len(review.clips):,} clips looks wrong{rest}."
     return (
         f"{len(review.doubts):,} labels look wrong, in {clips:,} of {len(review.clips):,} clips: "
         f"{given:,} that are given, and {len(review.doubts) - given:,} that seem to be missing."
