@@ -165,6 +165,27 @@ def make_grid_table(clips: Path, table: Path) -> None:
     write_table(clips, table)
 
 
+@bench.command("long-tail")
+@click.argument("folder", type=PATH)
+@click.option("--classes", type=click.IntRange(min=2), default=300, help="Labels.  [default: 300]")
+@click.option(
+    "--clips",
+    type=click.IntRange(min=2),
+    default=1200,
+    help="Clips to train on, as many for the test and half as many for val.  [default: 1200]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed.  [default: 0]")
+def make_long_tail(folder: Path, classes: int, clips: int, seed: int) -> None:
+    """Write made-up clips of many classes, most of them rare.
+
+    For jobs/configs/accuracy/long-tail.yaml.
+    """
+    from jobs.bench.long_tail import LongTail, long_tail
+    from raymc.formats.recipe import make_dataset
+
+    make_dataset(long_tail(LongTail(classes=classes, clips=clips, seed=seed)), str(folder))
+
+
 def run_all(given: Mapping[str, Sequence[str]], out: Path, console: Any) -> list[str]:
     """Run benchmarks briefly, each in its own process, and join their pages.
 
