@@ -94,7 +94,7 @@ class NewClass:
         """Return what to say about it."""
         clips = f"{self.clips} clip{'s' * (self.clips != 1)}"
         videos = f" of {self.videos} videos" if 1 < self.videos < self.clips else ""
-        found = [f"{self.name!r} was added from {clips}{videos}; the other labels are as before"]
+        found = [f"'{self.name}' was added from {clips}{videos}; the other labels are as before"]
         if self.others:
             found.append(
                 f"measured beside {self.others:,} clips without it, {self.of_others}; each video's "

@@ -57,6 +57,7 @@ class _State:
     imitated: int = 0  # signals of our own that raise it, and that `_watch` has not heard of yet
     is_told: bool = False
     is_over: bool = False  # the command has ended, and the process is about to
+    is_ending: bool = False  # at once, whatever comes
     started: "set[psutil.Process]" = field(default_factory=set)
 
 
@@ -158,6 +159,7 @@ def told(advice: str = "", *, command: str | None = None) -> str:
 
 def end_now() -> None:
     """End this process and all that it has started, without any cleanup."""
+    _state.is_ending = True
     said = _thread.allocate_lock()
     said.acquire()
     _thread.start_new_thread(_say_end, (said,))
@@ -193,6 +195,8 @@ def _say_end(said: _thread.LockType) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _state.is_ending:
+        return
     if _state.is_due:
         _raise(frame)
         return
