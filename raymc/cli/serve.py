@@ -51,6 +51,12 @@ from raymc.errors import ResourceError
     show_default=True,
     help="Videos that each of them decodes at a time.",
 )
+@click.option(
+    "--videos",
+    multiple=True,
+    metavar="PLACE",
+    help="Folder or address below which clients may name videos, in place of sending them.",
+)
 @click.option("--window", type=float, help="Seconds of a window; by default as in training.")
 @click.option("--stride", type=float, help="Seconds from a window to the next.")
 @on_device
@@ -65,6 +71,7 @@ def serve(
     queue: int,
     replicas: int,
     decoders: int,
+    videos: tuple[str, ...],
     window: float | None,
     stride: float | None,
     device: str,
@@ -77,10 +84,11 @@ def serve(
     SIGTERM end it after the videos that it has.
     """
     folder = load_config(None, overrides).run.folder
-    from raymc.serving.access import check_host, read_token
+    from raymc.serving.access import check_host, check_places, read_token
 
     console, token = make_console(), read_token(Path(token_file) if token_file else None)
     check_host(host, token)
+    places = check_places(videos)
     # What is wrong with the model is said before Ray is imported, which takes seconds.
     from raymc.cli.compare import name_of
     from raymc.evaluation.media import plan_of
@@ -100,7 +108,12 @@ def serve(
         raise ResourceError(
             f"{error.name} isn't installed; raymc serve needs it: pip install 'raymc[serve]'"
         ) from error
-    limits = Limits(upload_bytes=int(max_mb * 2**20), video_seconds=60 * max_minutes, waiting=queue)
+    limits = Limits(
+        upload_bytes=int(max_mb * 2**20),
+        video_seconds=60 * max_minutes,
+        waiting=queue,
+        places=places,
+    )
     asked = Asked(
         bundle=bundle.folder.absolute(),
         digest=bundle.digest,

@@ -1,8 +1,10 @@
-"""Who may ask a service: users of this machine, or whoever has its token."""
+"""Who may ask a service: users of this machine, or whoever has its token; and what it may open."""
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from raymc.errors import ConfigError
 
@@ -54,3 +56,38 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_places(places: Sequence[str]) -> tuple[str, ...]:
+    """Return the places whose videos clients may name; each ends with a slash.
+
+    Raises:
+        ConfigError: One is neither a folder nor an address without options.
+    """
+    checked = []
+    for place in places:
+        if "://" in place:
+            if place.startswith("file://") or any(mark in place for mark in _OPTIONS):
+                raise ConfigError(f"--videos {place}: name a folder, or an address without options")
+            checked.append(f"{place.rstrip('/')}/")
+        elif os.path.isdir(place):
+            checked.append(f"{os.path.realpath(place).rstrip('/')}/")
+        else:
+            raise ConfigError(f"--videos {place}: there is no such folder")
+    return tuple(checked)
+
+
+_OPTIONS = ("?", "#", "::", "\\")  # by which an address may lead elsewhere
+
+
+def is_below(address: str, places: Sequence[str]) -> bool:
+    """Whether an address is below one of the checked places, and leads nowhere else.
+
+    A local path has to be absolute; its links are followed before it is compared.
+    """
+    if "://" not in address:
+        real = os.path.realpath(address)
+        return os.path.isabs(address) and any(real.startswith(x) for x in places if "://" not in x)
+    is_plain = address.isprintable() and not any(mark in address for mark in _OPTIONS)
+    goes_up = ".." in unquote(address).split("/")
+    return is_plain and not goes_up and any(address.startswith(x) for x in places if "://" in x)

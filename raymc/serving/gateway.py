@@ -25,11 +25,13 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
 import raymc
-from raymc.errors import first_line
+from raymc.data.storage import exists, open_address, reaching
+from raymc.errors import DataError, first_line
 from raymc.evaluation.timeline import Timeline
 from raymc.evaluation.timeline_files import as_json
 from raymc.report.service import api_page, drop_page
 from raymc.report.timeline import timeline_page
+from raymc.serving.access import is_below
 from raymc.serving.labeller import FullError, Limits, Refusal
 
 Label = Callable[[str], Awaitable[Timeline | Refusal]]
@@ -155,6 +157,13 @@ def make_app(
         request: Request,
         name: Annotated[str, Query(description="Name of the file, for the answer.")] = "",
         windows: Annotated[bool, Query(description="Answer with all windows, too.")] = False,
+        address: Annotated[
+            str,
+            Query(
+                description="Address or path of a video, in place of a body; only below the places "
+                "that the service was started with."
+            ),
+        ] = "",
         page: Annotated[
             str,
             Query(description="Answer with a page, on which the video has this blob: address."),
@@ -169,7 +178,8 @@ def make_app(
         inside += 1
         began = asyncio.get_running_loop().time()
         try:
-            async with _uploaded(request, limits, name) as (file, shown):
+            received = _fetched(address, limits) if address else _uploaded(request, limits, name)
+            async with received as (file, shown):
                 found = await label(str(file))
         except FullError:
             raise _busy() from None
@@ -192,8 +202,7 @@ def make_app(
 
 
 _BODY = {
-    "required": True,
-    "description": "The file itself, or a form with one file.",
+    "description": "The file itself, or a form with one file; none if `address` names one.",
     "content": {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
@@ -209,9 +218,11 @@ _BODY = {
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "There is no video in the request."},
     401: {"description": "The token is missing or wrong."},
+    403: {"description": "The service opens no such address."},
     408: {"description": "The upload has stopped."},
     413: {"description": "The video is too large or too long."},
     422: {"description": "The video can't be read."},
+    504: {"description": "The video did not arrive from its address in time."},
     503: {"description": "Too many videos wait. Try again after the seconds in Retry-After."},
 }
 
@@ -270,6 +281,38 @@ async def _uploaded(request: Request, limits: Limits, name: str) -> AsyncIterato
         yield Path(file), _clean(name or shown)
     finally:
         Path(file).unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _fetched(address: str, limits: Limits) -> AsyncIterator[tuple[Path, str]]:
+    """Copy the video of an address to a file that is deleted at the end; also yields its name."""
+    if not is_below(address, limits.places):
+        raise HTTPException(403, "this service opens no such address")
+    handle, file = tempfile.mkstemp(prefix="raymc-upload-")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            copying = asyncio.to_thread(_copy, address, limits, out)
+            try:
+                await asyncio.wait_for(copying, limits.fetch_seconds)
+            except TimeoutError:
+                raise HTTPException(504, "the video did not arrive in time") from None
+            except DataError as error:
+                raise HTTPException(422, str(error)) from None
+        yield Path(file), _clean(address)
+    finally:
+        Path(file).unlink(missing_ok=True)
+
+
+def _copy(address: str, limits: Limits, out: Any) -> None:
+    filesystem, path = open_address(address)
+    with reaching(address):
+        if not exists(filesystem, path):
+            raise DataError(f"{address}: there is no such file")
+        with filesystem.open_input_stream(path) as video:
+            while chunk := video.read(_DISCARDED_BYTES):
+                out.write(chunk)
+                if out.tell() > limits.upload_bytes:
+                    raise _too_large(limits)
 
 
 _FORM_BYTES = 64 << 10  # of a form, beside its file

@@ -27,12 +27,17 @@ class Limits:
         video_seconds: The longest.
         waiting: Videos that wait while others are done; more are refused.
         upload_idle_seconds: An upload that sends nothing for so long is given up.
+        places: Where videos may be that clients name by their address, as `check_places` returns
+            them; none: clients have to send their videos.
+        fetch_seconds: Such a video that takes longer to arrive is given up.
     """
 
     upload_bytes: int = 512 << 20
     video_seconds: float = 3600.0
     waiting: int = 16
     upload_idle_seconds: float = 60.0
+    places: tuple[str, ...] = ()
+    fetch_seconds: float = 300.0
 
 
 class FullError(Exception):
