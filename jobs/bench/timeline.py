@@ -52,6 +52,7 @@ SIDE, FPS, SAMPLE_RATE_HZ = 32, 5, 8000
 GAP_SECONDS, EVENT_SECONDS = (1.0, 5.0), (2.0, 8.0)
 LEAST_SHARE = 0.25  # of a window that a label must fill to be one of its labels
 IOUS = (0.5, 0.3, 0.7)
+_COUNTS = {"train": 16, "val": 8, "test": 8}  # lessons of a minute
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -60,14 +61,16 @@ class Settings:
 
     seeds: int = Field(default=3, ge=1, description="How often lessons and models are made.")
     first_seed: int = Field(default=0, ge=0, description="Of these.")
-    train: int = Field(default=16, ge=2, description="Lessons of a minute for training.")
-    val: int = Field(default=8, ge=2, description="For thresholds and probabilities.")
-    test: int = Field(default=8, ge=2, description="In which segments are found.")
+    train: int | None = Field(
+        default=None, ge=2, description="Lessons for training; by default 16, or all of `lessons`."
+    )
+    val: int | None = Field(default=None, ge=2, description="For thresholds; 8, or all.")
+    test: int | None = Field(default=None, ge=2, description="In which segments are found.")
     window: float = Field(default=2.0, gt=0, description="Seconds of a window.")
     lessons: str = Field(
         default="",
-        description="Folder that `raymc data lessons` has written, in place of digits; all of its "
-        "lessons are used, and only training differs by seed.",
+        description="Folder that `raymc data lessons` has written, in place of digits; then only "
+        "training differs by seed.",
     )
     epochs: int = Field(default=10, ge=1, description="Of training.")
     split: Literal["val", "test"] = Field(default="test", description="Whose segments are judged.")
@@ -177,7 +180,10 @@ def mean_ap(judged: Sequence[Timeline], lessons: Sequence[Lesson], iou: float) -
 def _timelines(folder: Path, settings: Settings, seed: int) -> tuple[list[Timeline], list[Lesson]]:
     """Make lessons or take those there are, train on some, and return the timelines of others."""
     if settings.lessons:
-        lessons = read_lessons(Path(settings.lessons), folder / "videos")
+        lessons = {
+            split: some[: getattr(settings, split)]
+            for split, some in read_lessons(Path(settings.lessons), folder / "videos").items()
+        }
         features: dict[str, Any] = {"text": AUTO, "text_interval_seconds": 2.0}
     else:
         folder = folder / str(seed)
@@ -197,7 +203,7 @@ def _made_lessons(folder: Path, settings: Settings, seed: int) -> dict[str, list
     tones, lessons = draw_tones(seed), dict[str, list[Lesson]]()
     folder.mkdir()
     for place, split in enumerate(("train", "val", "test")):
-        count = getattr(settings, split)
+        count = getattr(settings, split) or _COUNTS[split]
         rng = np.random.default_rng([seed, place])
         files = (folder / f"{split}-{i}.mp4" for i in range(count))
         lessons[split] = [write_lesson(file, split, tones, rng) for file in files]

@@ -142,13 +142,16 @@ def make_app(
     def docs() -> str:
         return api_page(app.openapi())
 
-    @app.get("/health", summary="Whether the service is there.")
+    @app.get(
+        "/health", summary="Whether the service is there.", response_description="It is there."
+    )
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.post(
         "/timeline",
         summary="Labels of a video over time.",
+        response_description="The labels.",
         response_model=Answer,
         responses=_REFUSALS,
         openapi_extra={"requestBody": _BODY},
@@ -202,7 +205,7 @@ def make_app(
 
 
 _BODY = {
-    "description": "The file itself, or a form with one file; none if `address` names one.",
+    "description": "The file itself, or a form with one file; none if the address names a video.",
     "content": {
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
@@ -222,8 +225,8 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     408: {"description": "The upload has stopped."},
     413: {"description": "The video is too large or too long."},
     422: {"description": "The video can't be read."},
-    504: {"description": "The video did not arrive from its address in time."},
     503: {"description": "Too many videos wait. Try again after the seconds in Retry-After."},
+    504: {"description": "The video did not arrive from its address in time."},
 }
 
 
