@@ -7,6 +7,7 @@ Axes: N clips, C classes.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
+from jobs.bench.groups import GROUPS, group_precision
 from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, LossName, load, override
 from raymc.data.feed.feed import Feeds
+from raymc.data.feed.shared import with_modalities
 from raymc.data.labels import label_counts
 from raymc.evaluation.review.out_of_fold import Clips, feed_of_rows, read_clips_of
 from raymc.events import EpochEnded
@@ -49,6 +52,7 @@ class Settings:
         default=(1, 5, 20, ALL), description=f"Clips of each class, at least; {ALL}: all there are."
     )
     seeds: int = Field(default=3, ge=1, description="How often clips are drawn.")
+    groups: Mapping[str, str] = GROUPS
 
 
 def bench_shots(console: Console, settings: Settings, *, out: Path | None = None) -> None:
@@ -56,14 +60,16 @@ def bench_shots(console: Console, settings: Settings, *, out: Path | None = None
     torch.set_num_threads(1)
     config = load(settings.config, settings.overrides)
     splits = (config.data.train, config.data.val, config.data.test)
-    clips = read_clips_of(prepare_dataset(config), splits)
+    dataset = prepare_dataset(config)
+    manifest = with_modalities(dataset.manifest, config.data.modalities)
+    clips = read_clips_of(replace(dataset, manifest=manifest), splits)
     lines = []
     for count in settings.clips:
         for loss in settings.losses:
             line = Measurement(loss, {"clips": count})
             for seed in range(settings.seeds):
                 given = override(config, {"loss.name": loss, "train.seed": seed})
-                line.add(**_kept(given, clips, count, out))
+                line.add(**_kept(given, clips, count, settings.groups, out))
             lines.append(line)
             console.print(f"{_clips(line)}: {loss} done", style="dim")
     columns: Columns = {
@@ -73,6 +79,7 @@ def bench_shots(console: Console, settings: Settings, *, out: Path | None = None
         "mAP": lambda m: plus_minus(m["mAP"]),
         "R@80": lambda m: plus_minus(m["R80"]),
         "micro-AP": lambda m: plus_minus(m["micro_AP"]),
+        **{name: lambda m, name=name: plus_minus(m[name]) for name in settings.groups},
     }
     text = f"`{config.data.test}` of `{config.data.path}`, {settings.seeds} seeds.\n\n"
     publish("Shots", text + table(columns, lines), lines, console, out)
@@ -82,20 +89,24 @@ def _clips(line: Measurement) -> str:
     return "all" if line.case["clips"] == ALL else str(line.case["clips"])
 
 
-def _kept(config: Config, clips: Clips, count: int, out: Path | None) -> dict[str, float]:
+def _kept(
+    config: Config, clips: Clips, count: int, groups: Mapping[str, str], out: Path | None
+) -> dict[str, float]:
     """Return a model's figures, as kept or new."""
     name = f"shots-{config.loss.name}-{count}-{config.train.seed}.json"
     file = out / name if out else None
     if file is not None and file.exists():
         return json.loads(file.read_text())
-    figures = train_and_test(config, clips, count)
+    figures = train_and_test(config, clips, count, groups)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(figures, indent=1))
     return figures
 
 
-def train_and_test(config: Config, clips: Clips, count: int) -> dict[str, float]:
+def train_and_test(
+    config: Config, clips: Clips, count: int, groups: Mapping[str, str]
+) -> dict[str, float]:
     """Train on some clips of each class; return what the model scores on the test split."""
     splits = np.array(clips.splits)
     train, val, test = (
@@ -125,6 +136,7 @@ def train_and_test(config: Config, clips: Clips, count: int) -> dict[str, float]
     found = predict(model, feed_of_rows(clips, test, config), device=CPU)
     scores = evaluate_scores(found.scores, found.labels, found.observed)
     shown = {"mAP": scores.mAP, "R80": scores.R80, "micro_AP": scores.micro_AP}
+    shown |= group_precision(scores.per_class_AP, groups, manifest.vocabulary)
     return {"rows": len(train)} | {name: 100 * value for name, value in shown.items()}
 
 

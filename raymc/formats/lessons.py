@@ -119,7 +119,7 @@ def lessons(config: LessonsConfig) -> DatasetRecipe:
     rate_hz = 1 / _TEXT_SECONDS
     encoders = {
         "visual": visual_encoder("patches", fps=1.0),
-        "audio": audio_encoder("logmel"),
+        "audio": audio_encoder("logmel", rate_hz=2.5),
         "speech": text_encoder("words", rate_hz=rate_hz),
         "screen": text_encoder("words", rate_hz=rate_hz),
     }
