@@ -1,16 +1,17 @@
 """Clusters of several nodes on this machine: they grow, shrink, lose nodes, and leave nothing."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
-from commands import ROOT
 from sockets import LOOPBACK, addresses_of
 
+from cluster import local
 from cluster.local import FAKE_GPU, LocalCluster, Shape
 from cluster.processes import marked, wait_until
 from raymc.config import Config, override, to_dict
@@ -51,8 +52,10 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
     own.wait()
 
 
-def test_fixed_nodes_come_are_drained_and_die() -> None:
-    with LocalCluster(Shape(head_cpus=1, gpu_nodes=(1, 1))) as cluster:
+def test_fixed_nodes_come_are_drained_and_die_and_need_the_token() -> None:
+    token = "the-token-of-this-test"
+    with LocalCluster(Shape(head_cpus=1, gpu_nodes=(1, 1), token=token)) as cluster:
+        assert [answer(cluster.dashboard, each) for each in ("", "wrong", token)] == [401, 403, 200]
         (first,) = cluster.nodes
         second = cluster.add_node(labels={"ray.io/market-type": "spot"})
         alive = {node["node_id"]: node for node in cluster.alive()}
@@ -67,17 +70,39 @@ def test_fixed_nodes_come_are_drained_and_die() -> None:
         )
 
 
-def test_the_command_line_runs_a_command_and_needs_the_token() -> None:
-    told = (
-        "import os, urllib.request, urllib.error\n"
-        "url = os.environ['RAY_API_SERVER_ADDRESS'] + '/api/jobs/'\n"
-        "for token in (None, 'wrong', os.environ['RAY_AUTH_TOKEN']):\n"
-        "    request = urllib.request.Request(url)\n"
-        "    token and request.add_header('Authorization', 'Bearer ' + token)\n"
-        "    try: print(urllib.request.urlopen(request).status)\n"
-        "    except urllib.error.HTTPError as error: print(error.code)\n"
-    )
-    command = [sys.executable, "-m", "cluster.local", "--token", "--head-cpus", "1", "--"]
-    command += [sys.executable, "-c", told]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert re.findall(r"^\d+$", done.stdout, re.MULTILINE) == ["401", "403", "200"], done.stderr
+def answer(dashboard: str, token: str) -> int:
+    """Return what the dashboard answers to someone with a token, or without one."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urlopen(Request(f"{dashboard}/api/jobs/", headers=headers)) as found:
+            return found.status
+    except HTTPError as error:
+        return error.code
+
+
+def test_the_command_line_runs_a_command_on_the_cluster_that_it_describes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[Shape] = []
+
+    class Cluster(LocalCluster):
+        """Starts nothing; its commands run all the same."""
+
+        address = dashboard = "127.0.0.1:1"
+        folder = Path("/tmp")
+
+        def __enter__(self) -> "Cluster":
+            started.append(self.shape)
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            started.append(self.shape)
+
+    told = "import os; raise SystemExit(len(os.environ['RAY_AUTH_TOKEN']))"
+    words = ["--token", "--head-cpus", "1", "--gpu-nodes", "0:2", "--", sys.executable, "-c", told]
+    monkeypatch.setattr(local, "LocalCluster", Cluster)
+    monkeypatch.setattr(local, "end_in_order", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["local", *words])
+    assert local.main() == 64
+    shape, ended = started
+    assert shape == ended == Shape(head_cpus=1, gpu_nodes=(0, 2), token=shape.token)
