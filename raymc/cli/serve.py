@@ -1,11 +1,18 @@
 """`raymc serve`: a model as a service, with a page to drop a video on."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from raymc.cli.options import load_config, make_console, on_device, overridable
 from raymc.errors import ResourceError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from raymc.training.bundle import Bundle
 
 
 @click.command()
@@ -61,20 +68,7 @@ from raymc.errors import ResourceError
 @click.option("--stride", type=float, help="Seconds from a window to the next.")
 @on_device
 def serve(
-    run: str,
-    overrides: tuple[str, ...],
-    host: str,
-    port: int,
-    token_file: str | None,
-    max_mb: float,
-    max_minutes: float,
-    queue: int,
-    replicas: int,
-    decoders: int,
-    videos: tuple[str, ...],
-    window: float | None,
-    stride: float | None,
-    device: str,
+    run: str, overrides: tuple[str, ...], token_file: str | None, host: str, **given: Any
 ) -> None:
     """Serve a model over HTTP: a video in, its labels over time out.
 
@@ -86,18 +80,43 @@ def serve(
     folder = load_config(None, overrides).run.folder
     from raymc.serving.access import check_host, check_places, read_token
 
-    console, token = make_console(), read_token(Path(token_file) if token_file else None)
+    token = read_token(Path(token_file) if token_file else None)
     check_host(host, token)
-    places = check_places(videos)
-    # What is wrong with the model is said before Ray is imported, which takes seconds.
-    from raymc.cli.compare import name_of
-    from raymc.evaluation.media import plan_of
-    from raymc.evaluation.timeline import window_and_stride
-    from raymc.terminal import print_line
+    check_places(given["videos"])
     from raymc.training.bundle import load_bundle
     from raymc.training.runs import find_bundle
 
     bundle = load_bundle(find_bundle(run, folder))
+    run_serve(bundle, make_console(), token=token, host=host, **given)
+
+
+def run_serve(
+    bundle: "Bundle",
+    console: "Console",
+    *,
+    host: str,
+    port: int,
+    token: str,
+    max_mb: float,
+    max_minutes: float,
+    queue: int,
+    replicas: int,
+    decoders: int,
+    videos: Sequence[str],
+    window: float | None,
+    stride: float | None,
+    device: str,
+) -> None:
+    """Serve a model until a signal comes, which this raises as KeyboardInterrupt at the end."""
+    # What is wrong with the model is said before Ray is imported, which takes seconds.
+    from raymc.cli.compare import name_of
+    from raymc.evaluation.media import plan_of
+    from raymc.evaluation.timeline import window_and_stride
+    from raymc.serving.access import check_host, check_places
+    from raymc.terminal import print_line
+
+    check_host(host, token)
+    places = check_places(videos)
     plan_of(bundle)
     windows = window_and_stride(bundle, window, stride)
     try:

@@ -21,7 +21,7 @@ from videos import write_video
 
 import raymc
 from raymc.cli.main import main
-from raymc.errors import BundleError
+from raymc.errors import BundleError, ConfigError
 from raymc.evaluation.timeline import Timeline, make_timeline, window_and_stride
 from raymc.serving.labeller import Limits
 from raymc.serving.on_ray import Asked, Labelling
@@ -292,6 +292,24 @@ def test_what_is_wrong_is_said_before_anything_starts(
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+def test_from_python(media_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def serve(one: Any, **given: Any) -> None:
+        asked.append((one, given))
+
+    monkeypatch.setattr("raymc.serving.run.run_service", serve)
+    model = load_bundle(media_bundle)
+    raymc.serve(model, port=0, videos=[tmp_path], max_mb=1.0, queue=3, show=False)
+    ((one, given),) = asked
+    assert (one.bundle, one.digest) == (media_bundle.absolute(), model.digest)
+    assert (one.limits.upload_bytes, one.limits.waiting) == (2**20, 3)
+    assert one.limits.places == (f"{tmp_path.resolve()}/",)
+    assert (given["host"], given["port"], given["labels"]) == ("127.0.0.1", 0, 2)
+    with pytest.raises(ConfigError, match="can be reached by others"):
+        raymc.serve(model, host="0.0.0.0")
 
 
 def test_a_model_of_other_features_is_refused(tiny_bundle: Path) -> None:
