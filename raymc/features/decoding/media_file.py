@@ -42,6 +42,8 @@ _MEASURED_FORMATS = _SEEKING_FORMATS | {"avi"}
 _UNORDERED_FORMATS = {"avi", "asf", "mxf"}
 _GUESSED_FORMATS = {"mpeg", "mpegts"}
 _CUT = "a packet is cut or damaged"
+# In Ogg each of several joined recordings has headers, which FFmpeg hands on as if pictures.
+_OGG_HEADERS = (b"OVP80", b"\x80theora", b"\x81theora", b"\x82theora")
 _KINDS: tuple[Literal["video", "audio"], ...] = ("video", "audio")
 _Streams = Sequence[VideoStream | AudioStream]
 
@@ -83,6 +85,7 @@ class MediaFile:
         formats = set(container.format.name.split(","))
         # Others number packets, or time them, in the order of decoding.
         self._is_numbered = "avi" in formats
+        self._is_ogg = "ogg" in formats
         self.is_ordered = not formats & _UNORDERED_FORMATS
         self._is_late = "matroska" in formats and origin_seconds > 0
         self._is_measured = bool(_MEASURED_FORMATS & formats) and not self._is_late
@@ -186,6 +189,8 @@ class MediaFile:
                 self._note(trouble)
             if packet is None or (packet.size == 0 and packet.dts is None):
                 return  # av ends with an empty packet for each stream
+            if self._is_ogg and bytes(memoryview(packet)[:7]).startswith(_OGG_HEADERS):
+                continue
             if packet.is_corrupt and not self._can_be_joined:
                 self._note(_CUT)
             if self._is_numbered and self.video and packet.stream_index == self.video.index:
