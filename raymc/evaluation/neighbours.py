@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,11 +95,11 @@ def embed_clips(
             written.
     """
     bundle.check_dataset(dataset.manifest)
-    dataset.verify(split)
     shards = dataset.split(split)
     every = -(-sum(shard.rows for shard in shards) // MOST_CLIPS)
     names = bundle.columns_in(dataset.manifest)
     taken = shards[:: max(1, every)]
+    replace(dataset, manifest=replace(dataset.manifest, splits={split: tuple(taken)})).verify(split)
     tables, embeddings, done = [], [], 0
     for shard in taken:
         table = read_shard(dataset, shard, ["id", "labels", *names], optional=_PLACE)

@@ -250,8 +250,8 @@ def _check_media(
 ) -> frozenset[str]:
     """Check that media and weights are those with which the dataset was begun, or note them.
 
-    Of a file its size and the time of its last change count, or the version that its server names,
-    and its digest if the table has one; so do those of the text beside it.
+    Of a file its size, the time of its last change and a sample of its bytes count, or the version
+    that its server names, and its digest if the table has one; so do those of the text beside it.
 
     Returns:
         The paths of files that had failed and were replaced, and so are to be read again.

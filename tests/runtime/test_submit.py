@@ -490,9 +490,8 @@ def test_the_same_name_goes_on_where_it_stopped(
 
     again = ["raymc", "logs", "lesson", "--follow", "--address", head.address]
     for number, in_terminal, words in (
-        (signal.SIGINT, False, [*submit, "--follow"]),
-        (signal.SIGTERM, True, again[1:]),
-        (signal.SIGINT, True, again[1:]),
+        (signal.SIGINT, True, [*submit, "--follow"]),
+        (signal.SIGTERM, False, again[1:]),
     ):
         log = tmp_path / f"{number}-{in_terminal}.log"
         with interruptible(
