@@ -12,6 +12,7 @@ _START_CODE = b"\0\0\1"
 _SEQUENCE, _PICTURE = b"\0\0\1\xb3", b"\0\0\1\0"  # of MPEG-1 and -2
 _INTRA = 1  # the type of an MPEG-1 or -2 picture
 _H264_SLICES, _H264_ENTRIES, _H264_PARAMETERS = {1, 2, 5}, {5}, {7, 8, 13, 15}
+_HEVC_LEADING = {8, 9}  # refer to pictures before the key frame, and none after it to them
 _HEVC_SLICES, _HEVC_ENTRIES, _HEVC_PARAMETERS = set(range(32)), set(range(16, 22)), {32, 33, 34}
 # Their key frames forget all that was before; whether it is one, the decoded frame says.
 _BY_FLAG = {"vp8", "vp9", "av1"}
@@ -49,6 +50,12 @@ class EntryPoints:
         at = data.find(_PICTURE)
         is_intra = 0 <= at < len(data) - 5 and data[at + 5] >> 3 & 7 == _INTRA
         return data.startswith(_SEQUENCE) and is_intra
+
+    def is_leading(self, packet: Packet) -> bool:
+        """Whether a packet of HEVC can't be decoded where decoding begins at its key frame."""
+        if self._name != "hevc":
+            return False
+        return {kind for kind, _ in self._units(bytes(packet))} & _HEVC_SLICES <= _HEVC_LEADING
 
     def parameters(self, packet: Packet) -> set[bytes]:
         """The parameters in a packet that hold for later ones until they are given anew."""

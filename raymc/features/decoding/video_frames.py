@@ -242,12 +242,16 @@ class VideoFrames:
         except FAULTS as error:
             frames, trouble = [], reason(error)
             self._errors += 1
-        if trouble:
+        if trouble and not self._is_cut_off(packet):
             if self._entry is not None:
                 raise UnprovenError
             self.display.distrust(tick, trouble)
         for frame in frames:
             self._take(frame)
+
+    def _is_cut_off(self, packet: Packet | None) -> bool:
+        """Whether an edit leaves out a picture which it has cut off from those it refers to."""
+        return packet is not None and packet.is_discard and self._entries.is_leading(packet)
 
     def _take(self, frame: VideoFrame) -> None:
         if self._entry is not None:
