@@ -48,6 +48,11 @@ class Evaluation(NamedTuple):
     metrics: pd.Series
     labels: pd.DataFrame
 
+    def __repr__(self) -> str:
+        """Return the main metrics."""
+        main = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("mAP", "R80"))
+        return f"Evaluation({main}; {len(self.labels):,} labels)"
+
 
 def extract(
     source: str | Path, out: str | Path, *, settings: Settings | None = None, show: bool = False

@@ -50,8 +50,11 @@ BEST = ("label", "probability")
 
 
 def test_an_evaluation_has_metrics_and_labels(model: Bundle, tiny_path: Path) -> None:
-    metrics, labels = raymc.evaluate(model, tiny_path, split="val")
+    evaluation = raymc.evaluate(model, tiny_path, split="val")
+    metrics, labels = evaluation
     assert isinstance(metrics, pd.Series)
+    told = f"mAP {metrics['mAP']:.3f}, R80 {metrics['R80']:.3f}"
+    assert repr(evaluation) == f"Evaluation({told}; {len(labels)} labels)"
     assert labels["label"].tolist() == list(LABELS)
     assert metrics["mAP"] == pytest.approx(np.nanmean(labels["AP"]))
     given = labels[np.isfinite(labels["threshold"])]

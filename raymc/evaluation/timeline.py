@@ -91,8 +91,9 @@ class Timeline:
 
     def __repr__(self) -> str:
         """Return what it is of, and how much."""
-        found = len(self.all_segments)
-        return f"Timeline({self.path!r}: {len(self.starts):,} windows, {found:,} segments)"
+        windows, found = len(self.starts), len(self.all_segments)
+        counted = f"{windows:,} window{'s' * (windows != 1)}, {found:,} segment{'s' * (found != 1)}"
+        return f"Timeline({self.path!r}: {counted})"
 
     @property
     def seconds(self) -> float:

@@ -74,7 +74,7 @@ class Candidates:
         return len(self.places)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Review:
     """What a review has found.
 
@@ -103,6 +103,16 @@ class Review:
     candidates: Candidates
     picks: Sequence[Pick]
     curves: Sequence[Curve]
+
+    def __repr__(self) -> str:
+        """Return of what it is, and how much was found."""
+        found = {
+            "labels that look wrong": self.doubts,
+            "pairs of duplicates": self.pairs,
+            "clips to label next": self.picks,
+        }
+        told = ", ".join(f"{len(some):,} {name}" for name, some in found.items())
+        return f"Review({self.clips.dataset.path!r}: {len(self.clips):,} clips, {told})"
 
     def place(self, row: int) -> dict[str, Any]:
         """Return a clip's `id`, `split`, and its `path`, `start` and `end` where they are known."""

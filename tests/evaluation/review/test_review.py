@@ -291,6 +291,8 @@ def test_picks_are_unsure_and_far_apart() -> None:
 def test_clips_without_labels_are_offered(
     found: review.Review, model: Bundle, data: Dataset, tmp_path: Path
 ) -> None:
+    assert repr(found).startswith(f"Review('{data.path}': {len(found.clips)} clips, ")
+    assert repr(found).endswith(f" {len(found.picks)} clips to label next)")
     own = found.next_frame()
     assert set(own["id"]) == {f"clip{n}" for n in range(150) if n % 25 == 7 or not clip(n).labels}
     assert set(own["source"]) <= {"train", "val", "test"}
