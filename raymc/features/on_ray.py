@@ -186,7 +186,7 @@ def _check_place(out: str) -> None:
     with reaching(out):
         found = filesystem.get_file_info(root)
         if found.type == fs.FileType.File:
-            raise DataError(f"{out} is a file: name the folder that the dataset shall be in")
+            raise DataError(f"{out} is a file: name a folder for the dataset")
         if _begun(out) is None:
             files = filesystem.get_file_info(fs.FileSelector(root, allow_not_found=True))
             media = (one.base_name for one in files if is_media(one.base_name))
