@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from threads import ChildThread
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row
 
 from raymc import addresses
@@ -53,6 +54,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_password_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "_known", {})
     monkeypatch.setattr(addresses, "_secrets", {})
+
+
+@pytest.fixture
+def children_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in threads, not in processes, which take a second to start."""
+    for module in ("raymc.features.extraction", "raymc.formats.hdf5"):
+        monkeypatch.setattr(f"{module}.Child", ChildThread)
+        monkeypatch.setattr(f"{module}.limit_cpu", lambda seconds: None)
 
 
 @pytest.fixture(scope="session")

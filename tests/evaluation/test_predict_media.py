@@ -23,6 +23,8 @@ from raymc.features.recipe import ENCODER_WEIGHTS, recipe_differences
 from raymc.training.bundle import Bundle, load_bundle
 from raymc.training.loop import describe_dataset
 
+pytestmark = pytest.mark.usefixtures("children_are_threads")
+
 
 @pytest.fixture
 def bundle(media_bundle: Path) -> Bundle:

@@ -37,6 +37,7 @@ from raymc.features.recipe import MADE_BY
 from raymc.metrics.calibration import Calibration
 from raymc.training.bundle import Bundle, load_bundle
 
+pytestmark = pytest.mark.usefixtures("children_are_threads")
 EXTRACT = ExtractConfig(fps=2, visual="patches", audio="logmel", window_seconds=1)
 LABELS = ('a "b" & <c>', "math [easy] --> x")
 

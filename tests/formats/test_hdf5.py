@@ -4,10 +4,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
-from multiprocessing import Pipe
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import h5py
@@ -64,21 +61,6 @@ def config_for(file: Path, **settings: Any) -> Hdf5Config:
         "rates_hz": {"visual": 25.0, "audio": 40.0, "text": 1.0},
     }
     return Hdf5Config(file=str(file), **{**defaults, **settings})
-
-
-class Here:
-    """Stands in for a `Child`: a thread, which starts at once; only crashes need a process."""
-
-    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
-        self.connection, theirs = Pipe()
-        self.receive, self.close = self.connection.recv, self.connection.close
-        Thread(target=function, args=(theirs, *arguments), daemon=True).start()
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5_module, "Child", Here)
-    monkeypatch.setattr(hdf5_module, "limit_cpu", lambda seconds: None)
 
 
 def test_rows_are_the_datasets_clip_by_clip(tmp_path: Path) -> None:
@@ -138,7 +120,7 @@ def test_a_row_takes_the_memory_of_its_clip(tmp_path: Path) -> None:
     assert peak_bytes < 40e6
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("children_are_threads")
 @pytest.mark.parametrize(
     ("changes", "train"),
     [
@@ -158,7 +140,7 @@ def test_other_types_say_the_same(
     assert [row.labels for row in rows if row.id in ("c", "12")] == [("col:blue",)]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("children_are_threads")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -194,7 +176,7 @@ def test_a_mismatch_is_one_clear_error(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("children_are_threads")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -276,7 +258,7 @@ def children() -> list[int]:
     return [int(line) for line in found.stdout.split()]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("children_are_threads")
 @pytest.mark.parametrize(
     ("case", "message"),
     [

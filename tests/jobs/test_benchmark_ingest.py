@@ -118,9 +118,12 @@ def test_the_checksum_notices_any_change_but_order_and_padding(source: Source) -
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, "uint8") for name in INSTALLED if name != RAY_DATA),
-        (CACHED, "float16"),
-        pytest.param(RAY_DATA, "float16", marks=pytest.mark.slow),
+        pytest.param(name, dtype, marks=[pytest.mark.slow] if WAYS[name].on_ray else [])
+        for name, dtype in [
+            *((name, "uint8") for name in INSTALLED if name != RAY_DATA),
+            (CACHED, "float16"),
+            (RAY_DATA, "float16"),
+        ]
     ],
 )
 def test_every_way_gives_the_same_values(

@@ -156,6 +156,7 @@ def test_arrays_are_taken_as_well_as_lists(store: Store) -> None:
     np.testing.assert_allclose(result.iloc[:, 1:].to_numpy(), scores, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("children_are_threads")
 def test_a_model_labels_videos(
     store: Store,
     media_bundle: Path,
