@@ -258,14 +258,14 @@ def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
     assert list(rows_by_id(config).items()) == list(kept.items())
 
 
-def test_a_killed_job_goes_on(ray_logs: Path, videos: list[Path], tmp_path: Path) -> None:
+def test_a_killed_job_goes_on(joined: dict[str, str], videos: list[Path], tmp_path: Path) -> None:
     table = write_table(tmp_path / "videos.csv", videos, 150)
     whole = configured(table, tmp_path / "whole", window_seconds=1.0, fps=10)
     run_extract(whole, Console(file=StringIO()))
     out = tmp_path / "out"
     command = [RAYMC, "extract", table, "--out", out, "--window", "1", "--fps", "10"]
     command += ["extract.shard_rows=3", "--visual", "patches"]
-    with running(*command, log=tmp_path / "log.txt") as process:
+    with running(*command, log=tmp_path / "log.txt", environment=joined) as process:
         wait_until(lambda: len(list((out / JOURNAL_FOLDER).glob("*.json"))) > 4, process)
         kill(process)
     shards = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}

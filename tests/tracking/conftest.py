@@ -1,12 +1,14 @@
+from pathlib import Path
+
 import pytest
 
 from raymc.config import TrackingConfig
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One runs folder, because MLflow takes two seconds to lay out a database."""
-    return str(tmp_path_factory.mktemp("runs"))
+def folder(runs_folder: Path) -> str:
+    """The one folder of runs."""
+    return str(runs_folder)
 
 
 @pytest.fixture
