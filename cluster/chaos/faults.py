@@ -105,7 +105,7 @@ def nothing(scene: Scene) -> None:
 @_fault("worker", "training worker killed", "train")
 def kill_worker(scene: Scene) -> None:
     """Kill a process that trains."""
-    os.kill(scene.random.choice(scene.workers()), signal.SIGKILL)
+    os.kill(scene.worker(), signal.SIGKILL)
     scene.watch_recovery()
 
 
@@ -146,7 +146,7 @@ def drain_node(scene: Scene) -> None:
 
 
 def _training_node(scene: Scene) -> Node:
-    worker = scene.random.choice(scene.workers())
+    worker = scene.worker()
     return next(node for node in scene.cluster.nodes if worker in scene.cluster.pids(node))
 
 

@@ -229,6 +229,15 @@ class Scene:
         found = self.cluster.processes().items()
         return [pid for pid, command in found if command.startswith(names)]
 
+    def worker(self) -> int:
+        """Return one of the processes that train, at random, once there is one.
+
+        Raises:
+            ResourceError: the driver fails, or none comes.
+        """
+        wait_until(lambda: bool(self.workers()), self._driver, log=self.log)
+        return self.random.choice(self.workers())
+
     def audits(self) -> list[RunAudit]:
         """Return which rows trained the run, or each trial of the sweep, and what restarts cost.
 

@@ -4,6 +4,7 @@ import random
 import statistics
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from cluster.chaos.faults import FAULTS, Fault, nothing
 from cluster.chaos.run import Outcome, outcome_of, prepared_scene, show
 from cluster.chaos.scene import Scene
 from cluster.processes import resident_bytes
+from raymc.errors import ResourceError
 from raymc.tracking.notes import markdown_table
 
 _FAULT_SECONDS = 20.0
@@ -82,8 +84,9 @@ def _watch(scene: Scene, *, limit_seconds: float) -> Watch:
                 waiting = [each for each in faults_of_soak() if each.happen is not nothing]
                 scene.random.shuffle(waiting)
             fault = waiting.pop()
-            seen.faults.append(fault.name)
-            fault.happen(scene)
+            with suppress(ResourceError):  # the sweep may have come to its end meanwhile
+                fault.happen(scene)
+                seen.faults.append(fault.name)
             _restore(scene, nodes)
             due = time.monotonic() + _FAULT_SECONDS
     return seen
