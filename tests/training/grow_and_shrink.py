@@ -83,7 +83,10 @@ cluster = Cluster(
 )
 environment = {name: x for name, x in os.environ.items() if name.startswith("RAY_")}
 environment["RAY_ADDRESS"] = address
-command = (sys.executable, "-m", "raymc", "train", config)
+# as `raymc train`, but it looks for more nodes sooner
+often = "from raymc.training import on_ray; on_ray.RESIZE_SECONDS = 2.0; "
+often += "from raymc.__main__ import main; main()"
+command = (sys.executable, "-c", often, "train", config)
 try:
     with running(*command, log=folder / "log", environment=environment) as driver:
         wait_until(lambda: trains_on(1), driver)
