@@ -33,6 +33,7 @@ BENCHMARKS = {
     "order": "Sorting by length: who meets, padding, accuracy.",
     "scale": "The driver's work for ever more shards, runs and trials.",
     "presets": "Settings chosen by the data, beside the defaults.",
+    "autoscale": "GPU-hours of a sweep on nodes that come and go.",
     "fusion": "Modalities and fusion depths, by label group.",
     "shots": "Accuracy from few clips of each class.",
     "timeline": "Segments of labels in lessons whose times are known.",

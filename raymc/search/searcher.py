@@ -24,7 +24,8 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import ConcurrencyLimiter, Searcher
+from ray.tune.search.search_generator import SearchGenerator
 
 from raymc.config import Config
 from raymc.errors import CheckpointError
@@ -256,6 +257,23 @@ class StudySearcher(Searcher):
         for epoch, value in sorted(trial.intermediate_values.items()):
             result = {EPOCH: epoch, self.config.train.monitor: value}
             self._scheduler.on_trial_result(controller, stand_in, result)
+
+
+class HandingOut(SearchGenerator):
+    """Gives Tune a searcher's trials, at most `concurrent` at a time.
+
+    The search counts as finished while no trial is left to hand out. Until then Tune keeps an idle
+    process for the next trial, and with it a node, while the last trials run. A trial whose process
+    is lost is to be handed out again, so the search is then no longer finished.
+    """
+
+    def __init__(self, searcher: StudySearcher, *, concurrent: int) -> None:
+        super().__init__(ConcurrencyLimiter(searcher, max_concurrent=concurrent))
+        self._source = searcher
+
+    def is_finished(self) -> bool:
+        """Whether no trial is left to hand out, as far as is known yet."""
+        return not self._source.due
 
 
 def trial_folder(number: int, losses: int = 0) -> str:

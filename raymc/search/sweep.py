@@ -24,7 +24,7 @@ from raymc.data.shards import Dataset
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded
 from raymc.runtime.connect import capacity, our_error
-from raymc.search.searcher import FAILURE, StudySearcher
+from raymc.search.searcher import FAILURE, HandingOut, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
 from raymc.search.study import GPUS_ATTRIBUTE, open_study, trials_in
 from raymc.search.trials import Trial, winner
@@ -59,7 +59,9 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> T
         run.begin()
         study.set_user_attr(GPUS_ATTRIBUTE, run.gpus)
         data = share_data(dataset, config.data)
-        tuner = make_tuner(run, data, searcher, scheduler, session=session, concurrent=concurrent)
+        trainable = tune.with_parameters(run_trial, run=run, data=data, session=session)
+        trials = HandingOut(searcher, concurrent=concurrent)
+        tuner = make_tuner(run, trainable, trials, scheduler, session=session)
         try:
             tuner.fit()
         except StorageInternalError as error:
@@ -86,27 +88,22 @@ def make_scheduler(config: Config) -> ASHAScheduler | None:
 
 
 def make_tuner(
-    run: Run,
-    data: SharedData,
-    searcher: StudySearcher,
-    scheduler: Any,
-    *,
-    session: Path,
-    concurrent: int,
+    run: Run, trainable: Any, trials: HandingOut, scheduler: Any, *, session: Path
 ) -> tune.Tuner:
-    """Return the tuner that runs the trials still to be done."""
+    """Return the tuner that runs the trials still to be done.
+
+    At most as many of them wait or run as `trials` allows: others would reserve the CPUs that
+    running ones need.
+    """
     alone = run.config.train.workers == 1
     # The workers that a trial starts ask for their own resources; its process only waits for them.
     resources = dict(run.resources) if alone else {"cpu": 0.01}
-    trainable = tune.with_parameters(run_trial, run=run, data=data, session=session)
     return tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
+            search_alg=trials,
             scheduler=scheduler,
-            num_samples=-1,  # until the searcher returns FINISHED
-            # Without a limit, waiting trials would reserve the CPUs that running ones need.
-            max_concurrent_trials=concurrent,
+            num_samples=-1,  # until none is left to hand out
             reuse_actors=alone,
             trial_name_creator=lambda trial: trial.config["folder"],
             trial_dirname_creator=lambda trial: trial.config["folder"],

@@ -27,7 +27,7 @@ from raymc.data.shards import Dataset
 from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.search.audit import audit_trials
-from raymc.search.searcher import FAILURE, StudySearcher
+from raymc.search.searcher import FAILURE, HandingOut
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.tracking import tracking_uri
 from raymc.training.bundle import WEIGHTS
@@ -298,12 +298,13 @@ def test_more_trials_continue_the_study_and_a_failing_report_costs_nothing(
 def test_a_sweep_in_which_every_trial_fails(
     make: MakeSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tuner(run: object, data: object, searcher: StudySearcher, *_: object, **__: object) -> Any:
+    def tuner(run: object, train: object, trials: HandingOut, *_: object, **__: object) -> Any:
         """A tuner whose trials all fail, without starting processes for them."""
 
         def fit() -> None:
-            while searcher.suggest("a") != "FINISHED":
-                searcher.on_trial_complete("a", {FAILURE: "no luck"})
+            while not trials.is_finished():
+                trials.searcher.suggest("a")
+                trials.on_trial_complete("a", {FAILURE: "no luck"})
 
         return SimpleNamespace(fit=fit)
 

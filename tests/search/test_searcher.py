@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from cluster.chaos.services import PostgresServer
 from raymc.config import Config, override
 from raymc.errors import ResourceError
-from raymc.search.searcher import FAILURE, StudySearcher, trial_folder
+from raymc.search.searcher import FAILURE, HandingOut, StudySearcher, trial_folder
 from raymc.search.study import open_study
 from raymc.search.trials import Trial, trials_of
 from raymc.training.runs import open_run
@@ -189,3 +189,19 @@ def test_an_epoch_that_cannot_be_written_is_an_error(
     told.searcher.on_trial_result("a", told.epoch(number, 1, 0.5))
     with pytest.raises(OSError, match="the disk is full"):
         told.searcher.on_trial_complete("a", {})
+
+
+def test_the_search_is_over_for_tune_unless_a_trial_is_left_to_hand_out(told: Told) -> None:
+    """Tune holds a process, and so a node, for further trials until the search is over."""
+    trials = HandingOut(told.searcher, concurrent=4)
+    assert not trials.is_finished()
+    first, second = told.start("a"), told.start("b")
+    assert trials.is_finished()
+    told.searcher.on_trial_complete("b", told.epoch(second, 1, 0.3), error=True)  # it was lost
+    assert not trials.is_finished()
+    assert told.start("c") == second
+    assert trials.is_finished()
+    for name, number in (("a", first), ("c", second)):
+        told.searcher.on_trial_complete(name, told.epoch(number, 5, 0.4))
+    assert trials.is_finished()
+    assert [trial.state for trial in told.trials()] == ["complete"] * 2
