@@ -1,7 +1,9 @@
 """A run whose checkpoints are in a bucket: killed, resumed, fetched and audited."""
 
+import json
 import re
 import shutil
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,12 @@ def test_a_torn_list_in_a_bucket_is_forgotten(s3: str, bucket: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_from_a_bucket(
-    s3: str, bucket: str, tiny: Dataset, tiny_config: Config, tmp_path: Path
+    s3: str,
+    bucket: str,
+    tiny: Dataset,
+    tiny_config: Config,
+    tmp_path: Path,
+    joined: dict[str, str],
 ) -> None:
     settings = {
         "model.dropout": 0.1,
@@ -95,11 +102,17 @@ def test_a_killed_run_resumes_from_a_bucket(
     config = override(tiny_config, settings)
     file = write_config(config, tmp_path / "run.yaml")
 
+    client = client_of(s3)
+
     def stored() -> set[str]:
-        listed = client_of(s3).list_objects_v2(Bucket="empty", Prefix="deep/")
+        time.sleep(0.2)  # an answer takes longer to make than to wait for
+        listed = client.list_objects_v2(Bucket="empty", Prefix="deep/")
         return {one["Key"].rpartition("/")[2] for one in listed.get("Contents", [])}
 
-    log, environment = tmp_path / "log", environment_for(s3)
+    log, secrets = tmp_path / "log", environment_for(s3)
+    # what `raymc submit --env` does for the workers of a job
+    of_workers = json.dumps({"runtime_env": {"env_vars": secrets}})
+    environment = {**secrets, **joined, "RAY_JOB_CONFIG_JSON_ENV_VAR": of_workers}
     with running(RAYMC, "train", file, log=log, environment=environment) as process:
         wait_until(lambda: SNAPSHOT in stored(), process)
         kill(process)
