@@ -22,9 +22,12 @@ from raymc.config import Config, override
 from raymc.data.info import describe, print_info
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Row, open_dataset, write_dataset
+from raymc.evaluation.add_class import add_class
+from raymc.evaluation.export import export
 from raymc.report.build import build_report
 from raymc.runtime.jobs import Job
 from raymc.terminal import print_line, visible
+from raymc.training.bundle import load_bundle
 from raymc.training.runs import read_run
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -122,6 +125,16 @@ def test_what_was_typed_is_what_is_seen(
         page = folder / "page.html"
         names = [str(sweep), str(other)]
         run_compare(names, console, overrides=(), html=page)
+        more = f"more {labels[0]}"
+        model, first = load_bundle(sweep / "bundle"), f"{id}train0"
+        added = add_class(model, more, [data], folder / "more", ids=[first])
+        for line in added.lines():
+            print_line(console, line)
+        export(load_bundle(folder / "more"), folder / "given", name=run)
+        assert load_bundle(folder / "given").vocabulary.names == (
+            *opened.manifest.vocabulary.names,
+            more,
+        )
         print_line(console, f"job {id}")
         job = Job(
             id=id, name=id, state="RUNNING", command=run, message="", exit_code=None,
@@ -129,7 +142,7 @@ def test_what_was_typed_is_what_is_seen(
         )  # fmt: skip
         console.print(_table([job], console.width))
         shown = printed.getvalue()
-        for typed in (*labels, *groups, id, run):
+        for typed in (*labels, *groups, id, run, more):
             assert shows(shown, typed), typed
         assert not {c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n"}
         table = pq.read_table(folder / "out")
