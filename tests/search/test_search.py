@@ -1,6 +1,6 @@
 """Sweeps on Ray Tune and Optuna: pruned, failed, killed and resumed, on one worker or two."""
 
-import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import StringIO
@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import ray
+import torch
 from click.testing import CliRunner
 from drivers import RAYMC, kill, running, wait_until, write_config
 from mlflow import MlflowClient
@@ -18,7 +20,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from optuna.trial import FrozenTrial
 from ray.util import placement_group_table
 from rich.console import Console
-from tiny import SPLIT_ROWS, fit_here
+from tiny import SPLIT_ROWS, feed_of, fit_here
 
 from raymc.cli.main import main
 from raymc.cli.runs import run_tune
@@ -26,12 +28,16 @@ from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import SweepError
 from raymc.events import EpochEnded
+from raymc.metrics.metrics import evaluate_scores
 from raymc.search.audit import audit_trials
 from raymc.search.searcher import FAILURE, HandingOut
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.tracking import tracking_uri
+from raymc.training import checkpoint
 from raymc.training.bundle import WEIGHTS
+from raymc.training.learner import make_model
 from raymc.training.runs import read_run
+from raymc.training.validation import predict
 
 pytestmark = pytest.mark.slow
 
@@ -318,16 +324,16 @@ def test_a_sweep_in_which_every_trial_fails(
     assert states == ["failed"] * 3
 
 
-def test_a_killed_sweep_is_resumed(make: MakeSweep, tiny: Dataset, tmp_path: Path) -> None:
+def test_a_killed_sweep_is_resumed(
+    make: MakeSweep, tiny: Dataset, tmp_path: Path, joined: dict[str, str]
+) -> None:
     space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
     made = make(
         "killed", space, search__trials=4, search__concurrent=2, search__scheduler="none",
         train__epochs=10,
     )  # fmt: skip
     file = write_config(made.config, tmp_path / "sweep.yaml")
-    ours = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-    ours["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # so that it starts no other Ray
-    with running(RAYMC, "tune", file, log=tmp_path / "log.txt", environment=ours) as process:
+    with running(RAYMC, "tune", file, log=tmp_path / "log.txt", environment=joined) as process:
         wait_until(lambda: _is_in_the_middle(made), process, seconds=600.0)
         kill(process)
     before = made.trials()
@@ -371,12 +377,43 @@ def _uninterrupted(made: Sweep, trial: Trial, dataset: Dataset) -> dict[int, flo
     return {event.epoch: event.metrics[config.train.monitor] for event in epochs}
 
 
-def test_trials_of_several_workers_that_are_stopped_leave_nothing_behind(make: MakeSweep) -> None:
+def test_trials_of_several_workers_train_what_one_does_and_leave_nothing_behind(
+    make: MakeSweep, tiny: Dataset, tmp_path: Path
+) -> None:
+    """The second trial is stopped, whose workers go before their process does."""
     made = make(
-        "group", {"optimizer.lr": BAD_LR}, search__trials=2, train__workers=2, train__epochs=2
-    )
+        "group", {"optimizer.lr": BAD_LR}, search__trials=2, train__workers=2, train__epochs=2,
+        model__dropout=0.0, model__modality_dropout=0.0,
+    )  # fmt: skip
     made.run()
     assert made.states() == ["complete", "pruned"]
+    alone: dict[int, EpochEnded] = {}
+
+    def keep(event: EpochEnded, folder: Path | None) -> None:
+        assert folder is not None
+        alone[event.epoch] = event
+        shutil.copytree(folder, tmp_path / str(event.epoch))
+
+    fit_here(tiny, made.config, keep)
+    trial = made.trials()[0]
+    assert [epoch.number for epoch in trial.epochs] == list(alone) == [1, 2]
+    for epoch in trial.epochs:
+        expected = alone[epoch.number].metrics
+        assert epoch.metrics.keys() >= expected.keys()
+        for name in expected.keys() - {"train/samples_per_second", "train/waiting"}:
+            assert epoch.metrics[name] == pytest.approx(expected[name], abs=1e-4), name
+    loaded = checkpoint.load(Path(trial.checkpoint))
+    own = checkpoint.load_weights(tmp_path / str(loaded.progress.epoch))
+    for name, weight in own.items():  # keys' biases change nothing, and so by any part of the rate
+        np.testing.assert_allclose(loaded.weights[name], weight, atol=1e-2, err_msg=name)
+    # every row of the validation split counts once
+    model = make_model(made.config, tiny.manifest)
+    model.load_state_dict(loaded.weights)
+    found = predict(model, feed_of(tiny, "val", made.config), device=torch.device("cpu"))
+    assert found.rows.tolist() == list(range(SPLIT_ROWS["val"]))
+    scores = evaluate_scores(found.scores, found.labels, found.observed)
+    for name, value in scores.to_dict().items():
+        assert loaded.progress.metrics[f"val/{name}"] == pytest.approx(value, abs=1e-6)
     wait_until(_nothing_is_reserved)
 
 
