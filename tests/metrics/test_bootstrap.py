@@ -57,8 +57,10 @@ def test_a_difference_equals_measuring_each_resample(metric: MetricName, searche
         [random_table(seed, 1000, rows=25)[0] for seed in seeds]
         for seeds in (range(2), range(5, 9))
     ]
+    ours, theirs = models
     found = paired_difference(
-        *models,
+        ours,
+        theirs,
         labels,
         observed,
         metric=metric,
