@@ -38,11 +38,11 @@ from jobs.bench.measure import (
 )
 from jobs.bench.train_counts import COUNTS_TEXT, count_step, counts_table
 from jobs.bench.train_device import (
-    LOADS,
+    NO_GPU,
     measure_padding,
-    measure_shares,
+    measure_use,
     padding_table,
-    shares_table,
+    use_text,
 )
 from jobs.bench.train_ways import (
     BARE,
@@ -58,6 +58,7 @@ from raymc.config import Config, override, to_dict
 from raymc.data.shards import open_dataset
 from raymc.events import EpochEnded, Event
 from raymc.runtime.connect import connect
+from raymc.runtime.device import device_here
 from raymc.tracking import tracking_uri
 from raymc.tracking.connect import open_client
 from raymc.training.on_ray import equip, train
@@ -76,10 +77,10 @@ COMMANDS_TEXT = (
     "than 2,000 clips, validates after every epoch, keeps checkpoints and a bundle, and records in "
     "MLflow; the others do none of this.\n\n"
 )
-NO_GPU = (
-    "The share of a GPU's speed that training uses was not measured: this machine has none, or "
-    "`--device cuda` was not given.\n\n"
-)
+PADDING_ROUNDS = 3
+PADDING_TEXT = "Padding of rows of 24 to 300 tokens:\n\n"
+# The page of a GPU is ready in ten minutes: what would begin later than this is left out.
+GPU_SECONDS = 400.0
 BRIEF = {"cases": ("digits",), "rounds": 3, "epochs": 2, "commands": 1}
 
 
@@ -92,15 +93,24 @@ class Settings:
         description="What is trained: the embedded example (digits), or a larger model on clips of "
         "24 to 300 wide tokens (ragged).",
     )
-    rounds: int = Field(default=5, ge=0, description="How often each way trains, in turns.")
+    rounds: int | None = Field(
+        default=None,
+        ge=0,
+        description="How often each way trains, in turns.  [default: 5, on a GPU 0]",
+    )
     epochs: int = Field(
         default=3, ge=1, description="Epochs of each training; the first is timed apart."
     )
-    commands: int = Field(default=3, ge=0, description="How often each whole command runs.")
+    commands: int | None = Field(
+        default=None,
+        ge=0,
+        description="How often each whole command runs.  [default: 3, on a GPU 0]",
+    )
     threads: int = Field(default=1, ge=1, description="CPU threads of all ways.")
-    device: Literal["cpu", "cuda"] = Field(
+    device: Literal["cpu", "gpu"] = Field(
         default="cpu",
-        description="Where all ways compute; cuda also measures how much of the GPU is used.",
+        description="Where all ways compute. gpu measures in ten minutes how much of the GPU is "
+        "used: model FLOPs, padding, waiting and packed trials.",
     )
     count: bool = Field(
         default=False,
@@ -110,6 +120,12 @@ class Settings:
     overrides: Mapping[str, str] = Field(
         default_factory=dict, description="A setting to change, such as model.width=64."
     )
+
+    def times(self, part: Literal["rounds", "commands"]) -> int:
+        """Return how often a part is measured."""
+        given = getattr(self, part)
+        usual = {"rounds": 5, "commands": 3} if self.device == "cpu" else {}
+        return usual.get(part, 0) if given is None else given
 
 
 def bench_train(console: Console, settings: Settings, *, out: Path | None = None) -> None:
@@ -122,38 +138,44 @@ def bench_train(console: Console, settings: Settings, *, out: Path | None = None
         counts = count_step()
         publish("Train counts", f"{COUNTS_TEXT}{counts_table(counts)}", counts, console, out)
         return
+    device = device_here(settings.device)
+    rounds, commands = settings.times("rounds"), settings.times("commands")
     texts: list[str] = []
     measured: list[Measurement] = []
     with TemporaryDirectory(prefix="raymc-") as folder:
         configs = {
             name: config_of(settings, name, Path(folder)) for name in {*settings.cases, RAGGED}
         }
-        if settings.commands:  # before Ray runs in this process, which the commands would join
+        if commands:  # before Ray runs in this process, which the commands would join
             config = configs[settings.cases[0]]
             with console.status("whole commands"):
-                commands = measure_commands(
-                    config, rounds=settings.commands, device=settings.device
-                )
-            texts.append(f"### Start and end\n\n{COMMANDS_TEXT}{commands_table(commands)}")
-            measured += commands
-        for name in settings.cases if settings.rounds else ():
-            with console.status(f"{name}: {settings.rounds} rounds"):
-                ran = measure_case(configs[name], settings)
+                ran = measure_commands(config, rounds=commands, device=device.type)
+            texts.append(f"### Start and end\n\n{COMMANDS_TEXT}{commands_table(ran)}")
+            measured += ran
+        for name in settings.cases if rounds else ():
+            with console.status(f"{name}: {rounds} rounds"):
+                ran = measure_case(configs[name], rounds=rounds, device=device.type)
             for one in ran:
                 one.case["dataset"] = name
             rows = open_dataset(configs[name].data.path).manifest.rows("train")
             texts.append(f"### {name}\n\n{describe(configs[name])}\n\n{steps_table(ran, rows)}")
             measured += ran
         with console.status("use of the device"):
-            text, found = _device_part(configs[RAGGED], settings)
-        texts.append(text)
-        measured += found
+            if device.type == "cpu":
+                torch.set_num_threads(settings.threads)
+                padding = measure_padding(configs[RAGGED], device, rounds=PADDING_ROUNDS)
+                texts.append(f"{NO_GPU}{PADDING_TEXT}{padding_table(padding)}")
+                measured += padding
+            else:
+                used, trials = measure_use(device, Path(folder), seconds=GPU_SECONDS)
+                texts.append(use_text(device, used, trials))
+                measured += [*used, *trials]
     intro = (
-        f"{settings.threads} threads on {settings.device}, {settings.rounds} rounds in turns; "
+        f"{settings.threads} threads on {settings.device}, {rounds} rounds in turns; "
         "medians, and in brackets the least and the largest. All ways see the same rows in every "
         "batch.\n\n"
     )
-    publish("Train", intro + "\n".join(texts), measured, console, out)
+    publish("Train", (intro if rounds else "") + "\n".join(texts), measured, console, out)
 
 
 def config_of(settings: Settings, case: str, folder: Path) -> Config:
@@ -161,7 +183,7 @@ def config_of(settings: Settings, case: str, folder: Path) -> Config:
     given = {
         "search.cpus_per_trial": settings.threads,
         "train.epochs": settings.epochs,
-        "train.device": "cpu" if settings.device == "cpu" else "gpu",
+        "train.device": settings.device,
         "tracking.uri": f"sqlite:///{folder}/mlflow.db",
         **{path: yaml.safe_load(value) for path, value in settings.overrides.items()},
     }
@@ -221,7 +243,7 @@ def commands_table(commands: Sequence[Measurement]) -> str:
     return table(columns, commands)
 
 
-def measure_case(config: Config, settings: Settings) -> list[Measurement]:
+def measure_case(config: Config, *, rounds: int, device: str) -> list[Measurement]:
     """Train in each way once a round, in turns; untimed once before, except for raymc.
 
     raymc's worker is a new process in every round, as it is in every run. A round's figures are
@@ -234,7 +256,7 @@ def measure_case(config: Config, settings: Settings) -> list[Measurement]:
             pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("spawn")))
 
             def run() -> Figures:
-                return pool.submit(train_way, way, file, settings.device).result()
+                return pool.submit(train_way, way, file, device).result()
 
             run()
             return run
@@ -242,7 +264,7 @@ def measure_case(config: Config, settings: Settings) -> list[Measurement]:
         ways = {BARE: apart(BARE), RAYMC: lambda: train_on_ray(config)}
         ways |= {name: apart(name) for name in WAYS if name != BARE}
         found = {name: Measurement(name) for name in ways}
-        for _ in range(settings.rounds):
+        for _ in range(rounds):
             for name, way in ways.items():
                 found[name].add(**way())
     return list(found.values())
@@ -268,20 +290,6 @@ def train_on_ray(config: Config) -> Figures:
     ended = [event.metrics for event in events if isinstance(event, EpochEnded)]
     epochs = [(rows / m[SPEED], m["train/waiting"], m["train/loss"]) for m in ended]
     return figures_of([(seconds, share * seconds, loss) for seconds, share, loss in epochs])
-
-
-def _device_part(config: Config, settings: Settings) -> tuple[str, list[Measurement]]:
-    load, device = LOADS[settings.device], torch.device(settings.device)
-    shares = measure_shares(config, device, load) if load.largest_batch else []
-    torch.set_num_threads(settings.threads)
-    padding = measure_padding(config, device, load)
-    shape = f"width {load.width}, depth {load.depth}, {load.heads} heads"
-    text = (
-        f"### Use of the device\n\n{shares_table(shares) if shares else NO_GPU}\n"
-        f"Padding of rows of 24 to 300 tokens:\n\n{padding_table(padding)}\n"
-        f"Measured with {shape}.\n"
-    )
-    return text, [*shares, *padding]
 
 
 def describe(config: Config) -> str:

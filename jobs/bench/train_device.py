@@ -1,192 +1,278 @@
-"""How much of a device training uses: FLOPs beside those of a bare matrix product, and padding.
+"""How much of a device training uses: model FLOPs a second, waiting, and packed trials.
 
-torch counts the FLOPs while it runs a step, matrix products and attention only. The ceiling is the
-fastest run of a large product of the same precision on the same device, in turns with the steps.
-Batches have the greatest length, so none of it is padding.
+raymc's own loop trains on ragged clips, fed as in a run, in bfloat16. torch counts the FLOPs of
+matrix products and attention for clips of three lengths; they are a quadratic function of the
+length, so three tell all. Only those of real tokens count: what padding costs is waste.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from jobs.bench import train_ways
+from jobs.bench import train_ways, tune
 from jobs.bench.measure import NAME, Columns, Measurement, shown, table, take_turns
-from jobs.bench.train_ways import RAGGED_MODALITIES, Task, bare_loop, batch_of, later_seconds
-from raymc.config import Config, override
-from raymc.data.feed.batches import Batch
-from raymc.training.learner import Learner, train_step
+from jobs.bench.ragged import RaggedRows, write_ragged
+from jobs.bench.train_ways import (
+    CASES,
+    RAGGED,
+    RAGGED_LABELS,
+    RAGGED_MODALITIES,
+    Task,
+    bare_loop,
+    later_seconds,
+)
+from raymc.config import Config, from_dict, override
+from raymc.model.transformer import MultimodalTransformer
+from raymc.training.learner import bucketed, make_model
+from raymc.training.loop import train_epoch
 
-PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 POOLS = (1, 16)
+# Dense bfloat16 FLOPs a second that the maker names: half of what its data sheets give "with
+# sparsity". https://www.nvidia.com/en-us/data-center/h200/ and /h100/ (SXM), /a100/.
+PEAKS = {"H200": 989.4e12, "H100": 989.4e12, "A100": 312e12}
+NO_GPU = (
+    "The share of a GPU's speed that training uses was not measured: that needs a GPU and "
+    "`--device gpu`.\n\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """The model that a device is measured with, and how far to go.
+    """A model to measure a device with.
 
-    Batches double until memory or `largest_batch` ends it; with 0 only padding is measured.
-    `matrix` is the side of the product.
+    Attributes:
+        model: Settings of the model.
+        batch: Rows of a batch; halved while they don't fit into memory.
+        steps: Steps of an epoch.
+        epochs: How many are timed, after one that also compiles.
+        matrix: Side of the square matrices whose product is the ceiling.
     """
 
-    width: int
-    depth: int
-    heads: int
-    largest_batch: int
-    matrix: int
-    rounds: int = 5
+    model: dict[str, int]
+    batch: int
+    steps: int = 16
+    epochs: int = 3
+    matrix: int = 8192
+
+    def config(self, path: Path, *, compiled: bool) -> Config:
+        """Return what trains the model on a dataset."""
+        given = {
+            "data.path": str(path),
+            "batch.size": self.batch,
+            "train.epochs": self.epochs + 1,
+            "train.precision": "bfloat16",
+            "train.compile": compiled,
+            **{f"model.{key}": value for key, value in self.model.items()},
+        }
+        return override(from_dict({"data": CASES[RAGGED]["data"]}), given)
 
 
 LOADS = {
-    "cuda": Load(width=1024, depth=12, heads=16, largest_batch=4096, matrix=8192),
-    "cpu": Load(width=64, depth=2, heads=4, largest_batch=0, matrix=0, rounds=3),
+    "default model": Load(model={}, batch=1024),
+    "width 1024, depth 12": Load(
+        model={"width": 1024, "depth": 12, "fusion_depth": 6, "heads": 16}, batch=256
+    ),
 }
 
 
-def measure_shares(config: Config, device: torch.device, load: Load) -> list[Measurement]:
-    """Measure every precision that a device has, eager and compiled."""
-    names = [name for name in PRECISIONS if name != "tf32" or device.type == "cuda"]
-    return [
-        _measured(name, compiled, Task(override(config, _settings(load)), device), load)
-        for name in names
-        for compiled in (False, True)
-    ]
+def measure_use(
+    device: torch.device, folder: Path, *, seconds: float
+) -> tuple[list[Measurement], list[Measurement]]:
+    """Measure every load, eager before compiled, and packed trials.
+
+    What would begin after so many seconds is left out, with a note.
+
+    Returns:
+        The loads, and the trials.
+    """
+    until = time.perf_counter() + seconds
+    found: list[Measurement] = []
+    ceilings: dict[int, float] = {}
+    for compiled in (False, True):
+        for name, load in LOADS.items():
+            one = Measurement(f"{name}, {'compiled' if compiled else 'eager'}")
+            found.append(one)
+            if time.perf_counter() > until:
+                one.note = "left out: no time was left"
+                continue
+            if load.matrix not in ceilings:
+                ceilings[load.matrix] = product_speed(load.matrix, device)
+            one.add(ceiling=ceilings[load.matrix])
+            torch.compiler.reset()
+            try:
+                train_load(one, load, device, folder, compiled=compiled)
+            except RuntimeError as error:  # too little memory for any batch, or no compiler
+                one.note = str(error).strip().partition("\n")[0][:90]
+    if time.perf_counter() > until:
+        return found, []
+    return found, packed_trials(device, folder)
 
 
-def _measured(precision: str, compiled: bool, task: Task, load: Load) -> Measurement:
-    found = Measurement(f"{precision}, {'compiled' if compiled else 'eager'}")
-    settings = {
-        "train.precision": "bfloat16" if precision == "bfloat16" else "float32",
-        "train.compile": compiled,
-    }
-    task = Task(override(task.config, settings), task.device)
-    torch.compiler.reset()
-    try:
-        with _tensor_cores(precision == "tf32"):
-            _measure_steps(found, task, load, precision)
-    except RuntimeError as error:  # torch has too little memory, or no compiler
-        found.note = str(error).strip().partition("\n")[0][:90]
-    return found
-
-
-def _settings(load: Load) -> dict[str, int]:
-    half = load.depth // 2
-    shape = {"width": load.width, "depth": load.depth, "heads": load.heads, "fusion_depth": half}
-    return {f"model.{key}": value for key, value in shape.items()}
-
-
-def _measure_steps(found: Measurement, task: Task, load: Load, precision: str) -> None:
-    """Add a step's rows, seconds and FLOPs, and the FLOPs a second of the product (`ceiling`)."""
-    flops = _flops_of_a_row(task)
-    learner = task.learner()
-    learner.model.train()
-    batch = _fastest_batch(task, learner, load.largest_batch)
-    given, device = full_batch(task, batch), task.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    step, product = _stepper(task, learner, given), _product(load.matrix, precision, device)
-    steps, products = take_turns({"step": step, "product": product}, rounds=load.rounds)
-    found.figures |= {
-        "batch": [batch],
-        "seconds": steps["seconds"],
-        "flops": [flops * batch],
-        "ceiling": [2 * load.matrix**3 / min(products["seconds"])],
-    }
+def train_load(
+    found: Measurement, load: Load, device: torch.device, folder: Path, *, compiled: bool
+) -> None:
+    """Add the figures of training: a value of `seconds` and `waiting` for each epoch."""
+    task = Task(load.config(clips_of(load, folder), compiled=compiled), device)
+    while True:
+        try:
+            _train(found, task)
+            break
+        except torch.OutOfMemoryError:
+            half = task.config.batch.size // 2
+            if not half:
+                raise
+        torch.cuda.empty_cache()
+        task = Task(override(task.config, {"batch.size": half}), device)
+    found.add(batch=task.config.batch.size, **flops_of_epoch(task, compiled=compiled))
     if device.type == "cuda":
         found.add(peak_bytes=torch.cuda.max_memory_allocated(device))
 
 
-@contextmanager
-def _tensor_cores(allowed: bool) -> Iterator[None]:
-    """Let float32 products round their factors to TF32, or not."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if allowed else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _train(found: Measurement, task: Task) -> None:
+    if task.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(task.device)
+    learner = task.learner()
+    for epoch in range(1, task.config.train.epochs + 1):
+        metrics = train_epoch(learner, task.config, task.feed, epoch, emit=lambda event: None)
+        seconds = task.feed.rows / metrics["train/samples_per_second"]
+        if epoch == 1:
+            found.figures |= {"first": [seconds], "seconds": [], "waiting": []}
+        else:
+            found.add(seconds=seconds, waiting=metrics["train/waiting"])
 
 
-def full_batch(task: Task, rows: int) -> Batch:
-    """Return random clips of the longest length there is, on the task's device."""
-    generator = torch.Generator().manual_seed(0)
-    length, classes = train_ways.RAGGED_TOKENS[1], len(task.dataset.manifest.vocabulary.names)
-    lengths = torch.full((rows,), length)
-    batch = batch_of(
-        {
-            m.name: torch.randn(rows, length, m.dim, generator=generator).half()
-            for m in RAGGED_MODALITIES
-        },
-        {m.name: lengths for m in RAGGED_MODALITIES},
-        torch.rand(rows, classes, generator=generator) < 0.1,
-        torch.ones(rows, classes, dtype=torch.bool),
-    )
-    return batch.to(task.device)
+def clips_of(load: Load, folder: Path) -> Path:
+    """Return the folder of enough ragged clips for the load, written if it isn't there yet."""
+    rows = load.batch * load.steps
+    path = folder / f"clips-{rows}"
+    if not path.exists():
+        kind = (RAGGED_MODALITIES, RAGGED_LABELS, train_ways.RAGGED_TOKENS)
+        splits = {"train": RaggedRows(rows, *kind), "val": RaggedRows(8, *kind, seed=1)}
+        write_ragged(path, splits)
+    return path
 
 
-def _flops_of_a_row(task: Task) -> int:
-    """Count what a step of one row does, forward and backward; compiled it is the same."""
-    eager = replace(task, config=override(task.config, {"train.compile": False}))
-    learner = eager.learner()
-    learner.model.train()
+def flops_of_epoch(task: Task, *, compiled: bool) -> dict[str, int]:
+    """Return the `flops` of the clips of an epoch, and `padded_flops`, of all that is computed."""
+    flops_of = row_flops(task.config, task)
+    name = RAGGED_MODALITIES[0].name  # clips are as long in every modality
+    useful = computed = 0
+    for batch in task.feed.training(1):
+        whole = bucketed(batch) if compiled else batch
+        useful += sum(map(flops_of, batch.lengths[name].tolist()))
+        computed += len(batch.rows) * flops_of(whole.tokens[name].shape[1])
+    return {"flops": useful, "padded_flops": computed}
+
+
+def row_flops(config: Config, task: Task) -> Callable[[int], int]:
+    """Return the FLOPs of embedding a clip of any length, forward and backward.
+
+    The loss is left out: it is small, and belongs to no clip. Three lengths are counted, and a
+    parabola is put through them (Lagrange's interpolation).
+    """
+    with torch.device("meta"):
+        model = make_model(config, task.dataset.manifest).train()
+    known = {length: _counted(model, length) for length in (1, 2, 3)}
+
+    def flops(length: int) -> int:
+        total = Fraction(0)
+        for at, value in known.items():
+            others = [x for x in known if x != at]
+            weight = Fraction(1)
+            for x in others:
+                weight *= Fraction(length - x, at - x)
+            total += weight * value
+        return int(total)
+
+    return flops
+
+
+def _counted(model: MultimodalTransformer, length: int) -> int:
+    tokens = {
+        m.name: torch.empty(1, length, m.dim, device="meta", dtype=torch.float16)
+        for m in RAGGED_MODALITIES
+    }
+    counts = torch.full((1,), length, device="meta")
     with FlopCounterMode(display=False) as counter:
-        _stepper(eager, learner, full_batch(eager, 1))()
+        model(tokens, {m.name: counts for m in RAGGED_MODALITIES}).fused.sum().backward()
     return counter.get_total_flops()
 
 
-def _stepper(task: Task, learner: Learner, batch: Batch) -> Callable[[], None]:
-    """Return a function that takes a training step and waits for its end."""
-
-    def step() -> None:
-        train_step(learner, task.config, batch, epoch=1, step=0, feed=task.feed)
-        if task.device.type == "cuda":
-            torch.cuda.synchronize(task.device)
-
-    return step
-
-
-def _fastest_batch(task: Task, learner: Learner, largest: int) -> int:
-    """Return the batch, of 1, 2, 4, … until memory ends, that trains most rows a second."""
-    speeds: dict[int, float] = {}
-    rows = 1
-    while rows <= largest:
-        try:
-            step = _stepper(task, learner, full_batch(task, rows))
-            step()
-            began = time.perf_counter()
-            step()
-            speeds[rows] = rows / (time.perf_counter() - began)
-        except torch.OutOfMemoryError:
-            learner.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.empty_cache()
-            if not speeds:
-                raise
-            break
-        rows *= 2
-    return max(speeds, key=speeds.__getitem__)
-
-
-def _product(side: int, precision: str, device: torch.device) -> Callable[[], None]:
-    """Return a function that multiplies two square matrices and waits for the end."""
-    one, other = torch.randn(2, side, side, device=device, dtype=PRECISIONS[precision])
+def product_speed(side: int, device: torch.device) -> float:
+    """Return the FLOPs a second of the fastest of a few products of two square matrices."""
+    one, other = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
 
     def multiply() -> None:
         torch.mm(one, other)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return multiply
+    (found,) = take_turns({"product": multiply}, rounds=5)
+    return 2 * side**3 / min(found["seconds"])
 
 
-def measure_padding(config: Config, device: torch.device, load: Load) -> list[Measurement]:
+def packed_trials(device: torch.device, folder: Path) -> list[Measurement]:
+    """Run trials that share the device, and the same one at a time."""
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    settings = tune.Settings(parts=("packed",), device=kind, rounds=1)
+    _, found = tune.Bench(settings, folder, Console(quiet=True)).packed()
+    return found
+
+
+def peak_of(device: torch.device) -> tuple[str, float]:
+    """Return a device's name and the FLOPs a second that its maker names; NaN if unknown."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+    return name, next((peak for key, peak in PEAKS.items() if key in name), math.nan)
+
+
+def use_table(found: Sequence[Measurement], peak: float) -> str:
+    """Return what share of the peak, and of a matrix product, each load reaches."""
+
+    def speed(m: Measurement) -> float:
+        return m.median("flops") / m.median("seconds")
+
+    columns: Columns = {
+        **NAME,
+        "batch": lambda m: shown("{:.0f}", m.median("batch")),
+        "MFU": lambda m: shown("{:.1%}", speed(m) / peak),
+        "of the product's": lambda m: shown("{:.1%}", speed(m) / m.median("ceiling")),
+        "TFLOP/s": lambda m: shown("{:.4g}", speed(m) / 1e12),
+        "padding": lambda m: shown("{:.1%}", 1 - m.median("flops") / m.median("padded_flops")),
+        "waiting": lambda m: shown("{:.1%}", m.median("waiting")),
+        "seconds an epoch": lambda m: shown("{:.3f}", m.median("seconds")),
+        "the first": lambda m: shown("{:.1f}", m.median("first")),
+        "peak GiB": lambda m: shown("{:.1f}", m.median("peak_bytes") / 2**30),
+    }
+    return table(columns, found)
+
+
+def use_text(
+    device: torch.device, found: Sequence[Measurement], trials: Sequence[Measurement]
+) -> str:
+    """Return the page of `measure_use`."""
+    name, peak = peak_of(device)
+    named = shown(" Its peak is {:.1f} TFLOP/s in bfloat16, dense, as its maker says.", peak / 1e12)
+    intro = (
+        f"### Use of the device\n\n{name}.{named} MFU is the FLOPs of real tokens, forward and "
+        "backward, over that peak; padding counts as waste, and so does waiting. The product is of "
+        "two large matrices in bfloat16, measured here. The first epoch includes compiling.\n\n"
+    )
+    packed = tune.packed_text(trials, device.type) if trials else ""
+    return f"{intro}{use_table(found, peak)}\n{packed}"
+
+
+def measure_padding(config: Config, device: torch.device, *, rounds: int) -> list[Measurement]:
     """Train in the bare loop with and without rows sorted by length, in turns."""
-    pooled = {n: {"batch.pool_batches": n, **_settings(load)} for n in POOLS}
-    tasks = {n: Task(override(config, settings), device) for n, settings in pooled.items()}
+    tasks = {n: Task(override(config, {"batch.pool_batches": n}), device) for n in POOLS}
     found = {n: Measurement(str(n)) for n in POOLS}
-    for _ in range(load.rounds):
+    for _ in range(rounds):
         for n, task in tasks.items():
             found[n].add(seconds=later_seconds(bare_loop(task)["seconds"]))
     for n, task in tasks.items():
@@ -202,31 +288,6 @@ def _padding(task: Task) -> float:
             size += tokens.numel()
             kept += int(batch.lengths[name].sum()) * tokens.shape[2]
     return 1 - kept / size
-
-
-def rows_per_second(m: Measurement) -> float:
-    """Return the rows that a second trains, by the median step."""
-    return m.median("batch") / m.median("seconds")
-
-
-def used_share(m: Measurement) -> float:
-    """Return the model's FLOPs over those of the matrix product, a second."""
-    return m.median("flops") / m.median("seconds") / m.median("ceiling")
-
-
-def shares_table(shares: Sequence[Measurement]) -> str:
-    """Return what each precision reaches, beside eager float32."""
-    plain = rows_per_second(shares[0])
-    columns: Columns = {
-        **NAME,
-        "batch": lambda m: shown("{}", m.median("batch")),
-        "rows/s": lambda m: shown("{:.4g}", rows_per_second(m)),
-        "÷ eager float32": lambda m: shown("{:.2f}", rows_per_second(m) / plain),
-        "TFLOP/s": lambda m: shown("{:.3g}", m.median("flops") / m.median("seconds") / 1e12),
-        "of the product's": lambda m: shown("{:.1%}", used_share(m)),
-        "peak GiB": lambda m: shown("{:.2f}", m.median("peak_bytes") / 2**30),
-    }
-    return table(columns, shares)
 
 
 def padding_table(pools: Sequence[Measurement]) -> str:

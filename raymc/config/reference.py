@@ -42,13 +42,17 @@ def _default(field: Any) -> str:
     value = TypeAdapter(Any).dump_python(field.get_default(call_default_factory=True))
     if isinstance(value, dict):
         return ", ".join(value)
-    return "" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _range(field: Any) -> str:
-    choices = [str(value) for value in get_args(field.annotation) if isinstance(value, str)]
+    choices = [value for value in get_args(field.annotation) if isinstance(value, str | bool)]
     if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
+        return ", ".join(f"`{_shown(choice)}`" for choice in choices)
     bounds = [
         sign.format(bound)
         for bound in field.metadata

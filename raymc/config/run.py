@@ -77,7 +77,11 @@ class TrainConfig:
         description="Precision of the model; auto is bfloat16 on devices that support it, else "
         "float32.",
     )
-    compile: bool = Field(default=False, description="Compile the model with torch.compile.")
+    compile: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Compile training steps with torch.compile, which takes about a minute; auto "
+        "does on GPUs for runs of at least 5,000 steps, if Triton and a C compiler are there.",
+    )
     max_failures: int = Field(
         default=2,
         ge=0,

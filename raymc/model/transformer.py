@@ -208,7 +208,7 @@ class MultimodalTransformer(nn.Module):
         What meets queries and keys in this type does not promote them to float32.
         """
         kind = self.prototypes.device.type
-        is_cast = torch.is_autocast_enabled(kind)
+        is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if is_cast else self.prototypes.dtype
         return self.prototypes.new_empty(0, dtype=dtype)
 

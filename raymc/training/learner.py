@@ -6,14 +6,19 @@ workers' embeddings. Further down: batches that do not fit in memory, and gather
 Axes: b rows of one worker, B rows of a global batch, C classes.
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from raymc.config import Config, LossConfig, TrainConfig
@@ -24,6 +29,12 @@ from raymc.model.losses import class_weights, compute_loss, head_of, supcon
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
 from raymc.model.transformer import Embeddings, MultimodalTransformer
 from raymc.training.optimizer import WeightAverage, lr_at, make_average, make_optimizer
+
+# Tokens, with the readout token. Compiled code for any length is slower on odd ones, and a length
+# of 1 would get code of its own.
+BUCKET = 8
+# A minute of compiling is repaid by about ten milliseconds a step.
+COMPILED_FROM_STEPS = 5000
 
 
 @dataclass(frozen=True)
@@ -44,28 +55,30 @@ class Workers:
         """Concatenate equally shaped tensors [b, …] of all workers to [B, …], without gradients."""
         if self.count == 1:
             return x
-        plain = x.to(torch.uint8) if x.dtype == torch.bool else x
-        parts = [torch.empty_like(plain) for _ in range(self.count)]
-        dist.all_gather(parts, plain.contiguous())
-        return torch.cat(parts).to(x.dtype)
+        plain = (x.to(torch.uint8) if x.dtype == torch.bool else x).contiguous()
+        whole = plain.new_empty(self.count * len(plain), *plain.shape[1:])
+        dist.all_gather_single(whole, plain)
+        return whole.to(x.dtype)
 
-    def gather_with_gradients(self, x: Tensor) -> Tensor:
-        """Concatenate like `gather`, with gradients.
+    def gather_step(
+        self, numbers: Sequence[Tensor], flags: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Concatenate like `gather`, in one exchange, with gradients of the numbers.
 
         The gradients are right for a loss of the result that all workers compute alike, once
         DistributedDataParallel has averaged them.
-        """
-        return x if self.count == 1 else _Gather.apply(x, self)
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors, equally shaped on all workers, by their means over workers."""
-        if self.count == 1 or not tensors:
-            return
-        flat = torch.cat([x.flatten() for x in tensors])
-        dist.all_reduce(flat)
-        flat /= self.count
-        for x, mean in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
-            x.copy_(mean.view_as(x))
+        Args:
+            numbers: [b, n], float32; n may differ.
+            flags: [b, n], bool.
+        """
+        if self.count == 1:
+            return numbers, flags
+        whole = _Gather.apply(torch.cat([*numbers], dim=1), torch.cat([*flags], dim=1), self)
+        return tuple(
+            part.split([x.shape[1] for x in given], dim=1)
+            for part, given in zip(whole, (numbers, flags))
+        )
 
 
 class _Gather(torch.autograd.Function):
@@ -77,14 +90,22 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, workers: Workers) -> Tensor:
-        ctx.workers, ctx.rows = workers, len(x)
-        return workers.gather(x)
+    def forward(
+        ctx: Any, numbers: Tensor, flags: Tensor, workers: Workers
+    ) -> tuple[Tensor, Tensor]:
+        ctx.workers, ctx.rows = workers, len(numbers)
+        whole = workers.gather(
+            torch.cat([numbers.view(torch.uint8), flags.view(torch.uint8)], dim=1)
+        )
+        of_numbers, of_flags = whole.tensor_split([numbers.element_size() * numbers.shape[1]], 1)
+        gathered = of_flags.bool()
+        ctx.mark_non_differentiable(gathered)
+        return of_numbers.contiguous().view(numbers.dtype), gathered
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         first = ctx.workers.rank * ctx.rows
-        return gradients[0][first : first + ctx.rows] * ctx.workers.count, None
+        return gradients[0][first : first + ctx.rows] * ctx.workers.count, None, None
 
 
 class Objective(nn.Module):
@@ -99,18 +120,35 @@ class Objective(nn.Module):
         *,
         weights: Tensor | None,
         workers: Workers,
+        compiled: bool = False,
     ) -> None:
+        """Join a model and a loss; `compiled` compiles both, for training only."""
         super().__init__()
         self.model, self.config, self.workers = model, config, workers
         self.register_buffer("weights", weights, persistent=False)
+        self._compiled_model = torch.compile(model.forward, dynamic=True) if compiled else None
+        if compiled:
+            self._loss_of_all = torch.compile(self._loss_of_all, dynamic=True)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the loss of the global batch; every worker computes the same number."""
-        return self.loss(self.embed(batch), batch)
+    def forward(self, batch: Batch, *, wants_loss: bool = True) -> Tensor | Embeddings:
+        """Return the loss of the global batch; every worker computes the same number.
+
+        Without `wants_loss` return the embeddings of this worker's share.
+        """
+        embeddings = self.embed(batch)
+        return self.loss(embeddings, batch) if wants_loss else embeddings
 
     def embed(self, batch: Batch) -> Embeddings:
         """Embed this worker's share of a global batch."""
-        return self.model(batch.tokens, batch.lengths, padded=batch.padded)
+        if self._compiled_model is None:
+            return self.model(batch.tokens, batch.lengths, padded=batch.padded)
+        batch = bucketed(batch)
+        return self._compiled_model(batch.tokens, batch.lengths, padded=batch.padded)
+
+    @property
+    def head(self) -> list[Tensor]:
+        """What is trained by the loss of embeddings alone, and not by making them."""
+        return [x for x in (self.model.prototypes, self.model.bias) if x.requires_grad]
 
     def loss(self, embeddings: Embeddings, batch: Batch) -> Tensor:
         """Return the loss of the global batch, given the embeddings of this worker's share.
@@ -118,18 +156,18 @@ class Objective(nn.Module):
         Rows that only pad a share have no observed class and so do not count. A modality's own
         loss counts the rows that have the modality.
         """
-        labels, observed = self.workers.gather(batch.labels), self.workers.gather(batch.observed)
-        loss = self._loss(embeddings.fused, labels, observed)
-        if not self.config.modality_weight:
+        names = embeddings.by_modality if self.config.modality_weight else ()
+        (fused, *own), (labels, observed, *present) = self.workers.gather_step(
+            [x.float() for x in (embeddings.fused, *(embeddings.by_modality[n] for n in names))],
+            [batch.labels, batch.observed, *(embeddings.present[n][:, None] for n in names)],
+        )
+        loss = self._loss(fused, labels, observed)
+        if not own:
             return loss
-        own = []
-        for name, embedding in embeddings.by_modality.items():
-            present = self.workers.gather(embeddings.present[name])
-            own.append(self._loss(embedding, labels, observed & present[:, None]))
-        return loss + self.config.modality_weight * torch.stack(own).mean()
+        losses = [self._loss(x, labels, observed & there) for x, there in zip(own, present)]
+        return loss + self.config.modality_weight * torch.stack(losses).mean()
 
-    def _loss(self, embedding: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
-        gathered = self.workers.gather_with_gradients(embedding.float())
+    def _loss(self, gathered: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
         if self.config.name != "supcon":
             return self._loss_of_scores(gathered, labels, observed)
         contrast = supcon(gathered, labels, observed, temperature=self.config.temperature)
@@ -138,8 +176,7 @@ class Objective(nn.Module):
 
     def _loss_of_scores(self, gathered: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
         if labels.shape[1] <= chunk_classes(len(labels), labels.device):
-            scores = self.model.scores(gathered)
-            return compute_loss(self.config, scores, labels, observed, self.weights)
+            return self._loss_of_all(gathered, labels, observed)
         return chunked_loss(
             self.config,
             gathered,
@@ -149,6 +186,24 @@ class Objective(nn.Module):
             bias=self.model.bias,
             class_weights=self.weights,
         )
+
+    def _loss_of_all(self, gathered: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
+        scores = self.model.scores(gathered)
+        return compute_loss(self.config, scores, labels, observed, self.weights)
+
+
+def bucketed(batch: Batch) -> Batch:
+    """Pad a batch further, so that lengths with the readout token are multiples of `BUCKET`.
+
+    A batch without padding stays without.
+    """
+    if not batch.padded:
+        return batch
+    tokens = {
+        name: functional.pad(x, (0, 0, 0, -(x.shape[1] + 1) % BUCKET))
+        for name, x in batch.tokens.items()
+    }
+    return replace(batch, tokens=tokens, memory=None)
 
 
 @dataclass
@@ -204,11 +259,16 @@ def make_learner(
     if config.loss.balance:
         weights = class_weights(torch.from_numpy(feeds.class_counts), config.loss.balance)
         weights = weights.to(device)
-    objective: nn.Module = Objective(model, config.loss, weights=weights, workers=workers)
-    if config.train.compile:
-        model.compile()
+    steps = config.train.epochs * feeds.train.steps
+    objective: nn.Module = Objective(
+        model,
+        config.loss,
+        weights=weights,
+        workers=workers,
+        compiled=wants_compiled(config.train, device, steps=steps),
+    )
     if workers.count > 1:
-        objective = DistributedDataParallel(objective)
+        objective = DistributedDataParallel(objective, forward_sync_buffers=False)
     return Learner(
         model=model,
         objective=objective,
@@ -235,6 +295,19 @@ def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"
+
+
+def wants_compiled(config: TrainConfig, device: torch.device, *, steps: int) -> bool:
+    """Whether to compile a run of so many steps: as configured, `auto` on GPUs where it pays."""
+    if config.compile != "auto":
+        return config.compile
+    return device.type == "cuda" and steps >= COMPILED_FROM_STEPS and _has_compiler()
+
+
+def _has_compiler() -> bool:
+    """Whether torch.compile finds what it needs for GPUs: Triton, which needs a C compiler."""
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
 def train_step(
@@ -284,9 +357,15 @@ def add_gradients(learner: Learner, batch: Batch, rows_per_pass: int) -> Tensor:
         return loss.detach()
     plain = objective.module if isinstance(objective, DistributedDataParallel) else objective
     assert isinstance(plain, Objective)
-    loss = backward_in_passes(cast(plain.embed), cast(plain.loss), batch, rows_per_pass)
-    learner.workers.average([p.grad for p in plain.parameters() if p.grad is not None])
-    return loss
+    shared = partial(objective, wants_loss=False) if objective is not plain else None
+    return backward_in_passes(
+        cast(plain.embed),
+        cast(plain.loss),
+        batch,
+        rows_per_pass,
+        embed_last=cast(shared) if shared else None,
+        head=plain.head if shared else (),
+    )
 
 
 def backward_in_passes(
@@ -294,6 +373,9 @@ def backward_in_passes(
     loss_of: Callable[[Embeddings, Batch], Tensor],
     batch: Batch,
     rows_per_pass: int,
+    *,
+    embed_last: Callable[[Batch], Embeddings] | None = None,
+    head: Sequence[Tensor] = (),
 ) -> Tensor:
     """Add the gradients of a batch's loss to the parameters, for a batch that exceeds memory.
 
@@ -309,6 +391,10 @@ def backward_in_passes(
         loss_of: the loss of all rows of the batch, given their embeddings.
         batch: this worker's share of the global batch, b rows.
         rows_per_pass: rows that are embedded at a time.
+        embed_last: embeds the last part in place of `embed`, for DistributedDataParallel, which
+            averages gradients over workers while the backward pass of that part still runs.
+        head: parameters that only the loss reaches. DistributedDataParallel waits for the
+            gradients of all parameters, so with `embed_last` it is told that theirs are ready.
 
     Returns:
         The loss.
@@ -324,7 +410,11 @@ def backward_in_passes(
     first = 0
     for part, state in zip(parts_of(batch, rows_per_pass), states, strict=True):
         _set_random_state(state, part.rows.device)  # dropout must draw the same numbers again
-        _propagate(embed(part), joined, first)
+        is_last = first + len(part.rows) == len(batch.rows)
+        if is_last and embed_last is not None:
+            _propagate(embed_last(part), joined, first, head)
+        else:
+            _propagate(embed(part), joined, first)
         first += len(part.rows)
     return loss.detach()
 
@@ -356,13 +446,16 @@ def _joined(made: list[Embeddings]) -> Embeddings:
     )
 
 
-def _propagate(again: Embeddings, joined: Embeddings, first: int) -> None:
-    """Propagate the loss's gradient at a part's embeddings to the parameters."""
+def _propagate(
+    again: Embeddings, joined: Embeddings, first: int, head: Sequence[Tensor] = ()
+) -> None:
+    """Propagate the loss's gradient at a part's embeddings to the parameters; nothing to `head`."""
     pairs = [(again.fused, joined.fused)]
     pairs += [(again.by_modality[name], leaf) for name, leaf in joined.by_modality.items()]
     reached = [(x, leaf.grad) for x, leaf in pairs if leaf.grad is not None]
+    gradients = [g[first : first + len(x)].to(x.dtype) for x, g in reached]
     torch.autograd.backward(
-        [x for x, _ in reached], [g[first : first + len(x)].to(x.dtype) for x, g in reached]
+        [*(x for x, _ in reached), *head], [*gradients, *map(torch.zeros_like, head)]
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raymc.config import Config, TrainConfig, to_dict
 from raymc.data.feed.batches import Batch
-from raymc.data.feed.feed import Feed, Feeds
+from raymc.data.feed.feed import Feed, Feeds, on_device
 from raymc.data.feed.order import PADDING_ROW
 from raymc.data.shards import Manifest
 from raymc.errors import CheckpointError
@@ -214,10 +214,9 @@ def train_epoch(
     total = torch.tensor(part.loss, device=learner.device)
     batches = Awaited(feed.training(epoch, skip=part.steps))
     started = emitted = time.perf_counter()
-    for step, batch in enumerate(batches, start=part.steps):
-        loss = train_step(
-            learner, config, batch.to(learner.device), epoch=epoch, step=step, feed=feed
-        )
+    copied = on_device(batches, learner.device)
+    for step, (batch, moved) in enumerate(copied, start=part.steps):
+        loss = train_step(learner, config, moved, epoch=epoch, step=step, feed=feed)
         total += loss
         rows = feed.rows_in(step + 1)
         now = time.perf_counter()
@@ -288,7 +287,7 @@ class _Saver:
 
     def after_step(self, batch: Batch, part: Callable[[], Part]) -> None:
         """Note the rows of a step, and take a checkpoint if one is due; on every worker."""
-        self._rows.append(batch.rows)
+        self._rows.append(batch.rows.clone())  # else all of the batch would stay in memory
         if not isinstance(self._report, Store):
             return
         step = self._logged_steps + len(self._rows)

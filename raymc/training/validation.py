@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from raymc.config import Config, TrainConfig
-from raymc.data.feed.feed import Feed
+from raymc.data.feed.feed import Feed, on_device
 from raymc.data.labels import Vocabulary
 from raymc.data.shards.tokens import LARGEST_VALUE
 from raymc.errors import DivergedError
@@ -52,11 +52,11 @@ def predict(
     workers = workers or Workers()
     model.eval()
     parts = []
-    for batch in feed.evaluation():
-        batch = batch.to(device)
+    for _, batch in on_device(feed.evaluation(), device):
         _, scores = model.score_batch(batch)
-        parts.append((batch.rows, scores, batch.labels, batch.observed))
-    rows, scores, labels, observed = (
+        kept = (x.clone() for x in (batch.rows, batch.labels, batch.observed))  # not their batch
+        parts.append((scores, *kept))
+    scores, rows, labels, observed = (
         workers.gather(torch.cat(column)).cpu().numpy() for column in zip(*parts)
     )
     # Rows that only pad a batch have negative numbers and sort to the front: drop them.

@@ -4,29 +4,26 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from rich.console import Console
-from torch import nn
 
 from jobs.bench import train as bench
-from jobs.bench import train_ways
+from jobs.bench import train_device, train_ways
 from jobs.bench.measure import Measurement
 from jobs.bench.train import Settings, bench_train, commands_table, steps_table
 from jobs.bench.train_counts import Operations, count_step, counts_table
 from jobs.bench.train_device import (
     Load,
-    full_batch,
     measure_padding,
-    measure_shares,
+    measure_use,
     padding_table,
-    rows_per_second,
-    shares_table,
-    used_share,
+    row_flops,
+    use_table,
+    use_text,
 )
 from jobs.bench.train_ways import (
     BARE,
@@ -44,11 +41,11 @@ from jobs.bench.train_ways import (
 )
 from raymc.config import Config, override, to_dict
 from raymc.data.feed.feed import Feeds
+from raymc.errors import ResourceError
 from raymc.events import EpochEnded
 from raymc.training import loop
 
 CPU = torch.device("cpu")
-LOAD = Load(width=16, depth=2, heads=2, largest_batch=2, matrix=64, rounds=2)
 SETTINGS = {
     "model.width": 16,
     "model.depth": 2,
@@ -86,14 +83,6 @@ def task(config: Config) -> Task:
 @pytest.fixture(scope="module")
 def bare(task: Task) -> Figures:
     return WAYS[BARE](task)
-
-
-@pytest.fixture(scope="module")
-def shares(config: Config) -> list[Measurement]:
-    """Models stay as they are: what checks shapes here can't be compiled (see test_compile)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.Module, "compile", lambda module: None)
-        return measure_shares(config, CPU, LOAD)
 
 
 def train_plainly(task: Task) -> list[float]:
@@ -148,56 +137,90 @@ def test_a_loader_s_rows_make_raymc_s_batches(task: Task) -> None:
         assert torch.equal(made["observed"], batch.observed)
 
 
-def test_flops_are_those_of_the_matrix_products(config: Config, shares: list[Measurement]) -> None:
-    eager = shares[0]
-    model, tokens = Task(config, CPU).learner().model, train_ways.RAGGED_TOKENS[1]
-    assert eager["batch"][0] in (1, 2)
-    least = 0  # each matrix once forward and twice backward, two FLOPs an entry and token
-    for name, weight in model.named_parameters():
-        if weight.ndim < 2 or name == "bottleneck":
-            continue
-        once = name == "prototypes" or name.startswith(("to_embedding", "readouts"))
-        seen = 1 if once and "qkv" not in name else tokens + (not name.startswith("embed"))
-        least += 6 * weight.numel() * seen
-    assert least <= eager["flops"][0] / eager["batch"][0] < 1.05 * least  # the rest is attention
+def test_flops_are_those_of_the_matrix_products(task: Task) -> None:
+    model, flops = task.learner().model, row_flops(task.config, task)
+    width = task.config.model.width
+    for length in (1, 7, 40):
+        matrices = 0  # each once forward and twice backward, two FLOPs an entry and token
+        for name, weight in model.named_parameters():
+            if weight.ndim < 2 or name in ("bottleneck", "prototypes"):
+                continue
+            once = name.startswith(("to_embedding", "readouts"))
+            seen = 1 if once and "qkv" not in name else length + (not name.startswith("embed"))
+            seen += once and "qkv" in name  # the readout token again, for its query
+            matrices += 6 * weight.numel() * seen
+        tokens = length + 1
+        seen = 2 * tokens**2 + (2 * tokens) ** 2 + 2 * tokens  # apart, jointly and to read out
+        assert flops(length) == matrices + 12 * width * seen
 
 
-def test_every_precision_is_measured_eager_and_compiled(shares: list[Measurement]) -> None:
-    assert [share.name for share in shares] == [
-        "float32, eager",
-        "float32, compiled",
-        "bfloat16, eager",
-        "bfloat16, compiled",
+def test_use_of_a_device_counts_padding_as_waste(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU, with small models that stay as they are."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    load = Load(model={"width": 16, "heads": 2, "depth": 2}, batch=4, steps=3, epochs=2, matrix=64)
+    monkeypatch.setattr(train_device, "LOADS", {"small": load})
+    figures = {"spans": [[1.0, 2.0]]}
+    trials = [
+        Measurement("packed", {"at_a_time": n}, {"trials_an_hour": [60.0 * n], **figures})
+        for n in (8, 1)
     ]
-    for share in shares:
-        assert share.note == ""
-        assert len(share["seconds"]) == LOAD.rounds
-        [flops], [batch], [ceiling] = share["flops"], share["batch"], share["ceiling"]
-        assert flops == shares[0]["flops"][0] / shares[0]["batch"][0] * batch
-        assert 0 < used_share(share) <= flops / min(share["seconds"]) / ceiling
+    monkeypatch.setattr(train_device, "packed_trials", lambda device, folder: trials)
+    found, packed = measure_use(CPU, tmp_path, seconds=60)
+    assert packed == trials
+    assert [one.name for one in found] == ["small, eager", "small, compiled"]
+    for one in found:
+        assert one.note == ""
+        assert one["batch"] == [4]
+        assert len(one["seconds"]) == len(one["waiting"]) == 2
+        assert 0 < one["flops"][0] < one["padded_flops"][0]
+        assert one["ceiling"][0] > 0
+    assert found[0]["flops"] == found[1]["flops"]
+    assert found[0]["padded_flops"] < found[1]["padded_flops"]  # lengths in buckets
+    late, packed = measure_use(CPU, tmp_path, seconds=-1)
+    assert packed == []
+    assert {one.note for one in late} == {"left out: no time was left"}
+    page = use_text(CPU, found, trials)
+    assert page.startswith("### Use of the device\n\na CPU. MFU is")
+    assert "| 8 | 2 | 480 | 480 to 480 | 8.00 |" in page
 
 
 def test_what_cannot_be_measured_is_told_in_a_line(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nSet …")
 
-    monkeypatch.setattr(nn.Module, "compile", fail)
-    monkeypatch.setattr("jobs.bench.train_device.PRECISIONS", {"float32": torch.float32})
-    eager, compiled = measure_shares(config, CPU, LOAD)
-    assert eager.note == ""
-    assert compiled.note == "InvalidCxxCompiler: No working C++ compiler found"
-    lines = shares_table([eager, compiled]).splitlines()
-    assert lines[2].startswith(f"| float32, eager | {eager['batch'][0]} | ")
-    assert lines[3] == (
-        "| float32, compiled | InvalidCxxCompiler: No working C++ compiler found |  |  |  |  |  |"
-    )
+    monkeypatch.setattr(train_device, "train_load", fail)
+    monkeypatch.setattr(train_device, "packed_trials", lambda device, folder: [])
+    monkeypatch.setattr(train_device, "product_speed", lambda side, device: 1.0)
+    found, _ = measure_use(CPU, tmp_path, seconds=60)
+    assert {one.note for one in found} == {"InvalidCxxCompiler: No working C++ compiler found"}
+    assert "| default model, eager | InvalidCxxCompiler" in use_table(found, 1.0)
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def train(found: Measurement, task: Task) -> None:
+        tried.append(task.config.batch.size)
+        if tried[-1] > 2:
+            raise torch.OutOfMemoryError("too large")
+        found.add(seconds=1.0)
+
+    monkeypatch.setattr(train_device, "_train", train)
+    load, one = Load(model={"width": 16, "heads": 2}, batch=8, steps=1), Measurement("small")
+    train_device.train_load(one, load, CPU, tmp_path, compiled=False)
+    assert tried == [8, 4, 2]
+    assert one["batch"] == [2]
 
 
 def test_sorting_by_length_saves_padding(config: Config) -> None:
     config = override(config, {"batch.size": 2})  # so that there are batches enough for pools
-    plain, pooled = measure_padding(config, CPU, LOAD)
+    plain, pooled = measure_padding(config, CPU, rounds=2)
     kept = size = 0
     for batch in Task(config, CPU).epochs[0]:  # the default pools
         for name, tokens in batch.tokens.items():
@@ -205,14 +228,7 @@ def test_sorting_by_length_saves_padding(config: Config) -> None:
             size += math.prod(tokens.shape)
     assert pooled["padding"] == [1 - kept / size]
     assert plain["padding"] > pooled["padding"] > [0]
-    assert len(plain["seconds"]) == len(pooled["seconds"]) == LOAD.rounds
-
-
-def test_a_full_batch_has_no_padding(task: Task) -> None:
-    batch = full_batch(task, 3)
-    for name, tokens in batch.tokens.items():
-        assert batch.lengths[name].tolist() == [tokens.shape[1]] * 3
-        assert tokens.dtype == torch.float16
+    assert len(plain["seconds"]) == len(pooled["seconds"]) == 2
 
 
 def test_tables_put_each_way_beside_the_bare_loop_of_its_round() -> None:
@@ -254,11 +270,18 @@ def test_padding_is_shown_by_pool() -> None:
     assert padding_table([found]).splitlines()[2:] == ["| 1 | 38.2% | 2.000 |"]
 
 
-def test_use_is_flops_over_the_product_s() -> None:
+def test_use_is_flops_over_the_peak_and_the_product_s() -> None:
     figures = {"batch": [4], "seconds": [2.0, 2.0], "flops": [80], "ceiling": [100.0]}
-    share = Measurement("float32, eager", figures=figures)
-    assert rows_per_second(share) == 2.0
-    assert used_share(share) == 0.4
+    row = use_table([Measurement("small", figures=figures)], peak=160.0).splitlines()[2]
+    assert row.startswith("| small | 4 | 25.0% | 40.0% | 4e-11 |")
+
+
+def test_a_gpu_s_page_has_neither_ways_nor_commands() -> None:
+    assert [Settings().times(part) for part in ("rounds", "commands")] == [5, 3]
+    gpu = Settings(device="gpu", rounds=2)
+    assert [gpu.times(part) for part in ("rounds", "commands")] == [2, 0]
+    with pytest.raises(ResourceError, match="there is no GPU here"):
+        bench_train(Console(quiet=True), gpu)
 
 
 def test_a_step_asks_for_few_operations_and_never_waits() -> None:
@@ -285,7 +308,6 @@ def test_the_whole_benchmark_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = io.StringIO()
-    monkeypatch.setitem(bench.LOADS, "cpu", replace(LOAD, largest_batch=0))
     monkeypatch.setattr(bench, "WAYS", {BARE: WAYS[BARE]})
     monkeypatch.setattr(bench, "STARTS", {"import raymc": ("-c", "import raymc")})
     overrides = {path: str(value) for path, value in SETTINGS.items()}

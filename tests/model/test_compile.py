@@ -2,15 +2,19 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch.fx import GraphModule
 
-from raymc.config import from_dict
+from raymc.config import LossName, from_dict
+from raymc.data.feed.batches import Batch
 from raymc.data.shards import Modality
+from raymc.model.losses import head_of
 from raymc.model.transformer import MultimodalTransformer
+from raymc.training.learner import Objective, Workers, bucketed
 
 MODALITIES = (Modality("visual", 6, "float16", rate_hz=1.0), Modality("audio", 4, "uint8"))
 # All sizes fixed; lengths free, once they have changed; and rows free too, for the same reason.
@@ -53,7 +57,54 @@ def train_compiled(fusion: str) -> int:
     return len(graphs)
 
 
+def train_ragged(name: LossName) -> int:
+    """Train on 50 ragged batches, some without a modality; returns the number of graphs."""
+    torch.manual_seed(0)
+    shape = {"width": 16, "depth": 2, "heads": 2, "fusion_depth": 1, "embedding_dim": 8}
+    loss = {"name": name, "modality_weight": 0.5}
+    config = from_dict({"model": {**shape, "dropout": 0.2}, "loss": loss})
+    model = MultimodalTransformer(config.model, MODALITIES, classes=3, head=head_of(name))
+    graphs: list[GraphModule] = []
+
+    def keep(graph: GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_any = torch.compile
+    torch.compile = partial(compile_any, backend=keep, fullgraph=True)
+    given = {"weights": None, "workers": Workers()}
+    compiled = Objective(model, config.loss, **given, compiled=True)
+    torch.compile = compile_any
+    plain = Objective(model, config.loss, **given)
+    counts = []
+    for step in range(50):
+        rows = 16 - step % 2  # batches differ by a row
+        lengths = {m.name: torch.randint(0, 40 if step % 7 else 1, (rows,)) for m in MODALITIES}
+        tokens = {
+            m.name: torch.ones(rows, max(1, int(lengths[m.name].max())), m.dim) * m.dim
+            for m in MODALITIES
+        }
+        labels, observed = torch.rand(2, rows, 3) < 0.5
+        batch = Batch(tokens, lengths, labels, observed, torch.arange(rows))
+        found = []
+        for objective, given_batch in ((plain, bucketed(batch)), (compiled, batch)):
+            if objective is plain and step % 10:
+                continue  # the first of ten are compared
+            torch.manual_seed(step)
+            model.zero_grad()
+            loss_of_batch = objective(given_batch)
+            loss_of_batch.backward()
+            found.append((loss_of_batch, [p.grad for p in model.parameters()]))
+        torch.testing.assert_close(found[-1], found[0], rtol=1e-4, atol=1e-5)
+        counts.append(len(graphs))
+    assert counts[1] == counts[-1], counts  # none after the first two batches
+    return counts[-1]
+
+
 if __name__ == "__main__":
     for each in ("joint", "bottleneck"):
         count = train_compiled(each)
         assert count <= MOST_GRAPHS, (each, count)
+    count = train_ragged("prototype_contrast")
+    # the model for equal lengths, as the first batch has them, and for any; and the loss
+    assert count <= MOST_GRAPHS, count

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from tiny import SPLIT_ROWS, feeds_of
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 from two_workers import run_as_two
 
 from raymc.config import Config, LossName, from_dict, override, to_dict
@@ -140,6 +142,7 @@ def work(rank: int, folder: str, values: dict[str, Any]) -> None:
         "gathered": gather_something(rank),
         "resumed": fit(config, dataset, Path(folder), Path(folder) / "epoch 1 of 1"),
         "passes": at_once_and_in_passes(override(base, ONE_BATCH), dataset),
+        "exchanges": count_exchanges(override(base, ONE_BATCH), dataset),
     }
     chunked.CPU_SCORES, chunked.LEAST_CLASSES = 1, 2  # from here on, two classes a chunk
     found["chunks"] = gradients_of_steps(config, dataset)
@@ -148,17 +151,49 @@ def work(rank: int, folder: str, values: dict[str, Any]) -> None:
     dist.destroy_process_group()
 
 
+def count_exchanges(config: Config, dataset: Dataset) -> list[int]:
+    """Gathers of a step, and averages of buckets of gradients; at once, then in passes."""
+    learner, batch = make(config, dataset)
+    gather, shared, asked = dist.all_gather_single, learner.objective, []
+    assert isinstance(shared, DistributedDataParallel)
+
+    group = dist.group.WORLD
+    assert group is not None
+
+    def gathered(whole: Tensor, part: Tensor) -> None:
+        asked.append("gather")
+        gather(whole, part)
+
+    def averaged(state, bucket):  # no types: DDP and pyright want different ones
+        asked.append("average")
+        return allreduce_hook(group, bucket)
+
+    shared.register_comm_hook(None, averaged)
+    dist.all_gather_single = gathered
+    counts = []
+    for rows in (0, 5):
+        learning.add_gradients(learner, batch, rows)
+        counts += [asked.count("gather"), asked.count("average")]
+        asked.clear()
+    dist.all_gather_single = gather
+    return counts
+
+
 def gather_something(rank: int) -> list[Tensor]:
     """Gather a bool matrix, numbers, and numbers with a gradient, that of Σ k·x_k²."""
     workers = Workers.current()
     assert workers == Workers(rank=rank, count=2)
     numbers = torch.arange(3.0) + 3 * rank
-    leaf = numbers.clone().requires_grad_()
-    everything = workers.gather_with_gradients(leaf)
+    leaf, flag = numbers.clone().requires_grad_(), torch.tensor([[rank == 0, True]] * 3)
+    both = [leaf[:, None], 2 * leaf[:, None].detach()]
+    (everything, twice), (flags, others) = workers.gather_step(both, [flag, ~flag[:, :1]])
+    assert torch.equal(twice, 2 * everything)
+    assert torch.equal(others, ~flags[:, :1])
+    everything = everything[:, 0]
     (torch.arange(6.0) * everything**2).sum().backward()
     assert leaf.grad is not None
     return [
-        workers.gather(torch.tensor([[rank == 0, True]])),
+        flags[::3],
         workers.gather(numbers.to(torch.int64)),
         everything.detach(),
         leaf.grad,
@@ -250,7 +285,7 @@ def test_one_worker_gathers_nothing() -> None:
     x = torch.ones(2, requires_grad=True)
     assert Workers.current() == Workers(rank=0, count=1)
     assert Workers().gather(x) is x
-    assert Workers().gather_with_gradients(x) is x
+    assert Workers().gather_step([x], [x > 0])[0][0] is x
 
 
 @pytest.mark.parametrize(
@@ -304,6 +339,22 @@ def test_dropout_is_the_same_in_both_passes(tiny: Dataset, tiny_config: Config) 
     assert not all(torch.allclose(x, other[name]) for name, x in expected.items())
 
 
+def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(learning, "_has_compiler", lambda: True)
+    for value, device, steps, compiled in [
+        ("auto", gpu, 5000, True),
+        ("auto", gpu, 4999, False),
+        ("auto", CPU, 5000, False),
+        (True, CPU, 1, True),
+        (False, gpu, 5000, False),
+    ]:
+        config = override(from_dict({}), {"train.compile": value}).train
+        assert learning.wants_compiled(config, device, steps=steps) == compiled
+    monkeypatch.setattr(learning, "_has_compiler", lambda: False)
+    assert not learning.wants_compiled(from_dict({}).train, gpu, steps=5000)
+
+
 def test_no_more_rows_are_embedded_at_a_time(tiny: Dataset, tiny_config: Config) -> None:
     learner, batch = make(override(tiny_config, {**PLAIN, "batch.size": 45}), tiny)
     objective = learner.objective
@@ -350,6 +401,11 @@ def test_two_workers_in_passes(
         assert_close(in_passes, alone, tolerance=1e-5)
     first, second = (found["passes"][1] for found in of_two)
     assert all(torch.equal(x, second[name]) for name, x in first.items())
+
+
+def test_two_workers_exchange_once_a_step(of_two: list[dict[str, Any]]) -> None:
+    for found in of_two:
+        assert found["exchanges"] == [1, 1, 1, 1]
 
 
 def test_two_workers_with_scores_in_chunks(of_two: list[dict[str, Any]]) -> None:

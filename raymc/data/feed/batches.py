@@ -9,7 +9,8 @@ Axes: N rows of a block, B rows of one worker's share of a batch, T tokens, C cl
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from raymc.data.shards.ragged import multi_hot, observed_classes
 from raymc.errors import DataError
 
 TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32, "uint8": torch.uint8}
+ALIGNMENT = 64  # bytes, of each tensor in a batch's memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Batch:
             all workers' shares equally long; they enter neither loss nor metric.
         padded: Whether any row has fewer than T tokens of a modality. Known here, because to read
             it from lengths on a GPU would wait for the GPU.
+        memory: The bytes that all of these tensors are views of, if they are views of one piece;
+            then a tensor that is kept keeps all of them.
     """
 
     tokens: dict[str, Tensor]
@@ -46,16 +50,27 @@ class Batch:
     observed: Tensor
     rows: Tensor
     padded: bool = True
+    memory: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on `device`."""
-        return self._each(lambda x: x.to(device, non_blocking=True))
+        """Return the batch on `device`, in one copy if it is in one piece of memory."""
+        if self.memory is None:
+            return self._each(lambda x: x.to(device, non_blocking=True))
+        memory = self.memory.to(device, non_blocking=True)
 
-    def pinned(self) -> "Batch":
-        """Return the batch in page-locked memory, which a GPU copies from asynchronously."""
-        return self._each(lambda x: x.pin_memory())
+        def moved(x: Tensor) -> Tensor:
+            first = x.storage_offset() * x.element_size()
+            return memory[first : first + x.nbytes].view(x.dtype).view(x.shape)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return self._each(moved, memory)
+
+    def used_in(self, stream: torch.cuda.Stream) -> None:
+        """Keep its memory until what this stream has been asked for is done."""
+        tensors = (*self.tokens.values(), *self.lengths.values(), self.labels, self.observed)
+        for x in (*tensors, self.rows) if self.memory is None else (self.memory,):
+            x.record_stream(stream)
+
+    def _each(self, change: Callable[[Tensor], Tensor], memory: Tensor | None = None) -> "Batch":
         return Batch(
             tokens={name: change(x) for name, x in self.tokens.items()},
             lengths={name: change(x) for name, x in self.lengths.items()},
@@ -63,6 +78,7 @@ class Batch:
             observed=change(self.observed),
             rows=change(self.rows),
             padded=self.padded,
+            memory=memory,
         )
 
 
@@ -177,26 +193,21 @@ class Buffers:
         return np.empty(size, np.uint8)
 
 
-def buffers_of(modalities: Sequence[Modality]) -> dict[str, Buffers]:
-    """Return memory for each modality's tokens: sizes are alike only within a modality."""
-    return {modality.name: Buffers() for modality in modalities}
-
-
 class RowStore:
     """Decoded blocks in memory, and rows of them as padded batches.
 
-    `buffers` are, by modality, the memory for batches' tokens.
+    `buffers` is the memory for batches.
     """
 
     def __init__(
         self,
         modalities: Sequence[Modality],
         classes: int,
-        buffers: Mapping[str, Buffers] | None = None,
+        buffers: Buffers | None = None,
     ) -> None:
         self.modalities = tuple(modalities)
         self.classes = classes
-        self._buffers = buffers or buffers_of(modalities)
+        self._buffers = buffers or Buffers()
         self._firsts: list[int] = []
         self._blocks: list[Block] = []
         self._left: list[int] = []
@@ -236,29 +247,57 @@ class RowStore:
         `PADDING_ROW` becomes a row without tokens, labels or observed classes.
         """
         real = np.flatnonzero(rows != PADDING_ROW)
-        labels = np.zeros((len(rows), self.classes), dtype=bool)
-        observed = np.zeros((len(rows), self.classes), dtype=bool)
-        views: list[list[np.ndarray]] = [[] for _ in self.modalities]
+        views: dict[str, list[np.ndarray]] = {modality.name: [] for modality in self.modalities}
         places: list[int] = []
-        for at, where, local in self._by_block(rows[real]):
-            block = self._blocks[at]
-            labels[real[where]] = block.labels[local]
-            observed[real[where]] = block.observed[local]
+        found = list(self._by_block(rows[real]))
+        for at, where, local in found:
             places.extend(real[where].tolist())
-            for found, modality in zip(views, self.modalities):
-                tokens = block.tokens[modality.name]
-                found.extend(tokens.row(index) for index in local.tolist())
-        padded = {
-            modality.name: _pad(found, places, len(rows), modality, self._buffers[modality.name])
-            for found, modality in zip(views, self.modalities)
-        }
+            for name, seen in views.items():
+                tokens = self._blocks[at].tokens[name]
+                seen.extend(tokens.row(index) for index in local.tolist())
+        longest = {name: max([1, *map(len, seen)]) for name, seen in views.items()}
+        batch = self._empty_batch(len(rows), longest)
+        padded = False
+        for name, seen in views.items():
+            lengths = batch.lengths[name].numpy()
+            lengths[:] = 0
+            lengths[places] = [len(view) for view in seen]
+            _pad(batch.tokens[name].numpy(), lengths, seen, places)
+            padded |= bool((lengths < longest[name]).any())
+        for name in ("labels", "observed"):
+            entries = getattr(batch, name).numpy()
+            entries[:] = False
+            for at, where, local in found:
+                entries[real[where]] = getattr(self._blocks[at], name)[local]
+        batch.rows.numpy()[:] = rows
+        return replace(batch, padded=padded)
+
+    def _empty_batch(self, rows: int, tokens: Mapping[str, int]) -> Batch:
+        """Return a batch of uninitialised tensors in one piece of memory."""
+        kinds = {modality.name: modality for modality in self.modalities}
+        shapes: list[tuple[tuple[int, ...], torch.dtype]] = [
+            ((rows, length, kinds[name].dim), TORCH_DTYPES[kinds[name].dtype])
+            for name, length in tokens.items()
+        ]
+        shapes += [((rows,), torch.int64)] * (len(tokens) + 1)
+        shapes += [((rows, self.classes), torch.bool)] * 2
+        sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in shapes]
+        ends = list(accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes))
+        if torch.cuda.is_available():  # a GPU copies asynchronously from page-locked memory only
+            memory = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
+        else:
+            memory = torch.from_numpy(self._buffers.empty((ends[-1],), np.dtype(np.uint8)))
+        parts = iter(
+            memory[first : first + size].view(dtype).view(shape)
+            for (shape, dtype), size, first in zip(shapes, sizes, [0, *ends])
+        )
         return Batch(
-            tokens={name: tokens for name, (tokens, _) in padded.items()},
-            lengths={name: lengths for name, (_, lengths) in padded.items()},
-            labels=torch.from_numpy(labels),
-            observed=torch.from_numpy(observed),
-            rows=torch.from_numpy(rows.astype(np.int64)),
-            padded=any((lengths < tokens.shape[1]).any() for tokens, lengths in padded.values()),
+            tokens={name: next(parts) for name in tokens},
+            lengths={name: next(parts) for name in tokens},
+            rows=next(parts),
+            labels=next(parts),
+            observed=next(parts),
+            memory=memory,
         )
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -277,27 +316,10 @@ class RowStore:
 
 
 def _pad(
-    views: Sequence[np.ndarray],
-    places: Sequence[int],
-    rows: int,
-    modality: Modality,
-    buffers: Buffers,
-) -> tuple[Tensor, Tensor]:
-    """Copy token arrays [t, dim] into rows `places` of a zero-padded [rows, T, dim] tensor.
-
-    Return it, and the number of tokens of each of its rows.
-    """
-    lengths = np.zeros(rows, dtype=np.int64)
-    lengths[list(places)] = [len(view) for view in views]
-    longest = max(1, int(lengths.max(initial=0)))
-    shape = (rows, longest, modality.dim)
-    if torch.cuda.is_available():  # a GPU copies asynchronously from page-locked memory only
-        padded = torch.empty(shape, dtype=TORCH_DTYPES[modality.dtype], pin_memory=True)
-    else:
-        padded = torch.from_numpy(buffers.empty(shape, modality.numpy_dtype))
-    buffer = padded.numpy()
+    padded: np.ndarray, lengths: np.ndarray, views: Sequence[np.ndarray], places: Sequence[int]
+) -> None:
+    """Copy token arrays [t, dim] into rows `places` of [rows, T, dim]; fill the rest with zeros."""
     for place, view in zip(places, views):
-        buffer[place, : len(view)] = view
-    for place, length in enumerate(lengths.tolist()):
-        buffer[place, length:] = 0
-    return padded, torch.from_numpy(lengths)
+        padded[place, : len(view)] = view
+    for row, length in zip(padded, lengths.tolist()):
+        row[length:] = 0

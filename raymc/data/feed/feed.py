@@ -19,9 +19,9 @@ from raymc.config import BatchConfig
 from raymc.data.feed.batches import (
     Batch,
     Block,
+    Buffers,
     RowStore,
     block_from_table,
-    buffers_of,
     cut_at_shards,
 )
 from raymc.data.feed.order import (
@@ -82,7 +82,7 @@ class Feed:
         self.steps = -(-self.rows // config.size)
         self._read, self._share = read, share
         self._store: RowStore | None = None
-        self._buffers = buffers_of(manifest.modalities)
+        self._buffers = Buffers()
 
     def training(self, epoch: int, *, skip: int = 0) -> Iterator[Batch]:
         """Iterate over the epoch's batches in shuffled order, starting at batch `skip`."""
@@ -123,7 +123,7 @@ class Feed:
                     share = share_of(found, *self._share)
                 else:
                     share = padded(found, largest_share(counts, self._share[1]))
-                yield self._batch(store, share)
+                yield store.batch(share)
             if not self.keep:
                 store.release(found)
 
@@ -159,17 +159,13 @@ class Feed:
         )
         for found, _ in batches:
             share = share_of(found, *self._share) if read is None else found
-            yield self._batch(store, share)
+            yield store.batch(share)
             if not self.keep:
                 store.release(found)
         if read is not None:
             left = largest_share(np.array(self.shard_rows), self._share[1]) - rows
             for at in range(0, left, size):
-                yield self._batch(store, padded(numbers[:0], min(size, left - at)))
-
-    def _batch(self, store: RowStore, rows: np.ndarray) -> Batch:
-        batch = store.batch(rows)
-        return batch.pinned() if torch.cuda.is_available() else batch
+                yield store.batch(padded(numbers[:0], min(size, left - at)))
 
     def _new_store(self) -> RowStore:
         classes = len(self.manifest.vocabulary.names)
@@ -246,6 +242,24 @@ def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:
             maker.shutdown(cancel_futures=True)
             if close := getattr(source, "close", None):
                 close()
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, Batch]]:
+    """Yield each batch, and the same on `device`.
+
+    A GPU copies in a stream of its own, so that a batch arrives while the step before computes.
+    """
+    if device.type != "cuda":
+        yield from ((batch, batch.to(device)) for batch in batches)
+        return
+    copies = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            moved = batch.to(device)
+        steps = torch.cuda.current_stream(device)
+        steps.wait_stream(copies)
+        moved.used_in(steps)
+        yield batch, moved
 
 
 def mapped_ahead(

@@ -2,7 +2,8 @@
 
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from raymc.data.feed.batches import (
     cut_at_shards,
     decode_tokens,
 )
-from raymc.data.feed.feed import Feed, ReadShards
+from raymc.data.feed.feed import Feed, ReadShards, on_device
 from raymc.data.feed.order import PADDING_ROW
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Manifest, Modality, Shard
@@ -175,6 +176,61 @@ def test_batches_move_whole() -> None:
     tensors = [*moved.tokens.values(), *moved.lengths.values()]
     tensors += [moved.labels, moved.observed, moved.rows]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_a_store_s_batches_move_in_one_copy() -> None:
+    clips = random_clips(7)
+    batch = store_of(clips, [7]).batch(np.array([3, 0, PADDING_ROW, 6]))
+    memory = batch.memory
+    assert memory is not None
+    moved = batch.to(torch.device("meta"))
+    tensors = [*moved.tokens.values(), *moved.lengths.values(), moved.labels, moved.observed]
+    tensors += [moved.rows, moved.memory]
+    assert len({x.untyped_storage()._cdata for x in tensors}) == 1  # one tensor was copied
+    elsewhere = replace(batch, memory=memory.clone()).to(torch.device("cpu"))
+    memory.zero_()  # what was copied are the bytes, not the tensors
+    assert_same(elsewhere, slow_batch(clips, [3, 0, PADDING_ROW, 6]))
+
+
+def test_a_gpu_copies_beside_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a GPU that only notes what it is asked for."""
+    asked: list[str] = []
+
+    class Stream:
+        def __init__(self, device: object = None, name: str = "copies") -> None:
+            self.name = name
+
+        def wait_stream(self, other: "Stream") -> None:
+            asked.append(f"{self.name} wait for {other.name}")
+
+    def copied(batch: Batch, device: torch.device) -> Batch:
+        asked.append(f"copy {batch.rows.tolist()} to {device} in {current[-1].name}")
+        return replace(batch, labels=~batch.labels)
+
+    def kept(batch: Batch, stream: Stream) -> None:
+        asked.append(f"keep {batch.rows.tolist()} for {stream.name}")
+
+    @contextmanager
+    def switched(stream: Stream) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    current = [Stream(name="steps")]
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", switched)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(Batch, "to", copied)
+    monkeypatch.setattr(Batch, "used_in", kept)
+    clips = random_clips(2)
+    batches = [slow_batch(clips, [row]) for row in range(2)]
+    for batch, moved in on_device(batches, torch.device("cuda")):
+        assert torch.equal(moved.labels, ~batch.labels)
+        asked.append("step")
+    assert asked == [
+        *("copy [0] to cuda in copies", "steps wait for copies", "keep [0] for steps", "step"),
+        *("copy [1] to cuda in copies", "steps wait for copies", "keep [1] for steps", "step"),
+    ]
 
 
 def test_labels_that_nobody_annotated() -> None:
