@@ -56,9 +56,9 @@ class Workers:
         if self.count == 1:
             return x
         plain = (x.to(torch.uint8) if x.dtype == torch.bool else x).contiguous()
-        whole = plain.new_empty(self.count * len(plain), *plain.shape[1:])
-        dist.all_gather_single(whole, plain)
-        return whole.to(x.dtype)
+        parts = [torch.empty_like(plain) for _ in range(self.count)]
+        dist.all_gather(parts, plain)
+        return torch.cat(parts).to(x.dtype)
 
     def gather_step(
         self, numbers: Sequence[Tensor], flags: Sequence[Tensor]
@@ -125,7 +125,7 @@ class Objective(nn.Module):
         """Join a model and a loss; `compiled` compiles both, for training only."""
         super().__init__()
         self.model, self.config, self.workers = model, config, workers
-        self.register_buffer("weights", weights, persistent=False)
+        self.weights = weights  # no buffer: workers would send them in every step
         self._compiled_model = torch.compile(model.forward, dynamic=True) if compiled else None
         if compiled:
             self._loss_of_all = torch.compile(self._loss_of_all, dynamic=True)
@@ -268,7 +268,7 @@ def make_learner(
         compiled=wants_compiled(config.train, device, steps=steps),
     )
     if workers.count > 1:
-        objective = DistributedDataParallel(objective, forward_sync_buffers=False)
+        objective = DistributedDataParallel(objective)
     return Learner(
         model=model,
         objective=objective,

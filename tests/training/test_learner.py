@@ -154,13 +154,13 @@ def work(rank: int, folder: str, values: dict[str, Any]) -> None:
 def count_exchanges(config: Config, dataset: Dataset) -> list[int]:
     """Gathers of a step, and averages of buckets of gradients; at once, then in passes."""
     learner, batch = make(config, dataset)
-    gather, shared, asked = dist.all_gather_single, learner.objective, []
+    gather, shared, asked = dist.all_gather, learner.objective, []
     assert isinstance(shared, DistributedDataParallel)
 
     group = dist.group.WORLD
     assert group is not None
 
-    def gathered(whole: Tensor, part: Tensor) -> None:
+    def gathered(whole: list[Tensor], part: Tensor) -> None:
         asked.append("gather")
         gather(whole, part)
 
@@ -169,13 +169,13 @@ def count_exchanges(config: Config, dataset: Dataset) -> list[int]:
         return allreduce_hook(group, bucket)
 
     shared.register_comm_hook(None, averaged)
-    dist.all_gather_single = gathered
+    dist.all_gather = gathered
     counts = []
     for rows in (0, 5):
         learning.add_gradients(learner, batch, rows)
         counts += [asked.count("gather"), asked.count("average")]
         asked.clear()
-    dist.all_gather_single = gather
+    dist.all_gather = gather
     return counts
 
 
