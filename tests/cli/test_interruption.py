@@ -254,14 +254,13 @@ def has_come_to(process: Interruptible, folder: Path, moment: str) -> bool:
     return process.has_ended() or any(folder.glob(moment))
 
 
-@pytest.mark.parametrize("command", [command for command in CASES if command != "tune"])
+@pytest.mark.parametrize("command", CASES)
 def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
     command: str, folder: Path, joined: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice, by each signal, once in a terminal; then the same command is run to its end.
 
-    The first time it starts a Ray of its own if it needs one, then it joins that of all tests. The
-    sweep is the demo's.
+    The first time it starts a Ray of its own if it needs one, then it joins that of all tests.
     """
     case, chance = CASES[command], random.Random()
     words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
