@@ -22,13 +22,14 @@ from raymc.data.feed.on_ray import share_data
 from raymc.data.feed.shared import SharedData
 from raymc.data.shards import Dataset
 from raymc.errors import DivergedError, ResourceError, SweepError
-from raymc.events import EpochEnded
+from raymc.events import EpochEnded, unheard
 from raymc.runtime.connect import capacity, our_error
 from raymc.search.searcher import FAILURE, HandingOut, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
 from raymc.search.study import GPUS_ATTRIBUTE, open_study, trials_in
 from raymc.search.trials import Trial, winner
 from raymc.training import loop
+from raymc.training.keeping import patient_storing
 from raymc.training.on_ray import make_trainer
 from raymc.training.runs import TRIALS, Run
 from raymc.training.worker import EPOCH, IS_LAST, limit_threads
@@ -146,10 +147,14 @@ def train_alone(trial: Run, data: SharedData, resume: str | None) -> None:
 
 
 def report_to_tune(event: EpochEnded, folder: Path | None) -> None:
-    """Report an epoch and its checkpoint to Tune."""
+    """Report an epoch and its checkpoint to Tune, which stores it; retries while it can't.
+
+    Tune reports nothing before it has stored, so a retry reports once.
+    """
     assert folder is not None
     metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
-    tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(folder)))
+    checkpoint = tune.Checkpoint.from_directory(str(folder))
+    patient_storing(unheard)(tune.report, metrics, checkpoint=checkpoint)
 
 
 def train_in_group(trial: Run, data: SharedData) -> None:

@@ -1,5 +1,6 @@
 """The searcher, called as Tune calls it: what the study and the disk hold afterwards."""
 
+from errno import ENOSPC
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
@@ -11,8 +12,10 @@ from optuna.trial import TrialState
 from cluster.chaos.services import PostgresServer
 from raymc.config import Config, override
 from raymc.errors import ResourceError
+from raymc.events import EpochEnded
 from raymc.search.searcher import FAILURE, HandingOut, StudySearcher, trial_folder
 from raymc.search.study import open_study
+from raymc.search.sweep import report_to_tune
 from raymc.search.trials import Trial, trials_of
 from raymc.training.runs import open_run
 from raymc.training.worker import EPOCH, IS_LAST
@@ -205,3 +208,21 @@ def test_the_search_is_over_for_tune_unless_a_trial_is_left_to_hand_out(told: To
         told.searcher.on_trial_complete(name, told.epoch(number, 5, 0.4))
     assert trials.is_finished()
     assert [trial.state for trial in told.trials()] == ["complete"] * 2
+
+
+def test_a_trial_waits_while_its_storage_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported, left = list[tuple[dict[str, Any], str]](), 2
+
+    def report(metrics: dict[str, Any], *, checkpoint: Any) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise OSError(ENOSPC, "No space left on device")
+        reported.append((metrics, checkpoint.path))
+
+    monkeypatch.setattr("ray.tune.report", report)
+    event = EpochEnded(3, {"val/mAP": 0.5}, is_best=True, seconds=1.0, is_last=True)
+    report_to_tune(event, tmp_path)
+    assert reported == [({"val/mAP": 0.5, EPOCH: 3, IS_LAST: True}, str(tmp_path))]
