@@ -9,7 +9,7 @@ model reads what is said and written in them as it is, not as programs recognise
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from fractions import Fraction
@@ -27,7 +27,7 @@ from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, 
 from raymc.config import AUTO, Config, ExtractConfig, from_dict
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
-from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
+from raymc.data.shards import Dataset, Modality, Row, open_dataset, read_shard, write_dataset
 from raymc.errors import DataError
 from raymc.evaluation.segments import FoundSegment, TrueSegment, segment_average_precision
 from raymc.evaluation.timeline import Timeline, score_windows
@@ -194,9 +194,9 @@ def _timelines(folder: Path, settings: Settings, seed: int) -> tuple[list[Timeli
     dataset = open_dataset(str(data)) if data.exists() else _dataset(data, lessons, extract)
     overlapping = replace(extract, stride_seconds=settings.window / 2)
     bundle = _train(dataset, folder / f"run-{seed}", settings.epochs, seed)
-    return [
-        _timeline(bundle, lesson.path, overlapping) for lesson in lessons[settings.split]
-    ], lessons[settings.split]
+    read, _ = _reader(overlapping)
+    judged = lessons[settings.split]
+    return [_timeline(bundle, one.path, read, overlapping) for one in judged], judged
 
 
 def _made_lessons(folder: Path, settings: Settings, seed: int) -> dict[str, list[Lesson]]:
@@ -306,21 +306,30 @@ def _write(file: Path, pictures: np.ndarray, sound: np.ndarray) -> None:
         container.mux(audio.encode(None))
 
 
-def _clips(path: str, extract: ExtractConfig) -> Iterator[Any]:
+Read = Callable[[str], Iterator[Any]]
+
+
+def _reader(extract: ExtractConfig) -> tuple[Read, tuple[Modality, ...]]:
+    """Return what yields the encoded clips of a video, and their modalities."""
     plan = plan_extraction(extract)
-    encoders = make_encoders(plan.config, plan.light)
-    return (item for _, item in extract_files([(0, Source(path=path, id=path))], plan, encoders))
+    encoders = make_encoders(plan.config)
+
+    def read(path: str) -> Iterator[Any]:
+        source = Source(path=path, id=path)
+        return (item for _, item in extract_files([(0, source)], plan, encoders))
+
+    return read, plan.modalities
 
 
 def _dataset(
     folder: Path, lessons: Mapping[str, Sequence[Lesson]], extract: ExtractConfig
 ) -> Dataset:
     """Cut lessons to clips with labels."""
-    modalities = plan_extraction(extract).modalities
+    read, modalities = _reader(extract)
     rows: dict[str, list[Row]] = {"train": [], "val": []}
     for split, made in rows.items():
         for lesson in lessons[split]:
-            for clip in _clips(lesson.path, extract):
+            for clip in read(lesson.path):
                 if isinstance(clip, EncodedClip):
                     tokens = {
                         one.name: np.frombuffer(clip.tokens[one.name] or b"", one.dtype)
@@ -386,8 +395,8 @@ def _feeds(dataset: Dataset, config: Config) -> Feeds:
     return Feeds(train=feed("train"), val=feed("val"), class_counts=label_counts(encoded))
 
 
-def _timeline(bundle: Bundle, path: str, extract: ExtractConfig) -> Timeline:
-    scored, failures = score_windows(bundle, _clips(path, extract))
+def _timeline(bundle: Bundle, path: str, read: Read, extract: ExtractConfig) -> Timeline:
+    scored, failures = score_windows(bundle, read(path))
     assert scored is not None, failures
     window, stride = extract.window_seconds or 0.0, extract.stride_seconds or 0.0
     return Timeline(
