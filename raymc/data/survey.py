@@ -127,12 +127,10 @@ def _look(
             with their checksums, and whose labels are counted.
         is_measured: Whether its rows' lengths are wanted.
     """
-    is_whole = is_trained_on and shard.file not in dataset.checked
-    content = dataset.read_verified(shard) if is_whole else None
     wanted = {one.name for one in (*compared, *(read if is_measured else ()))}
     columns = ["id", *(["labels"] if is_trained_on else []), *sorted(wanted)]
     optional = (*VIDEO_COLUMNS, *_TIMES)
-    table = read_shard(dataset, shard, columns, optional=optional, content=content)
+    table = read_shard(dataset, shard, columns, optional=optional, verify=is_trained_on)
     lengths = [ragged(table[one.name], one).lengths for one in read] if is_measured else []
     return _Seen(
         counts=count_labels(dataset, shard, table) if is_trained_on else np.zeros(0, np.int64),

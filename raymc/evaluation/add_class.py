@@ -19,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from raymc.data.feed.batches import block_from_table
-from raymc.data.leaks import video_column, video_of
+from raymc.data.leaks import VIDEO_COLUMNS, video_column, video_of
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
 from raymc.errors import BundleError, ConfigError, DataError
 from raymc.evaluation.media import embed_media, plan_of
@@ -362,7 +362,6 @@ def _read_dataset(
     bundle: Bundle, dataset: Dataset, split: str, name: str, wanted: Sequence[str] = ()
 ) -> _Clips:
     bundle.check_dataset(dataset.manifest)
-    dataset.verify(split)
     known, parts = dataset.manifest.vocabulary, []
     at = known.names.index(name) if name in known.names else None
     for table in _tables(bundle, dataset, split):
@@ -386,7 +385,7 @@ def _tables(bundle: Bundle, dataset: Dataset, split: str) -> Iterator[pa.Table]:
     observed = ["observed"] if dataset.manifest.vocabulary.groups else []
     columns = ["id", "labels", *observed, *bundle.columns_in(dataset.manifest)]
     for shard in dataset.split(split):
-        yield read_shard(dataset, shard, columns, optional=("path", "video", "video_id", "url"))
+        yield read_shard(dataset, shard, columns, optional=VIDEO_COLUMNS, verify=True)
 
 
 def _joined(parts: Sequence[_Clips]) -> _Clips:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,10 +99,10 @@ def embed_clips(
     every = -(-sum(shard.rows for shard in shards) // MOST_CLIPS)
     names = bundle.columns_in(dataset.manifest)
     taken = shards[:: max(1, every)]
-    replace(dataset, manifest=replace(dataset.manifest, splits={split: tuple(taken)})).verify(split)
     tables, embeddings, done = [], [], 0
     for shard in taken:
-        table = read_shard(dataset, shard, ["id", "labels", *names], optional=_PLACE)
+        columns = ["id", "labels", *names]
+        table = read_shard(dataset, shard, columns, optional=_PLACE, verify=True)
         embeddings.append(bundle.embed_tokens(bundle.tokens_of(table))[0])
         known = [name for name in ("id", "labels", *_PLACE) if name in table.column_names]
         tables.append(table.select(known).replace_schema_metadata())

@@ -115,7 +115,6 @@ def predict_split(
     """
     writer = writer_to(out)
     bundle.check_dataset(dataset.manifest)
-    dataset.verify(split)
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
         given: dict[str, Any] = {"device": device, "first": first, "on_rows": on_rows}
@@ -235,6 +234,6 @@ def _summary(parts: Sequence[Path]) -> Predicted:
 
 def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
     columns = ["id", *bundle.columns_in(dataset.manifest)]
-    table = read_shard(dataset, shard, columns, optional=_PLACE)
+    table = read_shard(dataset, shard, columns, optional=_PLACE, verify=True)
     known = [name for name in ("id", *_PLACE) if name in table.column_names]
     return pa.table({name: table[name] for name in known} | scored_columns(bundle, table))

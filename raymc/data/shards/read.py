@@ -79,19 +79,10 @@ class Dataset:
         shards = [shard for split in splits for shard in self.manifest.splits.get(split, ())]
         shards = [shard for shard in shards if shard.file not in self.checked]
         for shard, found in zip(shards, _digests(self.filesystem, self.path, shards)):
-            self._compare(shard, found)
+            self.compare(shard, found)
 
-    def read_verified(self, shard: Shard) -> pa.Buffer:
-        """Read the whole file of a shard, and compare it with its checksum; raises as `verify`."""
-        path = f"{self.path}/{shard.file}"
-        _check_file(self.filesystem, self.path, shard)
-        with storage.reaching(path), self.filesystem.open_input_file(path) as file:
-            content = file.read_buffer()
-        if shard.file not in self.checked:
-            self._compare(shard, hashlib.sha256(content).hexdigest())
-        return content
-
-    def _compare(self, shard: Shard, found: str) -> None:
+    def compare(self, shard: Shard, found: str) -> None:
+        """Raise `DataError` if the SHA-256 that was found is not that of a shard."""
         if found != shard.sha256:
             raise DataError(
                 f"{self.path}/{shard.file} is not the file that was written: its SHA-256 "
@@ -227,19 +218,19 @@ def read_shard(
     columns: Sequence[str] | None = None,
     *,
     optional: Sequence[str] = (),
-    content: pa.Buffer | None = None,
+    verify: bool = False,
 ) -> pa.Table:
     """Read columns of a shard, all by default; null labels become empty lists.
 
-    The columns in `optional` are read, too, if the shard has them. `content` is its file, where
-    that is in memory already.
+    The columns in `optional` are read, too, if the shard has them. With `verify`, the whole file is
+    read, once, and compared with its checksum, as `Dataset.verify` does.
 
     Raises:
         DataError: The file is missing or damaged, differs from the manifest, or lacks a column.
     """
     path = f"{dataset.path}/{shard.file}"
     try:
-        with _opened_file(dataset, path, content) as file:
+        with _opened_file(dataset, shard, verify=verify) as file:
             _check_size(dataset.path, shard, file.size())
             parquet = pq.ParquetFile(file, pre_buffer=True)
             missing = set(columns or ()) - set(parquet.schema_arrow.names)
@@ -260,8 +251,15 @@ def read_shard(
         ) from error
 
 
-def _opened_file(dataset: Dataset, path: str, content: pa.Buffer | None) -> pa.NativeFile:
-    return dataset.filesystem.open_input_file(path) if content is None else pa.BufferReader(content)
+def _opened_file(dataset: Dataset, shard: Shard, *, verify: bool) -> pa.NativeFile:
+    file = dataset.filesystem.open_input_file(f"{dataset.path}/{shard.file}")
+    if not verify or shard.file in dataset.checked:
+        return file
+    _check_size(dataset.path, shard, file.size())
+    with file:
+        content = file.read_buffer()
+    dataset.compare(shard, hashlib.sha256(content).hexdigest())
+    return pa.BufferReader(content)
 
 
 def count_classes(dataset: Dataset, split: str) -> np.ndarray:
