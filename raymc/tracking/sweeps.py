@@ -9,7 +9,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -107,14 +107,15 @@ def read_trials(uri: str, experiment: str, run_id: str, *, metric: str = "val/mA
     Raises:
         ResourceError: MLflow does not answer, or holds no such experiment.
     """
-    runs = reversed(_all_runs(uri, experiment))
-    trials = [run for run in runs if run.tags.get(PARENT_TAG) == run_id]
+    runs = _with_stops(_all_runs(uri, experiment))
+    trials = [run for run in reversed(runs) if run.tags.get(PARENT_TAG) == run_id]
     found = [_trial(run, number, metric) for number, run in enumerate(trials)]
     return sorted(found, key=lambda trial: trial.number)
 
 
 def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
     trials, seconds = defaultdict[str, list[Trial]](list), defaultdict[str, float](float)
+    runs = _with_stops(runs)
     for run in runs:
         if PARENT_TAG in run.tags:
             trials[run.tags[PARENT_TAG]].append(_trial(run, 0, metric))
@@ -144,6 +145,23 @@ def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
                 worker_hours=_held(run, WORKERS_TAG, hours),
             )
         )
+    return found
+
+
+def _with_stops(runs: "Sequence[_Run]") -> "list[_Run]":
+    """Return the runs, in which trials left open wait since the end of their sweep."""
+    ended = {
+        run.run_id: run.ended
+        for run in runs
+        if run.ended and run.tags.get(STATE_TAG, "running") != "running"
+    }
+    found = []
+    for run in runs:
+        sweep = run.tags.get(PARENT_TAG, "")
+        if sweep in ended and run.tags.get(STATE_TAG, "running") == "running":
+            last = max(run.started, ended[sweep])
+            run = replace(run, ended=last, tags={**run.tags, STATE_TAG: "waiting"})
+        found.append(run)
     return found
 
 

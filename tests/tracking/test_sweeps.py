@@ -144,6 +144,22 @@ def test_what_runs_cost(folder: str, config: TrackingConfig) -> None:
     assert "cost" not in names
 
 
+def test_trials_of_a_stopped_sweep_wait_and_cost_no_more(
+    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_tracker(config, folder) as tracker:
+        sweep = tracker.start_run("cut", key="cut", params={}, tags={"raymc.workers": "1"})
+        tracker.start_run("one", key="cut/0", parent=sweep, params={}, tags={})
+        tracker.end_run(sweep, "stopped")
+    monkeypatch.setattr(sweeps, "now", lambda: 2**45)
+    [known] = list_runs(tracker.uri, config.experiment)
+    assert known.state == "stopped"
+    assert known.worker_hours is not None
+    assert known.worker_hours < 1
+    [trial] = read_trials(tracker.uri, config.experiment, known.run_id)
+    assert trial.state == "waiting"
+
+
 def test_unknown_names_list_those_that_exist(folder: str, config: TrackingConfig) -> None:
     tracker = open_tracker(config, folder)
     record_sweep(tracker, "margins", {0.5: (0.3, "complete")})
