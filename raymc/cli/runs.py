@@ -80,11 +80,15 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     """
     check_space(config)
     from raymc.runtime.gauges import Gauges
+    from raymc.search.study import outside_space
     from raymc.search.sweep import sweep
 
     known = _open_data(config, console)
     dataset = known.dataset
     config, lines = _fitted(config, known.shape, preset, sweep=True)
+    if config.search.try_default and (outside := outside_space(config)):
+        listed = ", ".join(f"{path}={value}" for path, value in outside.items())
+        lines.append(f"the settings themselves are not tried first: {listed} is not searched")
     run = open_run(config, sweep=True, dataset=dataset.manifest.digest())
     _describe(known, config.data.train, console, lines)
     run = _start_ray(run, console)

@@ -29,6 +29,7 @@ PENDING = JobStatus.PENDING.value
 _NAME_KEY, _COMMAND_KEY = "job_name", "command"  # in a job's metadata; the first is Ray's own
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
 _REQUEST_SECONDS = (10.0, 120.0)  # to connect; for an answer
+_FIRST_SECONDS = 10.0  # for the first answer, which says that a job server is there
 _POLL_SECONDS = 0.25  # between looks at a job that is to stop
 _PENDING_SECONDS = 10.0  # after which a job is not just about to start
 _LOG_SECONDS = 1.0  # between looks at a job that is followed
@@ -78,7 +79,8 @@ class Client(ray.job_submission.JobSubmissionClient):
     """Ray's client with a time-out; Ray's own would wait for a silent server for ever."""
 
     def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:
-        return super()._do_request(method, endpoint, **{"timeout": _REQUEST_SECONDS, **given})
+        seconds = _FIRST_SECONDS if endpoint == "/api/version" else _REQUEST_SECONDS
+        return super()._do_request(method, endpoint, **{"timeout": seconds, **given})
 
 
 def connect(address: str) -> Client:

@@ -66,9 +66,15 @@ def begin_with_default(study: optuna.Study, config: Config) -> None:
     `search.try_default` may switch that off.
     """
     settings, space = flatten(config), distributions(config)
-    inside = all(_holds(values, settings[path]) for path, values in space.items())
-    if config.search.try_default and space and inside and not study.trials:
+    if config.search.try_default and space and not study.trials and not outside_space(config):
         study.enqueue_trial({path: settings[path] for path in space})
+
+
+def outside_space(config: Config) -> dict[str, Any]:
+    """Return the settings, by dotted path, that lie outside the space they are searched in."""
+    settings = flatten(config)
+    space = distributions(config)
+    return {path: settings[path] for path in space if not _holds(space[path], settings[path])}
 
 
 def read_study(run: Run) -> optuna.Study:

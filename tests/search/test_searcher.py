@@ -14,7 +14,7 @@ from raymc.config import Config, override
 from raymc.errors import ResourceError
 from raymc.events import EpochEnded
 from raymc.search.searcher import FAILURE, HandingOut, StudySearcher, trial_folder
-from raymc.search.study import open_study
+from raymc.search.study import open_study, outside_space
 from raymc.search.sweep import report_to_tune
 from raymc.search.trials import Trial, trials_of
 from raymc.training.runs import open_run
@@ -226,3 +226,9 @@ def test_a_trial_waits_while_its_storage_is_full(
     event = EpochEnded(3, {"val/mAP": 0.5}, is_best=True, seconds=1.0, is_last=True)
     report_to_tune(event, tmp_path)
     assert reported == [({"val/mAP": 0.5, EPOCH: 3, IS_LAST: True}, str(tmp_path))]
+
+
+def test_settings_outside_their_space_are_named(tiny_config: Config) -> None:
+    choices = {"search.space": {"optimizer.lr": {"choices": [0.3, 0.4]}}, "optimizer.lr": 0.2}
+    assert outside_space(override(tiny_config, choices)) == {"optimizer.lr": 0.2}
+    assert outside_space(override(tiny_config, {**choices, "optimizer.lr": 0.3})) == {}
