@@ -322,7 +322,7 @@ def test_the_reference_lists_every_setting_in_its_section() -> None:
     [
         "| `clip` | `0.05` | ≥ 0.0, < 1.0 | Probability below which asl ignores an absent label. |",
         "| `cache_share` | `0.5` | > 0, ≤ 1 | Share of the object store that the splits may use. |",
-        "| `compile` | `false` |  | Compile the model with torch.compile. |",
+        "| `unlabelled` | `false` |  | Accept a table without labels. |",
         "| `sampler` | `tpe` | `tpe`, `random` | Optuna sampler that proposes the next trial. |",
         "| `file` | `required` |  | Path of the .npz file. |",
     ],
