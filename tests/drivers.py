@@ -147,6 +147,7 @@ def interruptible(
         env={**inherited, **marked},
     )
     os.close(screen)
+    log.touch()  # before the thread does, so that it can be read at once
     reader = threading.Thread(target=_copy, args=(keyboard, log))
     reader.start()
     try:
