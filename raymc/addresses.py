@@ -134,6 +134,11 @@ def _remember(address: str, shown: str) -> None:
                 _secrets[form] = rf"{before}{re.escape(form)}(?![\w-])", "***"
 
 
+def limit_connecting() -> None:
+    """Let Postgres' client give up a silent server after 15 s, not never, unless told otherwise."""
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "15")
+
+
 def with_password(address: str) -> str:
     """Return an address with the password that this process remembers for it, to connect."""
     return _known.get(address, address)

@@ -16,12 +16,13 @@ from raymc.data.feed.feed import mapped_ahead
 from raymc.data.leaks import VIDEO_COLUMNS, Clips, clips_in, find_leaks, joined
 from raymc.data.shards import Dataset, Modality, Shard, ragged, read_shard
 from raymc.data.shards.read import count_labels
+from raymc.data.shards.tokens import PLACE_COLUMNS
 
 # Of larger datasets only ids and videos are compared: hashing all tokens would take minutes.
 CONTENT_BYTES = 16 << 30
 MEASURED_ROWS = 2000  # whose lengths say how long a typical one is
 SHARDS_AT_ONCE = 4  # in memory
-_TIMES = ("start_seconds", "end_seconds")
+_TIMES = PLACE_COLUMNS[1:]
 
 
 @dataclass(frozen=True)

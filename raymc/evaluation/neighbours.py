@@ -21,6 +21,7 @@ from jaxtyping import Float, Float32, Int64
 
 import raymc
 from raymc.data.shards import Dataset, read_shard
+from raymc.data.shards.tokens import PLACE_COLUMNS
 from raymc.data.storage import whole_file
 from raymc.errors import ConfigError, DataError
 from raymc.events import Count, unheard
@@ -28,7 +29,6 @@ from raymc.training.bundle import Bundle
 from raymc.training.runs import dataset_behind, run_of
 
 MOST_CLIPS = 5000  # of larger splits, every so-manieth shard is taken, up to about this many clips
-_PLACE = ("path", "start_seconds", "end_seconds")
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ def embed_clips(
     tables, embeddings, done = [], [], 0
     for shard in taken:
         columns = ["id", "labels", *names]
-        table = read_shard(dataset, shard, columns, optional=_PLACE, verify=True)
+        table = read_shard(dataset, shard, columns, optional=PLACE_COLUMNS, verify=True)
         embeddings.append(bundle.embed_tokens(bundle.tokens_of(table))[0])
-        known = [name for name in ("id", "labels", *_PLACE) if name in table.column_names]
+        known = [name for name in ("id", "labels", *PLACE_COLUMNS) if name in table.column_names]
         tables.append(table.select(known).replace_schema_metadata())
         done += len(table)
         on_rows(done, sum(one.rows for one in taken))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 import raymc
 from raymc.data.shards import Dataset, Shard, is_dataset, open_dataset, read_shard
+from raymc.data.shards.tokens import PLACE_COLUMNS
 from raymc.data.storage import whole_file, write_text
 from raymc.errors import ConfigError, DataError
 from raymc.evaluation.media import plan_of, score_media
@@ -31,7 +32,6 @@ from raymc.training.bundle import Bundle
 
 _DONE = b"raymc.done"  # in a part: the number of inputs, such as shards, up to its end
 _PARTS_FILE = "_parts.json"  # readers of Parquet folders skip such a name
-_PLACE = ("path", "start_seconds", "end_seconds")
 Steps = Callable[[int], Iterator[tuple[int, pa.Table]]]
 
 
@@ -234,6 +234,6 @@ def _summary(parts: Sequence[Path]) -> Predicted:
 
 def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
     columns = ["id", *bundle.columns_in(dataset.manifest)]
-    table = read_shard(dataset, shard, columns, optional=_PLACE, verify=True)
-    known = [name for name in ("id", *_PLACE) if name in table.column_names]
+    table = read_shard(dataset, shard, columns, optional=PLACE_COLUMNS, verify=True)
+    known = [name for name in ("id", *PLACE_COLUMNS) if name in table.column_names]
     return pa.table({name: table[name] for name in known} | scored_columns(bundle, table))

@@ -91,9 +91,8 @@ class Timeline:
 
     def __repr__(self) -> str:
         """Return what it is of, and how much."""
-        windows, found = len(self.starts), len(self.all_segments)
-        counted = f"{windows:,} window{'s' * (windows != 1)}, {found:,} segment{'s' * (found != 1)}"
-        return f"Timeline({self.path!r}: {counted})"
+        windows = _counted(len(self.starts), "window")
+        return f"Timeline({self.path!r}: {windows}, {_counted(len(self.all_segments), 'segment')})"
 
     @property
     def seconds(self) -> float:
@@ -183,11 +182,11 @@ def clock(seconds: float) -> str:
 def timeline_lines(timeline: Timeline) -> list[str]:
     """Return what a timeline is made of, what it found, and which labels it can't find."""
     count, found = len(timeline.starts), timeline.all_segments
-    windows = f"{count:,} window" + ("s" if count > 1 else "")
     every = f", one every {timeline.stride_seconds:g} s" if count > 1 else ""
-    lines = [f"{windows} of {timeline.window_seconds:g} s{every} ({timeline.chosen})"]
+    windows = f"{_counted(count, 'window')} of {timeline.window_seconds:g} s{every}"
+    lines = [f"{windows} ({timeline.chosen})"]
     named = dict.fromkeys(one.label for one in found)
-    segments = f"{len(found):,} segment" + ("s" if len(found) != 1 else "")
+    segments = _counted(len(found), "segment")
     lines.append(f"{segments} of {len(named):,} of {len(timeline.labels):,} labels")
     if missing := int(np.isnan(timeline.enter).sum()):
         have = "labels have" if missing > 1 else "label has"
@@ -196,6 +195,10 @@ def timeline_lines(timeline: Timeline) -> list[str]:
             "clips, so they have no segments"
         )
     return lines
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 Listener = Callable[[float], None]

@@ -3,7 +3,6 @@
 The study's database is the only state of a sweep that a restart needs.
 """
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
-from raymc.addresses import redacted, resolved, with_password
+from raymc.addresses import limit_connecting, redacted, resolved, with_password
 from raymc.config import Config, Range, flatten
 from raymc.data.storage import patience
 from raymc.errors import ConfigError, first_line
@@ -30,8 +29,6 @@ from raymc.training.runs import STUDY_FILE, TRIALS, Run
 GPUS_ATTRIBUTE = "gpus_per_worker"
 # How long a sweep waits for a database that is restarted.
 _PATIENCE_SECONDS = 180.0
-# How long Postgres' client waits for a silent server when it connects; by itself, for ever.
-_CONNECT_SECONDS = 15
 # Wraps a function so that it is retried while the study's database is unreachable.
 patient = patience(StorageInternalError, seconds=_PATIENCE_SECONDS).wraps
 
@@ -161,7 +158,7 @@ def _study_name(run: Run, storage: RDBStorage) -> str:
 
 def _storage(address: str) -> RDBStorage:
     """Return the database; connections are tested before use and replaced if they broke."""
-    os.environ.setdefault("PGCONNECT_TIMEOUT", str(_CONNECT_SECONDS))
+    limit_connecting()
     return RDBStorage(with_password(address), engine_kwargs={"pool_pre_ping": True})
 
 

@@ -9,9 +9,10 @@ import hmac
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -181,8 +182,12 @@ def make_app(
         inside += 1
         began = asyncio.get_running_loop().time()
         try:
-            received = _fetched(address, limits) if address else _uploaded(request, limits, name)
-            async with received as (file, shown):
+            write = (
+                partial(_fetch, address, limits)
+                if address
+                else partial(_upload, request, limits, name)
+            )
+            async with _received(write) as (file, shown):
                 found = await label(str(file))
         except FullError:
             raise _busy() from None
@@ -272,38 +277,40 @@ async def _discard(request: Request) -> None:
 
 
 @asynccontextmanager
-async def _uploaded(request: Request, limits: Limits, name: str) -> AsyncIterator[tuple[Path, str]]:
-    """Write the request's video to a file that is deleted at the end; also yields its name."""
+async def _received(
+    write: Callable[[Any], Coroutine[Any, Any, str]],
+) -> AsyncIterator[tuple[Path, str]]:
+    """Yield a file that `write` has filled, which is deleted at the end, and its name."""
+    handle, file = tempfile.mkstemp(prefix="raymc-upload-")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            shown = await write(out)
+        yield Path(file), _clean(shown)
+    finally:
+        Path(file).unlink(missing_ok=True)
+
+
+async def _upload(request: Request, limits: Limits, name: str, out: Any) -> str:
+    """Write the request's video to a file; returns its name."""
     if int(request.headers.get("content-length", 0)) > limits.upload_bytes + _FORM_BYTES:
         await _discard(request)
         raise _too_large(limits)
-    handle, file = tempfile.mkstemp(prefix="raymc-upload-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            shown = await _write(request, limits, out)
-        yield Path(file), _clean(name or shown)
-    finally:
-        Path(file).unlink(missing_ok=True)
+    shown = await _write(request, limits, out)
+    return name or shown
 
 
-@asynccontextmanager
-async def _fetched(address: str, limits: Limits) -> AsyncIterator[tuple[Path, str]]:
-    """Copy the video of an address to a file that is deleted at the end; also yields its name."""
+async def _fetch(address: str, limits: Limits, out: Any) -> str:
+    """Copy the video of an address to a file; returns its name."""
     if not is_below(address, limits.places):
         raise HTTPException(403, "this service opens no such address")
-    handle, file = tempfile.mkstemp(prefix="raymc-upload-")
     try:
-        with os.fdopen(handle, "wb") as out:
-            copying = asyncio.to_thread(_copy, address, limits, out)
-            try:
-                await asyncio.wait_for(copying, limits.fetch_seconds)
-            except TimeoutError:
-                raise HTTPException(504, "the video did not arrive in time") from None
-            except DataError as error:
-                raise HTTPException(422, str(error)) from None
-        yield Path(file), _clean(address)
-    finally:
-        Path(file).unlink(missing_ok=True)
+        copying = asyncio.to_thread(_copy, address, limits, out)
+        await asyncio.wait_for(copying, limits.fetch_seconds)
+    except TimeoutError:
+        raise HTTPException(504, "the video did not arrive in time") from None
+    except DataError as error:
+        raise HTTPException(422, str(error)) from None
+    return address
 
 
 def _copy(address: str, limits: Limits, out: Any) -> None:

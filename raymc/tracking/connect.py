@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from raymc.addresses import keep_password, resolved, with_password, without_password
+from raymc.addresses import (
+    keep_password,
+    limit_connecting,
+    resolved,
+    with_password,
+    without_password,
+)
 from raymc.config import TrackingConfig
 from raymc.errors import ConfigError, ResourceError
 from raymc.tracking.records import reason
@@ -35,7 +41,6 @@ _SWITCHES = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # or a model would include uv.lock of the working directory
-    "PGCONNECT_TIMEOUT": "15",  # or Postgres' client would wait for a silent server for ever
 }
 
 
@@ -207,3 +212,4 @@ def _set_switches() -> None:
     """Set MLflow's switches, which it reads when it is imported; what the user has set stays."""
     for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)
+    limit_connecting()

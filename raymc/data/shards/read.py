@@ -230,9 +230,10 @@ def read_shard(
     """
     path = f"{dataset.path}/{shard.file}"
     try:
-        with _opened_file(dataset, shard, verify=verify) as file:
+        with dataset.filesystem.open_input_file(path) as file:
             _check_size(dataset.path, shard, file.size())
-            parquet = pq.ParquetFile(file, pre_buffer=True)
+            source = _verified(dataset, shard, file) if verify else file
+            parquet = pq.ParquetFile(source, pre_buffer=True)
             missing = set(columns or ()) - set(parquet.schema_arrow.names)
             if missing:
                 raise DataError(
@@ -251,13 +252,11 @@ def read_shard(
         ) from error
 
 
-def _opened_file(dataset: Dataset, shard: Shard, *, verify: bool) -> pa.NativeFile:
-    file = dataset.filesystem.open_input_file(f"{dataset.path}/{shard.file}")
-    if not verify or shard.file in dataset.checked:
+def _verified(dataset: Dataset, shard: Shard, file: pa.NativeFile) -> pa.NativeFile:
+    """Return the file of a shard, read as a whole and compared, unless that was done before."""
+    if shard.file in dataset.checked:
         return file
-    _check_size(dataset.path, shard, file.size())
-    with file:
-        content = file.read_buffer()
+    content = file.read_buffer()
     dataset.compare(shard, hashlib.sha256(content).hexdigest())
     return pa.BufferReader(content)
 

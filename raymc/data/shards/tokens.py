@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from raymc.errors import DataError
 
 RESERVED_COLUMNS = ("id", "labels", "observed")
+PLACE_COLUMNS = ("path", "start_seconds", "end_seconds")  # where a clip is, from `raymc extract`
 _NUMPY_TYPES = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4"), "uint8": np.dtype("u1")}
 LARGEST_VALUE = 1e18  # a model squares values, and float32 ends at 3.4e38
 _BLOCK_VALUES = 1 << 16  # checked at a time, so that the temporary fits into a core's cache

@@ -20,6 +20,7 @@ import pyarrow as pa
 from jaxtyping import Float, Float32
 
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
+from raymc.data.shards.tokens import PLACE_COLUMNS
 from raymc.errors import DataError
 from raymc.evaluation.media import embed_media, plan_of
 from raymc.evaluation.review.doubts import Doubt, find_doubts
@@ -46,7 +47,6 @@ REVIEWED = "reviewed"  # extra column: labels that a person has confirmed, as JS
 SHARES = (0.25, 0.5)  # of the clips, on which the learning curves' other models are trained
 FEWEST_FOLDS = 2
 _NAMED = 8  # labels in a line
-_PLACE = ("path", "start_seconds", "end_seconds")
 
 
 Listener = Callable[[str, int, int], None]  # what is counted, how many are done, and of how many
@@ -393,7 +393,9 @@ def _confirmed(clips: Clips, bundle: Bundle) -> set[tuple[int, int]]:
 
 def _places(table: pa.Table) -> list[dict[str, Any]]:
     """Return `path`, `start` and `end` of each row, as far as the table has them."""
-    names = {name: name.removesuffix("_seconds") for name in _PLACE if name in table.column_names}
+    names = {
+        name: name.removesuffix("_seconds") for name in PLACE_COLUMNS if name in table.column_names
+    }
     columns = [table[name].to_pylist() for name in names]
     if not names:
         return [{} for _ in range(len(table))]
@@ -506,7 +508,7 @@ def _rows_of_dataset(bundle: Bundle, dataset: Dataset, listener: Listener) -> _E
     shards = [shard for shards in dataset.manifest.splits.values() for shard in shards]
     columns = ["id", "labels", *bundle.columns_in(dataset.manifest)]
     for number, shard in enumerate(shards, 1):
-        table = read_shard(dataset, shard, columns, optional=_PLACE)
+        table = read_shard(dataset, shard, columns, optional=PLACE_COLUMNS)
         table = table.filter(pa.array([not labels for labels in table["labels"].to_pylist()]))
         ids = table["id"].to_pylist()
         places = [{"id": name, **place} for name, place in zip(ids, _places(table))]
