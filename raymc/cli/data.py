@@ -224,6 +224,7 @@ def run_import(config: "Config") -> None:
 @click.option("--out", help="Folder of the dataset to write.")
 @click.option("--config", help="YAML file with further settings.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be extracted.")
+@click.option("--videos", help="Folder of the videos that a table names, if not the table's.")
 @click.option(
     "--column",
     multiple=True,

@@ -86,6 +86,10 @@ class ExtractConfig:
         description="Folder, glob pattern or table (CSV, .xlsx, .ods, JSON Lines, Parquet) of "
         "videos, local or remote.",
     )
+    videos: Place = Field(
+        default="",
+        description="Folder of the videos that a table names; empty: the table's.",
+    )
     columns: Mapping[str, str] = Field(
         default_factory=dict,
         description="Heading of the table for each of path, id, labels, split, start_seconds, "

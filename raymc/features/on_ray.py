@@ -473,7 +473,16 @@ def _manifest(
 
 
 # What is read from a table is in `sources_sha256`.
-_OF_TABLES = ("columns", "label_separator", "encoding", "sheet", "unlabelled", "split", "seed")
+_OF_TABLES = (
+    "videos",
+    "columns",
+    "label_separator",
+    "encoding",
+    "sheet",
+    "unlabelled",
+    "split",
+    "seed",
+)
 _NOT_IN_RESULTS = (
     "weights",
     "max_failures",

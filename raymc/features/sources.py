@@ -8,6 +8,7 @@ the digests in a table.
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -93,8 +94,9 @@ def list_media(config: ExtractConfig) -> Listing:
       media files, unless the pattern has a suffix. One of tables is read as one table. Addresses
       have no `?`.
     - A table (`TABLE_SUFFIXES`) in its own order; `columns.py` says what it may hold. A relative
-      path is relative to the table's folder. Labelled rows without a split are divided by video,
-      unless `extract.split` says otherwise.
+      path is relative to `extract.videos`, or else to the table's folder; a file that is not there
+      is looked for below that folder, see `_below_by_name`. Labelled rows without a split are
+      divided by video, unless `extract.split` says otherwise.
 
     The default id is the path (below the folder) without its suffix; files that differ only by
     suffix keep it, and a part of a file adds `@START-END`.
@@ -155,7 +157,7 @@ def check_present(sources: Sequence[Source]) -> None:
         return
     raise DataError(
         f"none of the files exists ({len(paths):,}, such as {next(iter(paths))}): check the paths; "
-        "relative ones are relative to the table's folder"
+        "relative ones are relative to the table's folder, or to that of --videos"
     )
 
 
@@ -336,9 +338,10 @@ def _together(
                 f"{', '.join(names)}; give them the same, or extract them one by one"
             )
         path = columns_of(table, config.columns).of["path"] if table.rows else ""
+        folder = config.videos or _folder_of(address)
         for row, place in zip(table.rows, table.places):
             inner = row.get(path)
-            rows.append({**row, path: _joined(_folder_of(address), inner)} if inner else row)
+            rows.append({**row, path: _joined(folder, inner)} if inner else row)
             places.append(f"{file}, {place}")
         notes |= dict.fromkeys(table.notes)
     return Table(where, names, tuple(rows), tuple(places), tuple(notes))
@@ -356,8 +359,7 @@ def _of_table(table: Table, config: ExtractConfig) -> Listing:
     if not table.rows:
         raise DataError(f"{where}: the table has no rows; expected one for each media file.")
     rows, understood = understand(table, given, config.label_separator)
-    folder = _folder_of(where)
-    rows = [replace(source, path=_joined(folder, source.path)) for source in rows]
+    rows, found = _located(rows, config)
     name, count = Counter(source.id for source in rows).most_common(1)[0]
     if count > 1:
         raise DataError(f"{where}: {count} rows have the id '{name}'; give each its own id.")
@@ -369,10 +371,74 @@ def _of_table(table: Table, config: ExtractConfig) -> Listing:
     _check_others(understood.columns.others, config)
     extra_fields(rows, where)
     sources, notes = _divided(rows, understood, config)
-    lines = [_first_line(where, len(table.rows), understood), *_label_lines(understood)]
+    lines = [_first_line(where, len(table.rows), understood), *found, *_label_lines(understood)]
     lines += notes or [f"  splits: {_split_counts(sources)}"]
     lines += [f"  warning: {warning}" for warning in understood.warnings]
     return Listing(sources, lines, notes)
+
+
+# Files of a table
+
+
+def _located(rows: Sequence[Source], config: ExtractConfig) -> tuple[list[Source], list[str]]:
+    """Give each row the place of its file; returns the rows, and what is to be said of it."""
+    folder = config.videos or _folder_of(config.source)
+    places = {source.path: _joined(folder, source.path) for source in rows}
+    lacking = [path for path, place in places.items() if not _may_exist(place)]
+    found: dict[str, str] = {}
+    if lacking and "://" not in folder:
+        found = _below_by_name(lacking, folder, names_only=bool(config.videos))
+    told = ""
+    if found:
+        folders = {os.path.dirname(file) for file in found.values()}
+        place = "below", folder
+        if len(folders) == 1:
+            place = "in", os.path.join(folder, *folders).rstrip("/")
+        told = f"{len(found):,} of {len(places):,} found by name {' '.join(place)}"
+    lost = [path for path in lacking if path not in found]
+    if lost and len(lost) < len(places):  # else `check_present` says it
+        told += f"{'; ' * bool(told)}{len(lost):,} missing: {_named(lost)}"
+    places |= {path: _joined(folder, file) for path, file in found.items()}
+    lines = [f"  files: {told}"] if told else []
+    return [replace(source, path=places[source.path]) for source in rows], lines
+
+
+def _may_exist(path: str) -> bool:
+    return "://" in path or os.path.exists(path)
+
+
+def _below_by_name(
+    paths: Sequence[str], folder: str, *, names_only: bool = False
+) -> dict[str, str]:
+    r"""Look for files of a table below a folder, as people write `lesson01` or `C:\videos\a.mp4`.
+
+    A file is that of a path if its name is the same, in upper or lower case and with or without its
+    suffix, and so is its folder's name, if the path has one and `names_only` is not set. No file is
+    taken where several are, or for two paths.
+    """
+    try:
+        files, _ = _below(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(folder)))
+    except OSError:
+        return {}
+    above = os.path.basename(os.path.abspath(os.path.expanduser(folder)))
+    known: dict[tuple[str, ...], set[str]] = {}
+    for file in filter(is_media, files):
+        *_, parent, name = _parts(f"{above}/{file}")
+        for called in (name, os.path.splitext(name)[0]):
+            known.setdefault((called,), set()).add(file)
+            known.setdefault((parent, called), set()).add(file)
+    found: dict[str, str] = {}
+    for path in paths:
+        key = _parts(path)[-1 if names_only else -2 :]
+        if len(files := known.get(key, set())) == 1:
+            (found[path],) = files
+    taken = Counter(found.values())
+    return {path: file for path, file in found.items() if taken[file] == 1}
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    """The names in a path, however an operating system writes them."""
+    return tuple(re.split(r"[/\\]+", unicodedata.normalize("NFC", path.strip()).casefold()))
 
 
 def _coded(data: bytes, suffix: str, where: str) -> Table | None:

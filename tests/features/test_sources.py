@@ -231,3 +231,39 @@ def test_a_table_that_cannot_be_read(tmp_path: Path, name: str, data: bytes, mes
 def test_media_that_are_not_there(tmp_path: Path, address: str) -> None:
     with pytest.raises(RaymcError, match="no media"):
         list_sources(f"{tmp_path}/{address}" if address else "")
+
+
+def test_files_are_found_by_their_names_as_people_write_them(folder: Path) -> None:
+    places = {
+        "c.wav": "deep/er/c.wav",  # only its name
+        "D.MP4": "deep/d.mp4",
+        "c": "",  # a second path of c.wav
+        "C:\\Users\\anna\\deep\\d.webm": "deep/d.webm",
+        "other/a.mkv": "",  # in a folder that has another name
+        "d": "",  # two files
+        "a": "a.MKV",
+        "b.mp4": "b.mp4",
+        "e.mp4": "",
+    }
+
+    def located(paths: list[str], place: str, **settings: Any) -> tuple[dict[str, str], list[str]]:
+        table = folder / place / "names.csv"
+        rows = ["path,labels", *(f"{path},x" for path in paths)]
+        table.write_text("\n".join(rows))
+        config = ExtractConfig(source=str(table), split="train", **settings)
+        listing = list_media(config)
+        found = [os.path.relpath(one.path, table.parent) for one in listing.sources]
+        lines = [line.strip() for line in listing.lines if line.startswith("  files:")]
+        return dict(zip(paths, found)), lines
+
+    alone = {path: file for path, file in places.items() if path != "c"}
+    found, lines = located(list(alone), ".")
+    assert found == {path: file or path for path, file in alone.items()}
+    (line,) = lines
+    assert line == f"files: 4 of 8 found by name below {folder}; 3 missing: other/a.mkv, d, e.mp4"
+    found, lines = located(["c.wav", "c"], ".")
+    assert (found, lines) == ({"c.wav": "c.wav", "c": "c"}, [])
+    # in another folder, and whatever folder the table names
+    found, (line,) = located(["x/C.wav", "x/e.mp4"], "deep", videos=f"{folder}/deep/er")
+    assert found["x/C.wav"] == "er/c.wav"
+    assert line == f"files: 1 of 2 found by name in {folder}/deep/er; 1 missing: x/e.mp4"
