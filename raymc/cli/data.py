@@ -51,10 +51,10 @@ def data_check(path: str) -> None:
     from raymc.data.check import check_dataset, find_oddities
     from raymc.terminal import one_line
 
-    findings = check_dataset(path)
+    findings, warnings = check_dataset(path)
     for finding in findings:
         click.echo(one_line(str(finding)))
-    warnings = [] if findings else find_oddities(path)
+    warnings += [] if findings else find_oddities(path)
     for warning in warnings:
         click.echo(one_line(f"warning: {warning}"))
     also = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""

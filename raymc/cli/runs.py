@@ -15,11 +15,19 @@ from rich.console import Console
 from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
 from raymc.cli.options import program
 from raymc.cli.tables import trials_table
-from raymc.config import Config, Preset, Shape, check_space, override, preset_line
+from raymc.config import (
+    Config,
+    Preset,
+    Shape,
+    check_space,
+    override,
+    preset_line,
+    run_name,
+)
 from raymc.data.info import rows_line, training_lines
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.splits import SPLITS, split_dataset
-from raymc.data.survey import Survey, survey
+from raymc.data.survey import Survey, measure, survey
 from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
 from raymc.evaluation.scoring import stored_scores
@@ -47,14 +55,16 @@ def run_train(config: Config, console: Console, preset: Preset | None = None) ->
     `preset` chooses the settings that were not given; None keeps all as they are. If an earlier
     command was interrupted after training, only the rest is done.
     """
-    known = _open_data(config, console)
+    dataset = _open_data(config, console)
+    if run := _finished(config, dataset, preset):
+        bundle = run.folder / BUNDLE
+        print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
+        return bundle
+    known = survey(dataset, config.data)
     dataset = known.dataset
     config, lines = _fitted(config, known.shape, preset, sweep=False)
     run = open_run(config, dataset=dataset.manifest.digest())
     bundle = run.folder / BUNDLE
-    if run.is_finished:
-        print_line(console, f"run {run.name} is finished: its bundle is {bundle}")
-        return bundle
     _describe(known, config.data.train, console, lines)
     run, train = (run, None) if bundle.exists() else _trainer(run, dataset, console)
     run.begin()
@@ -83,7 +93,7 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     from raymc.search.study import outside_space
     from raymc.search.sweep import sweep
 
-    known = _open_data(config, console)
+    known = survey(_open_data(config, console), config.data)
     dataset = known.dataset
     config, lines = _fitted(config, known.shape, preset, sweep=True)
     if config.search.try_default and (outside := outside_space(config)):
@@ -168,11 +178,11 @@ def _ending(tracker: Tracker, run: str) -> Iterator[None]:
         raise
 
 
-def _open_data(config: Config, console: Console) -> Survey:
-    """Open the dataset, making it if needed; checks it before the run has a folder or processes.
+def _open_data(config: Config, console: Console) -> Dataset:
+    """Open the dataset, making it if needed, and its splits if it has only one.
 
-    All that is needed of the training split besides its batches is read here, once: what was
-    trained for hours should not need it again to be kept.
+    `survey` then reads all that is needed of it besides batches, before the run has a folder or
+    processes: what was trained for hours should not need it again to be kept.
     """
     with CountDisplay(console, "rows") as display:
         dataset = prepare_dataset(config, on_row=display.count)
@@ -183,7 +193,21 @@ def _open_data(config: Config, console: Console) -> Survey:
         line = rows_line(manifest, config.data.path)
         print_line(console, f"{line}; it had one split, so these were drawn by video (seed 0)")
         dataset = open_dataset(config.data.path)
-    return survey(dataset, config.data)
+    return dataset
+
+
+def _finished(config: Config, dataset: Dataset, preset: Preset | None) -> Run | None:
+    """Return the run if its command has come to its end, for which little of the data is read."""
+    folder, name = Path(config.run.folder), config.run.name
+    bundles = [folder / name / BUNDLE] if name else folder.glob(f"*/{BUNDLE}")
+    if not any(bundle.exists() for bundle in bundles):
+        return None
+    if preset is not None:
+        config, _ = _fitted(config, measure(dataset, config.data), preset, sweep=False)
+    if not (folder / run_name(config) / BUNDLE).exists():
+        return None
+    run = open_run(config, dataset=dataset.manifest.digest())
+    return run if run.is_finished else None
 
 
 def _fitted(

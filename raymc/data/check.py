@@ -1,7 +1,8 @@
 """Checks a whole dataset for anything that would make training fail or mislead.
 
-Every file is read once, a few at a time: its checksum, columns, label names, ids and all tokens.
-`find_oddities` looks at labels and texts again, for what is valid and yet likely a mistake.
+Every file is read once, a few at a time: its checksum, columns, label names, ids and all tokens,
+and what tells whether splits share clips. `find_oddities` looks at labels and texts again, for what
+is valid and yet likely a mistake.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from raymc.data.labels import Vocabulary, twin_names
-from raymc.data.leaks import video_column, video_of
+from raymc.data.leaks import NO_CLIPS, Clips, clips_in, find_leaks, joined, video_column, video_of
 from raymc.data.shards import (
     FAILURES_FILE,
     Dataset,
@@ -32,6 +33,7 @@ from raymc.data.shards import (
 from raymc.data.shards.ragged import multi_hot, observed_classes, unnest
 from raymc.data.shards.read import column_faults
 from raymc.data.shards.tokens import LARGEST_VALUE, is_finite
+from raymc.data.splits import SPLITS
 from raymc.data.storage import parquet_files, reaching
 from raymc.errors import DataError, first_line
 
@@ -51,21 +53,24 @@ class Finding:
         return f"{where}: {self.message}"
 
 
-def check_dataset(path: str) -> list[Finding]:
-    """Check a whole dataset; return its faults in the order of the shards.
+def check_dataset(path: str) -> tuple[list[Finding], list[str]]:
+    """Check a whole dataset: return its faults in the order of the shards, and what splits share.
 
-    A few shards and all ids are in memory at a time. A fault that repeats in a shard is one
-    finding, at its first row. Raises `DataError` if the dataset can't be opened or reached.
+    The second are the lines of `find_leaks`. A few shards, and what is compared of all clips, are
+    in memory at a time. A fault that repeats in a shard is one finding, at its first row. Raises
+    `DataError` if the dataset can't be opened or reached.
     """
     dataset = open_dataset(path)
-    shards = [shard for shards in dataset.manifest.splits.values() for shard in shards]
+    places = [(split, shard) for split, each in dataset.manifest.splits.items() for shard in each]
+    shards = [shard for _, shard in places]
     findings: list[Finding] = []
-    ids: list[pa.Array] = []
+    seen: dict[str, list[Clips]] = {}
     with ThreadPoolExecutor() as pool:  # hashing and decoding release Python's lock
-        for shard, result in zip(shards, pool.map(partial(_check_shard, dataset), shards)):
-            faults, shard_ids = result
+        for (split, shard), result in zip(places, pool.map(partial(_check_shard, dataset), shards)):
+            faults, clips = result
             findings += [Finding(shard.file, row, message) for row, message in faults]
-            ids.append(shard_ids)
+            seen.setdefault(split, []).append(clips)
+    ids = [clips.ids for each in seen.values() for clips in each]
     findings += _repeated_ids([shard.file for shard in shards], ids)
     with reaching(path):
         present = set(parquet_files(dataset.filesystem, dataset.path))
@@ -73,7 +78,13 @@ def check_dataset(path: str) -> list[Finding]:
         findings.append(
             Finding(file, None, "is not in dataset.json, so it is never read; move it elsewhere")
         )
-    return findings
+    clips = {split: joined(seen[split]) for split in sorted(seen, key=_rank)}
+    return findings, find_leaks(clips)
+
+
+def _rank(split: str) -> int:
+    """Return a split's place among the usual ones, after which come all others."""
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
 def find_oddities(path: str) -> list[str]:
@@ -154,9 +165,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]:
+def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], Clips]:
     faults: list[Fault] = []
-    ids: list[pa.Array] = [pa.array([], pa.string())]
+    clips = [NO_CLIPS]
     try:
         with dataset.filesystem.open_input_file(f"{dataset.path}/{shard.file}") as file:
             source: Any = file
@@ -177,14 +188,22 @@ def _check_shard(dataset: Dataset, shard: Shard) -> tuple[list[Fault], pa.Array]
                 table = parquet.read_row_group(group).combine_chunks()
                 found = _row_faults(table, dataset.manifest)
                 faults += [(row if row is None else row + first_row, text) for row, text in found]
-                ids += table["id"].cast(pa.string()).chunks
+                clips.append(_clips(table, dataset.manifest))
                 first_row += len(table)
     except FileNotFoundError:
         faults.append((None, "is missing; restore it"))
     except (pa.ArrowException, OSError) as error:
         reason = first_line(error)
         faults.append((None, f"can't be read ({reason}); restore it or make the dataset again"))
-    return faults, pa.concat_arrays(ids)
+    return faults, joined(clips)
+
+
+def _clips(table: pa.Table, manifest: Manifest) -> Clips:
+    """Return what is compared of a table's rows; without contents where tokens can't be read."""
+    try:
+        return clips_in(table, manifest.modalities)
+    except DataError:
+        return clips_in(table, ())
 
 
 def _column_faults(schema: pa.Schema, manifest: Manifest) -> Iterator[str]:

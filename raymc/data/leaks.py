@@ -32,6 +32,9 @@ class Clips:
     contents: pa.Array
 
 
+NO_CLIPS = Clips(pa.array([], pa.string()), pa.array([], pa.string()), pa.array([], _DIGEST))
+
+
 def clips_in(table: pa.Table, modalities: Sequence[Modality]) -> Clips:
     """Return what is compared of a table's rows: id, video, and the content of `modalities`."""
     ids = table["id"].to_pylist()

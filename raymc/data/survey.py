@@ -14,7 +14,7 @@ import pyarrow as pa
 from raymc.config import DataConfig, Shape
 from raymc.data.feed.feed import mapped_ahead
 from raymc.data.leaks import VIDEO_COLUMNS, Clips, clips_in, find_leaks, joined
-from raymc.data.shards import Dataset, Modality, Shard, ragged, read_shard
+from raymc.data.shards import Dataset, Manifest, Modality, Shard, ragged, read_shard
 from raymc.data.shards.read import count_labels
 from raymc.data.shards.tokens import PLACE_COLUMNS
 
@@ -62,8 +62,7 @@ def survey(dataset: Dataset, config: DataConfig) -> Survey:
             written, or a shard can't be read.
     """
     manifest = dataset.manifest
-    names = config.modalities or [modality.name for modality in manifest.modalities]
-    read = [manifest.modality(name) for name in names]
+    read = _read_by(manifest, config)
     needed = dict.fromkeys((config.train, config.val))
     shards = {split: dataset.split(split) for split in needed}
     if manifest.rows(config.test):
@@ -82,24 +81,52 @@ def survey(dataset: Dataset, config: DataConfig) -> Survey:
     )
     seen = {split: [next(found) for _ in each] for split, each in shards.items()}
     train = seen[config.train]
-    lengths = np.concatenate([np.zeros((0, len(read)), np.int64), *(one.lengths for one in train)])
-    rates = np.array([modality.rate_hz for modality in read])
-    shape = Shape(
+    counts = {
+        split: np.sum([one.counts for one in seen[split]], axis=0).tolist() for split in needed
+    }
+    return Survey(
+        dataset=replace(dataset, counts=counts),
+        shape=_shape(manifest, config, [one.lengths for one in train]),
+        clip_seconds=_median([one.seconds for one in train]),
+        leaks=find_leaks({split: joined([s.clips for s in each]) for split, each in seen.items()}),
+    )
+
+
+def measure(dataset: Dataset, config: DataConfig) -> Shape:
+    """Return the shape that `survey` finds, from the shards alone that it measures.
+
+    Raises:
+        DataError: A split or modality is not there, or a shard can't be read.
+    """
+    read = _read_by(dataset.manifest, config)
+    names = [one.name for one in read]
+    shards = _first_shards(dataset.split(config.train))
+    tables = (read_shard(dataset, shard, names) for shard in shards)
+    return _shape(dataset.manifest, config, [_lengths(table, read) for table in tables])
+
+
+def _read_by(manifest: Manifest, config: DataConfig) -> list[Modality]:
+    """Return the modalities that the model reads."""
+    names = config.modalities or [modality.name for modality in manifest.modalities]
+    return [manifest.modality(name) for name in names]
+
+
+def _shape(manifest: Manifest, config: DataConfig, measured: Sequence[np.ndarray]) -> Shape:
+    """Return the shape of a dataset of which some shards' lengths are measured, [rows, M] each."""
+    rates = np.array([modality.rate_hz for modality in _read_by(manifest, config)])
+    lengths = np.concatenate([np.zeros((0, len(rates)), np.int64), *measured])
+    return Shape(
         rows=manifest.rows(config.train),
         labels=len(manifest.vocabulary),
         tokens=round(float(np.median(lengths.max(axis=1)))) if len(lengths) else 0,
         seconds=float((lengths.max(axis=0, initial=0) / rates).max()),
         rate_hz=float(rates.max()),
     )
-    counts = {
-        split: np.sum([one.counts for one in seen[split]], axis=0).tolist() for split in needed
-    }
-    return Survey(
-        dataset=replace(dataset, counts=counts),
-        shape=shape,
-        clip_seconds=_median([one.seconds for one in train]),
-        leaks=find_leaks({split: joined([s.clips for s in each]) for split, each in seen.items()}),
-    )
+
+
+def _lengths(table: pa.Table, read: Sequence[Modality]) -> np.ndarray:
+    """Return how many tokens each row has of each modality, [rows, M]."""
+    return np.stack([ragged(table[one.name], one).lengths for one in read], axis=1)
 
 
 def _first_shards(shards: Sequence[Shard]) -> list[Shard]:
@@ -132,12 +159,11 @@ def _look(
     columns = ["id", *(["labels"] if is_trained_on else []), *sorted(wanted)]
     optional = (*VIDEO_COLUMNS, *_TIMES)
     table = read_shard(dataset, shard, columns, optional=optional, verify=is_trained_on)
-    lengths = [ragged(table[one.name], one).lengths for one in read] if is_measured else []
     return _Seen(
         counts=count_labels(dataset, shard, table) if is_trained_on else np.zeros(0, np.int64),
         clips=clips_in(table, compared),
         seconds=_seconds_in(table),
-        lengths=np.stack(lengths, axis=1) if lengths else np.zeros((0, len(read)), np.int64),
+        lengths=_lengths(table, read) if is_measured else np.zeros((0, len(read)), np.int64),
     )
 
 

@@ -9,7 +9,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -107,7 +107,7 @@ def read_trials(uri: str, experiment: str, run_id: str, *, metric: str = "val/mA
     Raises:
         ResourceError: MLflow does not answer, or holds no such experiment.
     """
-    runs = _with_stops(_all_runs(uri, experiment))
+    runs = _all_runs(uri, experiment)
     trials = [run for run in reversed(runs) if run.tags.get(PARENT_TAG) == run_id]
     found = [_trial(run, number, metric) for number, run in enumerate(trials)]
     return sorted(found, key=lambda trial: trial.number)
@@ -115,7 +115,6 @@ def read_trials(uri: str, experiment: str, run_id: str, *, metric: str = "val/mA
 
 def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
     trials, seconds = defaultdict[str, list[Trial]](list), defaultdict[str, float](float)
-    runs = _with_stops(runs)
     for run in runs:
         if PARENT_TAG in run.tags:
             trials[run.tags[PARENT_TAG]].append(_trial(run, 0, metric))
@@ -148,30 +147,14 @@ def _recorded(runs: "Sequence[_Run]", metric: str) -> list[RecordedRun]:
     return found
 
 
-def _with_stops(runs: "Sequence[_Run]") -> "list[_Run]":
-    """Return the runs, in which trials left open wait since the end of their sweep."""
-    ended = {
-        run.run_id: run.ended
-        for run in runs
-        if run.ended and run.tags.get(STATE_TAG, "running") != "running"
-    }
-    found = []
-    for run in runs:
-        sweep = run.tags.get(PARENT_TAG, "")
-        if sweep in ended and run.tags.get(STATE_TAG, "running") == "running":
-            last = max(run.started, ended[sweep])
-            run = replace(run, ended=last, tags={**run.tags, STATE_TAG: "waiting"})
-        found.append(run)
-    return found
-
-
 def _held(run: "_Run", tag: str, hours: float) -> float | None:
     return float(run.tags[tag]) * hours if tag in run.tags else None
 
 
 def _seconds(run: "_Run") -> float:
     """Return for how long a run or trial has trained, so far or in all."""
-    ended = run.ended or (now() if run.tags.get(STATE_TAG, "running") == "running" else run.started)
+    # A resumed run keeps the time of its last stop until it ends.
+    ended = now() if run.tags.get(STATE_TAG, "running") == "running" else run.ended or run.started
     return run.metrics.get("cost/seconds", (ended - run.started) / 1000)
 
 
@@ -268,10 +251,11 @@ def _trial(run: _Run, number: int, metric: str) -> Trial:
     metrics = run.metrics
     best = {name: metrics.get(best_name(name), metrics.get(name)) for name in (metric, "val/R80")}
     seconds = ((run.ended or run.started) - run.started) / 1000
+    state = run.tags.get(STATE_TAG, "running")
     return Trial(
         number=int(run.tags.get(TRIAL_TAG, number)),
         params=run.params,
-        state=cast(TrialState, run.tags.get(STATE_TAG, "running")),
+        state="waiting" if state == "stopped" else cast(TrialState, state),
         epoch=int(metrics.get("epoch", 0)),
         value=best[metric],
         best={name: value for name, value in best.items() if value is not None},

@@ -100,6 +100,9 @@ class Tracker:
     ) -> str:
         """Open the experiment's run of this key: the existing one, or a new one.
 
+        Where a sweep's process died, the trials that it left open end as stopped. They are opened
+        again when they resume.
+
         Args:
             name: Shown on MLflow's pages.
             key: Identity of the run across restarts, unique in the experiment.
@@ -151,7 +154,10 @@ class Tracker:
     def end_run(
         self, run: str, state: EndState, *, metrics: Mapping[str, float] | None = None
     ) -> None:
-        """Close a run, with final numbers such as `cost/seconds` and `cost/gpu_seconds`."""
+        """Close a run, with final numbers such as `cost/seconds` and `cost/gpu_seconds`.
+
+        With a sweep, its open trials end as stopped.
+        """
         values = _plain(metrics or {})
         self._send(f"end of {run}", "end_run", run=run, state=state, metrics=values, ended=now())
 
@@ -237,7 +243,8 @@ def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
 class _OpenRun:
     run_id: str
     last_epoch: int
-    is_closed: bool = False
+    is_trial: bool
+    is_closed: bool
 
 
 class _MlflowRuns:
@@ -286,6 +293,8 @@ class _MlflowRuns:
         if parent:
             tags = {**tags, PARENT_TAG: self._opened(parent).run_id}
         if entity is not None:
+            if reopen and not parent:
+                self._stop_trials(entity.info.run_id)
             self._client.update_run(entity.info.run_id, status="RUNNING", name=name)
             marks = [RunTag(key, value) for key, value in tags.items()]
             self._client.log_batch(entity.info.run_id, tags=marks)
@@ -307,9 +316,10 @@ class _MlflowRuns:
         opened = self._opened(run)
         if opened.is_closed:
             return
+        if not opened.is_trial:
+            self._stop_trials(opened.run_id, ended=ended)
         self._log_metrics(opened.run_id, make_metrics(metrics, max(0, opened.last_epoch), ended))
-        self._client.set_tag(opened.run_id, STATE_TAG, state)
-        self._client.set_terminated(opened.run_id, _STATUS[state], end_time=ended)
+        self._terminate(opened.run_id, state, ended)
 
     def log_text(self, run: str, file: str, *, text: str) -> None:
         self._client.log_text(self._opened(run).run_id, text, file)
@@ -336,6 +346,20 @@ class _MlflowRuns:
             note = f"{first}\n\n[Compare the trials]({page})\n\n{rest}"
         self._client.set_tag(self._opened(run).run_id, NOTE_TAG, fit_text(note, TAG_LENGTH))
 
+    def _stop_trials(self, sweep_id: str, *, ended: int | None = None) -> None:
+        """End a sweep's open trials as stopped, where no time is given at their last epoch's."""
+        wanted = f"tags.`{PARENT_TAG}` = '{sweep_id}' and attributes.status = 'RUNNING'"
+        while found := self._client.search_runs([self._experiment_id], wanted):
+            for trial in found:
+                run_id = trial.info.run_id
+                epochs = self._client.get_metric_history(run_id, "epoch") if ended is None else ()
+                last = max((one.timestamp for one in epochs), default=trial.info.start_time)
+                self._terminate(run_id, "stopped", ended or last)
+
+    def _terminate(self, run_id: str, state: str, ended: int) -> None:
+        self._client.set_tag(run_id, STATE_TAG, state)
+        self._client.set_terminated(run_id, _STATUS[state], end_time=ended)
+
     def _opened(self, run: str) -> _OpenRun:
         """Return a run that this process started, or one whose records are read from a spool."""
         if run not in self._runs:
@@ -353,8 +377,9 @@ class _MlflowRuns:
 
     def _keep(self, run: str, entity: "mlflow.entities.Run", *, is_closed: bool = False) -> None:
         last_epoch = int(entity.data.metrics.get("epoch", -1))
+        is_trial = PARENT_TAG in entity.data.tags
         with self._opening:
-            self._runs[run] = _OpenRun(entity.info.run_id, last_epoch, is_closed)
+            self._runs[run] = _OpenRun(entity.info.run_id, last_epoch, is_trial, is_closed)
             self._opening.notify_all()
 
     def _log_metrics(self, run_id: str, metrics: "list[mlflow.entities.Metric]") -> None:

@@ -265,7 +265,10 @@ def test_a_replaced_dataset_is_refused_before_anything_is_done(
             f"{data} holds now (digest {now[:12]}): choose another run.name to start anew\n",
         )
         assert kept == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
-    if command == "train":  # the same data elsewhere
+    if command == "train":  # the same data elsewhere, of which little is read
+        for split in ("val", "test"):
+            for shard in (tmp_path / "moved" / split).iterdir():
+                shard.write_bytes(b"")
         code, line = raymc(command, file, f"data.path={tmp_path / 'moved'}")
         assert (code, line) == (0, f"run base is finished: its bundle is {run.folder / BUNDLE}\n")
 
@@ -326,6 +329,9 @@ def test_clips_in_two_splits_are_told_before_training(
         "scores on them are too high"
     )
     assert refusal == "raymc: no Ray here"
+    code, found = raymc("data", "check", path)
+    assert code == 1  # an id that is used twice is a fault
+    assert f"warning: {leak}" in found.splitlines()
 
 
 def test_splits_are_drawn_where_there_are_none(

@@ -29,8 +29,9 @@ from raymc.events import EpochEnded
 from raymc.search.study import read_study, trials_in
 from raymc.search.trials import winner
 from raymc.tracking import tracking_uri
+from raymc.tracking.records import KEY_TAG
 from raymc.training.bundle import WEIGHTS, save_bundle
-from raymc.training.runs import BUNDLE, open_run, read_run
+from raymc.training.runs import BUNDLE, Run, open_run, read_run
 
 
 def test_a_run_interrupted_while_its_model_is_logged_needs_only_the_rest(
@@ -122,7 +123,22 @@ def check_sweep(folder: Path, *, place: str = "runs/sweep") -> None:
         assert known == {epoch: values[epoch] for epoch in range(1, trial.epoch + 1)}
         if trial.number == winner(trials).number:
             assert (run.folder / BUNDLE / WEIGHTS).read_bytes() == weights
+    statuses = statuses_of(run)
+    assert statuses.pop(run.id) == "FINISHED"
+    ends = {"complete": "FINISHED", "pruned": "KILLED"}
+    assert statuses == {f"{run.id}/{one.number}": ends[one.state] for one in trials}
     check_registered(run.config)
+
+
+def statuses_of(run: Run) -> dict[str, str]:
+    """What MLflow says of a sweep and its trials, by key."""
+    client = MlflowClient(tracking_uri(run.config.tracking, run.config.run.folder))
+    experiment = client.get_experiment_by_name(run.config.tracking.experiment)
+    assert experiment is not None
+    recorded = {
+        one.data.tags[KEY_TAG]: one for one in client.search_runs([experiment.experiment_id])
+    }
+    return {key: one.info.status for key, one in recorded.items() if key.startswith(run.id)}
 
 
 def check_registered(config: Config) -> None:

@@ -11,7 +11,7 @@ from raymc.cli.options import load_config, load_preset
 from raymc.cli.runs import _fitted
 from raymc.config import Config, Preset, Shape, override, preset_line
 from raymc.data.shards import Dataset
-from raymc.data.survey import survey
+from raymc.data.survey import measure, survey
 from raymc.errors import ConfigError
 
 CLIPS = Shape(rows=700, labels=51, tokens=75)
@@ -121,7 +121,7 @@ def test_a_dataset_s_shape(tiny: Dataset, tiny_config: Config) -> None:
         seconds=float(max(np.max(lengths, axis=0) / [2.0, 4.0])),
         rate_hz=4.0,
     )
-    assert survey(tiny, tiny_config.data).shape == both
+    assert survey(tiny, tiny_config.data).shape == both == measure(tiny, tiny_config.data)
     sound = override(tiny_config, {"data.modalities": ["audio"]}).data
     assert survey(tiny, sound).shape.tokens == round(np.median(np.array(lengths)[:, 1]))
 

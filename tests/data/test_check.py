@@ -21,7 +21,7 @@ SHARD = "train/00001.parquet"
 
 
 def lines(folder: Path) -> list[str]:
-    return [str(finding) for finding in check_dataset(str(folder))]
+    return [str(finding) for finding in check_dataset(str(folder))[0]]
 
 
 def replace_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
@@ -53,9 +53,9 @@ def rewrite(folder: Path, edit: Callable[[pa.Table], pa.Table], **options: Any) 
 
 def test_a_sound_dataset(tmp_path: Path) -> None:
     write(tmp_path)
-    assert check_dataset(str(tmp_path)) == []
+    assert check_dataset(str(tmp_path))[0] == []
     (tmp_path / "dataset.json").unlink()
-    assert check_dataset(str(tmp_path)) == []
+    assert check_dataset(str(tmp_path))[0] == []
 
 
 def test_findings_are_one_line() -> None:
@@ -236,7 +236,11 @@ def oddities(folder: Path, **splits: list[tuple[str, str, str | None]]) -> list[
 
 
 def test_what_is_valid_and_likely_a_mistake(tmp_path: Path) -> None:
-    sound = [("a", "count", "x"), ("b", "shape count", "x"), ("c", "shape", "x")]
+    sound: list[tuple[str, str, str | None]] = [
+        ("a", "count", "x"),
+        ("b", "shape count", "x"),
+        ("c", "shape", "x"),
+    ]
     assert oddities(tmp_path / "sound", train=sound, val=sound) == []
     none = oddities(tmp_path / "none", train=[("a", "", "x")])
     assert none == [

@@ -9,6 +9,7 @@ from tiny import MODALITIES, SPLIT_ROWS, VOCABULARY, tiny_row
 
 from raymc.config import DataConfig
 from raymc.data import survey
+from raymc.data.check import check_dataset
 from raymc.data.shards import Dataset, Row, open_dataset, write_dataset
 
 SPLITS = ("train", "val", "test")
@@ -19,8 +20,15 @@ def written(folder: Path, splits: Mapping[str, Sequence[Row]]) -> Dataset:
     return open_dataset(str(folder))
 
 
-def leaks(dataset: Dataset) -> list[str]:
+def told_before_training(dataset: Dataset) -> list[str]:
     return survey.survey(dataset, DataConfig(path=dataset.path)).leaks
+
+
+def leaks(dataset: Dataset) -> list[str]:
+    """What is told before training, and by a check of the dataset in the same words."""
+    told = told_before_training(dataset)
+    assert check_dataset(dataset.path)[1] == told
+    return told
 
 
 def rows(split: str) -> list[Row]:
@@ -54,7 +62,7 @@ def test_each_kind_of_leak_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         "scores on them are too high",
     ]
     monkeypatch.setattr(survey, "CONTENT_BYTES", 1000)
-    assert len(leaks(dataset)) == 2
+    assert len(told_before_training(dataset)) == 2
 
 
 @pytest.mark.parametrize("column", ["path", "video", "video_id", "url"])

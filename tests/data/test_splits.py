@@ -100,7 +100,7 @@ def test_a_dataset_is_split_in_place(tmp_path: Path) -> None:
     before, digest = by_id(tmp_path), open_dataset(str(tmp_path)).manifest.digest()
     manifest = split_dataset(str(tmp_path), seed=3)
     assert by_id(tmp_path) == before
-    assert check_dataset(str(tmp_path)) == []
+    assert check_dataset(str(tmp_path)) == ([], [])
     assert manifest.digest() == open_dataset(str(tmp_path)).manifest.digest() != digest
     told = "splits: drawn by video, balanced by label (seed 3)"
     assert manifest.provenance == {"made_by": "a test", "notes": ["one", told]}

@@ -218,7 +218,7 @@ def test_failed_files_that_were_replaced_are_read_again(
     found = contents(tmp_path / "out")
     found.pop(MEDIA_FILE)
     assert found == expected
-    assert check_dataset(out) == []
+    assert check_dataset(out) == ([], [])
 
 
 def test_reading_again_may_be_interrupted(

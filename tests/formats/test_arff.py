@@ -250,7 +250,7 @@ def test_nested_labels_are_listed_from_the_top(tmp_path: Path) -> None:
 def test_the_written_dataset_holds_the_files(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, {}, modalities={"rhythm": "BH_.*"}, standardise=False)
     make_dataset(recipe, str(tmp_path / "shards"), shard_rows=3)
-    assert check_dataset(str(tmp_path / "shards")) == []
+    assert check_dataset(str(tmp_path / "shards")) == ([], [])
     dataset = open_dataset(str(tmp_path / "shards"))
     assert {split: dataset.manifest.rows(split) for split in dataset.manifest.splits} == {
         "train": 8,

@@ -74,7 +74,7 @@ def test_rows_are_those_of_the_file_in_its_order(tmp_path: Path) -> None:
 def test_the_written_dataset_holds_the_file(tmp_path: Path) -> None:
     file = saved(tmp_path)
     make_dataset(recipe_for(file, keep=("views",)), str(tmp_path / "shards"), shard_rows=3)
-    assert check_dataset(str(tmp_path / "shards")) == []
+    assert check_dataset(str(tmp_path / "shards")) == ([], [])
     dataset = open_dataset(str(tmp_path / "shards"))
     original = pq.read_table(file).to_pylist()
     found = []

@@ -144,20 +144,47 @@ def test_what_runs_cost(folder: str, config: TrackingConfig) -> None:
     assert "cost" not in names
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
 def test_trials_of_a_stopped_sweep_wait_and_cost_no_more(
-    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch
+    folder: str, config: TrackingConfig, monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
 ) -> None:
-    with open_tracker(config, folder) as tracker:
+    config = replace(config, experiment=f"{config.experiment} {is_killed}")
+    names = ("ended", "left", "unheard")
+
+    def begin(tracker: Tracker, *trials: str) -> str:
         sweep = tracker.start_run("cut", key="cut", params={}, tags={"raymc.workers": "1"})
-        tracker.start_run("one", key="cut/0", parent=sweep, params={}, tags={})
-        tracker.end_run(sweep, "stopped")
-    monkeypatch.setattr(sweeps, "now", lambda: 2**45)
+        for trial in trials:
+            tracker.start_run(trial, key=f"cut/{trial}", parent=sweep, params={}, tags={})
+            tracker.log_epoch(f"cut/{trial}", 1, {"val/mAP": 0.5})
+        return sweep
+
+    def statuses() -> dict[str, str]:
+        runs = MlflowClient(tracker.uri).search_runs([tracker.experiment_id])
+        return {run.info.run_name or "": run.info.status for run in runs}
+
+    with open_tracker(config, folder) as tracker:
+        sweep = begin(tracker, *names)
+        tracker.end_run("cut/ended", "complete")
+        if not is_killed:
+            tracker.end_run(sweep, "stopped")
+    with monkeypatch.context() as patch:
+        # resumed much later, and stopped again
+        patch.setattr("raymc.tracking.tracker.now", lambda: 2**45)
+        with open_tracker(config, folder) as tracker:
+            sweep = begin(tracker, "left")
+            tracker.wait()
+            ended = {"cut": "RUNNING", "ended": "FINISHED"}
+            assert statuses() == {**ended, "left": "RUNNING", "unheard": "KILLED"}
+            tracker.end_run(sweep, "stopped")
+        assert statuses() == {**dict.fromkeys(("cut", *names), "KILLED"), "ended": "FINISHED"}
+    monkeypatch.setattr(sweeps, "now", lambda: 2**60)
     [known] = list_runs(tracker.uri, config.experiment)
     assert known.state == "stopped"
+    found = read_trials(tracker.uri, config.experiment, known.run_id)
+    assert {trial.state for trial in found} == {"waiting", "complete"}
+    assert sum(trial.seconds < 60 for trial in found) == 2  # one was resumed so much later
     assert known.worker_hours is not None
-    assert known.worker_hours < 1
-    [trial] = read_trials(tracker.uri, config.experiment, known.run_id)
-    assert trial.state == "waiting"
+    assert known.worker_hours < 2**45 / 3.6e6
 
 
 def test_unknown_names_list_those_that_exist(folder: str, config: TrackingConfig) -> None:
