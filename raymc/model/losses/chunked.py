@@ -10,9 +10,9 @@ classes), P pairs of a clip and a label of it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,15 +54,16 @@ class _Chunk:
         """The labels of each clip, dense; not cached, to save memory."""
         return self.marked.to_dense() if self.marked.is_sparse else self.marked
 
-    @cached_property
-    def pairs(self) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-        """The clip of each label, and its class, counted from the first of the chunk."""
-        clips, classes = (self.labels & self.observed).nonzero(as_tuple=True)
-        return clips, classes
+    @property
+    def positive(self) -> Bool[Tensor, "B K"]:
+        """Its labels that are observed; not cached either."""
+        return self.labels & self.observed
 
 
 Parts = Callable[[_Chunk, Tensor], tuple[Tensor, ...]]
 Sizes = Sequence[tuple[int, ...]]
+# The clip of each label, and its class, counted from the first of the chunk.
+Pairs = tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]
 
 
 def chunk_classes(rows: int, device: torch.device) -> int:
@@ -231,12 +232,16 @@ def _contrast(
     That number is log Σ_j e^{s_j/τ}; those of several chunks combine by log-sum-exp. The
     embeddings have length 1/τ, so that scores are logits.
     """
-    sizes = [(len(chunk.pairs[0]), *chunk.marked.shape)[: 2 + config.two_way] for chunk in chunks]
+    pairs = {chunk.classes.start: found for chunk, found in zip(chunks, _pairs(chunks))}
+    sizes = [
+        (len(found[0]), *chunk.marked.shape)[: 2 + config.two_way]
+        for chunk, found in zip(chunks, pairs.values())
+    ]
     known = torch.stack([chunk.observed.any(dim=1) for chunk in chunks]).any(dim=0)
-    parts_of = partial(_contrast_parts, config, known)
+    parts_of = partial(_contrast_parts, config, known, pairs)
     pulls, rivals, *others = _Reduced.apply(parts_of, chunks, sizes, embedding, prototypes)
-    clips = torch.cat([chunk.pairs[0] for chunk in chunks])
-    classes = torch.cat([chunk.classes.start + chunk.pairs[1] for chunk in chunks])
+    clips = torch.cat([clips for clips, _ in pairs.values()])
+    classes = torch.cat([first + classes for first, (_, classes) in pairs.items()])
     weights = torch.cat([chunk.weights for chunk in chunks]).to(embedding)
     shift = config.margin / config.temperature
     pulls, rivals = pulls - shift, torch.logsumexp(rivals.reshape(len(chunks), -1), dim=0)
@@ -249,19 +254,29 @@ def _contrast(
     return loss
 
 
+def _pairs(chunks: Sequence[_Chunk]) -> Iterator[Pairs]:
+    """Find the labels of each chunk, waiting for the device once for all of them."""
+    counts = torch.stack([chunk.positive.sum() for chunk in chunks]).tolist()
+    for chunk, count in zip(chunks, counts):
+        clips, classes = chunk.positive.nonzero_static(size=count).unbind(dim=1)
+        yield clips, classes
+
+
 def _contrast_parts(
     config: LossConfig,
     known: Bool[Tensor, " B"],
+    pairs: Mapping[int, Pairs],
     chunk: _Chunk,
     logits: Float[Tensor, "B K"],
 ) -> tuple[Tensor, ...]:
     """Return the logits of labels, and the log-sum-exp of each clip's and each class's rivals.
 
-    `known` are the clips with anything observed, in this chunk or another.
+    `known` are the clips with anything observed, in this chunk or another; `pairs` the labels of
+    each chunk, by its first class.
     """
     negative = ~chunk.labels & chunk.observed
     rivals = torch.where(negative, logits, log_zero(logits.dtype))
-    parts = (logits[chunk.pairs], rivals.logsumexp(dim=1))
+    parts = (logits[pairs[chunk.classes.start]], rivals.logsumexp(dim=1))
     if not config.two_way:
         return parts
     return (*parts, hardest(rivals, config.hard_clips, known).logsumexp(dim=0))

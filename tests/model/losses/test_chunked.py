@@ -15,6 +15,7 @@ from tiny import feeds_of
 from torch import Tensor
 from torch.nn.functional import linear, normalize
 
+from jobs.bench.train_counts import Operations
 from raymc.config import Config, LossConfig, LossName, override
 from raymc.data.shards import Dataset
 from raymc.model.losses import chunked, compute_loss, head_of
@@ -346,6 +347,21 @@ def test_with_sparse_labels_not_even_bools_are_a_matrix(
         observed = torch.ones(rows, 1, dtype=torch.bool).expand(rows, classes)
         chunked_loss(config, embedding, prototypes, labels, observed).backward()
     assert meter.peak_bytes < rows * classes  # what one matrix of bools would take
+
+
+@pytest.mark.parametrize("classes", [1, 4, 11])
+@every_way
+def test_a_step_waits_for_the_device_once_however_many_chunks(
+    config: LossConfig, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks_of(classes, monkeypatch)
+    lists = []  # a list of a tensor's numbers waits too, but is no operation on a CPU
+    monkeypatch.setattr(Tensor, "tolist", lambda x, read=Tensor.tolist: lists.append(x) or read(x))
+    case = random_case(0, rows=9, classes=11)
+    with Operations() as seen:
+        value_and_gradients(chunked_loss, config, case, inputs_of(case))
+    assert seen.figures["waits"] == 0
+    assert len(lists) == (config.name == "prototype_contrast")
 
 
 def test_a_chunk_has_room_for_many_scores_but_not_too_few_classes(
