@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from raymc.api import (
         add_class,
+        annotations,
         evaluate,
         export,
         extract,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "add_class",
+    "annotations",
     "evaluate",
     "export",
     "extract",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from raymc.cli.data import run_extract
+from raymc.cli.data import clips_of, list_annotations, run_extract
 from raymc.cli.options import load_config, load_preset
 from raymc.cli.runs import run_train, run_tune
 from raymc.cli.serve import run_serve
@@ -52,6 +52,22 @@ class Evaluation(NamedTuple):
         """Return the main metrics."""
         main = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("mAP", "R80"))
         return f"Evaluation({main}; {len(self.labels):,} labels)"
+
+
+def annotations(source: str | Path, *, tiers: Sequence[str] = ()) -> pd.DataFrame:
+    """Read what ELAN, BORIS or Label Studio wrote, as `raymc import` does.
+
+    Args:
+        source: A file, or a glob of several.
+        tiers: Of ELAN's, those that are read; empty: all.
+
+    Returns:
+        A row for each clip: `path`, `start` and `end` in seconds, and a list of `labels`.
+
+    Raises:
+        DataError: The file can't be used, or has no labels.
+    """
+    return clips_of(list_annotations(str(source), tiers))
 
 
 def extract(

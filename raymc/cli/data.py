@@ -4,6 +4,7 @@ Each checks its settings first, and imports what is heavy after that.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,10 +21,12 @@ from raymc.cli.options import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from raymc.config import Config, LessonsConfig
     from raymc.features.on_ray import ExtractSummary
+    from raymc.features.sources import Listing
 
 
 @click.group(cls=Commands)
@@ -160,20 +163,29 @@ def data_audit(run: str, overrides: tuple[str, ...]) -> None:
     sys.exit(0 if is_right else 1)
 
 
+_PROGRAMS = {
+    "elan": "Annotations of ELAN (.eaf), as a table.",
+    "boris": "Events that BORIS exports, as a table.",
+    "label-studio": "Labels that Label Studio exports (JSON), as a table.",
+}
+
+
 class Formats(click.Group):
-    """A command for each format; its options are the settings of the format's recipe."""
+    """A command for each format; of features, its options are the settings of their recipe."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the formats' names."""
         from raymc.config import IMPORTERS
 
-        return sorted(IMPORTERS)
+        return sorted([*IMPORTERS, *_PROGRAMS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Make the command of one format."""
         from raymc.cli.options import options_of
         from raymc.config import IMPORTERS
 
+        if cmd_name in _PROGRAMS:
+            return _annotations_command(cmd_name)
         if cmd_name not in IMPORTERS:
             return None
         kind = IMPORTERS[cmd_name]
@@ -185,13 +197,93 @@ class Formats(click.Group):
             callback=lambda out, **given: _import(cmd_name, out, given),
         )
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; a file in its place is told apart from a misspelt name."""
+        if Path(args[0]).suffix and Path(args[0]).exists():
+            names = ", ".join(self.list_commands(ctx))
+            ctx.fail(f"{args[0]}: name its format first, one of {names}.")
+        return super().resolve_command(ctx, args)
+
 
 @click.group("import", cls=Formats)
 def import_() -> None:
-    """Turn features in a public format into a dataset.
+    """Turn features in a public format into a dataset, or annotations into a table.
 
-    Videos with a table of labels, or coded in ELAN, BORIS or Label Studio, are for raymc extract.
+    Annotations are those of ELAN, BORIS and Label Studio. raymc extract takes the table, and also
+    the files themselves.
     """
+
+
+def _annotations_command(name: str) -> click.Command:
+    tier = click.Option(["--tier"], multiple=True, help="Read only this tier; may be repeated.")
+    return click.Command(
+        name,
+        params=[
+            click.Argument(["source"]),
+            click.Option(["--out"], required=True, help="Table to write: .csv or .xlsx."),
+            *([tier] if name == "elan" else []),
+        ],
+        help=f"{_PROGRAMS[name]}\n\nSOURCE is a file, or a glob of several. A row of the table is "
+        "a part of a video, with its labels.",
+        callback=lambda source, out, tier=(): _import_annotations(name, source, Path(out), tier),
+    )
+
+
+def _import_annotations(name: str, source: str, out: Path, tiers: Sequence[str]) -> None:
+    from raymc.cli.options import program
+    from raymc.errors import ConfigError, DataError
+    from raymc.terminal import print_line
+
+    if out.suffix.lower() not in (".csv", ".xlsx"):
+        raise ConfigError(f"{out}: the table is written as .csv or .xlsx")
+    if out.exists():
+        raise DataError(f"{out} already exists: choose another --out")
+    listing = list_annotations(source, tiers)
+    if listing.program.lower().replace(" ", "-") != name:
+        kind = f"a file of {listing.program}" if listing.program else "a plain table"
+        raise DataError(f"{source}: this is {kind}, not what raymc import {name} reads")
+    console = make_console()
+    _print_listing([line for line in listing.lines if not line.startswith("  splits")], console)
+    _save_clips(clips_of(listing), out)
+    clips = f"{len(listing.sources):,} clip{'s' if len(listing.sources) > 1 else ''}"
+    print_line(console, f"{out}: {clips}; next: {program()} extract {out} --out FOLDER")
+
+
+def _save_clips(frame: "pd.DataFrame", out: Path) -> None:
+    """Write a table that `raymc extract` reads; paths below its folder are relative to it."""
+    from raymc.data.storage import whole_file
+    from raymc.errors import DataError
+    from raymc.evaluation.prediction_files import joined_labels, write_workbook
+
+    paths, folder = map(Path, frame["path"]), out.absolute().parent
+    relative = [path.relative_to(folder) if path.is_relative_to(folder) else path for path in paths]
+    written = frame.assign(path=list(map(str, relative)), labels=frame["labels"].map(joined_labels))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(out) as partial:
+            if out.suffix.lower() == ".csv":
+                written.to_csv(partial, index=False, encoding="utf-8-sig")
+            else:
+                write_workbook({"clips": [written]}, partial)
+    except OSError as error:
+        raise DataError(f"{out} can't be written: {error.strerror or error}") from error
+
+
+def clips_of(listing: "Listing") -> "pd.DataFrame":
+    """Return the clips of a listing: `path`, `start` and `end` in seconds, and `labels`."""
+    import pandas as pd
+
+    rows = [(x.path, x.start_seconds, x.end_seconds, list(x.labels)) for x in listing.sources]
+    return pd.DataFrame(rows, columns=["path", "start", "end", "labels"])
+
+
+def list_annotations(source: str, tiers: Sequence[str] = ()) -> "Listing":
+    """List what a file of a program for coding videos says; splits are not drawn."""
+    from raymc.config import ExtractConfig
+    from raymc.features.sources import list_media
+
+    columns = {"labels": ",".join(tiers)} if tiers else {}
+    return list_media(ExtractConfig(source=source, split="none", columns=columns))
 
 
 def _import(name: str, out: str, given: dict[str, Any]) -> None:
@@ -301,16 +393,14 @@ def run_extract(
     from raymc.data.info import rows_line
     from raymc.errors import ConfigError
     from raymc.features.on_ray import extract as extract_features
-    from raymc.features.sources import Listing, check_present, list_media
+    from raymc.features.sources import check_present, list_media
     from raymc.terminal import one_line, print_line
 
     left_out: list[str] = []
 
-    def show(listing: Listing) -> None:
+    def show(listing: "Listing") -> None:
         left_out.extend(listing.left_out)
-        for line in listing.lines:
-            indent = line[: len(line) - len(line.lstrip())]
-            print_line(console, indent + one_line(line))
+        _print_listing(listing.lines, console)
 
     def show_left_out() -> None:
         for line in left_out:
@@ -336,6 +426,14 @@ def run_extract(
         print_line(console, f"files that had failed and were replaced: {summary.read_again:,} read")
     _show_failures(config, summary, console)
     return summary
+
+
+def _print_listing(lines: Sequence[str], console: "Console") -> None:
+    from raymc.terminal import one_line, print_line
+
+    for line in lines:
+        indent = line[: len(line) - len(line.lstrip())]
+        print_line(console, indent + one_line(line))
 
 
 def _show_failures(config: "Config", summary: "ExtractSummary", console: "Console") -> None:

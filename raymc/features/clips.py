@@ -6,6 +6,7 @@ Axes: T frames, H height, W width, S samples.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,18 @@ from jaxtyping import Float32, UInt8
 from raymc.errors import ConfigError
 
 MAX_PICTURE_SIDE = 4096
+_SUFFIXES = """
+.3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
+.ogv .rm .ts .vob .webm .wmv .asf .wtv
+.aac .ac3 .aif .aiff .amr .ape .au .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus .tta
+.wav .wma .wv
+"""
+MEDIA_SUFFIXES = frozenset(_SUFFIXES.split())
+
+
+def is_media(path: str) -> bool:
+    """Whether a file's name ends as that of a video or of sound."""
+    return os.path.splitext(path)[1].lower() in MEDIA_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ _NO = {"0", "0.0", "no", "n", "false", "f", "-", "–", "✗", "✘", "☐", "�
 _NONE = {"", "-", "–", "—", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "<na>"}
 _SEPARATORS = ";|\n；、"  # wherever one stands
 _COMMAS = ",，"  # only where none of the others stands
+_MANY_LABELS = 20  # that occur only once
 _ERROR = re.compile(r"#(REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|SPILL!|CALC!)")  # of a formula
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _SPLITS = {
@@ -372,6 +373,12 @@ def _label_warnings(counts: Mapping[str, int], columns: Columns, told: str) -> I
             yield f'label "{name}" begins with a bracket or a quote; write {_EXAMPLE}'
             break
     yield from twin_names(counts)
+    once = sum(count == 1 for count in counts.values())
+    if once > max(_MANY_LABELS, len(counts) / 2):
+        yield (
+            f"{once} of {len(counts)} labels occur only once; if these are other texts, choose the "
+            "labels with --column labels=NAME"
+        )
 
 
 def _column_warnings(table: Table, columns: Columns) -> Iterator[str]:

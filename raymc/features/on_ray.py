@@ -48,7 +48,7 @@ from raymc.features.begun import (
     stored_items,
     take_over,
 )
-from raymc.features.clips import Failure
+from raymc.features.clips import Failure, is_media
 from raymc.features.extraction import (
     END,
     SIDECAR,
@@ -67,14 +67,7 @@ from raymc.features.extraction import (
     streams_of,
 )
 from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, LATER, MADE_BY, recipe_in
-from raymc.features.sources import (
-    Listing,
-    Source,
-    check_present,
-    extra_fields,
-    is_media,
-    list_media,
-)
+from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
 from raymc.runtime.connect import capacity, connect, explained, gpus_to_use, keep_order
 

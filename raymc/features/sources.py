@@ -33,8 +33,10 @@ from raymc.data.storage import (
     read_bytes,
 )
 from raymc.errors import ConfigError, DataError
-from raymc.features.clips import Source
+from raymc.features.clips import Source, is_media
 from raymc.features.coding_files import (
+    ELAN,
+    check_not_label_studio,
     is_boris,
     is_label_studio,
     read_boris,
@@ -52,20 +54,11 @@ from raymc.features.columns import (
 from raymc.features.tables import TABLE_SUFFIXES, Reading, Table, read_table
 from raymc.features.transcripts import SIDECARS, find_sidecars
 
-_SUFFIXES = """
-.3gp .avi .dv .f4v .flv .h264 .hevc .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut
-.ogv .rm .ts .vob .webm .wmv .asf .wtv
-.aac .ac3 .aif .aiff .amr .ape .au .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .oga .ogg .opus .tta
-.wav .wma .wv
-"""
-MEDIA_SUFFIXES = frozenset(_SUFFIXES.split())
 _TABLES = (*TABLE_SUFFIXES, ".eaf")
 _MOST_NAMED = 10  # files or labels in a line
 # Columns that `raymc extract` writes by itself.
 _OWN_COLUMNS = (*RESERVED_COLUMNS, "path", "start_seconds", "end_seconds")
-_EXPECTED = (
-    f"a folder or glob of media files, one of them, or a table ({', '.join(TABLE_SUFFIXES)})"
-)
+_EXPECTED = f"a folder or glob of media files, one of them, or a table ({', '.join(_TABLES)})"
 
 
 @dataclass(frozen=True)
@@ -77,12 +70,14 @@ class Listing:
         lines: What was found and understood, for people.
         notes: What of it belongs into the dataset's provenance.
         left_out: What in a folder was not taken, and why, for people.
+        program: The program for coding videos that wrote the table, if one did.
     """
 
     sources: Sequence[Source]
     lines: Sequence[str]
     notes: Sequence[str] = ()
     left_out: Sequence[str] = ()
+    program: str = ""
 
 
 def list_media(config: ExtractConfig) -> Listing:
@@ -138,9 +133,11 @@ def _list(config: ExtractConfig) -> Listing:
         with reaching(address):
             data = read_bytes(filesystem, root)
         return _of_table(_read(data, suffix, address, config), config)
-    if suffix in MEDIA_SUFFIXES:
+    if is_media(root):
         folder, name = _folder_of(address), root.rsplit("/", 1)[-1]
         return _of_files(config, folder, [name])
+    if suffix == ".boris":
+        raise DataError(f"{address}: a project of BORIS: export its events as .csv or .xlsx")
     if suffix == ".xls":
         raise DataError(f"{address}: this is Excel's format before 2007: save it as .xlsx")
     raise DataError(f"{address}: '{suffix}' is not a suffix of media or tables; give {_EXPECTED}")
@@ -247,8 +244,8 @@ def _of_files(
         left_out = {f: why for f, why in left_out.items() if _matches(f.split("/"), parts)}
     others: list[str] = []
     if not re.fullmatch(r"\.\w+", _suffix(parts[-1])):
-        others = [file for file in files if _suffix(file) not in MEDIA_SUFFIXES]
-        files = [file for file in files if _suffix(file) in MEDIA_SUFFIXES]
+        others = [file for file in files if not is_media(file)]
+        files = [file for file in files if is_media(file)]
     told = [*_other_files(folder, others, files), *(f"{f}: {why}" for f, why in left_out.items())]
     if not files:
         there = f"; left out: {'; '.join(told[:_MOST_NAMED])}" if told else ""
@@ -308,11 +305,6 @@ def _folder_of(address: str) -> str:
     return f"{place.rpartition('/')[0] or ('/' if place.startswith('/') else '.')}{mark}{options}"
 
 
-def is_media(path: str) -> bool:
-    """Whether a file's name ends as that of a video or of sound."""
-    return _suffix(path) in MEDIA_SUFFIXES
-
-
 def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
@@ -326,36 +318,56 @@ def _together(
     places: list[str] = []
     notes = dict.fromkeys([_counted(len(files), "table")])
     names: tuple[str, ...] = ()
+    program = ""
     for file in files:
         address = _joined(base, file)
         with reaching(address):
             data = read_bytes(filesystem, f"{root}/{file}")
         table = _read(data, _suffix(file), address, config)
-        names = names or table.names
+        names, program = names or table.names, table.program
         if {*table.names} != {*names}:
             raise DataError(
                 f"{where}: {file} has the headings {', '.join(table.names)}, but {files[0]} has "
                 f"{', '.join(names)}; give them the same, or extract them one by one"
             )
-        path = columns_of(table, config.columns).of["path"] if table.rows else ""
+        path = columns_of(table, _given(table, config)).of["path"] if table.rows else ""
         folder = config.videos or _folder_of(address)
         for row, place in zip(table.rows, table.places):
             inner = row.get(path)
             rows.append({**row, path: _joined(folder, inner)} if inner else row)
             places.append(f"{file}, {place}")
         notes |= dict.fromkeys(table.notes)
-    return Table(where, names, tuple(rows), tuple(places), tuple(notes))
+        if program and not table.rows:
+            notes[f"no codes in {file}"] = None
+    return Table(where, names, tuple(rows), tuple(places), tuple(notes), program)
 
 
 def _read(data: bytes, suffix: str, where: str, config: ExtractConfig) -> Table:
     given = config.columns
     reading = Reading(lambda name: names_files(name, given), config.encoding, config.sheet)
-    table = _coded(data, suffix, where) or read_table(data, suffix, where, reading)
+    if suffix == ".eaf":
+        tiers = given.get("labels", "").split(",")
+        return read_eaf(data, where, [tier.strip() for tier in tiers if tier.strip()])
+    if suffix == ".json":
+        with suppress(ValueError, RecursionError):
+            if is_label_studio(json.loads(data)):
+                return read_label_studio(data, where)
+    table = read_table(data, suffix, where, reading)
+    if not config.unlabelled:
+        check_not_label_studio(table, given)
     return read_boris(table) if is_boris(table) else table
 
 
+def _given(table: Table, config: ExtractConfig) -> Mapping[str, str]:
+    """Return the headings that were given; those of labels in ELAN's files are tiers."""
+    given = config.columns
+    return {role: given[role] for role in given if role != "labels" or table.program != ELAN}
+
+
 def _of_table(table: Table, config: ExtractConfig) -> Listing:
-    where, given = config.source, config.columns
+    where, given = config.source, _given(table, config)
+    if table.program and not table.rows:
+        raise DataError(f"{where}: no span of a video has a label")
     if not table.rows:
         raise DataError(f"{where}: the table has no rows; expected one for each media file.")
     rows, understood = understand(table, given, config.label_separator)
@@ -374,7 +386,7 @@ def _of_table(table: Table, config: ExtractConfig) -> Listing:
     lines = [_first_line(where, len(table.rows), understood), *found, *_label_lines(understood)]
     lines += notes or [f"  splits: {_split_counts(sources)}"]
     lines += [f"  warning: {warning}" for warning in understood.warnings]
-    return Listing(sources, lines, notes)
+    return Listing(sources, lines, notes, program=table.program)
 
 
 # Files of a table
@@ -439,17 +451,6 @@ def _below_by_name(
 def _parts(path: str) -> tuple[str, ...]:
     """The names in a path, however an operating system writes them."""
     return tuple(re.split(r"[/\\]+", unicodedata.normalize("NFC", path.strip()).casefold()))
-
-
-def _coded(data: bytes, suffix: str, where: str) -> Table | None:
-    """Read a file of a program for coding videos; None for a plain table."""
-    if suffix == ".eaf":
-        return read_eaf(data, where)
-    if suffix == ".json":
-        with suppress(ValueError, RecursionError):
-            if is_label_studio(json.loads(data)):
-                return read_label_studio(data, where)
-    return None
 
 
 def _check_others(names: Sequence[str], config: ExtractConfig) -> None:

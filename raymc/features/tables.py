@@ -45,6 +45,7 @@ class Table:
         rows: By heading. Text where the file has no types.
         places: What each row is called where a person looks for it, such as `line 3`.
         notes: What is worth saying about how it was read.
+        program: The program for coding videos that wrote it, if one did.
     """
 
     where: str
@@ -52,6 +53,7 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
     places: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    program: str = ""
 
 
 @dataclass(frozen=True)

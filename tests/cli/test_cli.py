@@ -19,8 +19,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from drivers import RAYMC, write_config
+from pandas.testing import assert_frame_equal
 from tiny import MODALITIES, VOCABULARY, tiny_row
 
+import raymc
 from raymc.cli.main import main
 from raymc.config import Config, TrackingConfig, config_reference, load, override
 from raymc.data.shards import open_dataset, write_dataset
@@ -403,6 +405,7 @@ def test_the_command_itself_is_light(runs_folder: Path) -> None:
     program = f"""
 import sys
 from click.testing import CliRunner
+import raymc
 from raymc.cli.main import main
 for arguments, code in {cases}:
     assert CliRunner().invoke(main, arguments).exit_code == code, arguments
@@ -464,3 +467,34 @@ def test_a_format_is_imported(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.output.split(": ")[-1].strip() == "3 train, 2 val, 1 test"
     assert open_dataset(str(out)).manifest.modality("visual").rate_hz == 2.0
+
+
+def test_annotations_are_imported_as_a_table(tmp_path: Path) -> None:
+    tasks = []
+    for name, labels in (("a.mp4", ["counting", "shapes, big"]), ("b.mp4", ["shapes, big"])):
+        spoken = {"start": 0.5, "end": 2.25, "labels": labels}
+        result = {"type": "labels", "value": spoken}
+        tasks.append({"data": {"video": name}, "annotations": [{"result": [result]}]})
+    source = tmp_path / "tasks.json"
+    source.write_text(json.dumps(tasks))
+    for out in (tmp_path / "codes.csv", tmp_path / "deep" / "codes.xlsx"):
+        result = run("import", "label-studio", source, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert "2 rows; Label Studio; path" in result.output
+        assert "2 labels: shapes, big 2, counting 1; 1 only once" in result.output
+        assert f"{out}: 2 clips; next: " in result.output.replace("\n", "")
+        frame = raymc.annotations(source)
+        assert_frame_equal(raymc.annotations(out), frame)
+    assert [*frame["labels"]] == [["counting", "shapes, big"], ["shapes, big"]]
+    assert (tmp_path / "codes.csv").read_text("utf-8-sig").splitlines()[2] == (
+        'b.mp4,0.5,2.25,"[""shapes, big""]"'
+    )
+    missing = tmp_path / "x.csv"
+    for arguments, message in (
+        (["elan", source, "--out", missing], f"{source}: this is a file of Label Studio, not what"),
+        (["elan", source, "--out", out], f"{out} already exists: choose another --out"),
+        (["elan", source, "--out", "x.json"], "x.json: the table is written as .csv or .xlsx"),
+        ([source], f"{source}: name its format first, one of approve, arff, boris, coin, elan"),
+    ):
+        assert complaint("import", *map(str, arguments)).startswith(message)
+    assert not missing.exists()

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pympi
 import pytest
@@ -36,6 +38,12 @@ def test_elan(tmp_path: Path) -> None:
         ("a b.mp4", 0, 1.5, ("counting", "talk")),
         ("a b.mp4", 1.5, 4, ("shapes, big",)),
     ]
+    tiers = {"labels": "talk"}
+    assert seen(list_media(ExtractConfig(source=str(tmp_path / "a.eaf"), columns=tiers))) == [
+        ("a b.mp4", 0, 1.5, ("talk",))
+    ]
+    with pytest.raises(RaymcError, match="no tier 'tlak'; there are activity, talk"):
+        list_media(ExtractConfig(source=str(tmp_path / "a.eaf"), columns={"labels": "tlak"}))
     assert listing.sources[0].path == f"{tmp_path}/a b.mp4"
     assert "2 rows; tiers activity, talk; the first of 2 media, a b.mp4; path" in listing.lines[0]
     (tmp_path / "deep").mkdir()
@@ -64,8 +72,44 @@ def test_elan(tmp_path: Path) -> None:
         listed(tmp_path / "c.eaf")
 
 
+def test_spans_of_elan_overlap(tmp_path: Path) -> None:
+    """A span has the codes of those that nearly cover it, and of the annotation it refers to."""
+    eaf = pympi.Eaf()
+    eaf.remove_tier("default")
+    eaf.add_linguistic_type("of", constraints="Symbolic_Association", timealignable=False)
+    eaf.add_linked_file("file:///C:/ann/v.mp4", relpath="../old/v.mp4", mimetype="video/mp4")
+    for tier, parent in (("activity", None), ("talk", None), ("place", "activity")):
+        eaf.add_tier(tier, ling="of" if parent else "default-lt", parent=parent)
+    eaf.add_annotation("activity", 0, 10_000, "counting")
+    eaf.add_annotation("activity", 10_000, 20_000, "shapes")
+    eaf.add_ref_annotation("place", "activity", 5000, "board")
+    eaf.add_annotation("talk", 2000, 4000, "pupil")
+    eaf.add_annotation("talk", 8000, 10_100, "both")
+    eaf.add_annotation("talk", 9000, 13_000, "alone")
+    eaf.add_annotation("talk", 10_050, 20_000, "teacher")
+    eaf.to_file(str(tmp_path / "a.eaf"))
+    (tmp_path / "v.mp4").touch()  # not where ELAN had it, but beside the file
+    listing = listed(tmp_path / "a.eaf")
+    assert sorted(seen(listing)) == [
+        ("v.mp4", 0, 10, ("counting", "board")),
+        ("v.mp4", 2, 4, ("pupil", "counting", "board")),
+        ("v.mp4", 8, 10.1, ("both", "counting", "board")),
+        ("v.mp4", 9, 13, ("alone",)),
+        ("v.mp4", 10, 20, ("shapes", "teacher")),
+        ("v.mp4", 10.05, 20, ("teacher", "shapes")),
+    ]
+    assert listing.sources[0].path == f"{tmp_path}/v.mp4"
+    assert "labels of spans that others nearly cover: 6 more" in listing.lines[0]
+    empty = pympi.Eaf()
+    empty.add_linked_file("file:///v.mp4", mimetype="video/mp4")
+    empty.to_file(str(tmp_path / "b.eaf"))
+    both = listed(tmp_path / "*.eaf")
+    assert len(both.sources) == 6
+    assert "no codes in b.eaf" in both.lines[0]
+
+
 def test_label_studio(tmp_path: Path) -> None:
-    def result(kind: str, value: dict[str, object]) -> dict[str, object]:
+    def result(kind: str, value: Mapping[str, object]) -> dict[str, object]:
         return {"type": kind, "value": value, "from_name": "x", "to_name": "video"}
 
     spoken = {"start": 0.5, "end": 2, "labels": ["counting"]}
@@ -118,6 +162,58 @@ def test_label_studio(tmp_path: Path) -> None:
         ("a.mp4", 0, None, ("math", "math > counting")),
     ]
     assert "not read: videorectangle 1" in listing.lines[0]
+
+
+# Written by label-studio-sdk 2.1.2, shortened: `tl` labels frames, `topic` and `one` are choices.
+JSON_MIN = """[
+{"title": "Lesson 1. Counting", "video": "\\/data\\/upload\\/3\\/1a2b3c4d-lesson_1.mp4", "fps": 25,
+ "id": 1, "tl": [{"ranges": [{"start": 1, "end": 50}], "timelinelabels": ["counting"]}],
+ "topic": {"choices": ["math", "letters"]}, "one": "a",
+ "lab": [{"start": 0.5, "end": 2.0, "channel": 0, "labels": ["talk"]}],
+ "annotator": 1, "annotation_id": 11, "created_at": "2026-01-01T00:00:00Z", "lead_time": 1},
+{"video": "https:\\/\\/example.org\\/b.mp4?x=1", "id": 2, "annotator": 1, "annotation_id": 14,
+ "created_at": "2026-01-01T00:00:00Z", "lead_time": 1}
+]"""
+
+
+def test_other_exports_of_label_studio(tmp_path: Path) -> None:
+    """Uploads have a prefix, minimal tasks no types; two annotators disagree, a third cancels."""
+    clips = [
+        ("lesson_1.mp4", 0, 2, ("counting",)),
+        ("lesson_1.mp4", 0, None, ("math", "letters", "a")),
+        ("lesson_1.mp4", 0.5, 2, ("talk", "counting")),
+    ]
+    (tmp_path / "min.json").write_text(JSON_MIN)
+    listing = listed(tmp_path / "min.json")
+    assert seen(listing) == clips
+    assert listing.sources[0].path == f"{tmp_path}/lesson_1.mp4"
+    assert "JSON-MIN, in which texts count as labels; tasks without labels" in listing.lines[0]
+    (tmp_path / "1a2b3c4d-lesson_1.mp4").touch()
+    assert seen(listed(tmp_path / "min.json"))[0][0] == "1a2b3c4d-lesson_1.mp4"
+
+    def choice(name: str, **more: Any) -> dict[str, Any]:
+        value = {"choices": [name]}
+        return {"result": [{"type": "choices", "value": value}], **more}
+
+    letters = {"type": "labels", "value": {"start": 1, "end": 9, "text": "x", "labels": ["noun"]}}
+    done = [choice("math"), choice("art"), choice("no", was_cancelled=True), {"result": [letters]}]
+    task = {"data": {"about": "v. 2/3", "video": "https://x.org/b.mp4?y=1"}, "annotations": done}
+    (tmp_path / "full.json").write_text(json.dumps([task]))
+    listing = listed(tmp_path / "full.json")
+    assert [(s.path, s.labels) for s in listing.sources] == [
+        ("https://x.org/b.mp4?y=1", ("math", "art"))
+    ]
+    assert (
+        "tasks of several annotators have the labels of all (1); not read: labels 1"
+        in (listing.lines[0])
+    )
+    task["data"] = {"left": "a.mp4", "right": "b.mp4"}
+    (tmp_path / "full.json").write_text(json.dumps([task]))
+    with pytest.raises(RaymcError, match=r"task 1 names several files \(a.mp4, b.mp4\); split"):
+        listed(tmp_path / "full.json")
+    (tmp_path / "t.csv").write_text("annotation_id,annotator,id,lead_time,topic,video\n1,1,1,1,x,v")
+    with pytest.raises(RaymcError, match=r"does not say which texts are labels; export JSON inst"):
+        listed(tmp_path / "t.csv")
 
 
 # Written by BORIS 8.27.4: an observation that joins two files and has a second camera. Times count
@@ -203,8 +299,13 @@ def test_boris_with_an_offset_and_before_version_8(tmp_path: Path) -> None:
         (("STOP,8.000", "STOP,eight"), "line 3: 'eight' is no time in seconds"),
         (
             ("pupil,shapes,math,,STOP", "x,shapes,math,,STOP"),
-            "line 5: 'shapes' has a START, but no",
+            "line 6: 'shapes' has a STOP, but no START; correct it in BORIS",
         ),
+        (
+            ("pupil,shapes,math,,STOP", "pupil,shapes,math,,START"),
+            "line 5: 'shapes' has a START, but no STOP",
+        ),
+        (("teacher,counting,math,,STOP,33", "x,x,,,POINT,33"), "line 7: 'counting' has a START, b"),
         (
             ("side.mp4,0.0", "side.mp4,10.0"),
             "line 3: 'counting' begins outside of the media, at -7.5 s",
