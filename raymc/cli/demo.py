@@ -117,7 +117,7 @@ def next_steps(config: "Config", bundle: Path, out: Path) -> list[str]:
 LESSONS: dict[str, Any] = {
     "extract": {
         "text_interval_seconds": 2.0,
-        "visual": "efficientnet_lite0",
+        "visual": "efficientnet_lite0_grid",
         "text": "minilm",
         "transcript": "moonshine",
         "screen": "rapidocr",

@@ -138,8 +138,9 @@ class ExtractConfig:
     )
     visual: str = Field(
         default=AUTO,
-        description="Encoder of frames: patches, efficientnet_lite0, a Hugging Face model, or "
-        "none. auto: efficientnet_lite0 if `raymc[pretrained]` is installed, else patches.",
+        description="Encoder of frames: patches, efficientnet_lite0_grid, efficientnet_lite0, a "
+        "Hugging Face model, or none. auto: efficientnet_lite0_grid if `raymc[pretrained]` is "
+        "installed, else patches.",
     )
     audio: str = Field(
         default="logmel",

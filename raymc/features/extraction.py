@@ -93,7 +93,10 @@ def resolved(config: ExtractConfig) -> ExtractConfig:
 
 
 # What `auto` stands for: the first that is installed.
-BEST = {"visual": (packaged.EFFICIENTNET, "patches"), "text": (packaged.MINILM, "words")}
+BEST = {
+    "visual": (packaged.EFFICIENTNET_GRID, "patches"),
+    "text": (packaged.MINILM, "words"),
+}
 
 
 def _best(kind: str) -> str:

@@ -52,17 +52,18 @@ def visual_encoder(
 ) -> PatchEncoder | VisionTower:
     """Return the encoder of frames with this name, which will be given `fps` frames a second.
 
-    `name` is `patches`, `efficientnet_lite0`, or a vision model of Hugging Face's hub:
-    openai/clip-vit-base-patch32.
+    `name` is `patches`, `efficientnet_lite0_grid`, `efficientnet_lite0`, or a vision model of
+    Hugging Face's hub: openai/clip-vit-base-patch32.
     """
     _check_rate("fps", fps)
     if name == "patches":
         return PatchEncoder(rate_hz=fps)
-    if name == packaged.EFFICIENTNET:
-        return efficientnet(fps=fps, device=device)
+    packed = (packaged.EFFICIENTNET_GRID, packaged.EFFICIENTNET)
+    if name in packed:
+        return efficientnet(name, fps=fps, device=device)
     if is_model_name(name, weights):
         return vision_tower(name, fps=fps, weights=weights, device=device)
-    known = ["patches", packaged.EFFICIENTNET]
+    known = ["patches", *packed]
     raise _unknown("visual encoder", name, known, "openai/clip-vit-base-patch32")
 
 

