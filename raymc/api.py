@@ -165,7 +165,13 @@ def load(run: str | Path, *, folder: str | Path = "runs") -> Bundle:
 
 
 def predict(
-    model: Bundle, source: str | Path, *, split: str = "", top: int = 0, device: str = "auto"
+    model: Bundle,
+    source: str | Path,
+    *,
+    split: str = "",
+    top: int = 0,
+    threshold: float | None = None,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Return labels and probabilities, a row for each clip in the order of the source.
 
@@ -177,6 +183,7 @@ def predict(
         source: A video, a folder, a glob or a table of videos, or a dataset.
         split: Of a dataset; empty: its only one, or `test`.
         top: The number of most probable labels, in place of a column for each; 0: all.
+        threshold: Probability from which a label is given; None: the model's thresholds.
         device: `auto`, `cpu` or `gpu`.
 
     Raises:
@@ -185,7 +192,8 @@ def predict(
     """
     with TemporaryDirectory(prefix="raymc-") as folder:
         out = Path(folder, "predictions")
-        write_predictions(model, str(source), out, split=split, device=device)
+        given: dict[str, Any] = {"split": split, "threshold": threshold, "device": device}
+        write_predictions(model, str(source), out, **given)
         return pd.concat(frames_of(sorted(out.iterdir()), top=top), ignore_index=True)
 
 

@@ -24,6 +24,7 @@ from raymc.cli.options import (
     make_console,
     on_device,
     overridable,
+    with_threshold,
 )
 from raymc.cli.records import replay, runs, ui
 from raymc.cli.review import review
@@ -196,6 +197,7 @@ def _decoder_for(source: str) -> AbstractContextManager[None]:
 )
 @click.option("--split", default="", help="Split of a dataset; by default its only one, or test.")
 @click.option("--top", type=click.IntRange(min=1), help="Write only the K most probable labels.")
+@with_threshold("is given")
 @on_device
 def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:
     """Label videos, or the clips of a dataset, with a trained model.
@@ -221,11 +223,7 @@ def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given
 )
 @click.option("--window", type=SECONDS, help="Seconds of each window; by default as in training.")
 @click.option("--stride", type=SECONDS, help="Seconds between windows; by default half a window.")
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Probability from which a label shows; by default the model's thresholds.",
-)
+@with_threshold("shows")
 @click.option("--least", type=SECONDS, default=0.0, help="Leave out shorter segments, in seconds.")
 @on_device
 def timeline(run: str, video: str, overrides: tuple[str, ...], out: str, **given: Any) -> None:

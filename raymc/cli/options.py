@@ -29,6 +29,16 @@ on_device = click.option(
     show_default=True,
     help="Where to compute; auto takes a GPU if there is one.",
 )
+OWN_THRESHOLD = "for a threshold of your own, add for example --threshold 0.5"
+
+
+def with_threshold(shows: str) -> Callable[[Command], Command]:
+    """Return an option for the probability from which a label `shows`, such as "is given"."""
+    return click.option(
+        "--threshold",
+        type=click.FloatRange(0, 1, min_open=True),
+        help=f"Probability from which a label {shows}; by default the model's thresholds.",
+    )
 
 
 class Commands(click.Group):

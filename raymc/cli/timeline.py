@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay
-from raymc.cli.options import print_unread
+from raymc.cli.options import OWN_THRESHOLD, print_unread
 from raymc.data.storage import whole_file, write_text
 from raymc.errors import DataError, RaymcError
 from raymc.evaluation.neighbours import training_clips
@@ -69,7 +69,7 @@ def run_timeline(
     for line in timeline_lines(timeline):
         print_line(console, line)
     if np.isnan(timeline.enter).any() and bundle.calibration is not None:
-        print_line(console, "for a threshold of your own, add for example --threshold 0.5")
+        print_line(console, OWN_THRESHOLD)
     print_unread(console, timeline.failures)
     print_line(console, f"timeline: {out}")
     return timeline

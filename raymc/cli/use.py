@@ -8,10 +8,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay, ExtractDisplay
-from raymc.cli.options import print_unread
+from raymc.cli.options import OWN_THRESHOLD, print_unread
 from raymc.data.shards import open_dataset
 from raymc.evaluation.evaluate import (
     Evaluation,
@@ -20,6 +21,7 @@ from raymc.evaluation.evaluate import (
     group_table,
     numbers_of,
 )
+from raymc.evaluation.outcomes import without_threshold
 from raymc.evaluation.predict import predict
 from raymc.terminal import print_line
 from raymc.training.bundle import load_bundle
@@ -65,12 +67,20 @@ def run_predict(
     split: str = "",
     device: str = "auto",
     top: int = 0,
+    threshold: float | None = None,
 ) -> None:
     """Write the labels of a dataset's split, or of videos, to a file or a folder."""
     bundle = load_bundle(find_bundle(run, runs_folder))
     with ExtractDisplay(console) as display:
         given: dict[str, Any] = {"split": split, "device": device, "top": top}
         heard = {"listener": display.handle, "on_rows": display.rows}
-        found = predict(bundle, source, out, **given, **heard)
-    print_line(console, f"predictions of {found.clips:,} clips: {out}")
+        found = predict(bundle, source, out, threshold=threshold, **given, **heard)
+    print_line(
+        console, f"predictions of {found.clips:,} clips, {found.labelled:,} with a label: {out}"
+    )
+    missing = int(np.isinf(bundle.thresholds).sum())
+    if missing and threshold is None:
+        print_line(console, f"{without_threshold(missing)}, so they are not given")
+        if bundle.calibration is not None:
+            print_line(console, OWN_THRESHOLD)
     print_unread(console, found.failures, rest="; the column error has all")

@@ -74,6 +74,7 @@ def score_media(
     plan: ExtractPlan,
     *,
     first: int,
+    threshold: float | None = None,
     listener: Callable[[ExtractProgress], None],
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield predictions of whole files from number `first`, and how many files are done.
@@ -82,7 +83,7 @@ def score_media(
         ResourceError: A GPU is asked for and there is none.
     """
     for done, items in media_parts(sources, plan, first, listener):
-        yield done, _predictions(bundle, items)
+        yield done, _predictions(bundle, items, threshold)
 
 
 class EmbeddedClip(NamedTuple):
@@ -169,10 +170,10 @@ def token_table(bundle: Bundle, clips: Sequence[EncodedClip]) -> pa.Table:
     )
 
 
-def _predictions(bundle: Bundle, items: _Items) -> pa.Table:
+def _predictions(bundle: Bundle, items: _Items, threshold: float | None) -> pa.Table:
     """Return a row for each clip and each failure, in their order."""
     clips = [item for _, item in items if isinstance(item, EncodedClip)]
-    scored = pa.table(scored_columns(bundle, token_table(bundle, clips)))
+    scored = pa.table(scored_columns(bundle, token_table(bundle, clips), threshold))
     rows = [_row(source, item) for source, item in items]
     place, places = 0, []
     for _, item in items:

@@ -66,6 +66,12 @@ def _reasons(bundle: Bundle, scored: ScoredSplit) -> list[str]:
     return reasons
 
 
+def without_threshold(count: int) -> str:
+    """Say how many labels have no threshold, and why; a sentence goes on with what follows."""
+    have = "labels have" if count > 1 else "label has"
+    return f"{count:,} {have} no threshold, because none is reliable on the validation clips"
+
+
 def outcome_lines(outcomes: Sequence[Outcome], split: str) -> list[str]:
     """Return sentences about the outcomes, the most frequent labels first."""
     shown = sorted(outcomes, key=lambda outcome: -outcome.clips)

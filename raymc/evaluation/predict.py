@@ -5,6 +5,7 @@ interrupted resumes after the last whole part; the parts say what they belong to
 without a suffix, the parts are the output.
 """
 
+import functools
 import hashlib
 import json
 import shutil
@@ -23,7 +24,7 @@ from raymc.data.storage import whole_file, write_text
 from raymc.errors import ConfigError, DataError
 from raymc.evaluation.media import plan_of, score_media
 from raymc.evaluation.prediction_files import Writer, frames_of, writer_to
-from raymc.evaluation.scoring import each_shard, scored_columns
+from raymc.evaluation.scoring import check_threshold, each_shard, scored_columns
 from raymc.events import Count, ExtractProgress, unheard
 from raymc.features.begun import media_states
 from raymc.features.recipe import FEATURES
@@ -37,9 +38,10 @@ Steps = Callable[[int], Iterator[tuple[int, pa.Table]]]
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was written: the number of clips, and what could not be read, `path: reason`."""
+    """What was written: clips, those with a label, and what could not be read, `path: reason`."""
 
     clips: int
+    labelled: int
     failures: tuple[str, ...] = ()
 
 
@@ -54,6 +56,7 @@ def predict(
     split: str = "",
     device: str = "auto",
     top: int = 0,
+    threshold: float | None = None,
     listener: Listener = unheard,
     on_rows: Count = unheard,
 ) -> Predicted:
@@ -66,21 +69,24 @@ def predict(
         split: Of a dataset; empty: its only one with rows, or `test`.
         device: `auto`, `cpu` or `gpu`.
         top: In a file, the number of most probable labels, in place of a column for each.
+        threshold: The probability from which a label is given; None: the bundle's thresholds.
         listener: Called with the progress through videos.
         on_rows: Called with the progress through the rows of a dataset.
 
     Raises:
-        ConfigError: A split is named, and there is no dataset; and as for each.
+        ConfigError: A split is named, and there is no dataset, or a threshold, and the bundle gives
+            no probabilities; and as for each.
     """
+    check_threshold(bundle, threshold)
+    given: dict[str, Any] = {"device": device, "top": top, "threshold": threshold}
     if is_dataset(source):
         dataset = open_dataset(source)
         splits = [name for name in dataset.manifest.splits if dataset.manifest.rows(name)]
         split = split or (splits[0] if len(splits) == 1 else "test")
-        given: dict[str, Any] = {"device": device, "top": top, "on_rows": on_rows}
-        return predict_split(bundle, dataset, split, out, **given)
+        return predict_split(bundle, dataset, split, out, **given, on_rows=on_rows)
     if split:
         raise ConfigError(f"{source} is no dataset, so it has no split {split!r}: leave it out")
-    return predict_media(bundle, source, out, device=device, top=top, listener=listener)
+    return predict_media(bundle, source, out, **given, listener=listener)
 
 
 def predict_split(
@@ -91,6 +97,7 @@ def predict_split(
     *,
     device: str = "auto",
     top: int = 0,
+    threshold: float | None = None,
     on_rows: Count = unheard,
 ) -> Predicted:
     """Write a split's predictions, in the split's order.
@@ -105,6 +112,7 @@ def predict_split(
             and, if the bundle is calibrated, `probability.LABEL`. It appears whole or not at all.
         device: `auto`, `cpu` or `gpu`.
         top: In a file, the number of most probable labels, in place of a column for each.
+        threshold: As for `predict`.
         on_rows: Called with the number of rows that are done, and of all.
 
     Raises:
@@ -118,10 +126,11 @@ def predict_split(
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
         given: dict[str, Any] = {"device": device, "first": first, "on_rows": on_rows}
-        tables = each_shard(bundle, dataset, split, _predicted, **given)
+        work = functools.partial(_predicted, threshold=threshold)
+        tables = each_shard(bundle, dataset, split, work, **given)
         return enumerate(tables, start=first + 1)
 
-    source = {"dataset": dataset.manifest.digest(), "split": split}
+    source = {"dataset": dataset.manifest.digest(), "split": split, "threshold": threshold}
     return _write(out, writer, bundle, source, steps, top=top)
 
 
@@ -132,6 +141,7 @@ def predict_media(
     *,
     device: str = "auto",
     top: int = 0,
+    threshold: float | None = None,
     listener: Listener = unheard,
 ) -> Predicted:
     """Write the predictions of videos, in their order; features are made as the bundle's were.
@@ -144,6 +154,7 @@ def predict_media(
             labels.
         device: `auto`, `cpu` or `gpu`.
         top: As for `predict_split`.
+        threshold: As for `predict`.
         listener: Called with the progress after each file.
 
     Raises:
@@ -165,16 +176,18 @@ def predict_media(
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def steps(first: int) -> Iterator[tuple[int, pa.Table]]:
-        return score_media(bundle, sources, plan, first=first, listener=listener)
+        given: dict[str, Any] = {"first": first, "threshold": threshold, "listener": listener}
+        return score_media(bundle, sources, plan, **given)
 
-    return _write(out, writer, bundle, {"media": digest}, steps, top=top)
+    source = {"media": digest, "threshold": threshold}
+    return _write(out, writer, bundle, source, steps, top=top)
 
 
 def _write(
     out: Path,
     writer: Writer | None,
     bundle: Bundle,
-    source: Mapping[str, str],
+    source: Mapping[str, str | float | None],
     steps: Steps,
     *,
     top: int,
@@ -202,7 +215,7 @@ def _write(
     return summary
 
 
-def _parts(folder: Path, belongs_to: Mapping[str, str]) -> tuple[int, list[Path]]:
+def _parts(folder: Path, belongs_to: Mapping[str, str | float | None]) -> tuple[int, list[Path]]:
     """Return how many inputs an interrupted command was done with, and its parts.
 
     Parts of anything else are replaced: they are not an output yet.
@@ -221,19 +234,21 @@ def _parts(folder: Path, belongs_to: Mapping[str, str]) -> tuple[int, list[Path]
 
 
 def _summary(parts: Sequence[Path]) -> Predicted:
-    clips, failures = 0, []
+    clips, labelled, failures = 0, 0, []
     for part in parts:
         file = pq.ParquetFile(part)
-        clips += file.metadata.num_rows
-        if "error" in file.schema_arrow.names:
-            for row in file.read(columns=["path", "error", "labels"]).to_pylist():
-                clips -= row["labels"] is None
-                failures += [f"{row['path']}: {row['error']}"] if row["error"] else []
-    return Predicted(clips, tuple(failures))
+        known = {"labels", "path", "error"} & {*file.schema_arrow.names}
+        for row in file.read(columns=[*known]).to_pylist():
+            clips += row["labels"] is not None
+            labelled += bool(row["labels"])
+            failures += [f"{row['path']}: {row['error']}"] if row.get("error") else []
+    return Predicted(clips, labelled, tuple(failures))
 
 
-def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
+def _predicted(bundle: Bundle, dataset: Dataset, shard: Shard, threshold: float | None) -> pa.Table:
     columns = ["id", *bundle.columns_in(dataset.manifest)]
     table = read_shard(dataset, shard, columns, optional=PLACE_COLUMNS, verify=True)
     known = [name for name in ("id", *PLACE_COLUMNS) if name in table.column_names]
-    return pa.table({name: table[name] for name in known} | scored_columns(bundle, table))
+    return pa.table(
+        {name: table[name] for name in known} | scored_columns(bundle, table, threshold)
+    )

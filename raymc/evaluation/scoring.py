@@ -19,7 +19,7 @@ import torch
 import raymc
 from raymc.data.feed.batches import Block, block_from_table
 from raymc.data.shards import Dataset, Shard, read_shard
-from raymc.errors import DataError
+from raymc.errors import ConfigError, DataError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import Count, unheard
 from raymc.runtime.device import uses_gpu
@@ -186,10 +186,22 @@ def _score_shard(
     return block.ids.to_pylist(), bundle.score_tokens(block.tokens), block.labels, block.observed
 
 
-def scored_columns(bundle: Bundle, table: pa.Table) -> dict[str, pa.Array]:
+def check_threshold(bundle: Bundle, threshold: float | None) -> None:
+    """Check that a bundle gives the probabilities that a threshold of them is for.
+
+    Raises:
+        ConfigError: It gives none.
+    """
+    if threshold is not None and bundle.calibration is None:
+        raise ConfigError("the model gives no probabilities, so it takes no threshold of one")
+
+
+def scored_columns(
+    bundle: Bundle, table: pa.Table, threshold: float | None = None
+) -> dict[str, pa.Array]:
     """Return what a bundle makes of the tokens of a table, as columns of predictions."""
     scores, names = bundle.score(table), bundle.vocabulary.names
-    found = {"labels": pa.array(bundle.labels_above(scores), pa.list_(pa.string()))}
+    found = {"labels": pa.array(bundle.labels_above(scores, threshold), pa.list_(pa.string()))}
     found |= {f"score.{name}": pa.array(scores[:, c]) for c, name in enumerate(names)}
     if bundle.calibration is not None:
         likely = bundle.probabilities(scores)

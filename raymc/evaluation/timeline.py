@@ -20,6 +20,8 @@ from raymc.data.shards import Ragged
 from raymc.data.survey import clip_seconds
 from raymc.errors import ConfigError, DataError, RaymcError
 from raymc.evaluation.media import plan_of, token_table
+from raymc.evaluation.outcomes import without_threshold
+from raymc.evaluation.scoring import check_threshold
 from raymc.evaluation.segments import Pieces, find_spans, pieces_of
 from raymc.events import unheard
 from raymc.features.clips import Failure
@@ -189,11 +191,7 @@ def timeline_lines(timeline: Timeline) -> list[str]:
     segments = _counted(len(found), "segment")
     lines.append(f"{segments} of {len(named):,} of {len(timeline.labels):,} labels")
     if missing := int(np.isnan(timeline.enter).sum()):
-        have = "labels have" if missing > 1 else "label has"
-        lines.append(
-            f"{missing:,} {have} no threshold, because none is reliable on the validation "
-            "clips, so they have no segments"
-        )
+        lines.append(f"{without_threshold(missing)}, so they have no segments")
     return lines
 
 
@@ -236,8 +234,7 @@ def make_timeline(
         DataError: There is no such video, or nothing of it can be read.
         ResourceError: Weights, a package or a GPU are missing.
     """
-    if threshold is not None and bundle.calibration is None:
-        raise ConfigError("the model gives no probabilities, so it takes no threshold of one")
+    check_threshold(bundle, threshold)
     source = _one_video(video)
     window, stride, chosen = window_and_stride(bundle, window, stride)
     plan = plan_of(bundle, device=device, window_seconds=window, stride_seconds=stride)

@@ -170,10 +170,15 @@ class Bundle:
         added = [unit @ prototype for prototype in self.added.to(self.device)]
         return embedding, torch.cat([scores, torch.stack(added, dim=1)], dim=1)
 
-    def labels_above(self, scores: np.ndarray) -> list[list[str]]:
-        """Return the labels whose score reaches their threshold, for each row of [N, C]."""
+    def labels_above(self, scores: np.ndarray, threshold: float | None = None) -> list[list[str]]:
+        """Return the labels whose score reaches their threshold, for each row of [N, C].
+
+        A `threshold` is that of all labels' probabilities, in place of their own.
+        """
         names = np.asarray(self.vocabulary.names, dtype=object)
-        return [names[row].tolist() for row in scores >= self.thresholds]
+        own = threshold is None
+        given = scores >= self.thresholds if own else self.probabilities(scores) >= threshold
+        return [names[row].tolist() for row in given]
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Return the probability of each label for scores [N, C], as [N, C] float32.

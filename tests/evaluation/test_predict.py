@@ -90,7 +90,8 @@ def test_predictions(
     left_over = tmp_path / "deep" / ".out.parts" / "part-00000.parquet"  # of another model
     left_over.parent.mkdir(parents=True)
     left_over.write_text("torn")
-    run_predict(str(tiny_bundle), str(tiny_path), out, CONSOLE)
+    said = StringIO()
+    run_predict(str(tiny_bundle), str(tiny_path), out, Console(file=said, width=200))
     table = pq.read_table(out)
     columns = [f"{kind}.{name}" for kind in ("score", "probability") for name in LABELS]
     assert table.column_names == ["id", "labels", *columns]
@@ -102,7 +103,35 @@ def test_predictions(
     above = [[LABELS[c] for c in np.flatnonzero(row >= bundle.thresholds)] for row in scores]
     assert table["labels"].to_pylist() == above
     assert any(above)
+    counts = f"{len(above)} clips, {sum(map(bool, above))} with a label: {out}\n"
+    missing = int(np.isinf(bundle.thresholds).sum())
+    assert said.getvalue().endswith(
+        f"predictions of {counts}{missing} labels have no threshold, because none is reliable on "
+        "the validation clips, so they are not given\nfor a threshold of your own, add for "
+        "example --threshold 0.5\n"
+    )
     assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_labels_from_a_threshold_of_ones_own(tiny: Dataset, bundle: Bundle, tmp_path: Path) -> None:
+    unsure = {LABELS[c] for c in np.flatnonzero(np.isinf(bundle.thresholds))}
+    assert unsure
+
+    def labels(name: str, threshold: float | None) -> tuple[list[list[str]], np.ndarray]:
+        out = tmp_path / f"{name}.parquet"
+        found = predict_split(bundle, tiny, "test", out, threshold=threshold)
+        table = pq.read_table(out)
+        given = table["labels"].to_pylist()
+        assert (found.clips, found.labelled) == (len(given), sum(map(bool, given)))
+        likely = [table[f"probability.{label}"].to_numpy() for label in LABELS]
+        return given, np.stack(likely, axis=1)
+
+    own, likely = labels("own", None)
+    assert not unsure & {name for row in own for name in row}
+    middle = float(np.median(likely))
+    given, _ = labels("mine", middle)
+    assert given == [[LABELS[c] for c in np.flatnonzero(row >= middle)] for row in likely]
+    assert unsure & {name for row in given for name in row}
 
 
 @pytest.mark.slow
@@ -112,14 +141,16 @@ def test_predictions_keep_the_order_of_the_split_if_the_first_shard_is_last(
     done = tmp_path / "done"
     done.mkdir()
 
-    def first_comes_last(bundle: Bundle, dataset: Dataset, shard: Shard) -> pa.Table:
+    def first_comes_last(
+        bundle: Bundle, dataset: Dataset, shard: Shard, threshold: float | None
+    ) -> pa.Table:
         from raymc.evaluation.predict import _predicted  # Ray's process has its own
 
         others = len(dataset.split("train")) - 1
         while shard.file == "train/00000.parquet" and len(list(done.iterdir())) < others:
             time.sleep(0.05)
         (done / shard.file.replace("/", "-")).touch()
-        return _predicted(bundle, dataset, shard)
+        return _predicted(bundle, dataset, shard, threshold)
 
     monkeypatch.setattr(predictions, "_predicted", first_comes_last)
     monkeypatch.setattr(scoring, "ROWS_HERE", 0)
