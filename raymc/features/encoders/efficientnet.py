@@ -3,8 +3,8 @@
 Tan and Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks
 (arXiv 1905.11946); the Lite variant was trained on ImageNet without squeeze-and-excitation.
 
-A mean over the picture knows what is in it and not where. The layout of a lesson's picture says
-much, so the grid keeps a mean for each quarter; the stages before the last ones do better at that.
+One mean over a picture knows what is in it, but hardly where, and in a lesson the layout says much.
+So the grid has means of the four quarters, of stages that come before the last.
 
 Axes: T frames, H height, W width, D dim.
 """
@@ -32,8 +32,6 @@ _PREPROCESSING = Preprocessing(
     mean=(127.0, 127.0, 127.0),  # as TensorFlow's Lite models were trained
     std=(128.0, 128.0, 128.0),
 )
-
-
 _STAGES = {10: 112, 14: 192}  # channels, by block: the last of stride 16, the last but one of 32
 _GRID = 2
 

@@ -173,7 +173,10 @@ def test_the_grid_knows_where_things_are() -> None:
     encode = visual_encoder("efficientnet_lite0_grid").encode
     some, others = (
         tokens - tokens.mean(axis=0)
-        for tokens in (encode(pictures(250, 60, (200, 30, 30))), encode(pictures(90, 45, (0,) * 3)))
+        for tokens in (
+            encode(pictures(250, 60, (200, 30, 30))),
+            encode(pictures(90, 45, (0, 0, 0))),
+        )
     )
     assert [int(np.argmax(others @ one)) for one in some] == [0, 1, 2, 3]
 
