@@ -204,7 +204,8 @@ class MediaFile:
         Where a recording ends, one of its last two packets seems damaged to FFmpeg, as the count of
         the parts of the next one doesn't go on from them; so these wait for the next one.
         """
-        timeline = Timeline({stream.index: self.clock(stream) for stream in streams})
+        clocks = {stream.index: self.clock(stream) for stream in streams}
+        timeline = Timeline(clocks, is_from_zero=self._is_ogg)
         waiting: dict[int, list[Packet]] = {stream.index: [] for stream in streams}
         for packet in packets:
             if trouble := timeline.place(packet):

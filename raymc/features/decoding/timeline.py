@@ -10,6 +10,7 @@ from av.packet import Packet
 JUMP_SECONDS = 10.0  # a longer step forward isn't taken on the word of one time
 _BACK_SECONDS = 0.5  # by which times may go back without being those of another recording
 _RETURN_SECONDS = 1.0  # within which a time goes on from the one before a wrong one
+_PAGE_SECONDS = 0.25  # by which a page may be moved
 _STEP_SECONDS = 0.5  # by which time goes forward without being watched
 _LONGEST_SECONDS = 60.0  # of a packet
 
@@ -49,7 +50,9 @@ class _Place:
 class Timeline:
     """Moves the times of packets so that each recording begins where the one before it ends.
 
-    `begins_anew` says whether the last packet is the first of its stream in a recording.
+    `begins_anew` says whether the last packet is the first of its stream in a recording, as far as
+    times tell. `is_from_zero`: the times of each recording begin at 0, as those of Ogg do, of which
+    FFmpeg may still time the first page as if it belonged to the recording before.
 
     Files of some formats can be joined end to end. There, times that go back by more than 0.5 s,
     or forward by more than 10 s while no other stream has come so far, are those of another
@@ -57,6 +60,7 @@ class Timeline:
     """
 
     clocks: Mapping[int, Clock]
+    is_from_zero: bool = False
     begins_anew: bool = False
     _shift: float = 0.0  # of the last recording
     _places: dict[int, _Place] = field(default_factory=dict)
@@ -75,6 +79,9 @@ class Timeline:
             trouble = self._find(place, clock.seconds(tick))
             time = clock.seconds(tick) + place.shift
             self.begins_anew = place.is_begun and not trouble and place.shift != former[0]
+            is_late = clock.seconds(tick) > _BACK_SECONDS and abs(time - former[1]) > _PAGE_SECONDS
+            if self.begins_anew and self.is_from_zero and is_late:
+                trouble = "a packet's time is wrong"  # those of the packets before it
             # A step forward may be a wrong time, and the next packet go on from before it.
             is_step = place.is_begun and (self.begins_anew or time > former[1] + _STEP_SECONDS)
             place.former = former if is_step else None
