@@ -23,9 +23,10 @@ from raymc.features.tables import Table
 
 # Usual headings of each role, the likeliest first; a table's first that occurs has the role.
 _HEADINGS = {
-    "path": "path, file path, filepath, filename, file name, file, media file path, "
-    "media file name, media path, media file, media, video path, video file name, video filename, "
-    "video file, video, audio path, audio file, audio, clip path, clip file",
+    "path": "path, file path, filepath, filename, file name, file, files, media file path, "
+    "media file name, media filename, media path, media file, media, video path, video file name, "
+    "video filename, video file, video name, video, videos, audio path, audio file, audio, "
+    "clip path, clip file, clip name, video url, url",
     "id": "id, clip id, segment id, row id, uid",
     "labels": "labels, label, tags, tag, codes, code, classes, class, categories, category, "
     "topics, topic, label names, label name, class names, class name, annotations, annotation, "
@@ -51,14 +52,27 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)")
 _NUMBER = re.compile(r"(\d+(?:[.,]\d+)?)\s*(?:s|sec|seconds)?", re.IGNORECASE)
 
 # The values of a column that stands for one label. Spreadsheets write TRUE in their language.
-_YES_ABROAD = {"ja", "oui", "sí", "si", "sim", "wahr", "vrai", "verdadero", "verdadeiro", "vero"}
-_NO_ABROAD = {"nein", "non", "não", "nee", "falsch", "faux", "falso"}  # codespell:ignore falso
-_YES = {"x", "1", "1.0", "yes", "y", "true", "t", "✓", "✔", "✔️", "☑", "✅", *_YES_ABROAD}
-_NO = {"0", "0.0", "no", "n", "false", "f", "-", "–", "✗", "✘", "☐", "❌", *_NO_ABROAD}
+_YES_ABROAD = (
+    "ja oui sí si sim jo j da да так tak ano áno igen evet kyllä jah ναι はい 是 有 예 نعم כן "
+    "wahr vrai verdadero verdadeiro vero waar sant sand tosi prawda pravda igaz doğru истина"
+)
+_NO_ABROAD = (
+    "nein non não nee nej nei ne нет ні nie nem hayır ei όχι いいえ 否 無 无 아니요 لا לא ложь "
+    "falsch faux falso falskt falsk fałsz hamis yanliş onwaar epätosi nepravda"  # codespell:ignore
+)
+_YES = {"x", "1", "1.0", "yes", "y", "true", "t", "+", "*", "present", *_YES_ABROAD.split()}
+_YES |= {"✓", "✔", "✔️", "☑", "☑️", "✅", "√", "●", "•", "■"}
+_NO = {"0", "0.0", "no", "n", "false", "f", "absent", *_NO_ABROAD.split()}
+_NO |= {"-", "–", "✗", "✘", "☐", "❌", "×", "□"}
 _NONE = {"", "-", "–", "—", "na", "n/a", "#n/a", "nan", "none", "null", "nil", "<na>"}
-_SEPARATORS = ";|\n；、"  # wherever one stands
+_SEPARATORS = ";|\n\t；、"  # wherever one stands
 _COMMAS = ",，"  # only where none of the others stands
 _MANY_LABELS = 20  # that occur only once
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_BULLET = re.compile(r"[•●▪‣◦]\s*(?=\w)")
+# In headings that say where a clip is in its video.
+_OF_TIME = {"start", "begin", "onset", "from", "end", "stop", "offset", "time", "times", "frame"}
+_OF_TIME |= {"timestamp", "timecode"}
 _ERROR = re.compile(r"#(REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|SPILL!|CALC!)")  # of a formula
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _SPLITS = {
@@ -303,12 +317,18 @@ def _labels(table: Table, columns: Columns, separator: str) -> tuple[list[tuple[
     width = len(columns.labels)
     rows = [itertools.chain(*parts[i * width : (i + 1) * width]) for i in range(len(table.rows))]
     labels = [
-        tuple(dict.fromkeys(name.strip() for name in row if _word(name) not in _NONE))
+        tuple(dict.fromkeys(_clean(name) for name in row if _word(name) not in _NONE))
         for row in rows
     ]
     shown = {"\n": "line breaks", "\t": "tabs", " ": "spaces"}
     used = [shown.get(mark, f'"{mark}"') for mark in marks if mark in texts]
     return labels, " and ".join(used)
+
+
+def _clean(name: str) -> str:
+    """Return a name as it looks: without what can't be seen, and without a bullet."""
+    text = _UNSEEN.sub("", unicodedata.normalize("NFC", name)).strip()
+    return _BULLET.sub("", text, count=1) if _BULLET.match(text) else text
 
 
 def _marks(texts: str, separator: str) -> Sequence[str]:
@@ -326,9 +346,14 @@ def _names(value: Any, where: str, name: str) -> list[str] | str:
     if isinstance(value, str):
         found = _literal(value)
         return value if found is None else found
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return value
+    listed = value if isinstance(value, list) else [value]
+    if all(map(_is_name, listed)):
+        return [str(one) for one in listed]
     raise DataError(f"{where}: {name} are {value!r}; expected names, or one text of names with ;")
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _literal(text: str) -> list[str] | None:
@@ -341,11 +366,14 @@ def _literal(text: str) -> list[str] | None:
             found = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        items = list(found) if isinstance(found, list | tuple | set) else None
-        # NumPy prints no commas, and Python joins texts without one
         quoted = [ast.literal_eval(item) for item in _QUOTED.findall(text)]
-        if items is not None and all(isinstance(item, str) for item in items):
-            return items if len(quoted) in (0, len(items)) else quoted
+        if isinstance(found, set):  # which has no order
+            found = quoted or sorted(found)
+        items = list(found) if isinstance(found, list | tuple) else None
+        # NumPy prints no commas, and Python joins texts without one
+        if items is not None and all(map(_is_name, items)):
+            names = [str(item) for item in items]
+            return names if len(quoted) in (0, len(items)) else quoted
     return None
 
 
@@ -382,7 +410,13 @@ def _label_warnings(counts: Mapping[str, int], columns: Columns, told: str) -> I
 
 
 def _column_warnings(table: Table, columns: Columns) -> Iterator[str]:
-    """Say which columns look like labels, but for a cell."""
+    """Say which columns look like times, or like labels but for a cell."""
+    times = [name for name in columns.others if _OF_TIME & {*_base(name)[0].split()}]
+    if times and "start_seconds" not in columns.of and "end_seconds" not in columns.of:
+        yield (
+            f'whole videos are read, although there is "{times[0]}"; if it says where clips begin, '
+            f"add --column 'start_seconds={times[0]}'"
+        )
     if not columns.one_a_label:
         return
     for name in columns.others:
@@ -402,7 +436,7 @@ _EXAMPLE = "labels as a;b, or as a list of quoted names"
 def _separator_warnings(counts: Mapping[str, int], told: str) -> Iterator[str]:
     known = {name.casefold() for name in counts}
     for name in counts:
-        for mark in (",", ";", "|", "/", "&", "+"):
+        for mark in (",", ";", "|", "/", "&", "+", " and ", " #"):
             parts = [part.strip().casefold() for part in name.split(mark)]
             is_several = len(counts) == 1 or any(part in known for part in parts)
             if len(parts) > 1 and all(parts) and is_several:

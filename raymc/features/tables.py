@@ -26,6 +26,7 @@ _TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 _SHEET_SUFFIXES = (".xlsx", ".xlsm", ".ods")
 TABLE_SUFFIXES = (*_TEXT_SUFFIXES, *_SHEET_SUFFIXES, ".jsonl", ".ndjson", ".json", ".parquet")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_RARE_DELIMITERS = "^~:¦\x01\x1f"  # tried where the usual ones give no headings
 _MOST_ROWS_ABOVE = 50  # that may stand above the headings: a title, a description of the study
 _PLAIN = (str, int, float, bytes, list, dict)
 _LARGEST_INTEGER = 2**63 - 1
@@ -108,12 +109,14 @@ def _read_text(data: bytes, suffix: str, where: str, reading: Reading) -> Table:
         data, where, reading.encoding, expected="a table", option="--encoding"
     )
     notes = [] if encoding == "UTF-8" else [f"read as {encoding}{_told_words(text)}"]
-    delimiters = ["\t", ",", ";", "|"] if suffix in (".tsv", ".tab") else [",", ";", "\t", "|"]
+    delimiters = "\t,;|" if suffix in (".tsv", ".tab") else ",;\t|"
     if declared := re.match(r'"?sep=(.)"?(?=\n)', text):  # for Excel, which obeys this line
-        delimiters, text = [declared[1]], text[declared.end() :]
+        delimiters, text = declared[1], text[declared.end() :]
     best: tuple[tuple[bool, int, int], str, Grid] | None = None
     problem: Exception | None = None
-    for delimiter in delimiters:
+    for delimiter in delimiters + _RARE_DELIMITERS:
+        if delimiter in _RARE_DELIMITERS and best is not None and best[0][0]:
+            break
         try:
             grid = _cells(text, delimiter)
         except csv.Error as error:
@@ -362,12 +365,10 @@ def _of_grid(
     names = [name for name in headings if name is not None]
     if len(set(names)) < len(names):
         raise DataError(f"{where}: a column occurs twice: {', '.join(names)}; rename one.")
-    while headings and headings[-1] is None:
-        headings = headings[:-1]
     rows = []
     for number, row in body:
-        beyond = any(cell is not None for cell in row[len(headings) :])
-        if len(row) < len(headings) or beyond:
+        row = [*row, *[None] * (len(headings) - len(row))]  # empty ones at the end may be left out
+        if any(cell is not None for cell in row[len(headings) :]):
             told = _DELIMITERS.get(separator, "separator")
             raise DataError(
                 f"{where}: {place} {number} has {len(row)} fields, but there are {len(headings)} "
@@ -376,7 +377,7 @@ def _of_grid(
             )
         rows.append({name: cell for name, cell in zip(headings, row) if name is not None})
     nameless = [i for i, name in enumerate(headings) if name is None]
-    if any(row[i] is not None for _, row in body for i in nameless):
+    if any(row[i] is not None for _, row in body for i in nameless if i < len(row)):
         notes.append("a column without a heading is left out")
     places = tuple(f"{place} {number}" for number, _ in body)
     return Table(where, tuple(names), tuple(rows), places, tuple(notes))

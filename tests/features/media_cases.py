@@ -389,7 +389,7 @@ def wrong_in(case: Case, path: Path) -> list[str]:
             told = [f"{f.stage}: {f.error}" for f in clip.failures]
             end = f"the file ends at {times[-1] + 1 / case.video.fps:.1f} s"
             is_due = case.is_cut or any(_is_due(text, end) for text in told)
-            # where the sound of a recording is shorter, FFmpeg times the next one's as if it was not
+            # where its sound is shorter, FFmpeg times the next recording's as if it went on
             is_due |= {"joined", "flac"} <= {*case.kinds} and "packet's time is wrong" in str(told)
             if told and not (is_due or _edits_damage(case, path)):
                 wrong.append(f"{name} {clip.id}: false: {told}")

@@ -47,6 +47,15 @@ A, B = ("counting", "shapes"), ("shapes",)
         "path,labels\na.mp4,\"['counting', 'shapes']\"\nb.mp4,\"['shapes']\"\n",
         'path,labels\na.mp4,"[""counting"", ""shapes""]"\nb.mp4,"[""shapes""]"\n',
         "path,labels\na.mp4,\"['counting' 'shapes']\"\nb.mp4,['shapes']\n",
+        "path,labels\na.mp4,\"{'counting', 'shapes'}\"\nb.mp4,{'shapes'}\n",
+        'path,labels\na.mp4,"counting\tshapes"\nb.mp4,shapes\n',
+        'path,labels\na.mp4,"• counting\n• \u200bshapes"\nb.mp4,•shapes\n',
+        "path^labels\na.mp4^counting;shapes\nb.mp4^shapes\n",
+        "Video name,labels,note\na.mp4,counting;shapes\nb.mp4,shapes,good\n",
+        "path,labels,\na.mp4,counting;shapes,a note\nb.mp4,shapes,\n",
+        "path,counting,shapes,\na.mp4,●,●,good\nb.mp4,,●,\n",
+        "path,counting,shapes\na.mp4,да,да\nb.mp4,нет,да\n",
+        "path,counting,shapes\na.mp4,+,+\nb.mp4,-,+\n",
         "path;labels\na.mp4;counting,shapes\nb.mp4;shapes\n",
         "path;labels\na.mp4;counting|shapes\nb.mp4;shapes\n",
         "\ufeffpath;labels\r\na.mp4;counting,shapes\r\nb.mp4;shapes\r\n",
@@ -299,6 +308,8 @@ def test_headings_can_be_given(tmp_path: Path) -> None:
         (["a/b", "a"], {}, 'label "a/b" holds "/"'),
         (["a/b", "a"], {"label_separator": "/"}, ""),
         (["x,y;z", "x"], {}, 'label "x,y" holds ","'),
+        (["x and y", "x"], {}, 'label "x and y" holds " and "'),
+        (["#x #y", "#x"], {}, 'label "#x #y" holds " #"'),
         (["x,y", "x"], {"label_separator": "none"}, 'label "x,y" holds ","'),
         (["[a b]", "c"], {}, 'label "[a b]" begins with a bracket or a quote; write labels as a;b'),
         (["", ""], {}, "no row has a label under labels; if the labels are elsewhere, add"),
@@ -310,6 +321,26 @@ def test_warnings(tmp_path: Path, cells: list[str], settings: dict[str, Any], wa
     warnings = [line for line in lines if line.startswith("  warning: ")]
     assert len(warnings) == bool(warning)
     assert not warning or warning in warnings[0]
+
+
+def test_columns_that_may_be_meant(tmp_path: Path) -> None:
+    """Times under another heading, and texts that are no labels."""
+    table = "file,start_frame,labels\na.mp4,25,Größe\nb.mp4,50,Gro\u0308ße\n"
+    listing = listed(tmp_path, "t.csv", table)
+    assert seen(listing) == [("Größe",)] * 2
+    assert (
+        'warning: whole videos are read, although there is "start_frame"; if it says where'
+        in (listing.lines[-1])
+    )
+    rows = "".join(f"{i}.mp4,what they said in lesson {i:x}00{i}\n" for i in range(30))
+    listing = listed(tmp_path, "t.csv", "file,label\n" + rows)
+    assert "30 of 30 labels occur only once; if these are other texts, choose" in listing.lines[-1]
+    numbers = '[{"path": "a", "label": 3}, {"path": "b", "label": [1, 2]}]'
+    assert seen(listed(tmp_path, "t.json", numbers)) == [("3",), ("1", "2")]
+    assert seen(listed(tmp_path, "t.csv", 'path,label\na,"[1, 2]"\nb,{3}\n')) == [
+        ("1", "2"),
+        ("3",),
+    ]
 
 
 def test_an_unlabelled_table_is_fine_when_it_is_said(tmp_path: Path) -> None:

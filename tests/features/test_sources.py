@@ -191,8 +191,8 @@ def test_parts_of_a_file(folder: Path) -> None:
         ({"path": "a", "start_seconds": -1}, "line 2: start_seconds is -1; expected seconds"),
         ({"path": "a", "end_seconds": "x"}, "line 2: end_seconds is 'x'; expected seconds"),
         ({"path": "a", "start_seconds": 2, "end_seconds": 2}, "line 2: end_seconds 2 is not after"),
-        ({"path": "a", "labels": 3}, "line 2: labels are 3; expected names"),
-        ({"path": "a", "labels": [1]}, r"line 2: labels are \[1\]; expected names"),
+        ({"path": "a", "labels": 3.5}, "line 2: labels are 3.5; expected names"),
+        ({"path": "a", "labels": [[1]]}, r"line 2: labels are \[\[1\]\]; expected names"),
         ({"path": "a", "id": [1]}, r"line 2: id is \[1\]; expected text"),
         ({"path": "a", "sha256": "e3b0"}, "line 2: sha256 is 'e3b0'; expected 64 hex digits"),
         ({"path": "a", "sha256": 64 * "g"}, "line 2: sha256 is 'gggg"),
@@ -211,7 +211,7 @@ def test_a_row_that_cannot_be_used(folder: Path, row: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("t.csv", b"path,id\na.mp4\n", "line 2 has 1 fields, but there are 2 headings"),
+        ("t.csv", b"path,id\na.mp4\n", "line 2: id is empty; expected text"),
         ("t.csv", b'path\n"a', "can't be read as csv"),
         ("t.csv", b"path\n\xff\n", "neither UTF-8 nor another encoding"),
         ("t.csv", b"path\n", "the table has no rows"),
