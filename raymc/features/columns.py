@@ -69,7 +69,7 @@ _SEPARATORS = ";|\n\t；、"  # wherever one stands
 _COMMAS = ",，"  # only where none of the others stands
 _MANY_LABELS = 20  # that occur only once
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
-_BULLET = re.compile(r"[•●▪‣◦]\s*(?=\w)")
+_BULLET = re.compile(r"[•●▪‣◦]\s*(?=\S)")
 # In headings that say where a clip is in its video.
 _OF_TIME = {"start", "begin", "onset", "from", "end", "stop", "offset", "time", "times", "frame"}
 _OF_TIME |= {"timestamp", "timecode"}

@@ -35,7 +35,7 @@ HEADINGS = {
 SPLITS = {"train": ["train", "Train", "training"], "val": ["val", "validation", "dev", "Valid"]}
 SPLITS |= {"test": ["test", "Test ", "testing"]}
 NOTHING = ["", "", "NA", "None", "-", "nan"]
-TIMES = ["{:g}", "0:{:04.1f}", "00:00:{:04.1f}", "{:g} s"]
+TIMES = ["{:g}", "0:{:04.1f}", "00:00:{:04.1f}", "{:g} s", "0:{:04.1f},"]  # the last: 0:01,5
 Rows = list[dict[str, Any]]
 
 
@@ -58,8 +58,8 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
     layout = draw(st.sampled_from(["one a label", "numbered", "cells", "cells"]))
     columns[draw(st.sampled_from(HEADINGS["path"]))] = [row["path"] for row in rows]
     if layout == "one a label":
-        yes = draw(st.sampled_from(["x", "X", "1", "yes", "TRUE", "✓", 1, True]))
-        no = draw(st.sampled_from(["", "", "0", "no", "-", None]))
+        yes = draw(st.sampled_from(["x", "X", "1", "yes", "TRUE", "✓", "☑", "ja", "oui", 1, True]))
+        no = draw(st.sampled_from(["", "", "0", "no", "-", "nein", None]))
         for name in known:
             cells = [yes if name in row["labels"] else no for row in rows]
             if yes in cells:
@@ -70,7 +70,7 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
             cells = [row["labels"][k] if k < len(row["labels"]) else "" for row in rows]
             columns[heading.format(k + 1)] = cells
     else:
-        write = draw(st.sampled_from([";", "; ", "|", " | ", "\n", ", ", json.dumps, repr]))
+        write = draw(st.sampled_from([";", "; ", "|", " | ", "\n", ", ", "\n• ", json.dumps, repr]))
         heading = draw(st.sampled_from(HEADINGS["labels"]))
         columns[heading] = [
             draw(st.sampled_from(NOTHING))
@@ -96,9 +96,10 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
             row["start"] = draw(st.integers(0, 40)) / 2
             row["end"] = row["start"] + draw(st.integers(1, 39)) / 2
         for name in ("start", "end"):
-            columns[draw(st.sampled_from(HEADINGS[name]))] = [
-                write_time.format(row[name]) for row in rows
-            ]
+            times = [write_time.format(row[name]) for row in rows]
+            if write_time.endswith(","):
+                times = [time[:-1].replace(".", ",") for time in times]
+            columns[draw(st.sampled_from(HEADINGS[name]))] = times
     if draw(st.booleans()):
         columns["Comment"] = [draw(st.sampled_from(["", "good, but long", "A; B"])) for _ in rows]
     order = draw(st.permutations(list(columns)))
@@ -111,6 +112,11 @@ def sheets(draw: st.DrawFn) -> tuple[list[list[Any]], Rows]:
             for name in row["labels"] or [""]
         ]
         grid = [order, *lines]
+    if draw(st.booleans()):  # remarks beside the table, and lines left free
+        grid = [
+            [*line, "" if place == 0 else "see " * (place % 2)] for place, line in enumerate(grid)
+        ]
+        grid.insert(draw(st.integers(1, len(grid))), [""] * len(grid[0]))
     return grid, rows
 
 
@@ -120,7 +126,7 @@ def files(draw: st.DrawFn, grid: list[list[Any]]) -> tuple[str, bytes]:
     kind = draw(st.sampled_from(["csv", "csv", "csv", "xlsx", "ods", "jsonl", "parquet"]))
     above: list[list[Any]] = draw(st.sampled_from([[], [], [["Our lessons"], []]]))
     if kind == "csv":
-        return _csv(draw, [*above, *grid])
+        return _csv(draw, [*above, *grid], grid[0])
     if kind == "xlsx":
         book = openpyxl.Workbook()
         for row in [*above, *grid]:
@@ -130,7 +136,8 @@ def files(draw: st.DrawFn, grid: list[list[Any]]) -> tuple[str, bytes]:
         return ".xlsx", stream.getvalue()
     if kind == "ods":
         return ".ods", _ods([*above, *grid])
-    rows = [dict(zip(grid[0], row)) for row in grid[1:]]
+    rows = [{name: cell for name, cell in zip(grid[0], row) if name} for row in grid[1:]]
+    rows = [row for row in rows if any(cell not in ("", None) for cell in row.values())]
     if kind == "jsonl":
         lines = (json.dumps(row, ensure_ascii=draw(st.booleans())) for row in rows)
         return ".jsonl", "\n".join(lines).encode()
@@ -140,8 +147,8 @@ def files(draw: st.DrawFn, grid: list[list[Any]]) -> tuple[str, bytes]:
     return ".parquet", stream.getvalue()
 
 
-def _csv(draw: st.DrawFn, grid: list[list[Any]]) -> tuple[str, bytes]:
-    delimiter = draw(st.sampled_from([",", ";", "\t", "|"]))
+def _csv(draw: st.DrawFn, grid: list[list[Any]], order: list[Any]) -> tuple[str, bytes]:
+    delimiter = draw(st.sampled_from([",", ";", "\t", "|", "^"]))
     stream = io.StringIO()
     writer = csv.writer(
         stream,
@@ -150,10 +157,15 @@ def _csv(draw: st.DrawFn, grid: list[list[Any]]) -> tuple[str, bytes]:
         lineterminator=draw(st.sampled_from(["\n", "\r\n"])),
     )
     width = max(map(len, grid))
-    writer.writerows([*row, *[""] * (width - len(row))] for row in grid)
+    cuts = draw(st.booleans())  # the last cells of a line, if they are empty
+    for row in grid:
+        cells = [*row, *[""] * (width - len(row))]
+        while cuts and row is not order and len(cells) > 1 and cells[-1] in ("", None):
+            cells.pop()
+        writer.writerow(cells)
     text = stream.getvalue()
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]))
-    if encoding == "cp1252" and "✓" in text:
+    if encoding == "cp1252" and {*"✓☑"} & {*text}:
         encoding = "utf-8"
     return draw(st.sampled_from([".csv", ".tsv", ".txt"])), text.encode(encoding)
 

@@ -205,7 +205,8 @@ class MediaFile:
         the parts of the next one doesn't go on from them; so these wait for the next one.
         """
         clocks = {stream.index: self.clock(stream) for stream in streams}
-        timeline = Timeline(clocks, is_from_zero=self._is_ogg)
+        is_flac = self.audio is not None and self.audio.codec_context.name == "flac"
+        timeline = Timeline(clocks, is_from_zero=self._is_ogg and is_flac)
         waiting: dict[int, list[Packet]] = {stream.index: [] for stream in streams}
         for packet in packets:
             if trouble := timeline.place(packet):

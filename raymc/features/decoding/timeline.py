@@ -51,8 +51,8 @@ class Timeline:
     """Moves the times of packets so that each recording begins where the one before it ends.
 
     `begins_anew` says whether the last packet is the first of its stream in a recording, as far as
-    times tell. `is_from_zero`: the times of each recording begin at 0, as those of Ogg do, of which
-    FFmpeg may still time the first page as if it belonged to the recording before.
+    times tell. `is_from_zero`: those of each recording begin at 0, as of FLAC in Ogg, whose first
+    page FFmpeg times as if it belonged to the recording before.
 
     Files of some formats can be joined end to end. There, times that go back by more than 0.5 s,
     or forward by more than 10 s while no other stream has come so far, are those of another
