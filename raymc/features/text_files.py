@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import pairwise
 
 from raymc.errors import DataError
 
@@ -21,14 +20,24 @@ _USUAL = (
     *("iso8859-2", "iso8859-5", "iso8859-15", "mac-roman", "koi8-r", "utf-16-le", "utf-16-be"),
     *("cp932", "euc-jp", "gb18030", "big5", "cp949"),
 )
+_JAPANESE_ENCODINGS = ("cp932", "euc-jp")
 _SURE = 0.3  # chardet's confidence on some lines of text; on a single word it is 0.01 to 0.1
 _CLEAR, _MUCH, _LARGE = 1.05, 1.5, 3.0  # factors by which one reading is likelier than another
 _COMMONEST = "Windows-1252"  # what Excel and most editors wrote
 _TURKISH = "Windows-1254"  # differs from it in six letters, which there are Icelandic
 _MOST_BYTES = 200_000  # that are looked at
-_JAPANESE = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HALFWIDTH"}  # in one word
+_JAPANESE = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"}  # in one word
+_KANA = re.compile("[\u3041-\u309f\u30a1-\u30fa]")
+_COMMON = {"gb18030": "gb2312", "cp949": "euc-kr"}  # the part of each in which people write
+# Letters of languages written in Latin ones, beside a to z. Few words have those of two.
+_ALPHABETS = (
+    *("äöüß", "àâäæçèéêëîïñôöùûüÿœ", "áéíñóúü", "àáâãçéêíóôõúü", "àèéìíîïòóùú", "àçèéíïòóúü"),
+    *("èéêëïöüû", "áéëíïóöü", "äåéöü", "àåæéèêøòóôü", "áæðéíóöúýþ", "äõöüšž", "âêîôûŵŷ", "çë"),
+    *("áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "ąćęłńóśźż", "áéíóöőúüű", "ăâîșşțţ", "ćčđšž"),
+    *("ąčęėįšųūž", "āčēģīķļņšūž", "çğıi\u0307öşüâîû", "ċġħż"),
+)
 _WORD = re.compile(r"[^\W\d_]+")
-_SYMBOL_IN_WORD = re.compile(r"[^\W\d_][^\w\s!-~’‘‐-―·…“”„«»]+[^\W\d_]")
+_SYMBOL_IN_WORD = re.compile(r"[^\W\d_][^\w\s!-~’‘‐-―·…“”„«»、-」・！，？]+[^\W\d_]")
 
 
 def decode_text(
@@ -121,23 +130,31 @@ def _readings(data: bytes) -> list[tuple[float, str]]:
     # most lines may be plain ASCII, which says nothing
     telling = [line for line in data.splitlines(keepends=True) if not line.isascii()]
     sample = data if b"\0" in data else b"".join(telling)
-    found: dict[str, tuple[float, str]] = {}
-    odd: dict[str, int] = {}
     ranked = chardet.detect_all(
         sample[:_MOST_BYTES], ignore_threshold=True, include_encodings=_USUAL
     )
-    for guess in ranked:
-        name = str(guess["encoding"])
+    confidence = {str(guess["encoding"]): float(guess["confidence"]) for guess in ranked}
+    found: dict[str, tuple[float, str]] = {}
+    odd: dict[str, int] = {}
+    for name in (*confidence, *_JAPANESE_ENCODINGS):  # of which it finds short ones rarely
         try:
             text = data.decode(name)
         except (UnicodeError, LookupError):
             continue
         if text not in found and not _has_controls(text):
             is_common = data.decode(_COMMONEST, "replace") == text
-            found[text] = float(guess["confidence"]), _COMMONEST if is_common else name
-            odd[text] = _count_odd(text)
+            found[text] = confidence.get(name, 0.0), _COMMONEST if is_common else name
+            odd[text] = _count_odd(text, name)
+            if name.lower() in _JAPANESE_ENCODINGS and not odd[text] and _is_japanese(text):
+                return [found[text]]
     fewest = min(odd.values(), default=0)
     return [one for text, one in found.items() if odd[text] == fewest]
+
+
+def _is_japanese(text: str) -> bool:
+    """Whether there are so many kana that no other encoding can be meant."""
+    letters = [c for c in text if c.isalpha() and not c.isascii()]
+    return len(letters) > 1 and 3 * len(_KANA.findall(text)) >= len(letters)
 
 
 def _has_controls(text: str) -> bool:
@@ -145,14 +162,26 @@ def _has_controls(text: str) -> bool:
     return any(unicodedata.category(c) in unseen and c not in "\t\r\n\f\v" for c in set(text))
 
 
-def _count_odd(text: str) -> int:
+def _count_odd(text: str, encoding: str) -> int:
     """Count what people do not write: words of two scripts, symbols and capitals within words."""
     text = "".join(c for c in text if not unicodedata.category(c).startswith("M"))  # vowels of Thai
     words = [word for word in _WORD.findall(text) if not word.isascii()]
-    return sum(map(_is_odd, words)) + len(_SYMBOL_IN_WORD.findall(text))
+    common = _COMMON.get(encoding.lower())
+    rare = [word for word in words if common and (_KANA.search(word) or not _is_in(word, common))]
+    return sum(map(_is_odd, words)) + len(rare) + len(_SYMBOL_IN_WORD.findall(text))
+
+
+def _is_in(word: str, encoding: str) -> bool:
+    try:
+        word.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_odd(word: str) -> bool:
     scripts = {unicodedata.name(letter, " ").partition(" ")[0] for letter in word}
-    hump = any(a.islower() and b.isupper() and not (a + b).isascii() for a, b in pairwise(word))
-    return hump or (len(scripts) > 1 and not scripts <= _JAPANESE)
+    is_humped = re.search("aA|AAa", "".join("A" if c.isupper() else "a" for c in word)) is not None
+    others = {c for c in word.lower() if not c.isascii()}
+    is_known = scripts != {"LATIN"} or any(others <= {*known} for known in _ALPHABETS)
+    return is_humped or not is_known or (len(scripts) > 1 and not scripts <= _JAPANESE)

@@ -9,6 +9,7 @@ import html
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -101,27 +102,28 @@ def find_sidecars(media: Iterable[str], language: str = "") -> dict[str, list[st
 def rank_sidecars(media: str, files: Iterable[str], language: str = "") -> list[str]:
     """Return those names of files that are texts of a media file, the preferred one first.
 
-    A text has the name of the media with another suffix, in any case, and maybe a language before
-    it. A file without a language comes first, then English, then others; timed ones before untimed
-    ones. If a language such as `de` is asked for, files of others are left out.
+    A text has the name of the media with another suffix, in any case, or one more, and maybe a
+    language before it. A file without a language comes first, then English, then others; timed
+    ones before untimed ones. If a language such as `de` is asked for, files of others are left out.
 
     Args:
         media: Its name, without a folder.
         files: The names in its folder.
         language: What is asked for; empty: any.
     """
+    media = unicodedata.normalize("NFC", media)  # a Mac writes ü as u and two dots
     stem, names = os.path.splitext(media)[0], [*files]
     # lesson.de.vtt is the text of lesson.de.mp4 where that exists, not of lesson.mp4
     others = {os.path.splitext(file)[0] for file in names if not _is_sidecar(file)} - {stem}
     ranked = []
     for file in names:
-        base, suffix = os.path.splitext(file)
+        base, suffix = os.path.splitext(unicodedata.normalize("NFC", file))
         tag = _LANGUAGE.fullmatch(base[len(stem) :])
-        if not _is_sidecar(file) or not file.startswith(stem) or base in others:
+        if not _is_sidecar(file) or not base.startswith(stem) or base in others:
             continue
-        if base != stem and tag is None:
+        if base not in (stem, media) and tag is None:
             continue
-        spoken = tag[1].lower() if tag else ""
+        spoken = tag[1].lower() if tag and base != media else ""
         is_asked = spoken == language.lower() or spoken.startswith(f"{language.lower()}-")
         if language and spoken and not is_asked:
             continue
@@ -181,6 +183,8 @@ def parse_timed(text: str) -> tuple[tuple[Cue, ...], int]:
             broken += 1
         else:
             timed.append((start, end, lines))
+    if not timed and not broken and text.strip() and not text.lstrip().startswith("WEBVTT"):
+        broken = 1
     scrolls = _INNER_TIME.search(text) is not None or _rolls(timed)
     cues: list[Cue] = []
     shown, shown_until = list[str](), -math.inf
@@ -286,10 +290,15 @@ def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:
     is_vtt = text.lstrip().startswith("WEBVTT")
     timing: str | None = None
     said: list[str] = []
+    number = ""  # alone in a block: that of the next cue, unless it has its own
     for block in re.split(r"\n\n+", text):
         waiting: list[str] = []  # lines of which it is not known yet to which cue they belong
         begins = True
-        for line in block.strip("\n").split("\n"):
+        lines = block.strip("\n").split("\n")
+        if number and not _is_timing(lines[0], [], begins):
+            said.append(number)
+        number = ""
+        for line in lines:
             if not _is_timing(line, waiting, begins):
                 waiting.append(line)
                 continue
@@ -299,8 +308,9 @@ def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:
             if timing is not None:
                 yield timing, said
             timing, said, waiting, begins = line, [], [], False
-        is_number = begins and len(waiting) == 1 and waiting[0].strip().isdigit()
-        if not is_number and not (is_vtt and begins and _NOT_SAID.match(block)):
+        if begins and len(waiting) == 1 and waiting[0].strip().isdigit():
+            number = waiting[0]
+        elif not (is_vtt and begins and _NOT_SAID.match(block)):
             said += [line for line in waiting if line]
     if timing is not None:
         yield timing, said

@@ -58,6 +58,11 @@ def test_both_formats_give_the_same_cues(text: str, newline: str, encoding: str)
     assert len(transcript) == 2
 
 
+def test_a_name_from_a_mac_is_the_same() -> None:
+    assert rank_sidecars("\u00dc.mp4", ["U\u0308.en.vtt"]) == ["U\u0308.en.vtt"]
+    assert rank_sidecars("U\u0308.mp4", ["\u00dc.vtt"]) == ["\u00dc.vtt"]
+
+
 def test_letters_of_older_editors_are_read() -> None:
     text = SRT.replace("Hello", "Voilà")
     assert parse_transcript(text.encode("cp1252"), "a.srt").cues[0].text.startswith("Voilà, we")
@@ -93,7 +98,12 @@ def test_letters_of_older_editors_are_read() -> None:
             [(1.0, 2.0, "No."), (2.0, 3.0, "No.")],
             0,
         ),
-        ("no cue at all\n\nbut text", [], 0),
+        ("no cue at all\n\nbut text", [], 1),
+        (
+            "1\n00:01.0 --> 00:02.0\nwe count\n\n7\n\n2\n00:03.0 --> 00:04.0\non",
+            [(1.0, 2.0, "we count 7"), (3.0, 4.0, "on")],
+            0,
+        ),
         ("", [], 0),
     ],
 )
@@ -231,6 +241,7 @@ def test_texts_in_other_encodings() -> None:
         ("a.en.vtt", "de", ""),
         ("a.en.forced.srt a.en.cc.vtt", "", "a.en.cc.vtt a.en.forced.srt"),
         ("a.de.mp4 a.de.vtt a.vtt", "", "a.vtt"),
+        ("a.mp4.vtt a.en.vtt", "", "a.mp4.vtt a.en.vtt"),
         ("b.vtt ab.vtt a.b.vtt a.lesson1.vtt a.json a.vtt.bak", "", ""),
     ],
 )
