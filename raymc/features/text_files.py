@@ -9,6 +9,7 @@ equally likely, the file is refused.
 import codecs
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -164,11 +165,15 @@ def _has_controls(text: str) -> bool:
 
 def _count_odd(text: str, encoding: str) -> int:
     """Count what people do not write: words of two scripts, symbols and capitals within words."""
-    text = "".join(c for c in text if not unicodedata.category(c).startswith("M"))  # vowels of Thai
-    words = [word for word in _WORD.findall(text) if not word.isascii()]
+    vowels = [c for c in set(text) if unicodedata.category(c).startswith("M")]  # of Thai
+    text = text.translate(dict.fromkeys(map(ord, vowels)))
     common = _COMMON.get(encoding.lower())
-    rare = [word for word in words if common and (_KANA.search(word) or not _is_in(word, common))]
-    return sum(map(_is_odd, words)) + len(rare) + len(_SYMBOL_IN_WORD.findall(text))
+    odd = len(_SYMBOL_IN_WORD.findall(text))
+    words = Counter(word for word in _WORD.findall(text) if not word.isascii())
+    for word, count in words.items():
+        is_rare = common and (_KANA.search(word) or not _is_in(word, common))
+        odd += count * (_is_odd(word) + bool(is_rare))
+    return odd
 
 
 def _is_in(word: str, encoding: str) -> bool:
