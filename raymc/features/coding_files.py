@@ -26,6 +26,7 @@ _UPLOAD = re.compile(r"/data/upload/(?:.*/)?([0-9a-f]{8}-)?([^/]+)")  # a copy i
 _MINIMAL = {"annotation_id", "annotator", "lead_time"}  # of its exports JSON-MIN, CSV and TSV
 _HEADINGS: tuple[str, ...] = ("path", "start_seconds", "end_seconds", "labels")
 _COVERED = 0.9  # of a span, so that a code is its label, too
+_TOLERANCE_SECONDS = 0.1  # of the length of media
 Span = tuple[str, float | None, float | None, str]  # path, start and end in seconds, code
 
 
@@ -96,6 +97,7 @@ def read_boris(table: Table) -> Table:
     kinds = next(name for name in _BORIS_KINDS if name in table.names)
     spans: list[Span] = []
     begun: dict[tuple[object, ...], tuple[float, str]] = {}
+    beyond = 0
     joined = _joined_files(table)
     for place, row in zip(table.places, table.rows):
         where = f"{table.where}: {place}"
@@ -119,12 +121,16 @@ def read_boris(table: Table) -> Table:
                     raise _unpaired(table, place, name, "a STOP", "START")
                 start, _ = begun.pop(key)
         spans += _in_files(files, start, end, name, where)
+        beyond += end > sum(seconds for _, seconds in files) + _TOLERANCE_SECONDS
     if begun:
         (_, _, code, *_), (_, place) = next(iter(begun.items()))
         raise _unpaired(table, place, str(code), "a START", "STOP")
     found = {path: _found([path], table.where) for path, *_ in spans}
     spans = [(found[path], start, end, name) for path, start, end, name in spans]
-    return _table(spans, table.where, BORIS, ["events of BORIS"])
+    notes = ["events of BORIS"]
+    if beyond:
+        notes.append(f"events that last longer than their media are cut ({beyond})")
+    return _table(spans, table.where, BORIS, notes)
 
 
 def _unpaired(table: Table, place: str, name: str, has: str, lacks: str) -> DataError:

@@ -367,7 +367,8 @@ def _given(table: Table, config: ExtractConfig) -> Mapping[str, str]:
 def _of_table(table: Table, config: ExtractConfig) -> Listing:
     where, given = config.source, _given(table, config)
     if table.program and not table.rows:
-        raise DataError(f"{where}: no span of a video has a label")
+        notes = "; ".join(table.notes)
+        raise DataError(f"{where}: no span of a video has a label ({notes})")
     if not table.rows:
         raise DataError(f"{where}: the table has no rows; expected one for each media file.")
     rows, understood = understand(table, given, config.label_separator)

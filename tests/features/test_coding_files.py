@@ -283,6 +283,10 @@ def test_boris(tmp_path: Path, name: str, text: str) -> None:
     ]
     told = "4 rows; events of BORIS; codes without length are left out (1)"
     assert told in listing.lines[0]
+    (tmp_path / name).write_text(text.replace("\t33.000", "\t99.000").replace(",33.000", ",99.000"))
+    listing = listed(tmp_path / name)
+    assert ("lesson 2.mp4", 10, 30, ("counting",)) in seen(listing)
+    assert "events that last longer than their media are cut (1)" in listing.lines[0]
 
 
 def test_boris_with_an_offset_and_before_version_8(tmp_path: Path) -> None:
