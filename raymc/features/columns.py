@@ -70,9 +70,11 @@ _COMMAS = ",，"  # only where none of the others stands
 _MANY_LABELS = 20  # that occur only once
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _BULLET = re.compile(r"[•●▪‣◦]\s*(?=\S)")
-# In headings that say where a clip is in its video.
+# Words in headings that say where a clip is in its video, or in which split.
 _OF_TIME = {"start", "begin", "onset", "from", "end", "stop", "offset", "time", "times", "frame"}
 _OF_TIME |= {"timestamp", "timecode"}
+_OF_SPLIT = {"train", "training", "val", "valid", "validation", "test", "testing", "fold"}
+_OF_VALUE = {"value", "present", "presence", "applies", "answer", "positive", "label value"}
 _ERROR = re.compile(r"#(REF!|VALUE!|NAME\?|DIV/0!|NUM!|NULL!|SPILL!|CALC!)")  # of a formula
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _SPLITS = {
@@ -410,13 +412,26 @@ def _label_warnings(counts: Mapping[str, int], columns: Columns, told: str) -> I
 
 
 def _column_warnings(table: Table, columns: Columns) -> Iterator[str]:
-    """Say which columns look like times, or like labels but for a cell."""
+    """Say which columns look as if they had a role that they were not given."""
     times = [name for name in columns.others if _OF_TIME & {*_base(name)[0].split()}]
     if times and "start_seconds" not in columns.of and "end_seconds" not in columns.of:
         yield (
             f'whole videos are read, although there is "{times[0]}"; if it says where clips begin, '
             f"add --column 'start_seconds={times[0]}'"
         )
+    splits = [name for name in columns.others if _OF_SPLIT & {*_base(name)[0].split()}]
+    if splits and "split" not in columns.of:
+        yield (
+            f'splits are drawn, although there is "{splits[0]}"; if it says them, write train, val '
+            f"or test there, and add --column 'split={splits[0]}'"
+        )
+    values = [name for name in columns.others if _base(name)[0] in _OF_VALUE]
+    for name in values if columns.labels and not columns.one_a_label else ():
+        if count := sum(_word(row.get(name)) in _NO for row in table.rows):
+            yield (
+                f'"{name}" says no in {count} rows, whose labels are taken none the less; if it '
+                "says whether a clip has the label, delete these rows"
+            )
     if not columns.one_a_label:
         return
     for name in columns.others:

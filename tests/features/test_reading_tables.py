@@ -332,6 +332,11 @@ def test_columns_that_may_be_meant(tmp_path: Path) -> None:
         'warning: whole videos are read, although there is "start_frame"; if it says where'
         in (listing.lines[-1])
     )
+    for table, told in (
+        ("file,label,train\na,x,1\nb,x,0\n", 'splits are drawn, although there is "train"; if'),
+        ("file,label,value\na,x,1\na,y,0\n", '"value" says no in 1 rows, whose labels are taken'),
+    ):
+        assert told in listed(tmp_path, "t.csv", table).lines[-1]
     rows = "".join(f"{i}.mp4,what they said in lesson {i:x}00{i}\n" for i in range(30))
     listing = listed(tmp_path, "t.csv", "file,label\n" + rows)
     assert "30 of 30 labels occur only once; if these are other texts, choose" in listing.lines[-1]
