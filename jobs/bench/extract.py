@@ -162,6 +162,9 @@ def _reader() -> Any:
 
 @cache
 def _sentence_model() -> tuple[Any, Any]:
+    from raymc.features.torchaudio_compat import load_torchaudio
+
+    load_torchaudio()
     from transformers import AutoModel, AutoTokenizer
 
     torch.set_num_threads(1)  # there is a process a core

@@ -4,7 +4,7 @@ Tan and Le 2019, EfficientNet: Rethinking Model Scaling for Convolutional Neural
 (arXiv 1905.11946); the Lite variant was trained on ImageNet without squeeze-and-excitation.
 
 One mean over a picture knows what is in it, but hardly where, and in a lesson the layout says much.
-So the grid has means of the four quarters, of stages that come before the last.
+So the grid also has how the picture's quarters differ, of stages that come before the last.
 
 Axes: T frames, H height, W width, D dim.
 """
@@ -33,16 +33,18 @@ _PREPROCESSING = Preprocessing(
     std=(128.0, 128.0, 128.0),
 )
 _STAGES = {10: 112, 14: 192}  # channels, by block: the last of stride 16, the last but one of 32
-_GRID = 2
+_EIGHTHS = ((1, 1, 1, 1), (4, 4, -4, -4), (4, -4, 4, -4), (4, -4, -4, 4))  # of the quarters
 
 
 def efficientnet(name: str, *, fps: float, device: str = "cpu") -> VisionTower:
     """Load the encoder with this name.
 
     A token of `efficientnet_lite0` is the mean of the last feature map, 1280 values. One of
-    `efficientnet_lite0_grid` has, of the maps of two stages, each channel's mean over the four
-    quarters of the picture, row by row: 4 · 112 values of 14 × 14 places, then 4 · 192 of 7 × 7,
-    of which the row and the column in the middle belong to both sides.
+    `efficientnet_lite0_grid` has four values for each channel of two stages: of 112 with 14 × 14
+    places, then of 192 with 7 × 7. From the means of the picture's quarters, a and b above, c and d
+    below, they are (a + b + c + d) / 8, (a + b - c - d) / 2, (a - b + c - d) / 2 and
+    (a - b - c + d) / 2. The middle row and column of 7 × 7 places belong to both sides. Most of the
+    sum is the same in all pictures; with more weight it would hide what differs.
 
     Raises:
         DataError: The file of weights is damaged.
@@ -77,17 +79,19 @@ def _mean(model: Any, pixels: Float32[Tensor, "T 3 H W"]) -> Float32[Tensor, "T 
     return model.extract_features(pixels).mean((2, 3))
 
 
-def _quarters(model: Any, pixels: Float32[Tensor, "T 3 H W"]) -> Float32[Tensor, "T D"]:
+def _grid(model: Any, pixels: Float32[Tensor, "T 3 H W"]) -> Float32[Tensor, "T D"]:
     maps = model._swish(model._bn0(model._conv_stem(pixels)))
-    pooled = []
+    weights = maps.new_tensor(_EIGHTHS) / 8
+    values = []
     for number, block in enumerate(model._blocks[: max(_STAGES) + 1]):
         maps = block(maps)
         if number in _STAGES:
-            pooled.append(adaptive_avg_pool2d(maps, _GRID).flatten(1))
-    return torch.cat(pooled, dim=1)
+            quarters = adaptive_avg_pool2d(maps, 2).flatten(2)
+            values.append((quarters @ weights.T).flatten(1))
+    return torch.cat(values, dim=1)
 
 
 _POOLINGS = {
     EFFICIENTNET: (_mean, 1280),
-    EFFICIENTNET_GRID: (_quarters, _GRID**2 * sum(_STAGES.values())),
+    EFFICIENTNET_GRID: (_grid, 4 * sum(_STAGES.values())),
 }

@@ -143,7 +143,10 @@ def test_pictures_are_encoded_as_their_model_was_trained() -> None:
     assert int(scores.argmax()) == 985  # ImageNet's daisy: it has no dahlia
     grid = visual_encoder("efficientnet_lite0_grid", fps=1.0)
     assert [maps.shape for maps in stages] == [(112, 14, 14), (192, 7, 7)]
-    expected = [mean for maps in stages for channel in maps for mean in quarters(channel)]
+    expected: list[float] = []
+    for a, b, c, d in (quarters(channel) for maps in stages for channel in maps):
+        expected += [(a + b + c + d) / 8, (a + b - c - d) / 2]
+        expected += [(a - b + c - d) / 2, (a - b - c + d) / 2]
     token = grid.encode(np.array(picture)[None])
     np.testing.assert_allclose(token, [expected], rtol=1e-4, atol=1e-4)
     assert grid.dim == len(expected)
