@@ -422,8 +422,8 @@ def _column_warnings(table: Table, columns: Columns) -> Iterator[str]:
     splits = [name for name in columns.others if _OF_SPLIT & {*_base(name)[0].split()}]
     if splits and "split" not in columns.of:
         yield (
-            f'splits are drawn, although there is "{splits[0]}"; if it says them, write train, val '
-            f"or test there, and add --column 'split={splits[0]}'"
+            f'"{splits[0]}" is not taken for the split; if it says it, write train, val or test '
+            f"there, and add --column 'split={splits[0]}'"
         )
     values = [name for name in columns.others if _base(name)[0] in _OF_VALUE]
     for name in values if columns.labels and not columns.one_a_label else ():

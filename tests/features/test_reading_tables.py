@@ -333,7 +333,7 @@ def test_columns_that_may_be_meant(tmp_path: Path) -> None:
         in (listing.lines[-1])
     )
     for table, told in (
-        ("file,label,train\na,x,1\nb,x,0\n", 'splits are drawn, although there is "train"; if'),
+        ("file,label,train\na,x,1\nb,x,0\n", '"train" is not taken for the split; if it says it'),
         ("file,label,value\na,x,1\na,y,0\n", '"value" says no in 1 rows, whose labels are taken'),
     ):
         assert told in listed(tmp_path, "t.csv", table).lines[-1]
