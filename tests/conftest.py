@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import shapes  # noqa: F401  # before raymc: it says how its functions are checked
 import torch
 from threads import ChildThread
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row

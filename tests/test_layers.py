@@ -130,7 +130,15 @@ def test_training_and_all_below_load_neither_ray_nor_mlflow() -> None:
     pure = [m for m in MODULES if m and floor_of(m) >= TRAINING and not is_of_ray(m)]
     assert {"training.loop", "training.bundle", "model.losses", "data.shards"} <= set(pure)
     pure += ["cli.runs", "cli.timeline", "cli.use"]  # commands that answer in seconds
-    assert not {"ray", "mlflow"} & loaded(f"import {', '.join(f'raymc.{name}' for name in pure)}")
+    pure += ["tracking.models", "tracking.recording"]
+    found = loaded(
+        "import sys, raymc.features.encoders as e\n"
+        "e.visual_encoder('patches'), e.text_encoder('words'), e.audio_encoder('logmel')\n"
+        "assert 'av' not in sys.modules\n"
+        f"import {', '.join(f'raymc.{name}' for name in pure)}"
+    )
+    assert not {"mlflow", "optuna", "ray"} & found
+    assert not {"huggingface_hub", "tokenizers", "torchaudio", "transformers"} & found
 
 
 def test_nothing_is_timed_by_the_time_of_day() -> None:
@@ -150,6 +158,9 @@ def test_nothing_is_timed_by_the_time_of_day() -> None:
     }
 
 
-def test_settings_load_nothing_heavy() -> None:
-    found = loaded("import raymc.config; raymc.config.load(None, ['train.epochs=3'])")
+def test_settings_and_what_shows_runs_load_nothing_heavy() -> None:
+    found = loaded(
+        "import raymc.config, raymc.tracking, raymc.cli.display, raymc.cli.tables\n"
+        "raymc.config.load(None, ['train.epochs=3'])"
+    )
     assert not HEAVY & found

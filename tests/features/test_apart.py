@@ -40,29 +40,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, Source]]:
     return [(k + 7, Source(path=str(path), id=path.stem)) for k, path in enumerate(paths)]
 
 
-def test_items_are_the_same(files: list[tuple[int, Source]]) -> None:
+def test_items_are_the_same_and_a_crash_or_an_endless_loop_is_a_failure(
+    files: list[tuple[int, Source]],
+) -> None:
     here = list(extract_files(files, PLAN, make_encoders(PLAN.config)))
     assert [number for number, _ in here] == [7, 7, 7, 8, 8, 8, 9, 9, 10, 10, 10]
-    assert list(extract_files_apart(files, PLAN)) == here
+    values = vars(files[0][1])
 
+    def failed(number: int, how: str) -> list[tuple[int, Any]]:
+        error = f"its decoder {how}"
+        failure = Failure(path=values["path"], id=values["id"], stage="open", error=error)
+        return [(number, failure), (number, END)]
 
-def test_crashes_and_endless_loops_are_failures(files: list[tuple[int, Source]]) -> None:
-    here = list(extract_files(files, PLAN, make_encoders(PLAN.config)))
-    crashing = [
-        (number, Crashing(**vars(source), driver=os.getpid(), never_ends=number == 10))
-        if number in (7, 10)
-        else (number, source)
-        for number, source in files
+    given = [
+        (6, Crashing(**values, driver=os.getpid())),
+        *files,
+        (11, Crashing(**values, driver=os.getpid(), never_ends=True)),
     ]
-    expected: list[object] = []
-    for number, source in crashing:
-        if not isinstance(source, Crashing):
-            expected += [item for item in here if item[0] == number]
-            continue
-        error = f"its decoder {'never ended' if source.never_ends else 'crashed (SIGSEGV)'}"
-        failure = Failure(path=source.path, id=source.id, stage="open", error=error)
-        expected += [(number, failure), (number, END)]
-    assert list(extract_files_apart(crashing, PLAN, cpu_seconds=1.0)) == expected
+    expected = [*failed(6, "crashed (SIGSEGV)"), *here, *failed(11, "never ended")]
+    assert list(extract_files_apart(given, PLAN, cpu_seconds=1.0)) == expected
 
 
 def test_what_is_no_fault_of_a_file_is_raised(

@@ -1,7 +1,5 @@
 """What is recorded of runs, against a real MLflow store."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,18 +10,6 @@ from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.runtime.provenance import Code
 from raymc.tracking import EndState, list_runs, open_tracker, records
-
-
-def test_importing_is_cheap() -> None:
-    code = (
-        "import sys, raymc.tracking, raymc.cli.display, raymc.cli.tables\n"
-        "heavy = {'matplotlib', 'mlflow', 'numpy', 'optuna', 'pandas', 'pyarrow', 'ray', 'torch'}\n"
-        "print(heavy & set(sys.modules))\n"
-        "import raymc.tracking.models, raymc.tracking.recording\n"
-        "print({'mlflow', 'optuna', 'ray'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["set()", "set()"]
 
 
 def test_a_run_holds_everything_that_was_recorded(folder: str, config: TrackingConfig) -> None:
