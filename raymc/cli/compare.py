@@ -16,7 +16,7 @@ from raymc.report.build import save_report
 from raymc.report.comparison import comparison_page, comparison_parts
 from raymc.terminal import print_line
 from raymc.training.bundle import load_bundle
-from raymc.training.runs import find_bundle, run_of
+from raymc.training.runs import find_bundle, own_dataset, run_of
 
 
 def run_compare(
@@ -42,7 +42,8 @@ def run_compare(
     for name, other in zip(names[1:], bundles[1:]):
         check_classes(names[0], bundles[0].vocabulary, name, other.vocabulary)
     data = bundles[0].config.data
-    opened, split = open_dataset(dataset or data.path), split or data.test
+    opened = open_dataset(dataset) if dataset else own_dataset(bundles[0], names[0], data.path)
+    split = split or data.test
     scored = []
     for name, bundle in zip(names, bundles):
         with CountDisplay(console, f"rows, {name}") as display:

@@ -3,6 +3,7 @@
 Imports only click at first, so that `raymc --help` is answered at once.
 """
 
+import errno
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 _CONFIGS = (".yaml", ".yml")
 MOST_FAILURES = 10  # that are named in the terminal, too
 _UNITS = ("_seconds", "_hz")
+# Errors of a path that was typed, or of the disk, wherever a command meets them.
+_OF_THE_PLACE = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EROFS}
+_OF_THE_PLACE |= {errno.ENOSPC, errno.EDQUOT}
 Command = TypeVar("Command", bound=Callable[..., Any])
 on_device = click.option(
     "--device",
@@ -64,6 +68,8 @@ class Commands(click.Group):
                 line, code = f"{error.format_message()} See {path} --help.", error.exit_code
             elif isinstance(error, RaymcError):
                 line, code = str(error), error.exit_code
+            elif isinstance(error, OSError) and error.errno in _OF_THE_PLACE:
+                line, code = f"{error.filename or 'a file'} can't be used: {error.strerror}", 2
             else:
                 raise
             from raymc.terminal import one_line

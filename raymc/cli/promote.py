@@ -23,7 +23,7 @@ from raymc.terminal import print_line
 from raymc.tracking import Tracker, open_tracker
 from raymc.tracking.models import RecordedTest, Registry, Version, register_bundle
 from raymc.training.bundle import Bundle, load_bundle
-from raymc.training.runs import find_bundle, read_config, read_run, run_of
+from raymc.training.runs import find_bundle, own_dataset, read_config, read_run, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def run_promote(
         if holder is not None and holder.is_of(bundle):
             print_line(console, f"{name} is already {asked.alias} of {model}")
             return
-        field = _field(config, holder, asked)
+        field = _field(bundle, config, holder, asked)
         with CountDisplay(console, "rows") as display:
             compared = _compare(bundle, holder, registry, field, display.count)
         _check_measured(compared, asked, field)
@@ -113,11 +113,14 @@ def _config_of(bundle: Bundle, overrides: Sequence[str]) -> Config:
     return override(config, {"run.folder": str(folder.parent)})
 
 
-def _field(config: Config, holder: Version | None, asked: Promotion) -> _Field:
-    """Return what to compare on: what was asked for, else what the holder was tested on."""
+def _field(bundle: Bundle, config: Config, holder: Version | None, asked: Promotion) -> _Field:
+    """Return what to compare on: what was asked for, what the holder was tested on, or its own."""
     if holder is None or holder.tested is None or asked.dataset:
-        path = asked.dataset or config.data.path
-        return _Field(open_dataset(path), path, asked.split or config.data.test)
+        path, known = asked.dataset or config.data.path, _config_of(bundle, ()).data.path
+        is_own = not asked.dataset and path == known
+        name = name_of(bundle.folder)
+        dataset = own_dataset(bundle, name, path) if is_own else open_dataset(path)
+        return _Field(dataset, path, asked.split or config.data.test)
     tested = holder.tested
     dataset = open_dataset(tested.dataset)
     if dataset.manifest.digest() != tested.digest:

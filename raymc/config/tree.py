@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args, get_type_hints
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -57,9 +57,20 @@ _OPENED_HERE = ("tracking.uri", "search.storage")
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML as PyYAML reads it, except that 1e-3 is a number, as in YAML 1.2."""
+    """YAML as PyYAML reads it, but with three things as in YAML 1.2.
+
+    1e-3 is a number, `off` and `no` are words, and so is a date.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [one for one in known if one[0].rpartition(":")[2] not in ("bool", "timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d{1,3}$"),
@@ -92,7 +103,7 @@ def settings_in(path: str | Path | None, overrides: Sequence[str] = ()) -> froze
 
 
 def overridden(config: Config, overrides: Sequence[str]) -> Config:
-    """Apply overrides of the form `dotted.path=value`, whose values are YAML.
+    """Apply overrides of the form `dotted.path=value`: YAML, or the value of a text as it is.
 
     Raises:
         ConfigError: names the override, the key and what was expected.
@@ -283,11 +294,22 @@ def _parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(
             f"override {without_password(text)!r}: expected KEY=VALUE, such as loss.margin=0.2"
         )
+    dotted = dotted.strip()
     try:
-        return dotted.strip(), yaml.load(value, _Yaml)
+        parsed = yaml.load(value, _Yaml)
     except yaml.YAMLError as error:
+        if _is_text(dotted):
+            return dotted, value
         shown = f"{dotted}={without_password(value)}"
         raise ConfigError(f"override {shown!r}: the value is not valid YAML") from error
+    return dotted, value if _is_text(dotted) and not isinstance(parsed, str) else parsed
+
+
+def _is_text(dotted: str) -> bool:
+    """Return whether a setting is a text, so that any value is one: a name may be `7` or `[a]`."""
+    section, _, key = dotted.partition(".")
+    kind = get_type_hints(Config).get(section)
+    return kind is not None and get_type_hints(kind).get(key) is str
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ SECRET_FILES = (
     *("credentials", ".credentials", "credentials.json", "credentials.toml", "credentials.y*ml"),
     *("credentials.xml", "credentials.db", "credentials.tfrc.json"),
     *("application_default_credentials.json", "client_secret*.json", "service-account*.json"),
+    *("gha-creds-*.json", "*.publishsettings"),
     *("service_account*.json", "serviceaccount*.json", "accesstokens.json", "kaggle.json"),
     *(
         "secret.y*ml",
@@ -55,8 +56,9 @@ SECRET_FILES = (
         "*.tfvars",
         "*.tfstate",
     ),
-    *("kubeconfig", "*.kubeconfig", "*/.kube/config", "*/.docker/config.json", "rclone.conf"),
-    *("*/huggingface/token", "*/.huggingface/token", "*/gh/hosts.yml", "*/.ssh/*"),
+    *("kubeconfig", "*.kubeconfig", "*/.docker/config.json", "rclone.conf"),
+    *("*/huggingface/token", "*/.huggingface/token", "*/gh/hosts.yml"),
+    *("*/.ssh/*", "*/.kube/*", "*/.aws/*", "*/.azure/*", "*/.config/gcloud/*"),
 )
 _EXAMPLE = re.compile(r"[._-](example|sample|template|tmpl|dist)(\.|$)|\.pub$")
 _CHUNK_BYTES = 1 << 20

@@ -28,7 +28,9 @@ _LEFT_OUT = {
 }
 _MORE = {
     "Private Key": r"BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-+(?:\s|\\[nr]|[\"'+,])+"
-    r"(?:[\w-]+: [^\n\\]*(?:\s|\\n)+)*[A-Za-z0-9+/]{8}|^PuTTY-User-Key-File-\d",
+    r"(?:[\w-]+: [^\n\\]*(?:\s|\\n)+)*[A-Za-z0-9+/]{8}|^PuTTY-User-Key-File-\d"
+    # the same in base64, as in kubectl's settings: RSA, EC, OPENSSH, ENCRYPTED or none
+    r"|LS0tLS1CRUdJTi(?:BSU0Eg|BFQyBQ|BPUEVO|BFTkNS|BQUklW)[A-Za-z0-9+/]{20}",
     "Hugging Face Token": r"hf_[A-Za-z0-9]{30,}\b",
     "GitHub Token": r"github_pat_\w{60,}\b",
     "Google API Key": r"AIza[\w-]{35}(?![\w-])",

@@ -72,7 +72,7 @@ def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
         ConfigError: MLflow can't write to an address of this kind.
         ResourceError: The server or database does not answer.
     """
-    if urlsplit(uri).scheme in ("", "file"):
+    if uri.partition(":")[0] in (uri, "", "file"):
         raise ConfigError(
             f"tracking.uri {without_password(uri)}: MLflow can't write to a folder; expected "
             "sqlite:///FILE.db, another database, or http(s)://HOST:PORT of a server"
@@ -80,9 +80,13 @@ def open_client(uri: str, *, create: bool) -> "mlflow.MlflowClient":
     check_reachable(uri, create=create)
     _set_switches()
     from mlflow import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
 
     with answering(uri):
-        return MlflowClient(tracking_uri=with_password(uri))
+        try:
+            return MlflowClient(tracking_uri=with_password(uri))
+        except (ImportError, ValueError, SQLAlchemyError) as error:  # no such database, or driver
+            raise unusable(uri, error) from error
 
 
 def open_experiment(client: "mlflow.MlflowClient", name: str, runs_folder: str) -> str:
@@ -149,9 +153,9 @@ def check_reachable(uri: str, *, create: bool) -> None:
     Raises:
         ResourceError: It doesn't.
     """
-    address = urlsplit(uri)
-    kind = address.scheme.partition("+")[0]
     try:
+        address = urlsplit(uri)
+        kind = address.scheme.partition("+")[0]
         if kind == "sqlite":
             _check_file(sqlite_file(uri), create=create)
         elif kind in ("http", "https"):

@@ -29,7 +29,7 @@ from raymc.data.shards import Dataset, open_dataset
 from raymc.data.storage import write_text
 from raymc.errors import ConfigError
 from raymc.runtime.provenance import current_code
-from raymc.training.bundle import DESCRIPTION
+from raymc.training.bundle import DESCRIPTION, Bundle
 from raymc.training.checkpoint import PROGRESS
 
 CONFIG_FILE = "config.json"
@@ -257,7 +257,7 @@ def _other_origin(
     if known.sweep not in (None, sweep):
         return f"{name} exists and is {kinds[not sweep]}, not {kinds[sweep]}"
     if dataset and known.dataset not in ("", dataset):
-        return _other_dataset(known.name, known.dataset, config, dataset)
+        return _other_dataset(known.name, known.dataset, config.data.path, dataset)
     is_finished = not sweep and (folder / BUNDLE).exists()
     if known.results != RESULTS and not is_finished:
         return (
@@ -267,10 +267,10 @@ def _other_origin(
     return ""
 
 
-def _other_dataset(name: str, trained_on: str, config: Config, digest: str) -> str:
+def _other_dataset(name: str, trained_on: str, path: str, digest: str) -> str:
     return (
         f"run {name!r} was trained on another dataset (digest {trained_on[:12]}) than "
-        f"{config.data.path} holds now (digest {digest[:12]})"
+        f"{path} holds now (digest {digest[:12]})"
     )
 
 
@@ -284,8 +284,23 @@ def dataset_of(run: Run) -> Dataset:
     dataset = open_dataset(run.config.data.path)
     digest = dataset.manifest.digest()
     if run.dataset not in ("", digest):
-        problem = _other_dataset(run.name, run.dataset, run.config, digest)
+        problem = _other_dataset(run.name, run.dataset, run.config.data.path, digest)
         raise ConfigError(f"{problem}: name the folder it was moved to with data.path=FOLDER")
+    return dataset
+
+
+def own_dataset(bundle: Bundle, name: str, path: str) -> Dataset:
+    """Open the dataset that a bundle called `name` was trained on, where its settings say it is.
+
+    Raises:
+        ConfigError: Another one is there now.
+        DataError: It can't be read.
+    """
+    dataset = open_dataset(path)
+    digest = dataset.manifest.digest()
+    if digest != bundle.dataset_digest:
+        problem = _other_dataset(name, bundle.dataset_digest, path, digest)
+        raise ConfigError(f"{problem}: name the dataset that is meant with --dataset")
     return dataset
 
 

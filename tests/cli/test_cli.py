@@ -443,6 +443,10 @@ for arguments, code in {cases}:
             ["import", "arff", "--train", "a.arff", "--labels", "a.xml", "--out", "x"],
             "a.xml",
         ),
+        (["train", "x" * 300], f"{'x' * 300} can't be used: File name too long"),
+        (["evaluate", "x" * 300], "x" * 300),
+        (["export", "x", "--out", "x" * 300], "no run 'x'"),
+        (["predict", "x" * 300, "x", "--out", "x.csv"], "x" * 300),
     ],
 )
 def test_media_and_formats_that_cannot_be_used(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from io import StringIO
@@ -60,6 +61,24 @@ def test_scores_are_the_bundle_s_and_kept(tiny_bundle: Path, tiny: Dataset, tmp_
     assert made.ids == tuple(f"val-{i:03d}" for i in range(SPLIT_ROWS["val"]))
     (file,) = (run / "scores").iterdir()
     np.testing.assert_array_equal(load_scored(file).scores, made.scores)
+
+
+def test_the_first_run_s_dataset_must_be_there(
+    tiny_bundle: Path, tiny: Dataset, tmp_path: Path, runs: Path
+) -> None:
+    """What its path holds now is compared on only if it is named."""
+    rows = {split: [tiny_row(split, i + 9) for i in range(8)] for split in SPLIT_ROWS}
+    data = str(tmp_path / "data")
+    write_dataset(data, rows, vocabulary=tiny.manifest.vocabulary, modalities=MODALITIES)
+    run = finished_run(tmp_path / "runs", "run", tiny_bundle, data__path=data)
+    uri = f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"
+    for words in (["compare", run, runs / "bad"], ["promote", run, "--name", "m", uri]):
+        done = CliRunner().invoke(main, [str(word) for word in words])
+        refusal = rf"raymc: run 'run' was trained on another dataset \(.*\) than {data} holds now"
+        assert (done.exit_code, bool(re.match(refusal, done.output))) == (2, True), done.output
+        assert not (run / "scores").exists()
+    done = CliRunner().invoke(main, ["compare", str(run), str(runs / "bad"), "--dataset", data])
+    assert done.exit_code == 0, done.output
 
 
 def test_a_split_is_scored_once(

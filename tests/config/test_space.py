@@ -112,6 +112,16 @@ def test_a_search_needs_something_to_search() -> None:
         check_space(load(None, ["search.space={}"]))
 
 
+def test_words_and_dates_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("data: {cache: off, modalities: [no, 2024-05-01]}\n")
+    config = load(tmp_path / "c.yaml", ["run.name=2024-05-01", "search.try_default=no"])
+    assert (config.data.cache, config.data.modalities) == ("off", ("no", "2024-05-01"))
+    assert (config.run.name, config.search.try_default) == ("2024-05-01", False)
+    for name in ("[/x]", "7", "1e5", "null", "a: b", "@home", "[x"):  # as it was typed
+        assert load(None, [f"run.name={name}"]).run.name == name
+    assert load(None, ["run.name='a b'", "data.path="]).run.name == "a b"
+
+
 def test_an_exponent_makes_a_number(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         "search:\n  space:\n    optimizer.lr: {choices: [1e-3, 2E-3, .2e-2]}\n"

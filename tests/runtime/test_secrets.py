@@ -22,6 +22,7 @@ def of_base64(value: object) -> str:
 
 JWT = f"{of_base64({'alg': 'HS256'})}.{of_base64({'sub': 'me'})}.{LETTERS[:43]}"
 KEY = f"-----BEGIN RSA {'PRIVATE'} KEY-----"
+IN_BASE64 = base64.b64encode(f"{KEY}\n{LETTERS}".encode()).decode()
 SECRETS = [
     ("code.py", "AKIA" + LETTERS.upper()[:16], "AWS Access Key"),
     ("a.txt", "ghp_" + LETTERS[:36], "GitHub Token"),
@@ -35,6 +36,7 @@ SECRETS = [
     ("server", KEY + "\n" + LETTERS[:64], "Private Key"),
     ("account.json", '{"private_key": "' + KEY + "\\n" + LETTERS[:64], "Private Key"),
     ("locked", KEY + "\nProc-Type: 4,ENCRYPTED\n\n" + LETTERS[:64], "Private Key"),
+    ("prod.txt", f"client-key-data: {IN_BASE64}", "Private Key"),
     ("a.py", "postgresql://me:" + "Hunter2secret@db/study", "password in an address"),
     ("a.md", "postgresql://me:" + "p@ss/w0rd@db/study", "password in an address"),
     ("a.cfg", "s3://bucket/a?secret_key=" + LETTERS[:40], "password in an address"),

@@ -39,6 +39,8 @@ def test_the_config_then_the_environment_then_a_local_file(
         ("postgresql://me:secret@127.0.0.1:CLOSED/x", ResourceError, r"//me@.*refused"),
         ("sqlite:////dev/null/x.db", ResourceError, r"start or repair it, correct tracking.uri"),
         ("sqlite:///TEXT", ResourceError, r"file is not a database"),
+        ("postgresql://me:secret@[::1/x", ResourceError, r"//\[::1/x can't be used \(Invalid"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dsecret", ResourceError, r"c:/// can't .*'pyodbc'"),
         ("nonsense://x", ResourceError, r"nonsense://x can't be used"),
     ],
 )

@@ -43,7 +43,8 @@ class Shard:
         absolute = (self.file[:1] in ("/", "\\") or ":" in self.file) and (
             PurePosixPath(self.file).is_absolute() or PureWindowsPath(self.file).anchor
         )
-        if not self.file or absolute or (".." in self.file and ".." in _PARTS.split(self.file)):
+        is_path = self.file and "\0" not in self.file
+        if not is_path or absolute or (".." in self.file and ".." in _PARTS.split(self.file)):
             raise DataError(
                 f"shard {self.file!r} is not inside the dataset's folder; expected a path such as "
                 "'train/00000.parquet', without '..'"

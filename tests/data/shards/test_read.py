@@ -54,7 +54,15 @@ BROKEN_MANIFESTS = [
             lambda v, file=file: v["splits"]["val"][0].update(file=file),
             r"shard '.*' is not inside the dataset's folder; expected a path such as",
         )
-        for file in ("../other/private.parquet", "val/../../a", "/etc/a", "C:\\a", "..\\a", "")
+        for file in (
+            "../other/private.parquet",
+            "val/../../a",
+            "/etc/a",
+            "C:\\a",
+            "..\\a",
+            "",
+            "a\0b",
+        )
     ),
 ]
 
