@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -62,12 +62,11 @@ class _Yaml(yaml.SafeLoader):
     1e-3 is a number, `off` and `no` are words, and so is a date.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [one for one in known if one[0].rpartition(":")[2] not in ("bool", "timestamp")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+_Yaml.yaml_implicit_resolvers = {
+    first: [one for one in known if one[0].rpartition(":")[2] not in ("bool", "timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )

@@ -100,7 +100,7 @@ def find_oddities(path: str) -> list[str]:
     for split, shards in dataset.manifest.splits.items():
         for shard in shards:
             table = _labels_and_texts(dataset, shard)
-            column = video_column(table.column_names)
+            column = video_column(table.schema)
             known = table[column].to_pylist() if column else [None] * len(table)
             for name, video, labels in zip(table["id"].to_pylist(), known, _lists(table)):
                 for label in labels:
@@ -120,7 +120,7 @@ def _labels_and_texts(dataset: Dataset, shard: Shard) -> pa.Table:
     try:
         with reaching(path), dataset.filesystem.open_input_file(path) as file:
             parquet = pq.ParquetFile(file)
-            column = video_column(parquet.schema_arrow.names)
+            column = video_column(parquet.schema_arrow)
             asked = ["id", "labels", *([column] if column else []), *(["text"] if has_text else [])]
             return parquet.read(columns=asked)
     except (pa.ArrowException, KeyError) as error:

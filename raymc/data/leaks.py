@@ -38,7 +38,7 @@ NO_CLIPS = Clips(pa.array([], pa.string()), pa.array([], pa.string()), pa.array(
 def clips_in(table: pa.Table, modalities: Sequence[Modality]) -> Clips:
     """Return what is compared of a table's rows: id, video, and the content of `modalities`."""
     ids = table["id"].to_pylist()
-    column = video_column(table.column_names)
+    column = video_column(table.schema)
     known = table[column].to_pylist() if column else [None] * len(ids)
     return Clips(
         ids=pa.array(ids, pa.string()),
@@ -120,9 +120,19 @@ def _places(values: pa.Array, among: pa.Array) -> pa.Array:
     return pc.call_function("index_in", [values], options)
 
 
-def video_column(names: Sequence[str]) -> str | None:
-    """Return the extra column that names the clips' videos; None if there is none."""
-    return next((name for name in VIDEO_COLUMNS if name in names), None)
+def video_column(schema: pa.Schema) -> str | None:
+    """Return the extra column that names the clips' videos; None if there is none.
+
+    A column of tokens may be called `video`, too, but has bytes or lists.
+    """
+    found = (name for name in VIDEO_COLUMNS if name in schema.names)
+    return next((name for name in found if not _has_tokens(schema.field(name).type)), None)
+
+
+def _has_tokens(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    is_bytes = any(is_one(kind) for is_one in tests)
+    return is_bytes or pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType)
 
 
 def video_of(name: str | None, known: object) -> str | None:

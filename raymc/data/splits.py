@@ -193,7 +193,7 @@ def _clips(dataset: Dataset, shards: Sequence[Shard], by: str) -> tuple[list[lis
             names = parquet.schema_arrow.names
             if by and by not in names:
                 raise DataError(f"{dataset.path}: no column '{by}'; there are {', '.join(names)}")
-            column = by or video_column(names)
+            column = by or video_column(parquet.schema_arrow)
             table = parquet.read(columns=["id", "labels", *([column] if column else [])])
         ids = table["id"].to_pylist()
         known = table[column].to_pylist() if column else [None] * len(ids)

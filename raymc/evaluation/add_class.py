@@ -370,7 +370,7 @@ def _read_dataset(
         block = block_from_table(
             bundle.filled(table), replace(dataset.manifest, modalities=bundle.modalities)
         )
-        ids, column = block.ids.to_pylist(), video_column(table.column_names)
+        ids, column = block.ids.to_pylist(), video_column(table.schema)
         of = table[column].to_pylist() if column else [None] * len(ids)
         videos = [video_of(each, place) or each for each, place in zip(ids, of)]
         embeddings, _ = bundle.embed_tokens(block.tokens)

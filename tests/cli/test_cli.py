@@ -264,7 +264,7 @@ def test_a_dataset_is_made(tmp_path: Path) -> None:
     assert result.output == f"{tmp_path / 'made'}: 2 train, 1 val, 1 test\n"
     result = run("data", "check", tmp_path / "made")
     assert result.exit_code == 0
-    assert result.output.splitlines()[-1] == f"{tmp_path / 'made'}: no findings, 1 warning"
+    assert result.output.splitlines()[-1] == f"{tmp_path / 'made'}: no findings, 2 warnings"
 
 
 def test_a_check_with_findings(copy: Path) -> None:

@@ -78,3 +78,15 @@ def test_videos_are_named_by_a_column(tmp_path: Path, column: str) -> None:
         "scores on them are too high"
     )
     assert leaks(dataset) == [expected]
+
+
+def test_tokens_may_be_called_video(tmp_path: Path) -> None:
+    tokens = replace(MODALITIES[0], name="video")
+    made = {
+        split: [replace(row, tokens={"video": row.tokens["visual"]}) for row in rows(split)[:9]]
+        for split in ("train", "val")
+    }
+    made["val"][0] = replace(made["train"][1], id="copied")
+    write_dataset(str(tmp_path), made, vocabulary=VOCABULARY, modalities=(tokens,))
+    [leak] = leaks(open_dataset(str(tmp_path)))
+    assert leak.startswith("leak: 1 clip has the content of a clip in another split")

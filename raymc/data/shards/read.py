@@ -241,7 +241,8 @@ def read_shard(
                     f"it has {', '.join(parquet.schema_arrow.names)}"
                 )
             there = [name for name in optional if name in parquet.schema_arrow.names]
-            table = parquet.read(columns=None if columns is None else [*columns, *there])
+            wanted = None if columns is None else list(dict.fromkeys([*columns, *there]))
+            table = parquet.read(columns=wanted)
             return _without_null_labels(table)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; restore it or make the dataset again") from error

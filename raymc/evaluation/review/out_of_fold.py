@@ -68,7 +68,7 @@ class Clips:
     @cached_property
     def videos(self) -> list[str]:
         """What names each clip's video: its id, if nothing else does."""
-        column = video_column(self.table.column_names)
+        column = video_column(self.table.schema)
         known = self.table[column].to_pylist() if column else [None] * len(self)
         return [video_of(name, video) or name for name, video in zip(self.ids, known)]
 
