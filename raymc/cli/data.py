@@ -207,7 +207,7 @@ class Formats(click.Group):
 
 @click.group("import", cls=Formats)
 def import_() -> None:
-    """Turn features in a public format into a dataset, or annotations into a table.
+    """Make a dataset of public features, or a table of annotations.
 
     Annotations are those of ELAN, BORIS and Label Studio. raymc extract takes the table, and also
     the files themselves.
