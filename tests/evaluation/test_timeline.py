@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from io import BytesIO, StringIO
 from os.path import relpath
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -32,7 +33,6 @@ from raymc.evaluation.timeline import (
     window_and_stride,
 )
 from raymc.evaluation.timeline_files import timeline_writer
-from raymc.features.coding_files import read_eaf
 from raymc.features.extraction import plan_extraction
 from raymc.features.recipe import MADE_BY
 from raymc.metrics.calibration import Calibration
@@ -175,8 +175,8 @@ def test_every_kind_of_file_has_the_same_segments(bundle: Bundle, tmp_path: Path
         for tier in LABELS
         for start, end, *_ in eaf.get_annotation_data_for_tier(tier)
     }
-    coded = read_eaf(files[".eaf"].read_bytes(), "lesson.eaf")
-    assert {row["path"] for row in coded.rows} == {relpath("my lesson.mp4", tmp_path)}
+    (media,) = eaf.media_descriptors
+    assert unquote(media["RELATIVE_MEDIA_URL"]) == f"./{relpath('my lesson.mp4', tmp_path)}"
     cues = files[".vtt"].read_text(encoding="utf-8").split("\n\n")
     assert cues[0] == "WEBVTT"
     assert cues[1].split("\n") == ["00:00:01.000 --> 00:00:02.000", "math [easy] --&gt; x"]
