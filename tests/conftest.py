@@ -38,6 +38,13 @@ extraction.BEST = {"visual": ("patches",), "text": ("words",)}
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Share the whole fast part among the cores; other tests need one process and its one Ray."""
+    is_fast = "not slow" in config.option.markexpr and "not cluster" in config.option.markexpr
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(4, len(os.sched_getaffinity(0))) if is_fast and is_whole else 0
+
+
 def pytest_collection_finish() -> None:
     """Keep what was imported out of every later garbage collection."""
     gc.collect()

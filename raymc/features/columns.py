@@ -430,7 +430,7 @@ def _column_warnings(table: Table, columns: Columns) -> Iterator[str]:
         if count := sum(_word(row.get(name)) in _NO for row in table.rows):
             yield (
                 f'"{name}" says no in {count} rows, whose labels are taken none the less; if it '
-                "says whether a clip has the label, delete these rows"
+                "says whether a clip has the label, empty their cells of labels"
             )
     if not columns.one_a_label:
         return
