@@ -378,10 +378,11 @@ def load_bundle(path: str | Path, *, device: str = "cpu") -> Bundle:
         raise BundleError(f"bundle {folder} is corrupt: {DESCRIPTION}: {reason}") from error
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"bundle {folder}: {WEIGHTS} does not match its configuration") from error
-    if description.get("digest", bundle.digest) != bundle.digest:  # 0.1.0 wrote none
+    if description.get("digest") != bundle.digest and not _is_of_0_1_0(description):
+        how = "differs from its digest" if "digest" in description else "has lost its digest"
         raise BundleError(
-            f"bundle {folder} was changed after it was saved: {DESCRIPTION} differs from its "
-            "digest; restore it from a copy, or make it again with the command of its run"
+            f"bundle {folder} was changed after it was saved: {DESCRIPTION} {how}; restore it "
+            "from a copy, or make it again with the command of its run"
         )
     bundle.model.to(device)
     return bundle
@@ -423,6 +424,12 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
         clip_seconds=description.get("clip_seconds"),
         added=added,
     )
+
+
+def _is_of_0_1_0(description: Mapping[str, Any]) -> bool:
+    """Say whether raymc 0.1.0 wrote a description: it has neither a digest nor later settings."""
+    settings = description["config"].get("model", {})
+    return "digest" not in description and not settings.keys() & _OF_0_1_0.keys()
 
 
 def _check_keys(folder: Path, description: Mapping[str, Any]) -> None:

@@ -169,11 +169,7 @@ def test_a_model_that_never_lost_a_modality_needs_all(bundle: Bundle, tiny: Data
 
 
 def test_a_bundle_of_0_1_0_computes_as_there(copy: Path) -> None:
-    def as_there(values: dict[str, Any]) -> dict[str, Any]:
-        del values["config"]["model"]["absent"]
-        return {**values, "digest": digest_of(values)}
-
-    edit(copy, as_there)
+    edit(copy, as_in_0_1_0)
     loaded = load_bundle(copy)
     assert loaded.config.model.absent == "seen"
     assert loaded.model.absent_are_seen
@@ -205,7 +201,7 @@ def test_a_bundle_without_a_calibration(copy: Path, absent: str) -> None:
     edit(
         copy,
         lambda values: (
-            [values.pop(key) for key in ("calibration", "digest")] and None
+            as_in_0_1_0({key: x for key, x in values.items() if key != "calibration"})
             if absent == "key"  # as earlier versions wrote it
             else values.update(calibration=None, digest=digest_of({**values, "calibration": None}))
         ),
@@ -272,6 +268,12 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     values = json.loads(path.read_text())
     replaced = change(values)
     path.write_text(json.dumps(values if replaced is None else replaced))
+
+
+def as_in_0_1_0(values: dict[str, Any]) -> dict[str, Any]:
+    """A description as raymc 0.1.0 wrote it."""
+    del values["config"]["model"]["absent"]
+    return {key: value for key, value in values.items() if key != "digest"}
 
 
 def new_loss(values: dict[str, Any]) -> dict[str, Any]:
@@ -383,6 +385,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
             "digest": lambda values: values.update(digest="0" * 64),
         }.items()
     },
+    "no digest of all": (
+        lambda folder: edit(folder, lambda values: values.pop("digest") and None),
+        r"was changed after it was saved: bundle.json has lost its digest; restore it ",
+    ),
     "a modality that is none": (
         lambda folder: edit(folder, lambda values: values["modalities"][0].update(dim=0)),
         r"is corrupt: bundle.json: DataError: modality 'visual': expected dim",
