@@ -14,7 +14,7 @@ from rich.console import Console
 
 from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
 from raymc.cli.options import program
-from raymc.cli.tables import trials_table
+from raymc.cli.tables import failure_lines, trials_table
 from raymc.config import (
     Config,
     Preset,
@@ -120,6 +120,8 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
             bundle = run.folder / BUNDLE
             save_bundle(Path(best.checkpoint), bundle, clip_seconds=known.clip_seconds)
             console.print(trials_table(record.trials, config.train.monitor, width=console.width))
+            for line in failure_lines(record.trials):
+                print_line(console, line, "yellow")
             record.summarise()
             print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")
             if not is_logged:

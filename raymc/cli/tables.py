@@ -10,6 +10,7 @@ from raymc.terminal import make_console, plain
 from raymc.tracking.sweeps import RecordedRun
 
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
+_MOST_REASONS = 3
 
 
 def trials_table(trials: Sequence[Trial], metric: str = "val/mAP", *, width: int = 100) -> Table:
@@ -56,6 +57,20 @@ def rows_table(
         style = "bold green" if trial is best else _STYLES.get(trial.state)
         table.add_row(*cells, *map(plain, params), style=style)
     return table
+
+
+def failure_lines(trials: Sequence[Trial]) -> list[str]:
+    """Return why trials failed: a line for each of the first reasons, with its trials."""
+    reasons: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.message:
+            reasons.setdefault(trial.message, []).append(str(trial.number))
+    told = [
+        f"trial{'s' * (len(numbers) > 1)} {', '.join(numbers)} failed: {message}"
+        for message, numbers in reasons.items()
+    ]
+    more = len(told) - _MOST_REASONS
+    return told if more <= 0 else [*told[:_MOST_REASONS], f"… and {more} more reasons"]
 
 
 def runs_table(

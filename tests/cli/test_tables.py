@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from example_trials import TRIALS, screen
 
-from raymc.cli.tables import trials_table
-from raymc.search.trials import duration
+from raymc.cli.tables import failure_lines, trials_table
+from raymc.search.trials import Trial, duration
 
 
 def test_the_table_ranks_trials_and_shows_what_differs() -> None:
@@ -63,6 +63,18 @@ def test_a_narrow_table_loses_nothing() -> None:
 
 def test_no_trials_give_an_empty_table() -> None:
     assert screen(trials_table([])) == ["trial  state  val/mAP  epoch  time"]
+
+
+def test_each_reason_of_failure_is_told_once() -> None:
+    def failed(number: int, message: str) -> Trial:
+        return replace(TRIALS[2], number=number, message=message)
+
+    assert failure_lines(TRIALS) == []
+    several = [failed(7, "no [/luck]"), TRIALS[0], failed(8, "nan"), failed(9, "no [/luck]")]
+    told = ["trials 7, 9 failed: no [/luck]", "trial 8 failed: nan"]
+    assert failure_lines(several) == told
+    more = [*several, failed(10, "a"), failed(11, "b"), failed(12, "c")]
+    assert failure_lines(more) == [*told, "trial 10 failed: a", "… and 2 more reasons"]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,9 @@ def test_a_diverging_trial_has_failed_and_others_continue(finished: Sweep) -> No
         failed = trial.params["loss.temperature"] == 1e-40
         assert (trial.state == "failed") == failed
         assert ("loss became nan in epoch 1" in trial.message) == failed
+        told = " failed: the loss became nan in epoch 1: "
+        lines = [line for line in finished.printed.getvalue().splitlines() if told in line]
+        assert any(f" {trial.number}" in line.partition(told)[0] for line in lines) == failed
 
 
 def values_of(trial: Trial) -> dict[int, float]:
