@@ -17,6 +17,7 @@ from tiny import MODALITIES, tiny_row
 
 from raymc.cli.compare import run_compare
 from raymc.cli.jobs import _table
+from raymc.cli.runs import run_train
 from raymc.cli.use import run_evaluate, run_predict
 from raymc.config import Config, override
 from raymc.data.info import describe, print_info
@@ -82,7 +83,7 @@ def shows(text: str, typed: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")
 @settings(
-    max_examples=1,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     database=None,
@@ -120,10 +121,9 @@ def test_what_was_typed_is_what_is_seen(
         run_evaluate(str(sweep / "bundle"), data, console)
         print_info(describe(opened), console)
         run_predict(str(sweep / "bundle"), data, folder / "out", console)
-        other = make_sweep(override(config, {"run.name": f"{run}2"}), opened, [plan])
-        keep_bundle(other, 0)
+        trained = run_train(override(config, {"run.name": f"{run}2"}), console)
         page = folder / "page.html"
-        names = [str(sweep), str(other)]
+        names = [str(sweep), str(trained.parent)]
         run_compare(names, console, overrides=(), html=page)
         more = f"more {labels[0]}"
         model, first = load_bundle(sweep / "bundle"), f"{id}train0"
