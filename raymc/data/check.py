@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from raymc.data.labels import Vocabulary, twin_names
-from raymc.data.leaks import NO_CLIPS, Clips, clips_in, find_leaks, joined, video_column, video_of
+from raymc.data.leaks import NO_CLIPS, Clips, clips_in, find_leaks, joined, video_column, videos_in
 from raymc.data.shards import (
     FAILURES_FILE,
     Dataset,
@@ -100,12 +100,11 @@ def find_oddities(path: str) -> list[str]:
     for split, shards in dataset.manifest.splits.items():
         for shard in shards:
             table = _labels_and_texts(dataset, shard)
-            column = video_column(table.schema)
-            known = table[column].to_pylist() if column else [None] * len(table)
-            for name, video, labels in zip(table["id"].to_pylist(), known, _lists(table)):
+            ids = table["id"].to_pylist()
+            for name, video, labels in zip(ids, videos_in(table), _lists(table)):
                 for label in labels:
                     splits.setdefault(label, Counter())[split] += 1
-                    videos.setdefault(label, set()).add(video_of(name, video) or name)
+                    videos.setdefault(label, set()).add(video or name)
             rows += len(table)
             if "text" in table.column_names:
                 # silence is zeros from the encoder `words`

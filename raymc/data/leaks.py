@@ -37,12 +37,9 @@ NO_CLIPS = Clips(pa.array([], pa.string()), pa.array([], pa.string()), pa.array(
 
 def clips_in(table: pa.Table, modalities: Sequence[Modality]) -> Clips:
     """Return what is compared of a table's rows: id, video, and the content of `modalities`."""
-    ids = table["id"].to_pylist()
-    column = video_column(table.schema)
-    known = table[column].to_pylist() if column else [None] * len(ids)
     return Clips(
-        ids=pa.array(ids, pa.string()),
-        videos=pa.array(map(video_of, ids, known), pa.string()),
+        ids=pa.array(table["id"].to_pylist(), pa.string()),
+        videos=pa.array(videos_in(table), pa.string()),
         contents=pa.array(contents_of(table, modalities), _DIGEST),
     )
 
@@ -133,6 +130,13 @@ def _has_tokens(kind: pa.DataType) -> bool:
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     is_bytes = any(is_one(kind) for is_one in tests)
     return is_bytes or pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType)
+
+
+def videos_in(table: pa.Table) -> list[str | None]:
+    """Return what names each row's video, by `video_column` or the id."""
+    ids, column = table["id"].to_pylist(), video_column(table.schema)
+    known = table[column].to_pylist() if column else [None] * len(ids)
+    return list(map(video_of, ids, known))
 
 
 def video_of(name: str | None, known: object) -> str | None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
 from raymc.data import storage
-from raymc.data.leaks import video_column, video_of
+from raymc.data.leaks import video_column, videos_in
 from raymc.data.shards import Dataset, Manifest, Shard, open_dataset, write_manifest
 from raymc.data.shards.manifest import MANIFEST_FILE
 from raymc.data.shards.read import read_json
@@ -195,11 +195,11 @@ def _clips(dataset: Dataset, shards: Sequence[Shard], by: str) -> tuple[list[lis
                 raise DataError(f"{dataset.path}: no column '{by}'; there are {', '.join(names)}")
             column = by or video_column(parquet.schema_arrow)
             table = parquet.read(columns=["id", "labels", *([column] if column else [])])
-        ids = table["id"].to_pylist()
-        known = table[column].to_pylist() if column else [None] * len(ids)
-        units += [
-            str(value) if by else (video_of(name, value) or name) for name, value in zip(ids, known)
-        ]
+        if by:
+            units += map(str, table[by].to_pylist())
+        else:
+            ids = table["id"].to_pylist()
+            units += [video or name for name, video in zip(ids, videos_in(table))]
         labels += [row or [] for row in table["labels"].to_pylist()]
     return labels, units
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from raymc.data.feed.batches import block_from_table
-from raymc.data.leaks import VIDEO_COLUMNS, video_column, video_of
+from raymc.data.leaks import VIDEO_COLUMNS, videos_in
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
 from raymc.errors import BundleError, ConfigError, DataError
 from raymc.evaluation.media import embed_media, plan_of
@@ -370,9 +370,8 @@ def _read_dataset(
         block = block_from_table(
             bundle.filled(table), replace(dataset.manifest, modalities=bundle.modalities)
         )
-        ids, column = block.ids.to_pylist(), video_column(table.schema)
-        of = table[column].to_pylist() if column else [None] * len(ids)
-        videos = [video_of(each, place) or each for each, place in zip(ids, of)]
+        ids = block.ids.to_pylist()
+        videos = [video or each for each, video in zip(ids, videos_in(table))]
         embeddings, _ = bundle.embed_tokens(block.tokens)
         nothing = np.zeros(len(ids), dtype=bool)
         has = nothing if at is None else block.labels[:, at] & block.observed[:, at]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from raymc.data.shards.tokens import PLACE_COLUMNS
 from raymc.errors import DataError
 from raymc.features.clips import is_media
 from raymc.features.tables import Table
@@ -24,7 +25,7 @@ _BORIS_KINDS = ("Behavior type", "Status")
 _FRAME_RATES = ("fps", "frame_rate", "frameRate", "framerate")
 _UPLOAD = re.compile(r"/data/upload/(?:.*/)?([0-9a-f]{8}-)?([^/]+)")  # a copy in Label Studio
 _MINIMAL = {"annotation_id", "annotator", "lead_time"}  # of its exports JSON-MIN, CSV and TSV
-_HEADINGS: tuple[str, ...] = ("path", "start_seconds", "end_seconds", "labels")
+_HEADINGS: tuple[str, ...] = (*PLACE_COLUMNS, "labels")
 _COVERED = 0.9  # of a span, so that a code is its label, too
 _TOLERANCE_SECONDS = 0.1  # of the length of media
 Span = tuple[str, float | None, float | None, str]  # path, start and end in seconds, code

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from raymc.config import NONE, ExtractConfig
-from raymc.data.shards.tokens import RESERVED_COLUMNS
+from raymc.data.shards.tokens import PLACE_COLUMNS, RESERVED_COLUMNS
 from raymc.data.splits import FEWEST_VIDEOS, SPLITS, draw_splits, lone_labels
 from raymc.data.storage import (
     digest,
@@ -57,7 +57,7 @@ from raymc.features.transcripts import SIDECARS, find_sidecars
 _TABLES = (*TABLE_SUFFIXES, ".eaf")
 _MOST_NAMED = 10  # files or labels in a line
 # Columns that `raymc extract` writes by itself.
-_OWN_COLUMNS = (*RESERVED_COLUMNS, "path", "start_seconds", "end_seconds")
+_OWN_COLUMNS = (*RESERVED_COLUMNS, *PLACE_COLUMNS)
 _EXPECTED = f"a folder or glob of media files, one of them, or a table ({', '.join(_TABLES)})"
 
 
@@ -429,11 +429,12 @@ def _below_by_name(
     suffix, and so is its folder's name, if the path has one and `names_only` is not set. No file is
     taken where several are, or for two paths.
     """
+    root = os.path.abspath(os.path.expanduser(folder))
     try:
-        files, _ = _below(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(folder)))
+        files, _ = _below(fs.LocalFileSystem(), root)
     except OSError:
         return {}
-    above = os.path.basename(os.path.abspath(os.path.expanduser(folder)))
+    above = os.path.basename(root)
     known: dict[tuple[str, ...], set[str]] = {}
     for file in filter(is_media, files):
         *_, parent, name = _parts(f"{above}/{file}")

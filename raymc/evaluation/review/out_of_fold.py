@@ -22,7 +22,7 @@ from raymc.config import Config
 from raymc.data.feed.batches import Block, block_from_table
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import label_counts
-from raymc.data.leaks import contents_of, video_column, video_of
+from raymc.data.leaks import contents_of, videos_in
 from raymc.data.shards import Dataset, Manifest, Shard, read_shard
 from raymc.errors import DataError, ResourceError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
@@ -68,9 +68,7 @@ class Clips:
     @cached_property
     def videos(self) -> list[str]:
         """What names each clip's video: its id, if nothing else does."""
-        column = video_column(self.table.schema)
-        known = self.table[column].to_pylist() if column else [None] * len(self)
-        return [video_of(name, video) or name for name, video in zip(self.ids, known)]
+        return [video or name for name, video in zip(self.ids, videos_in(self.table))]
 
     @cached_property
     def groups(self) -> Int64[np.ndarray, " N"]:
