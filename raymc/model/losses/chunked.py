@@ -24,7 +24,7 @@ from torch.nn.functional import linear, normalize, softplus
 from raymc.config import LossConfig
 from raymc.model.losses import compute_loss, head_of
 from raymc.model.losses.masked import hardest, log_zero, sum_of_means, weighted_mean_of_all
-from raymc.model.losses.prototype import margin_of, margin_sums
+from raymc.model.losses.prototype import margin_of, margin_sums, mean_of_classes
 from raymc.model.losses.proxy_anchor import anchor_sums
 
 # Scores per chunk: on a CPU as many as fit its caches, elsewhere enough to occupy the device.
@@ -249,8 +249,8 @@ def _contrast(
     loss = weighted_mean_of_all(terms, counted)
     if config.two_way:
         (rivals,), even = others, torch.ones_like(pulls)
-        terms, labelled, _ = _contrast_terms(rivals, classes, pulls, even, virtual=-shift)
-        loss = config.clip_weight * loss + weighted_mean_of_all(terms, weights * labelled)
+        terms, labelled, counted = _contrast_terms(rivals, classes, pulls, even, virtual=-shift)
+        loss = config.clip_weight * loss + mean_of_classes(terms, weights, labelled, counted)
     return loss
 
 

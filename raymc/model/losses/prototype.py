@@ -24,6 +24,10 @@ from raymc.model.losses.masked import (
     weights_like,
 )
 
+# Weight of a class without a clip in the batch. With hundreds of classes, a smaller one leaves
+# scores of different classes hard to compare, and a larger one costs mAP (jobs/EXPERIMENTS.md).
+ABSENT_WEIGHT = 0.1
+
 
 def prototype_contrast(
     scores: Float[Tensor, "B C"],
@@ -49,13 +53,20 @@ def prototype_contrast(
     mean over positives is outside the logarithm. A clip without labels keeps its negative part:
     the term of one virtual label at similarity 0. Without negatives the term is 0.
 
-    Two ways, the same term of the transposed matrices is added: the anchors are the prototypes of
-    the classes in the batch, with the clips of that class as positives and all other clips as
-    negatives. It makes scores comparable between clips, which average precision needs: it ranks
-    the clips of a class. Classes without a clip in the batch are no anchors: with hundreds of
-    classes most are absent, and would leave little of the mean to those that are there. A small
-    `clip_weight` gives this term most of the weight. In the first term all labels of a clip have
-    the same rivals, so that frequent labels keep pushing away rare, easily confused classes.
+    Two ways, terms c_k of the transposed matrices are added: the anchors are the prototypes, with
+    the clips of their class as positives and all other clips as negatives,
+
+        1/|K| Σ_{k∈K} c_k + a/C Σ_{k∉K} c_k,   a = `ABSENT_WEIGHT`
+
+    where K are the classes with a clip in the batch, of C classes. This makes scores comparable
+    between clips, which average precision needs: it ranks the clips of a class. A small
+    `clip_weight` gives it most of the weight. In the first term all labels of a clip have the same
+    rivals, so that frequent labels keep pushing away rare, easily confused classes.
+
+    Absent classes only push: their c_k has one virtual clip at similarity 0. Without them, scores
+    of rare classes stay too high to be ranked together with those of frequent ones. They are not
+    in the mean of the others: where there are hundreds of classes most are absent, and would leave
+    little weight to those that are present. Where few are absent, they hardly count.
 
     Clips ranked far below a class's own do not matter to average precision either. `hard_clips`
     below 1 keeps only the clips most similar to a prototype as its negatives (online hard example
@@ -82,8 +93,27 @@ def prototype_contrast(
     if two_way:
         against = hardest(rivals, hard_clips, known).logsumexp(dim=0)
         class_terms = _contrast(pulls.T, positive.T.to(pulls), against, virtual)
-        loss = clip_weight * loss + weighted_mean_of_all(class_terms, weights * positive.any(dim=0))
+        present, seen = positive.any(dim=0), observed.any(dim=0)
+        loss = clip_weight * loss + mean_of_classes(class_terms, weights, present, seen)
     return loss
+
+
+def mean_of_classes(
+    terms: Float[Tensor, " C"],
+    weights: Float[Tensor, " C"],
+    present: Bool[Tensor, " C"],
+    seen: Bool[Tensor, " C"],
+) -> Float[Tensor, ""]:
+    """Return the mean of present classes' terms, and `ABSENT_WEIGHT` / C times the sum of others'.
+
+    Args:
+        terms: The contrast term of each class.
+        weights: Of the classes.
+        present: Which classes have a clip in the batch.
+        seen: Which classes have any observed entry; others don't count.
+    """
+    absent = weighted_mean_of_all(torch.where(present, 0.0, terms), weights * seen)
+    return weighted_mean_of_all(terms, weights * present) + ABSENT_WEIGHT * absent
 
 
 def _contrast(

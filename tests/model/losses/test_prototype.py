@@ -7,6 +7,7 @@ import torch
 from loss_cases import Case, every_weighting, random_case
 
 from raymc.model.losses import prototype_contrast, prototype_margin
+from raymc.model.losses.prototype import ABSENT_WEIGHT
 
 
 def contrast_term(
@@ -39,7 +40,9 @@ def slow_contrast(
     hard_clips: float = 1.0,
 ) -> float:
     rows, classes = case.scores.shape
-    row_terms, class_terms, class_factors = [], [], []
+    row_terms = []
+    # of classes without a clip, and of those with one
+    class_terms, class_factors = ([], []), ([], [])
     for i in range(rows):
         positives = [k for k in range(classes) if case.observed[i, k] and case.labels[i, k]]
         negatives = [k for k in range(classes) if case.observed[i, k] and not case.labels[i, k]]
@@ -50,18 +53,21 @@ def slow_contrast(
     for k in range(classes):
         positives = [i for i in range(rows) if case.observed[i, k] and case.labels[i, k]]
         negatives = [i for i in range(rows) if case.observed[i, k] and not case.labels[i, k]]
-        if positives:
+        if positives or negatives:
             column = case.scores[:, k]
             hardest = sorted(negatives, key=lambda i: -column[i])
             negatives = hardest[: max(1, round(hard_clips * case.observed.any(axis=1).sum()))]
             ones = np.ones(rows)
-            class_terms.append(
+            class_terms[bool(positives)].append(
                 contrast_term(column, positives, negatives, ones, margin, temperature)
             )
-            class_factors.append(weights[k])
+            class_factors[bool(positives)].append(weights[k])
     loss = sum(row_terms) / len(row_terms)
     if two_way:
-        loss = clip_weight * loss + float(np.average(class_terms, weights=class_factors))
+        loss *= clip_weight
+        loss += float(np.average(class_terms[True], weights=class_factors[True]))
+        pushes = math.fsum(w * c for w, c in zip(class_factors[False], class_terms[False]))
+        loss += ABSENT_WEIGHT * pushes / math.fsum(class_factors[True] + class_factors[False])
     return loss
 
 
@@ -112,24 +118,27 @@ def test_contrast_equals_the_slow_loop(
     assert loss.item() == pytest.approx(expected, rel=1e-8)
 
 
-def test_classes_without_a_clip_are_no_anchors() -> None:
-    case = random_case(0)
-    scores, labels, observed = case.batch()
-    absent = torch.zeros(len(scores), 20)
-    more = (
-        torch.cat([scores, absent.double()], 1),
-        torch.cat([labels, absent.bool()], 1),
-        torch.cat([observed, ~absent.bool()], 1),
-    )
+def test_classes_without_a_clip_take_nothing_from_those_with_one() -> None:
+    scores, labels, _ = random_case(0).batch()
+    observed = torch.ones_like(labels)
+    labels[0] = True  # so that no class is without a clip
     settings = {"margin": 0.1, "temperature": 0.1, "clip_weight": 0.0}
-    alone, beside = (
-        prototype_contrast(*case.batch(), **settings),
-        prototype_contrast(*more, **settings),
-    )
-    torch.testing.assert_close(beside, alone)
-    nobody = (scores, torch.zeros_like(labels), observed)
-    assert prototype_contrast(*nobody, **settings) == 0
-    assert prototype_contrast(*nobody, **{**settings, "clip_weight": 1.0}) > 0
+
+    def loss_beside(absent: int) -> tuple[float, torch.Tensor]:
+        """The loss with more classes, none of them in a clip, and the gradients of all scores."""
+        zeros = torch.zeros(len(scores), absent)
+        wider = torch.cat([scores, zeros.double()], 1).requires_grad_()
+        marked = torch.cat([labels, zeros.bool()], 1)
+        known = torch.cat([observed, ~zeros.bool()], 1)
+        loss = prototype_contrast(wider, marked, known, **settings)
+        return loss.item(), torch.autograd.grad(loss, wider)[0]
+
+    (alone, own), *others = (loss_beside(absent) for absent in (0, 20, 200))
+    pushed = ABSENT_WEIGHT * math.log1p(len(scores) * math.exp(settings["margin"] / 0.1))
+    for absent, (loss, gradients) in zip((20, 200), others):
+        assert loss == pytest.approx(alone + pushed * absent / (absent + own.shape[1]))
+        torch.testing.assert_close(gradients[:, : own.shape[1]], own)
+        assert (gradients[:, own.shape[1] :] > 0).all()
 
 
 @pytest.mark.parametrize("share", [0.28, 0.5])
