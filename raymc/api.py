@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from raymc.cli.data import clips_of, list_annotations, run_extract
+from raymc.cli.data import run_extract
 from raymc.cli.options import load_config, load_preset
 from raymc.cli.runs import run_train, run_tune
 from raymc.cli.serve import run_serve
@@ -29,9 +29,10 @@ from raymc.evaluation.prediction_files import frames_of
 from raymc.evaluation.review.review import Review
 from raymc.evaluation.review.review import review as review_dataset
 from raymc.evaluation.timeline import Timeline, make_timeline
+from raymc.features.sources import list_annotations
 from raymc.terminal import make_console
 from raymc.training.bundle import Bundle, load_bundle
-from raymc.training.runs import dataset_behind, find_bundle
+from raymc.training.runs import find_bundle, own_dataset
 
 Settings = Mapping[str, object]
 
@@ -67,7 +68,7 @@ def annotations(source: str | Path, *, tiers: Sequence[str] = ()) -> pd.DataFram
     Raises:
         DataError: The file can't be used, or has no labels.
     """
-    return clips_of(list_annotations(str(source), tiers))
+    return list_annotations(str(source), tiers).clips()
 
 
 def extract(
@@ -254,7 +255,7 @@ def evaluate(
         DataError: There is no such split.
     """
     if dataset is None:
-        dataset = dataset_behind(model.folder)
+        dataset = own_dataset(model)
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
     found = evaluate_bundle(model, opened, split, device=device)
     outcomes = label_outcomes(model, found.scored)
@@ -307,7 +308,7 @@ def review(
         ResourceError: The clips do not fit into memory.
     """
     if dataset is None:
-        dataset = dataset_behind(model.folder)
+        dataset = own_dataset(model)
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
     given: dict[str, Any] = {"folds": folds, "curves": curves, "count": count, "seed": seed}
     return review_dataset(model, opened, unlabelled=str(unlabelled), device=device, **given)

@@ -77,3 +77,8 @@ class SweepError(TrainingError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if the message is empty."""
     return str(error).partition("\n")[0].rstrip("\r") or type(error).__name__
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun for a message, such as `1 clip` and `2,000 clips`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

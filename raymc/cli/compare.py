@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay
-from raymc.config import Config, overridden
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
 from raymc.evaluation.compare import Comparison, ScoredRun, check_classes, compare
@@ -16,14 +15,14 @@ from raymc.report.build import save_report
 from raymc.report.comparison import comparison_page, comparison_parts
 from raymc.terminal import print_line
 from raymc.training.bundle import load_bundle
-from raymc.training.runs import find_bundle, own_dataset, run_of
+from raymc.training.runs import find_bundle, name_of, own_dataset
 
 
 def run_compare(
     runs: Sequence[str],
     console: Console,
     *,
-    overrides: Sequence[str] = (),
+    runs_folder: str = "runs",
     split: str = "",
     dataset: str = "",
     metric: MetricName = "mAP",
@@ -31,19 +30,17 @@ def run_compare(
 ) -> Comparison:
     """Compare runs with the first one on a split; print the result and, if asked, write a page.
 
-    Each run is a name below `run.folder`, a run's folder or a bundle. An empty dataset or split is
+    Each run is a name below `runs_folder`, a run's folder or a bundle. An empty dataset or split is
     the first run's `data.path` or `data.test`. The verdict is about `metric`.
     """
     if len(runs) < 2:
         raise ConfigError("a comparison needs at least two runs: raymc compare RUN RUN")
-    folder = overridden(Config(), overrides).run.folder
-    bundles = [load_bundle(find_bundle(run, folder)) for run in runs]
+    bundles = [load_bundle(find_bundle(run, runs_folder)) for run in runs]
     names = _names(runs, [bundle.folder for bundle in bundles])
     for name, other in zip(names[1:], bundles[1:]):
         check_classes(names[0], bundles[0].vocabulary, name, other.vocabulary)
-    data = bundles[0].config.data
-    opened = open_dataset(dataset) if dataset else own_dataset(bundles[0], names[0], data.path)
-    split = split or data.test
+    opened = open_dataset(dataset) if dataset else own_dataset(bundles[0])
+    split = split or bundles[0].config.data.test
     scored = []
     for name, bundle in zip(names, bundles):
         with CountDisplay(console, f"rows, {name}") as display:
@@ -60,12 +57,6 @@ def run_compare(
         save_report(comparison_page(found, metric), html)
         print_line(console, f"page: {html}")
     return found
-
-
-def name_of(bundle: Path) -> str:
-    """Return the name of a bundle's run, or of the bundle if it belongs to none."""
-    run = run_of(bundle)
-    return (run or bundle.absolute()).name
 
 
 def _names(runs: Sequence[str], bundles: Sequence[Path]) -> list[str]:

@@ -52,6 +52,7 @@ def data_check(path: str) -> None:
     Exits with code 1 if anything is wrong. What is valid, but likely a mistake, is a warning.
     """
     from raymc.data.check import check_dataset, find_oddities
+    from raymc.errors import counted
     from raymc.terminal import one_line
 
     findings, warnings = check_dataset(path)
@@ -60,8 +61,8 @@ def data_check(path: str) -> None:
     warnings += [] if findings else find_oddities(path)
     for warning in warnings:
         click.echo(one_line(f"warning: {warning}"))
-    also = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
-    found = f"{len(findings)} findings" if findings else "no findings"
+    also = f", {counted(len(warnings), 'warning')}" if warnings else ""
+    found = counted(len(findings), "finding") if findings else "no findings"
     click.echo(f"{path}: {found}{also}")
     sys.exit(1 if findings else 0)
 
@@ -231,7 +232,8 @@ def _annotations_command(name: str) -> click.Command:
 
 def _import_annotations(name: str, source: str, out: Path, tiers: Sequence[str]) -> None:
     from raymc.cli.options import program
-    from raymc.errors import ConfigError, DataError
+    from raymc.errors import ConfigError, DataError, counted
+    from raymc.features.sources import list_annotations
     from raymc.terminal import print_line
 
     if out.suffix.lower() not in (".csv", ".xlsx"):
@@ -243,9 +245,9 @@ def _import_annotations(name: str, source: str, out: Path, tiers: Sequence[str])
         kind = f"a file of {listing.program}" if listing.program else "a plain table"
         raise DataError(f"{source}: this is {kind}, not what raymc import {name} reads")
     console = make_console()
-    _print_listing([line for line in listing.lines if not line.startswith("  splits")], console)
-    _save_clips(clips_of(listing), out)
-    clips = f"{len(listing.sources):,} clip{'s' if len(listing.sources) > 1 else ''}"
+    _print_listing(listing.lines, console)
+    _save_clips(listing.clips(), out)
+    clips = counted(len(listing.sources), "clip")
     print_line(console, f"{out}: {clips}; next: {program()} extract {out} --out FOLDER")
 
 
@@ -267,23 +269,6 @@ def _save_clips(frame: "pd.DataFrame", out: Path) -> None:
                 write_workbook({"clips": [written]}, partial)
     except OSError as error:
         raise DataError(f"{out} can't be written: {error.strerror or error}") from error
-
-
-def clips_of(listing: "Listing") -> "pd.DataFrame":
-    """Return the clips of a listing: `path`, `start` and `end` in seconds, and `labels`."""
-    import pandas as pd
-
-    rows = [(x.path, x.start_seconds, x.end_seconds, list(x.labels)) for x in listing.sources]
-    return pd.DataFrame(rows, columns=["path", "start", "end", "labels"])
-
-
-def list_annotations(source: str, tiers: Sequence[str] = ()) -> "Listing":
-    """List what a file of a program for coding videos says; splits are not drawn."""
-    from raymc.config import ExtractConfig
-    from raymc.features.sources import list_media
-
-    columns = {"labels": ",".join(tiers)} if tiers else {}
-    return list_media(ExtractConfig(source=source, split="none", columns=columns))
 
 
 def _import(name: str, out: str, given: dict[str, Any]) -> None:

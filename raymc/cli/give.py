@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from raymc.cli.options import load_config, make_console, on_device, overridable, print_unread
+from raymc.cli.options import make_console, on_device, overridable, print_unread, runs_folder
 
 
 @click.command()
@@ -23,7 +23,7 @@ def export(run: str, overrides: tuple[str, ...], out: str, **given: str) -> None
     thresholds, the recipe of the features, metrics and licences. Every command that takes a bundle
     takes it. README.md is a model card as Hugging Face shows it.
     """
-    folder = load_config(None, overrides).run.folder
+    folder = runs_folder(overrides)
     from raymc.evaluation.export import export as export_bundle
     from raymc.terminal import print_line
     from raymc.training.bundle import load_bundle
@@ -58,14 +58,14 @@ def add_class(run: str, name: str, examples: tuple[str, ...], out: str, **given:
 
     overrides = tuple(text for text in examples if is_setting(text))
     examples = tuple(text for text in examples if not is_setting(text))
-    runs_folder = load_config(None, overrides).run.folder
+    folder = runs_folder(overrides)
     from raymc.cli.display import ExtractDisplay
     from raymc.evaluation.add_class import add_class as add
     from raymc.terminal import print_line
     from raymc.training.bundle import load_bundle
     from raymc.training.runs import find_bundle
 
-    console, bundle = make_console(), load_bundle(find_bundle(run, runs_folder))
+    console, bundle = make_console(), load_bundle(find_bundle(run, folder))
     with ExtractDisplay(console) as display:
         added = add(bundle, name, examples, Path(out), **given, listener=display.handle)
     for line in added.lines():

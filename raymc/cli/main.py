@@ -24,6 +24,7 @@ from raymc.cli.options import (
     make_console,
     on_device,
     overridable,
+    runs_folder,
     with_threshold,
 )
 from raymc.cli.records import replay, runs, ui
@@ -129,11 +130,11 @@ def compare(runs: tuple[str, ...], split: str, dataset: str, metric: Any, html: 
     from raymc.cli.compare import run_compare
     from raymc.config import is_setting
 
-    overrides = [text for text in runs if is_setting(text)]
+    folder = runs_folder([text for text in runs if is_setting(text)])
     run_compare(
         [text for text in runs if not is_setting(text)],
         make_console(),
-        overrides=overrides,
+        runs_folder=folder,
         split=split,
         dataset=dataset,
         metric=metric,
@@ -165,7 +166,7 @@ def evaluate(
 
     if dataset is not None and is_setting(dataset):
         dataset, overrides = None, (dataset, *overrides)
-    folder = load_config(None, overrides).run.folder
+    folder = runs_folder(overrides)
     from raymc.cli.use import run_evaluate
 
     run_evaluate(
@@ -206,7 +207,7 @@ def predict(run: str, source: str, overrides: tuple[str, ...], out: str, **given
     a table of videos, or a dataset. Without a suffix, --out is a folder of Parquet files. Run the
     same command again to resume.
     """
-    folder = load_config(None, overrides).run.folder
+    folder = runs_folder(overrides)
     given["top"] = given["top"] or 0
     with _decoder_for(source):
         from raymc.cli.use import run_predict
@@ -233,7 +234,7 @@ def timeline(run: str, video: str, overrides: tuple[str, ...], out: str, **given
     written: a page with the video and a track for each label, chapters (.vtt), an ELAN file with a
     tier for each label (.eaf), or a table of segments.
     """
-    folder = load_config(None, overrides).run.folder
+    folder = runs_folder(overrides)
     with _decoder_for(video):
         from raymc.cli.timeline import run_timeline
 

@@ -114,6 +114,23 @@ def load_config(
     return loaded
 
 
+def runs_folder(overrides: Sequence[str]) -> str:
+    """Return the folder of runs, the one setting of commands that use a trained model.
+
+    Raises:
+        ConfigError: Another setting is given, which would change nothing.
+    """
+    from raymc.config import settings_in
+
+    folder = load_config(None, tuple(overrides)).run.folder
+    if others := settings_in(None, overrides) - {"run.folder"}:
+        raise ConfigError(
+            f"{min(others)}: a trained model keeps its settings, so only run.folder can be given "
+            "here; see --help for options"
+        )
+    return folder
+
+
 def load_preset(
     target: str | None,
     overrides: tuple[str, ...],

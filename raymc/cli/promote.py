@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from raymc.cli.compare import name_of
 from raymc.cli.display import CountDisplay
 from raymc.config import Config, flatten, overridden, override
 from raymc.data.shards import Dataset, open_dataset
@@ -23,7 +22,7 @@ from raymc.terminal import print_line
 from raymc.tracking import Tracker, open_tracker
 from raymc.tracking.models import RecordedTest, Registry, Version, register_bundle
 from raymc.training.bundle import Bundle, load_bundle
-from raymc.training.runs import find_bundle, own_dataset, read_config, read_run, run_of
+from raymc.training.runs import find_bundle, name_of, own_dataset, read_config, read_run, run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +115,8 @@ def _config_of(bundle: Bundle, overrides: Sequence[str]) -> Config:
 def _field(bundle: Bundle, config: Config, holder: Version | None, asked: Promotion) -> _Field:
     """Return what to compare on: what was asked for, what the holder was tested on, or its own."""
     if holder is None or holder.tested is None or asked.dataset:
-        path, known = asked.dataset or config.data.path, _config_of(bundle, ()).data.path
-        is_own = not asked.dataset and path == known
-        name = name_of(bundle.folder)
-        dataset = own_dataset(bundle, name, path) if is_own else open_dataset(path)
+        path = asked.dataset or config.data.path
+        dataset = open_dataset(path) if asked.dataset else own_dataset(bundle, path)
         return _Field(dataset, path, asked.split or config.data.test)
     tested = holder.tested
     dataset = open_dataset(tested.dataset)

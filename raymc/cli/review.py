@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import load_config, make_console, on_device, overridable, print_unread
+from raymc.cli.options import make_console, on_device, overridable, print_unread, runs_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +39,7 @@ def review(run: str, overrides: tuple[str, ...], **asked: Any) -> None:
     frames and videos; answer there, and download a corrected table for `raymc extract`. Run the
     same command again to resume.
     """
-    folder = load_config(None, overrides).run.folder
-    run_review(run, make_console(), runs_folder=folder, overrides=overrides, **asked)
+    run_review(run, make_console(), runs_folder=runs_folder(overrides), **asked)
 
 
 def run_review(
@@ -49,7 +48,6 @@ def run_review(
     *,
     out: tuple[str, ...],
     runs_folder: str = "runs",
-    overrides: tuple[str, ...] = (),
     dataset: str = "",
     clips: int = 100,
     **asked: Any,
@@ -64,20 +62,14 @@ def run_review(
     from raymc.evaluation.review.review import review_lines
     from raymc.terminal import print_line
     from raymc.training.bundle import load_bundle
-    from raymc.training.runs import dataset_of, find_bundle, read_run, run_of
+    from raymc.training.runs import find_bundle, name_of, own_dataset
 
     files = [Path(name) for name in out]
     for file in files:
         if file.suffix.lower() not in (".html", *SUFFIXES):
             raise ConfigError(f"{file}: a review is written as .html, {' or '.join(SUFFIXES)}")
     bundle = load_bundle(find_bundle(run, runs_folder))
-    home = run_of(bundle.folder)
-    if dataset:
-        opened = open_dataset(dataset)
-    elif home is None:
-        raise ConfigError(f"which dataset? {bundle.folder} is in no run's folder: add --dataset")
-    else:
-        opened = dataset_of(read_run(home, overrides))
+    opened = open_dataset(dataset) if dataset else own_dataset(bundle)
     shares = " and, for learning curves, on a half and a quarter of these" * asked["curves"]
     print_line(
         console,
@@ -91,7 +83,7 @@ def run_review(
                 from raymc.report.build import save_report
                 from raymc.report.review import review_page
 
-                name = (home or bundle.folder).name
+                name = name_of(bundle.folder)
                 page = review_page(found, file, name=name, clips_shown=clips, listener=display.show)
                 save_report(page, file)
             else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raymc.cli.options import load_config, make_console, on_device, overridable
+from raymc.cli.options import make_console, on_device, overridable, runs_folder
 from raymc.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def serve(
     says otherwise; then a token is needed, from --token-file or RAYMC_SERVE_TOKEN. Ctrl-C and
     SIGTERM end it after the videos that it has.
     """
-    folder = load_config(None, overrides).run.folder
+    folder = runs_folder(overrides)
     from raymc.serving.access import check_host, check_places, read_token
 
     token = read_token(Path(token_file) if token_file else None)
@@ -109,11 +109,11 @@ def run_serve(
 ) -> None:
     """Serve a model until a signal comes, which this raises as KeyboardInterrupt at the end."""
     # What is wrong with the model is said before Ray is imported, which takes seconds.
-    from raymc.cli.compare import name_of
     from raymc.evaluation.media import plan_of
     from raymc.evaluation.timeline import window_and_stride
     from raymc.serving.access import check_host, check_places
     from raymc.terminal import print_line
+    from raymc.training.runs import name_of
 
     check_host(host, token)
     places = check_places(videos)

@@ -25,7 +25,7 @@ from raymc.evaluation.outcomes import without_threshold
 from raymc.evaluation.predict import predict
 from raymc.terminal import print_line
 from raymc.training.bundle import load_bundle
-from raymc.training.runs import dataset_behind, find_bundle
+from raymc.training.runs import find_bundle, own_dataset
 
 
 def run_evaluate(
@@ -44,7 +44,7 @@ def run_evaluate(
     without a value is null there.
     """
     bundle = load_bundle(find_bundle(run, runs_folder))
-    opened = open_dataset(dataset) if dataset else dataset_behind(bundle.folder)
+    opened = open_dataset(dataset) if dataset else own_dataset(bundle)
     with CountDisplay(console, "rows") as display:
         result = evaluate(bundle, opened, split, device=device, on_rows=display.count)
     console.print(evaluation_table(result))

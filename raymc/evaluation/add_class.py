@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from raymc.data.feed.batches import block_from_table
 from raymc.data.leaks import VIDEO_COLUMNS, videos_in
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
-from raymc.errors import BundleError, ConfigError, DataError
+from raymc.errors import BundleError, ConfigError, DataError, counted
 from raymc.evaluation.media import embed_media, plan_of
 from raymc.evaluation.neighbours import unit
 from raymc.events import ExtractProgress
@@ -30,7 +30,7 @@ from raymc.metrics.calibration import Calibration
 from raymc.metrics.text import percent
 from raymc.metrics.thresholds import thresholds_at_precision
 from raymc.training.bundle import Bundle, add_prototype
-from raymc.training.runs import dataset_behind
+from raymc.training.runs import own_dataset
 
 _SAME = 1e-6  # cosine distance below which two clips are one
 Listener = Callable[[ExtractProgress], None]
@@ -92,7 +92,7 @@ class NewClass:
 
     def lines(self) -> list[str]:
         """Return what to say about it."""
-        clips = f"{self.clips} clip{'s' * (self.clips != 1)}"
+        clips = counted(self.clips, "clip")
         videos = f" of {self.videos} videos" if 1 < self.videos < self.clips else ""
         found = [f"'{self.name}' was added from {clips}{videos}; the other labels are as before"]
         if self.others:
@@ -316,11 +316,7 @@ def _others(
 def _own_dataset(bundle: Bundle) -> Dataset | None:
     """Return the dataset that trained the bundle, if it is at hand and is the same."""
     with suppress(ConfigError, DataError):
-        return dataset_behind(bundle.folder)
-    with suppress(DataError):
-        dataset = open_dataset(bundle.config.data.path)
-        if dataset.manifest.digest() == bundle.dataset_digest:
-            return dataset
+        return own_dataset(bundle)
     return None
 
 

@@ -32,7 +32,7 @@ from raymc.training.bundle import (
     read_description,
     write_bundle,
 )
-from raymc.training.runs import dataset_behind, run_of
+from raymc.training.runs import own_dataset, run_of
 
 CARD, LICENSE, METRICS = "README.md", "LICENSE", "metrics.json"
 LABELS_SHOWN = 100
@@ -136,7 +136,7 @@ def _about(bundle: Bundle, title: str, license: str, dataset: str, split: str) -
         note = f"{only}, because the bundle is in no run's folder: name a --dataset to measure it"
         return replace(known, note=note)
     try:
-        opened = open_dataset(dataset) if dataset else dataset_behind(bundle.folder)
+        opened = open_dataset(dataset) if dataset else own_dataset(bundle)
     except (ConfigError, DataError) as error:
         if dataset:
             raise

@@ -26,7 +26,7 @@ from raymc.data.storage import whole_file
 from raymc.errors import ConfigError, DataError
 from raymc.events import Count, unheard
 from raymc.training.bundle import Bundle
-from raymc.training.runs import dataset_behind, run_of
+from raymc.training.runs import own_dataset, run_of
 
 MOST_CLIPS = 5000  # of larger splits, every so-manieth shard is taken, up to about this many clips
 
@@ -65,9 +65,10 @@ def training_clips(bundle: Bundle, *, on_rows: Count = unheard) -> TrainingClips
         ConfigError: The bundle is in no run's folder, or its dataset has changed.
         DataError: The dataset can't be read.
     """
-    run, dataset = run_of(bundle.folder), dataset_behind(bundle.folder)
-    if run is None or dataset.manifest.digest() != bundle.dataset_digest:
-        raise ConfigError(f"{dataset.path} is not the dataset that the model was trained on")
+    run = run_of(bundle.folder)
+    if run is None:
+        raise ConfigError(f"the bundle {bundle.folder} is in no run's folder")
+    dataset = own_dataset(bundle)
     belongs_to = {
         "dataset": bundle.dataset_digest,
         "split": bundle.config.data.train,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raymc.errors import counted
 from raymc.evaluation.scored import ScoredSplit
 from raymc.metrics.thresholds import thresholds_at_precision
 from raymc.training.bundle import Bundle
@@ -81,7 +82,7 @@ def outcome_lines(outcomes: Sequence[Outcome], split: str) -> list[str]:
     if given:
         lines.append(f"on {split}, at the thresholds chosen there, the model found:")
     for one in given[:LABELS_SHOWN]:
-        alarms = f"{one.false_alarms} false alarm{'s' * (one.false_alarms != 1)}"
+        alarms = counted(one.false_alarms, "false alarm")
         lines.append(f"  {one.found} of {one.clips} {one.label!r}, {alarms}")
     if len(given) > LABELS_SHOWN:
         lines.append(f"  … and {len(given) - LABELS_SHOWN} more labels")

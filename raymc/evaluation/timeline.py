@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32
 
 from raymc.data.shards import Ragged
 from raymc.data.survey import clip_seconds
-from raymc.errors import ConfigError, DataError, RaymcError
+from raymc.errors import ConfigError, DataError, RaymcError, counted
 from raymc.evaluation.media import plan_of, token_table
 from raymc.evaluation.outcomes import without_threshold
 from raymc.evaluation.scoring import check_threshold
@@ -30,7 +30,7 @@ from raymc.features.sources import Source, check_present, list_sources
 from raymc.metrics.calibration import Calibration
 from raymc.runtime.device import device_here
 from raymc.training.bundle import ROWS_AT_A_TIME, Bundle
-from raymc.training.runs import dataset_behind
+from raymc.training.runs import own_dataset
 
 LEAVE_SHARE = 0.75  # `python -m jobs.bench timeline` compares it with others
 
@@ -93,8 +93,8 @@ class Timeline:
 
     def __repr__(self) -> str:
         """Return what it is of, and how much."""
-        windows = _counted(len(self.starts), "window")
-        return f"Timeline({self.path!r}: {windows}, {_counted(len(self.all_segments), 'segment')})"
+        windows = counted(len(self.starts), "window")
+        return f"Timeline({self.path!r}: {windows}, {counted(len(self.all_segments), 'segment')})"
 
     @property
     def seconds(self) -> float:
@@ -185,18 +185,14 @@ def timeline_lines(timeline: Timeline) -> list[str]:
     """Return what a timeline is made of, what it found, and which labels it can't find."""
     count, found = len(timeline.starts), timeline.all_segments
     every = f", one every {timeline.stride_seconds:g} s" if count > 1 else ""
-    windows = f"{_counted(count, 'window')} of {timeline.window_seconds:g} s{every}"
+    windows = f"{counted(count, 'window')} of {timeline.window_seconds:g} s{every}"
     lines = [f"{windows} ({timeline.chosen})"]
     named = dict.fromkeys(one.label for one in found)
-    segments = _counted(len(found), "segment")
+    segments = counted(len(found), "segment")
     lines.append(f"{segments} of {len(named):,} of {len(timeline.labels):,} labels")
     if missing := int(np.isnan(timeline.enter).sum()):
         lines.append(f"{without_threshold(missing)}, so they have no segments")
     return lines
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 Listener = Callable[[float], None]
@@ -359,7 +355,7 @@ def window_and_stride(
     found = bundle.clip_seconds
     if found is None:
         try:
-            found = clip_seconds(dataset_behind(bundle.folder), bundle.config.data.train)
+            found = clip_seconds(own_dataset(bundle), bundle.config.data.train)
         except RaymcError as error:
             raise ConfigError(
                 f"how long were the clips of training? Neither the bundle nor a dataset says so "

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -32,7 +32,7 @@ from raymc.data.storage import (
     reaching,
     read_bytes,
 )
-from raymc.errors import ConfigError, DataError
+from raymc.errors import ConfigError, DataError, counted
 from raymc.features.clips import Source, is_media
 from raymc.features.coding_files import (
     ELAN,
@@ -53,6 +53,9 @@ from raymc.features.columns import (
 )
 from raymc.features.tables import TABLE_SUFFIXES, Reading, Table, read_table
 from raymc.features.transcripts import SIDECARS, find_sidecars
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TABLES = (*TABLE_SUFFIXES, ".eaf")
 _MOST_NAMED = 10  # files or labels in a line
@@ -78,6 +81,13 @@ class Listing:
     notes: Sequence[str] = ()
     left_out: Sequence[str] = ()
     program: str = ""
+
+    def clips(self) -> "pd.DataFrame":
+        """Return a row for each source: `path`, `start` and `end` in seconds, and `labels`."""
+        import pandas as pd  # it takes long, and extraction doesn't need it
+
+        rows = [(x.path, x.start_seconds, x.end_seconds, list(x.labels)) for x in self.sources]
+        return pd.DataFrame(rows, columns=["path", "start", "end", "labels"])
 
 
 def list_media(config: ExtractConfig) -> Listing:
@@ -156,6 +166,17 @@ def check_present(sources: Sequence[Source]) -> None:
         f"none of the files exists ({len(paths):,}, such as {next(iter(paths))}): check the paths; "
         "relative ones are relative to the table's folder, or to that of --videos"
     )
+
+
+def list_annotations(source: str, tiers: Sequence[str] = ()) -> Listing:
+    """List what files of ELAN, BORIS or Label Studio say; no splits are drawn.
+
+    Args:
+        source: A file, or a glob of several.
+        tiers: Of ELAN's, those that are read; empty: all.
+    """
+    columns = {"labels": ",".join(tiers)} if tiers else {}
+    return list_media(ExtractConfig(source=source, split=NONE, columns=columns))
 
 
 def list_sources(address: str, *, split: str = "train") -> list[Source]:
@@ -259,7 +280,7 @@ def _of_files(
     ]
     if len(told) > _MOST_NAMED:
         told = [*told[:_MOST_NAMED], f"and {len(told) - _MOST_NAMED:,} more"]
-    lines = [f"{config.source}: {_counted(len(files), 'file')}, all in {split}"]
+    lines = [f"{config.source}: {counted(len(files), 'file')}, all in {split}"]
     return Listing(sources, lines, left_out=[f"left out: {line}" for line in told])
 
 
@@ -272,7 +293,7 @@ def _other_files(folder: str, others: Sequence[str], media: Sequence[str]) -> It
         counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(5))
         first = next((kind for kind in kinds if kind.startswith(".")), ".SUFFIX")
         yield (
-            f"{_counted(len(names), 'file')} without a suffix of media ({counts}): "
+            f"{counted(len(names), 'file')} without a suffix of media ({counts}): "
             f"{_named(names)}; to take some, name them, such as '{folder}/**/*{first}'"
         )
 
@@ -316,7 +337,7 @@ def _together(
     where = config.source
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
-    notes = dict.fromkeys([_counted(len(files), "table")])
+    notes = dict.fromkeys([counted(len(files), "table")])
     names: tuple[str, ...] = ()
     program = ""
     for file in files:
@@ -385,7 +406,8 @@ def _of_table(table: Table, config: ExtractConfig) -> Listing:
     extra_fields(rows, where)
     sources, notes = _divided(rows, understood, config)
     lines = [_first_line(where, len(table.rows), understood), *found, *_label_lines(understood)]
-    lines += notes or [f"  splits: {_split_counts(sources)}"]
+    if understood.has_splits or config.split != NONE:
+        lines += notes or [f"  splits: {_split_counts(sources)}"]
     lines += [f"  warning: {warning}" for warning in understood.warnings]
     return Listing(sources, lines, notes, program=table.program)
 
@@ -554,7 +576,7 @@ def _text_lines(sources: Sequence[Source], language: str) -> Iterator[str]:
         file[len(os.path.splitext(os.path.basename(path))[0]) :] for path, file in taken.items()
     )
     counts = ", ".join(f"{ending} {count:,}" for ending, count in endings.most_common(_MOST_NAMED))
-    line = f"  text: {len(taken):,} of {_counted(len(found), 'file')} have one beside them"
+    line = f"  text: {len(taken):,} of {counted(len(found), 'file')} have one beside them"
     lacking = [os.path.basename(path) for path in found if path not in taken]
     yield f"{line} ({counts})" + (f"; none: {_named(lacking)}" if lacking else "")
     several = [files for files in found.values() if len(files) > 1]
@@ -567,9 +589,9 @@ def _text_lines(sources: Sequence[Source], language: str) -> Iterator[str]:
 
 def _first_line(where: str, rows: int, understood: Understood) -> str:
     columns = understood.columns
-    parts = [_counted(rows, "row"), *understood.notes, f'path ← "{columns.of["path"]}"']
+    parts = [counted(rows, "row"), *understood.notes, f'path ← "{columns.of["path"]}"']
     if columns.one_a_label:
-        parts.append(f"labels ← {_counted(len(columns.labels), 'column')}, one a label")
+        parts.append(f"labels ← {counted(len(columns.labels), 'column')}, one a label")
     elif columns.labels:
         told = f", split at {understood.separator}" if understood.separator else ""
         parts.append("labels ← " + ", ".join(f'"{name}"' for name in columns.labels) + told)
@@ -590,17 +612,13 @@ def _label_lines(understood: Understood) -> Iterator[str]:
         return
     counts = [f"{name} {count:,}" for name, count in understood.counts.items()]
     once = sum(count == 1 for count in understood.counts.values())
-    yield f"  {_counted(len(counts), 'label')}: {_named(counts)}" + (
+    yield f"  {counted(len(counts), 'label')}: {_named(counts)}" + (
         f"; {once} only once" if once else ""
     )
 
 
 def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 class Digests:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymc.errors import DataError, first_line
+from raymc.errors import DataError, counted, first_line
 from raymc.features.text_files import decode_text
 
 _TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
@@ -360,7 +360,7 @@ def _of_grid(
     """Return the lines of a grid by its headings; `separator` is that of a text file."""
     at, notes, place = _headings_at(grid, reading), list(notes), "line" if separator else "row"
     if at:
-        notes.append(f"headings below {at} other line{'s' if at > 1 else ''}")
+        notes.append(f"headings below {counted(at, 'other line')}")
     headings, body = (grid[at or 0][1], grid[(at or 0) + 1 :]) if grid else ([], [])
     names = [name for name in headings if name is not None]
     if len(set(names)) < len(names):

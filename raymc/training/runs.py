@@ -27,7 +27,7 @@ from raymc.config import (
 )
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.storage import write_text
-from raymc.errors import ConfigError
+from raymc.errors import ConfigError, DataError
 from raymc.runtime.provenance import current_code
 from raymc.training.bundle import DESCRIPTION, Bundle
 from raymc.training.checkpoint import PROGRESS
@@ -281,40 +281,38 @@ def dataset_of(run: Run) -> Dataset:
         ConfigError: Its path holds another one now.
         DataError: It can't be read.
     """
-    dataset = open_dataset(run.config.data.path)
-    digest = dataset.manifest.digest()
-    if run.dataset not in ("", digest):
-        problem = _other_dataset(run.name, run.dataset, run.config.data.path, digest)
-        raise ConfigError(f"{problem}: name the folder it was moved to with data.path=FOLDER")
-    return dataset
+    advice = "name the folder it was moved to with data.path=FOLDER"
+    return _same_dataset(run.config.data.path, run.name, run.dataset, advice)
 
 
-def own_dataset(bundle: Bundle, name: str, path: str) -> Dataset:
-    """Open the dataset that a bundle called `name` was trained on, where its settings say it is.
+def own_dataset(bundle: Bundle, path: str = "") -> Dataset:
+    """Return the dataset that a bundle was trained on: at a path, or where its run says it is.
 
     Raises:
-        ConfigError: Another one is there now.
+        ConfigError: Another one is there now, or the bundle is in no run's folder and none is
+            where its own settings say.
         DataError: It can't be read.
     """
+    home = run_of(bundle.folder)
+    path = path or (bundle.config if home is None else read_config(home)).data.path
+    advice = "name the dataset that is meant"
+    try:
+        return _same_dataset(path, name_of(bundle.folder), bundle.dataset_digest, advice)
+    except DataError as error:
+        if home is not None:
+            raise
+        raise ConfigError(
+            f"which dataset? The bundle {bundle.folder} is in no run's folder: name one"
+        ) from error
+
+
+def _same_dataset(path: str, run: str, trained_on: str, advice: str) -> Dataset:
+    """Open a dataset, whose digest is known unless it is empty; another one is an error."""
     dataset = open_dataset(path)
     digest = dataset.manifest.digest()
-    if digest != bundle.dataset_digest:
-        problem = _other_dataset(name, bundle.dataset_digest, path, digest)
-        raise ConfigError(f"{problem}: name the dataset that is meant with --dataset")
+    if trained_on not in ("", digest):
+        raise ConfigError(f"{_other_dataset(run, trained_on, path, digest)}: {advice}")
     return dataset
-
-
-def dataset_behind(bundle: Path) -> Dataset:
-    """Return the dataset that the run of a bundle was trained on.
-
-    Raises:
-        ConfigError: The bundle is in no run's folder, or its dataset's path holds another one now.
-        DataError: The dataset can't be read.
-    """
-    folder = run_of(bundle)
-    if folder is None:
-        raise ConfigError(f"which dataset? The bundle {bundle} is in no run's folder: name one")
-    return dataset_of(read_run(folder))
 
 
 def _run(folder: Path, config: Config, identity: _Identity) -> Run:
@@ -459,3 +457,8 @@ def run_of(bundle: Path) -> Path | None:
     folder = bundle.absolute().parent
     is_of_run = bundle.name == BUNDLE and (folder / CONFIG_FILE).exists()
     return folder if is_of_run else None
+
+
+def name_of(bundle: Path) -> str:
+    """Return the name of a bundle's run, or of the bundle if it belongs to none."""
+    return (run_of(bundle) or bundle.absolute()).name

@@ -139,6 +139,26 @@ def test_a_dataset_that_cannot_be_trained_on(
         assert not (Path(config.run.folder) / config.run.name).exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "one"],
+        ["predict", "one", "new", "--out", "new.csv"],
+        ["timeline", "one", "new.mp4", "--out", "new.html"],
+        ["review", "one", "--out", "new.html"],
+        ["compare", "one", "two"],
+        ["add-class", "one", "new", "clips", "--out", "new"],
+        ["export", "one", "--out", "new"],
+        ["serve", "one"],
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(command: list[str]) -> None:
+    assert complaint(*command, "run.folder=runs", "loss.margin=0.3") == (
+        "loss.margin: a trained model keeps its settings, so only run.folder can be given here; "
+        "see --help for options"
+    )
+
+
 @pytest.mark.usefixtures("ray_logs")
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -387,7 +387,8 @@ def test_the_command_writes_all_files(run: Path, found: review.Review, tmp_path:
 
 def _without_run(model: Bundle, data: Dataset, folder: Path) -> object:
     shutil.copytree(model.folder, folder / "bundle")
-    return raymc.review(load_bundle(folder / "bundle"))
+    bundle = load_bundle(folder / "bundle")
+    return raymc.review(replace(bundle, config=override(bundle.config, {"data.path": "gone"})))
 
 
 def _one_video(model: Bundle, data: Dataset, folder: Path) -> object:
