@@ -18,6 +18,7 @@ from raymc.cli.options import (
     make_console,
     overridable,
     pair_of,
+    print_next,
 )
 
 if TYPE_CHECKING:
@@ -231,7 +232,6 @@ def _annotations_command(name: str) -> click.Command:
 
 
 def _import_annotations(name: str, source: str, out: Path, tiers: Sequence[str]) -> None:
-    from raymc.cli.options import program
     from raymc.errors import ConfigError, DataError, counted
     from raymc.features.sources import list_annotations
     from raymc.terminal import print_line
@@ -248,7 +248,8 @@ def _import_annotations(name: str, source: str, out: Path, tiers: Sequence[str])
     _print_listing(listing.lines, console)
     _save_clips(listing.clips(), out)
     clips = counted(len(listing.sources), "clip")
-    print_line(console, f"{out}: {clips}; next: {program()} extract {out} --out FOLDER")
+    print_line(console, f"{out}: {clips}")
+    print_next(console, "make a dataset of it", "extract", str(out), "--out", "FOLDER")
 
 
 def _save_clips(frame: "pd.DataFrame", out: Path) -> None:
@@ -360,7 +361,10 @@ def extract(
     settings["extract.source"] = source
     settings["extract.screen"] = "rapidocr" if screen_text else None
     settings["extract.columns"] = columns or None
-    run_extract(load_config(config, overrides, settings), make_console(), dry_run=dry_run)
+    loaded, console = load_config(config, overrides, settings), make_console()
+    summary = run_extract(loaded, console, dry_run=dry_run)
+    if summary is not None and summary.manifest.vocabulary.names:
+        print_next(console, "train on it", "train", loaded.data.path)
 
 
 def run_extract(

@@ -4,6 +4,7 @@ Imports only click at first, so that `raymc --help` is answered at once.
 """
 
 import errno
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from raymc.errors import ConfigError, RaymcError
 from raymc.runtime.interruption import exit_code, is_interrupted, told
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from raymc.config import Config, Preset, Size
 
 _CONFIGS = (".yaml", ".yml")
@@ -212,6 +215,13 @@ def program() -> str:
         return f"{sys.executable} -m raymc"
     here = Path.cwd()
     return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+
+
+def print_next(console: "Console", what: str, *words: str) -> None:
+    """Say which command of raymc comes next."""
+    from raymc.terminal import print_line
+
+    print_line(console, f"next, {what}: {program()} {shlex.join(words)}")
 
 
 def options_of(kind: Any) -> list[click.Parameter]:

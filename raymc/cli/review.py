@@ -55,7 +55,7 @@ def run_review(
     """Review the dataset of a run, print what was found, and write it to files."""
     from raymc.cli.display import StagesDisplay
     from raymc.data.shards import open_dataset
-    from raymc.errors import ConfigError
+    from raymc.errors import ConfigError, DataError
     from raymc.evaluation.review.files import SUFFIXES, save_review
     from raymc.evaluation.review.out_of_fold import best_epoch
     from raymc.evaluation.review.review import review as review_dataset
@@ -68,6 +68,8 @@ def run_review(
     for file in files:
         if file.suffix.lower() not in (".html", *SUFFIXES):
             raise ConfigError(f"{file}: a review is written as .html, {' or '.join(SUFFIXES)}")
+        if file.exists():
+            raise DataError(f"{file} already exists: choose another --out")
     bundle = load_bundle(find_bundle(run, runs_folder))
     opened = open_dataset(dataset) if dataset else own_dataset(bundle)
     shares = " and, for learning curves, on a half and a quarter of these" * asked["curves"]

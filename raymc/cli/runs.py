@@ -4,7 +4,6 @@ Each function joins the work with its display and its record in MLflow. Ray, Opt
 take seconds to import, so a function imports what it alone needs.
 """
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
-from raymc.cli.options import program
+from raymc.cli.options import print_next
 from raymc.cli.tables import failure_lines, trials_table
 from raymc.config import (
     Config,
@@ -283,13 +282,8 @@ def _conclude(run: Run, dataset: Dataset, bundle: Path, console: Console) -> Non
     if dataset.manifest.rows(test := run.config.data.test):
         here = Path.cwd()
         folder = run.folder.relative_to(here) if run.folder.is_relative_to(here) else run.folder
-        command = [
-            program(),
-            "evaluate",
-            str(folder),
-            *(["--split", test] if test != "test" else []),
-        ]
-        print_line(console, f"next, measure it on clips it has not seen: {shlex.join(command)}")
+        split = ["--split", test] if test != "test" else []
+        print_next(console, "measure it on clips it has not seen", "evaluate", str(folder), *split)
 
 
 def _log_bundle(bundle: Path, tracker: Tracker, run: str, config: Config, console: Console) -> bool:

@@ -82,7 +82,10 @@ def read_study(run: Run) -> optuna.Study:
     """
     address = _address(run)
     if not run.config.search.storage and not (run.folder / STUDY_FILE).is_file():
-        raise ConfigError(f"{run.folder} is not the folder of a sweep: it has no {STUDY_FILE}")
+        raise ConfigError(
+            f"{run.folder} is not the folder of a sweep: it has no {STUDY_FILE}; raymc tune makes "
+            "sweeps, and raymc evaluate measures a run"
+        )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         storage = _storage(address)

@@ -89,7 +89,7 @@ def newest_intact(
             return one.path, {*unreadable, *(each.path for each in found)} - needed
     if found:
         raise CheckpointError(
-            f"no checkpoint in {folder} is intact: choose another run.name to start a new run"
+            f"no checkpoint in {folder} is intact: choose another --name to start a new run"
         )
     return None, set()
 

@@ -26,6 +26,7 @@ from raymc.config import (
     to_dict,
 )
 from raymc.data.shards import Dataset, open_dataset
+from raymc.data.shards.manifest import MANIFEST_FILE
 from raymc.data.storage import write_text
 from raymc.errors import ConfigError, DataError
 from raymc.runtime.provenance import current_code
@@ -186,7 +187,7 @@ def _identify(folder: Path, config: Config, *, sweep: bool, dataset: str) -> _Id
         elif other:
             known = None  # nothing is trained that could be mixed, so this becomes a new run
     if problem:
-        raise ConfigError(f"{problem}: choose another run.name to start anew")
+        raise ConfigError(f"{problem}: choose another --name to start anew")
     begun = known or _Identity(id=uuid4().hex, name=name, results=RESULTS, raymc=raymc.__version__)
     is_finished = not sweep and (folder / BUNDLE).exists()
     code = list(begun.code)
@@ -401,11 +402,13 @@ def find_run(run: str, runs_folder: str) -> Path:
         if (folder / CONFIG_FILE).exists():
             return folder.absolute()
     known = sorted(str(folder.relative_to(runs_folder)) for folder in _run_folders(runs_folder))
-    raise ConfigError(
-        f"no run {run!r} in {runs_folder}, and {run} is not the folder of a run or bundle: "
-        f"check the name (there are: {', '.join(known) or 'none'}), or name the folder of runs "
-        "with run.folder=FOLDER"
-    )
+    there_are = f"(there are: {', '.join(known) or 'none'}), or name the folder of runs"
+    if Path(run, MANIFEST_FILE).exists():
+        problem = f"{run} is a dataset; name a run, or the bundle of one, in its place {there_are}"
+    else:
+        problem = f"no run {run!r} in {runs_folder}, and {run} is not the folder of a run or bundle"
+        problem += f": check the name {there_are}"
+    raise ConfigError(f"{problem} with run.folder=FOLDER")
 
 
 def find_bundle(run: str, runs_folder: str) -> Path:

@@ -262,7 +262,7 @@ def test_a_replaced_dataset_is_refused_before_anything_is_done(
         assert (code, line) == (
             2,
             f"raymc: run 'base' was trained on another dataset (digest {digest[:12]}) than "
-            f"{data} holds now (digest {now[:12]}): choose another run.name to start anew\n",
+            f"{data} holds now (digest {now[:12]}): choose another --name to start anew\n",
         )
         assert kept == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
     if command == "train":  # the same data elsewhere, of which little is read

@@ -506,7 +506,8 @@ def test_annotations_are_imported_as_a_table(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert "2 rows; Label Studio; path" in result.output
         assert "2 labels: shapes, big 2, counting 1; 1 only once" in result.output
-        assert f"{out}: 2 clips; next: " in result.output.replace("\n", "")
+        told = result.output.replace("\n", "")
+        assert f"{out}: 2 clipsnext, make a dataset of it: " in told
         frame = raymc.annotations(source)
         assert_frame_equal(raymc.annotations(out), frame)
     assert [*frame["labels"]] == [["counting", "shapes, big"], ["shapes, big"]]

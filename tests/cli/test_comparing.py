@@ -236,7 +236,9 @@ def test_a_run_is_found_by_name_folder_and_bundle(runs: Path) -> None:
         assert find_bundle(run, str(folder)) == bundle
 
 
-def test_what_cannot_be_compared(runs: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared(
+    runs: Path, tiny_path: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.json").write_text("{}")
     good = str(runs / "good")
@@ -247,6 +249,7 @@ def test_what_cannot_be_compared(runs: Path, tiny_bundle: Path, tmp_path: Path) 
             [good, "none"],
             rf"no run 'none' in {tmp_path}, and none is not the folder of a run or bundle",
         ),
+        ([good, str(tiny_path)], rf"^{tiny_path} is a dataset; name a run, or the bundle of one"),
         ([good, "begun"], r"run 'begun' has no bundle yet: run its command again"),
     ):
         with pytest.raises(ConfigError, match=message):

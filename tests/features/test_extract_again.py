@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from example_dataset import contents
 
+from raymc.cli.main import main
 from raymc.config import ExtractConfig
 from raymc.data.check import check_dataset
 from raymc.data.shards import FAILURES_FILE, Row, ShardStream, open_dataset
@@ -91,7 +93,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / "videos.csv").write_text(
             "path,labels\na.mp4,two\nb.mp4,one\nc.mp4,one\n"
         ),
-        r"out holds another dataset: different provenance; choose another folder$",
+        r"out holds another dataset: different provenance \(.*sources_sha256\); choose another",
     ),
 }
 
@@ -113,9 +115,12 @@ def test_other_settings_and_another_raymc(tmp_path: Path, monkeypatch: pytest.Mo
     config, out = begun(tmp_path, finish=True)
     assert again(replace(config, device="cpu", max_failures=0.05), out) == 2
     assert again(config, shutil.copytree(out, tmp_path / "copy")) == 2  # somebody else's copy
+    command = ["extract", config.source, "--out", str(out), "--audio", "none", "--split", "none"]
+    told = CliRunner().invoke(main, [*command, "extract.shard_rows=2"]).output
+    assert told.replace("\n", "").endswith(f"next, train on it: raymc train {out}"), told
     (tmp_path / "a.mp4").unlink()  # media may be moved away once they are read
     assert again(config, out) == 2
-    with pytest.raises(DataError, match=r"holds another dataset: different .*provenance"):
+    with pytest.raises(DataError, match=r"different .*provenance \(fps: 1.0 → 2.0\)"):
         again(replace(config, fps=2.0), out)
     monkeypatch.setattr(on_ray, "FEATURES", 2)
     with pytest.raises(DataError, match=r"/out was begun by a raymc that makes other features: ch"):

@@ -33,7 +33,7 @@ def test_a_dataset_that_is_there_needs_no_recipe(config: Config) -> None:
 
 def test_another_dataset_is_not_written_over(config: Config) -> None:
     prepare_dataset(config)
-    with pytest.raises(DataError, match=r"holds another dataset: different .*provenance"):
+    with pytest.raises(DataError, match=r"different .*provenance \(seed: 0 → 1\)"):
         prepare_dataset(override(config, {"data.make.seed": 1}))
 
 

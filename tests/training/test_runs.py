@@ -126,7 +126,7 @@ def test_a_run_of_that_name_with_other_settings(config: Config, sweep: bool) -> 
     settings = {"loss.margin": 0.3, "model.depth": 5, "train.seed": 1, "train.epochs": 7}
     message = (
         r"run 'mine' exists with other settings \(loss.margin: 0.1 → 0.3; model.depth: 4 → 5; "
-        r"train.epochs: 20 → 7\): choose another run.name"
+        r"train.epochs: 20 → 7\): choose another --name"
     )
     with pytest.raises(ConfigError, match=message):
         open_run(override(config, settings), sweep=sweep)
@@ -186,7 +186,7 @@ def refusal(config: Config, *, sweep: bool = False, dataset: str = "abc") -> str
         open_run(config, sweep=sweep, dataset=dataset)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     line = str(caught.value)
-    assert line.endswith(": choose another run.name to start anew")
+    assert line.endswith(": choose another --name to start anew")
     assert "\n" not in line
     assert "delete" not in line
     return line

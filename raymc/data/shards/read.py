@@ -125,7 +125,9 @@ def open_dataset(path: str) -> Dataset:
 
 
 def is_dataset(path: str) -> bool:
-    """Return whether a folder holds a dataset, even an unfinished one, or Parquet files in folders.
+    """Return whether a folder holds a dataset, even an unfinished one, or `SPLIT/*.parquet` files.
+
+    Parquet files in deeper folders make none: videos may lie beside datasets and runs.
 
     Raises:
         DataError: It can't be reached.
@@ -138,7 +140,8 @@ def is_dataset(path: str) -> bool:
         if any(file.is_file for file in files):
             return True
         is_folder = folder.type == fs.FileType.Directory
-    return is_folder and any("/" in file for file in storage.parquet_files(filesystem, root))
+    files = storage.parquet_files(filesystem, root) if is_folder else ()
+    return any(file.count("/") == 1 for file in files)
 
 
 def _opened(root: str, filesystem: fs.FileSystem, manifest: Manifest) -> Dataset:

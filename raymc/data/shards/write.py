@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
@@ -130,11 +131,26 @@ def _check_same(root: str, found: Mapping[str, Any], plan: Manifest) -> None:
     wanted = json.loads(to_text(plan.to_json()))
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     if differing:
-        hint = " (number of rows, or shard_rows)" if "splits" in differing else ""
+        hints = {"splits": "number of rows, or shard_rows"}
+        if "provenance" in differing:
+            hints["provenance"] = _changes(found.get("provenance") or {}, wanted["provenance"])
+        told = [f"{key} ({hints[key]})" if hints.get(key) else key for key in differing]
         raise DataError(
-            f"{root} holds another dataset: different {', '.join(differing)}{hint}; choose "
-            "another folder"
+            f"{root} holds another dataset: different {', '.join(told)}; choose another folder"
         )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say which entries differ, and how those that are one value each do."""
+    told = []
+    for key in sorted({*before, *now}):
+        pair = (before.get(key), now.get(key))
+        if all(isinstance(value, Mapping) for value in pair):
+            told += [_changes(*pair)] if pair[0] != pair[1] else []
+        elif pair[0] != pair[1]:
+            is_short = all(isinstance(x, (bool, float, int, NoneType)) for x in pair)
+            told.append(f"{key}: {pair[0]} → {pair[1]}" if is_short else key)
+    return ", ".join(told)
 
 
 def _write_splits(

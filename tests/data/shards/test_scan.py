@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from example_dataset import MODALITIES, VOCABULARY, write
 
-from raymc.data.shards import Modality, open_dataset, ragged, read_shard
+from raymc.data.shards import Modality, is_dataset, open_dataset, ragged, read_shard
 from raymc.errors import DataError
 
 FLOATS = pa.list_(pa.float32())
@@ -119,6 +119,7 @@ def test_foreign_folders(
     put(tmp_path, file, columns)
     with pytest.raises(DataError, match=f"{tmp_path}.*{message}"):
         open_dataset(str(tmp_path))
+    assert is_dataset(str(tmp_path)) == (file == "train/a.parquet")
 
 
 def test_a_file_without_a_column_of_the_first(tmp_path: Path) -> None:

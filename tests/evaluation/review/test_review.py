@@ -378,11 +378,14 @@ def test_the_command_writes_all_files(run: Path, found: review.Review, tmp_path:
         found.picks
     )
     assert "This dataset was not made of videos" in page
-    done = CliRunner().invoke(main, [*asked[:-1], "review.pdf"])
-    assert (done.exit_code, done.output) == (
-        2,
-        "raymc: review.pdf: a review is written as .html, .csv or .xlsx\n",
-    )
+    for out, refusal in {
+        "review.pdf": "a review is written as .html, .csv or .xlsx",
+        str(csv): "already exists: choose another --out",
+    }.items():
+        done = CliRunner().invoke(main, ["review", str(run), "--out", out])
+        assert (done.exit_code, done.output.startswith(f"raymc: {out}")) == (2, True)
+        assert done.output.endswith(f"{refusal}\n")
+    assert html.read_text("utf-8") == page
 
 
 def _without_run(model: Bundle, data: Dataset, folder: Path) -> object:
