@@ -7,9 +7,13 @@ are missing, groups that nobody annotated; and so that a model can learn somethi
 import gc
 import os
 import signal
+import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import shapes  # noqa: F401  # before raymc: it says how its functions are checked
@@ -62,6 +66,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_password_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "_known", {})
     monkeypatch.setattr(addresses, "_secrets", {})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mlflow_lays_out_one_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each later file of this process starts as a copy of the first, for which MLflow took seconds.
+
+    Commands that are processes of their own have MLflow lay out theirs.
+    """
+    if "mlflow" not in sys.modules:  # no test that was collected works with it directly
+        yield
+        return
+    from mlflow.store.db import utils
+
+    lay_out, turn = utils._initialize_tables, threading.Lock()
+    first = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+    def copy(engine: Any) -> None:
+        if engine.url.get_backend_name() != "sqlite":
+            lay_out(engine)
+            return
+        with (
+            turn,
+            closing(engine.raw_connection()) as into,
+            closing(sqlite3.connect(first)) as kept,
+        ):
+            if not kept.execute("SELECT name FROM sqlite_master").fetchone():
+                lay_out(engine)
+                into.driver_connection.backup(kept)
+            else:
+                kept.backup(into.driver_connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
+        yield
 
 
 @pytest.fixture

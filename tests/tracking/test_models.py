@@ -28,7 +28,7 @@ from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Manifest, Modality, Ragged, read_shard
 from raymc.errors import BundleError, ResourceError
 from raymc.metrics.calibration import Calibration
-from raymc.tracking import Tracker, open_tracker, ui_command
+from raymc.tracking import Tracker, open_tracker
 from raymc.tracking.models import log_bundle
 from raymc.training import checkpoint
 from raymc.training.bundle import load_bundle, save_bundle
@@ -414,17 +414,3 @@ def test_a_served_model_answers_with_the_scores_of_a_dataset_s_rows(
         status, text = post(f"{url}/invocations", bad)
         assert status == 400
         assert "row 0: 'visual' has shape (1, 2), expected [tokens, 6]" in text
-
-
-@pytest.mark.slow
-def test_a_server_takes_the_model_too(store: Store, tmp_path: Path) -> None:
-    command = ui_command(store.uri, free_port())
-    with server(command, tmp_path, store.uri) as url:
-        with open_tracker(TrackingConfig(uri=url, experiment="remote"), "unused") as tracker:
-            run_id = start(tracker)
-        for bundle in store.bundles:
-            log_bundle(bundle, run_id, uri=url, register_as="remote", alias="champion")
-        with as_user(url):
-            model = mlflow.pyfunc.load_model("models:/remote@champion")
-        scores = model.predict(frame()).iloc[:, 1:4].to_numpy()
-        np.testing.assert_allclose(scores, expected_scores(store.bundles[1]), rtol=1e-5, atol=1e-6)

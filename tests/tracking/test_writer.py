@@ -9,16 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 from sockets import free_port
+from test_models import as_user, expected_scores, frame, save_tiny_bundle
 from tracking_cases import away, kill, run_server, runs_of, start, steps, wait_until
 
 from raymc.config import TrackingConfig
 from raymc.errors import ResourceError
 from raymc.tracking import Tracker, count_left, open_tracker, ui_command
+from raymc.tracking.models import log_bundle
 from raymc.tracking.writer import SPOOL_FILE, Record, Spool, may_pass
 
 
@@ -144,7 +148,7 @@ def test_one_can_wait_until_everything_is_there(
 
 
 @pytest.mark.slow
-def test_a_server_that_stalls_dies_and_comes_back_has_every_record(
+def test_a_server_that_stalls_dies_and_comes_back_has_every_record_and_takes_models(
     folder: str, config: TrackingConfig, tmp_path: Path
 ) -> None:
     with open_tracker(config, folder) as local:
@@ -179,6 +183,16 @@ def test_a_server_that_stalls_dies_and_comes_back_has_every_record(
         assert steps(stored, "val/mAP", tracker.uri) == expected
         files = MlflowClient(tracker.uri).list_artifacts(tracker.run_id(other))
         assert [file.path for file in files] == ["config.json"]
+
+        bundles = [save_tiny_bundle(tmp_path, seed) for seed in (0, 1)]
+        for bundle in bundles:
+            log_bundle(
+                bundle, stored.info.run_id, uri=tracker.uri, register_as="remote", alias="champion"
+            )
+        with as_user(tracker.uri):
+            model = mlflow.pyfunc.load_model("models:/remote@champion")
+        scores = model.predict(frame()).iloc[:, 1:4].to_numpy()
+        np.testing.assert_allclose(scores, expected_scores(bundles[1]), rtol=1e-5, atol=1e-6)
     finally:
         kill(server)
 
