@@ -41,7 +41,7 @@ def runs(run: str | None, overrides: tuple[str, ...], price: float | None) -> No
     if run is not None and is_setting(run):
         run, overrides = None, (run, *overrides)
     config, console = load_config(None, overrides), make_console()
-    from raymc.cli.tables import runs_table, trials_table
+    from raymc.cli.tables import failure_lines, runs_table, trials_table
     from raymc.terminal import print_line
     from raymc.tracking import find_recorded, list_runs, read_trials, tracking_uri
 
@@ -66,6 +66,8 @@ def runs(run: str | None, overrides: tuple[str, ...], price: float | None) -> No
         console.print(runs_table([newest], metric, width=console.width, price=price))
     trials = read_trials(uri, experiment, newest.run_id, metric=metric)
     console.print(trials_table(trials, metric, width=console.width))
+    for line in failure_lines(trials):
+        print_line(console, line, "yellow")
 
 
 @click.command()

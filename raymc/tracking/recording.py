@@ -136,7 +136,7 @@ class SweepRecorder:
         self._tracker.set_note(key, trial_note(trial, self._config.train.monitor))
         worker_seconds = trial.seconds * self._config.train.most_workers
         costs = {"cost/seconds": trial.seconds, "cost/worker_seconds": worker_seconds}
-        self._tracker.end_run(key, trial.state, metrics=costs)
+        self._tracker.end_run(key, trial.state, metrics=costs, reason=trial.message)
 
     def _key(self, trial: Trial) -> str:
         return f"{self.parent}/{trial.number}"

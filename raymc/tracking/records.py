@@ -27,6 +27,7 @@ KEY_TAG = "raymc.key"
 KIND_TAG = "raymc.kind"  # run or sweep; raymc 0.1.0 wrote none
 STATE_TAG = "raymc.state"
 TRIAL_TAG = "raymc.trial"
+REASON_TAG = "raymc.reason"  # why a trial failed
 PARENT_TAG = "mlflow.parentRunId"
 WORKERS_TAG, GPUS_TAG = "raymc.workers", "raymc.gpus"  # that a run, or each trial, holds at a time
 _CODE_TAGS = {  # by the names in Code.as_texts

@@ -22,6 +22,7 @@ from raymc.tracking.records import (
     KEY_TAG,
     KIND_TAG,
     PARENT_TAG,
+    REASON_TAG,
     STATE_TAG,
     TRIAL_TAG,
     WORKERS_TAG,
@@ -260,4 +261,5 @@ def _trial(run: _Run, number: int, metric: str) -> Trial:
         value=best[metric],
         best={name: value for name, value in best.items() if value is not None},
         seconds=metrics.get("cost/seconds", seconds),
+        message=run.tags.get(REASON_TAG, ""),
     )

@@ -21,6 +21,7 @@ from raymc.tracking.records import (
     NOTE_TAG,
     PARAM_LENGTH,
     PARENT_TAG,
+    REASON_TAG,
     STATE_TAG,
     TAG_LENGTH,
     best_name,
@@ -152,14 +153,26 @@ class Tracker:
         )
 
     def end_run(
-        self, run: str, state: EndState, *, metrics: Mapping[str, float] | None = None
+        self,
+        run: str,
+        state: EndState,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        reason: str = "",
     ) -> None:
-        """Close a run, with final numbers such as `cost/seconds` and `cost/gpu_seconds`.
+        """Close a run, with final numbers such as `cost/seconds`, and why it failed if it did.
 
         With a sweep, its open trials end as stopped.
         """
-        values = _plain(metrics or {})
-        self._send(f"end of {run}", "end_run", run=run, state=state, metrics=values, ended=now())
+        self._send(
+            f"end of {run}",
+            "end_run",
+            run=run,
+            state=state,
+            metrics=_plain(metrics or {}),
+            ended=now(),
+            reason=fit_text(reason, TAG_LENGTH),
+        )
 
     def log_text(self, run: str, file: str, text: str) -> None:
         """Store a text file with the run, at the relative path `file`."""
@@ -312,13 +325,17 @@ class _MlflowRuns:
             self._log_metrics(opened.run_id, make_metrics(metrics, epoch, ended))
             opened.last_epoch = epoch
 
-    def end_run(self, run: str, state: str, *, metrics: Mapping[str, float], ended: int) -> None:
+    def end_run(
+        self, run: str, state: str, *, metrics: Mapping[str, float], ended: int, reason: str = ""
+    ) -> None:
         opened = self._opened(run)
         if opened.is_closed:
             return
         if not opened.is_trial:
             self._stop_trials(opened.run_id, ended=ended)
         self._log_metrics(opened.run_id, make_metrics(metrics, max(0, opened.last_epoch), ended))
+        if reason:
+            self._client.set_tag(opened.run_id, REASON_TAG, reason)
         self._terminate(opened.run_id, state, ended)
 
     def log_text(self, run: str, file: str, *, text: str) -> None:

@@ -90,7 +90,7 @@ def sorted_runs(runs: list[sweeps._Run]) -> list[sweeps._Run]:
     ]
 
 
-def test_a_trial_without_records_is_read_too(folder: str, config: TrackingConfig) -> None:
+def test_a_trial_without_epochs_is_read_too(folder: str, config: TrackingConfig) -> None:
     with open_tracker(config, folder) as tracker:
         tracker.start_run("s", key="s", params={}, tags={})
         tracker.start_run("t", key="t", parent="s", params={}, tags={})
@@ -98,6 +98,10 @@ def test_a_trial_without_records_is_read_too(folder: str, config: TrackingConfig
     assert (sweep.kind, sweep.state, sweep.value) == ("sweep", "running", None)
     (trial,) = read_trials(tracker.uri, config.experiment, sweep.run_id)
     assert (trial.number, trial.state, trial.value, trial.epoch) == (0, "running", None, 0)
+    with open_tracker(config, folder) as tracker:
+        tracker.end_run("t", "failed", reason="ValueError: no such layer")
+    (trial,) = read_trials(tracker.uri, config.experiment, sweep.run_id)
+    assert (trial.state, trial.message) == ("failed", "ValueError: no such layer")
 
 
 def test_runs_of_one_name_are_told_apart(folder: str, config: TrackingConfig) -> None:
