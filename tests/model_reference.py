@@ -175,7 +175,7 @@ def embed_clip(
     modalities: Sequence[Modality],
     tokens: Mapping[str, Array],
 ) -> tuple[Array, dict[str, Array]]:
-    """Return the fused embedding [E] and those of all modalities.
+    """Return the fused embedding [E], or [G · E] with class queries, and those of all modalities.
 
     Args:
         weights: the model's parameters by name.
@@ -206,9 +206,15 @@ def embed_clip(
         block = f"readouts.{name}"
         part = project(weights, block, x, clip.times[name], config.heads)
         parts = []
-        for reader in [x[0], *weights.get(f"queries.{name}", ())]:
+        own_queries = weights.get(f"class_queries.{name}", ())
+        for reader in [x[0], *weights.get(f"queries.{name}", ()), *own_queries]:
             asking = project(weights, block, reader[None], np.zeros(1), config.heads)
             read = update(weights, block, reader[None], attended(asking.queries, [part]))[0]
             parts.append(layer_norm(weights, f"norms.{name}", read))
-        by_modality[name] = linear(weights, f"to_embedding.{name}", np.concatenate(parts))
+        own = parts[len(parts) - len(own_queries) :]
+        shared = np.concatenate(parts[: len(parts) - len(own_queries)])
+        by_modality[name] = linear(weights, f"to_embedding.{name}", shared)
+        if own:
+            rows = [weights[f"to_group.{name}.weight"] @ part + by_modality[name] for part in own]
+            by_modality[name] = np.concatenate(rows)
     return np.mean([by_modality[name] for name in clip.present], axis=0), by_modality

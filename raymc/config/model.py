@@ -42,6 +42,13 @@ class ModelConfig:
         description="Learned queries that read each modality's tokens in the readout layer, beside "
         "its readout token; they help if the evidence for labels lies at different times.",
     )
+    class_queries: int = Field(
+        default=0,
+        ge=0,
+        description="Learned queries that read for some of the classes alone: one a class, or, if "
+        "there are more classes, one for each of this many groups; 0 for none. They help where "
+        "there are many labels, and take time in proportion.",
+    )
     mlp_ratio: float = Field(
         default=2.0, gt=0, le=32, description="Width of the MLP as a multiple of D."
     )

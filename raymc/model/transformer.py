@@ -5,7 +5,8 @@ attend to each other, jointly or through a few bottleneck tokens. Every modality
 weights in every layer, so `fusion_depth` changes only which tokens attend to which, and neither
 the number nor the shapes of the parameters.
 
-Axes: B batch, T tokens, d values of a token, D width, E embedding dim, C classes, M modalities.
+Axes: B batch, T tokens, d values of a token, D width, E embedding dim, C classes, M modalities,
+G groups of classes; F is E, or G·E with an embedding for each group.
 """
 
 import math
@@ -42,7 +43,7 @@ POSITION_SCALE = 0.3
 class Embeddings:
     """Embeddings of a batch of clips, before normalisation.
 
-    `by_modality` holds [B, E] per modality; `fused`, [B, E], is their mean over the modalities
+    `by_modality` holds [B, F] per modality; `fused`, [B, F], is their mean over the modalities
     that a clip has. `present` says per modality, [B], which clips have it after modality dropout.
     """
 
@@ -124,6 +125,16 @@ class MultimodalTransformer(nn.Module):
         self.to_embedding = nn.ModuleDict(
             {name: nn.Linear((1 + count) * width, config.embedding_dim) for name in names}
         )
+        self.groups = min(config.class_queries, classes)
+        self.class_queries = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(self.groups, width)) for name in names if self.groups}
+        )
+        self.to_group = nn.ModuleDict(
+            {
+                name: nn.Linear(width, config.embedding_dim, bias=False)
+                for name in self.class_queries
+            }
+        )
         self.prototypes = nn.Parameter(torch.empty(classes, config.embedding_dim))
         self.bias = nn.Parameter(torch.zeros(classes))
         nn.init.orthogonal_(self.prototypes)
@@ -160,33 +171,41 @@ class MultimodalTransformer(nn.Module):
         bottleneck = self.bottleneck.expand(len(counts), -1, -1)
         for layer in self.layers:
             streams, bottleneck = layer(streams, context, bottleneck)
-        by_modality = {
-            name: self.to_embedding[name](self._read(name, x, context))
-            for name, x in streams.items()
-        }
+        by_modality = {name: self._read(name, x, context) for name, x in streams.items()}
         # Not an einsum, which autocast would run in bfloat16.
         weighted = torch.stack(list(by_modality.values()), dim=1) * presence[:, :, None]
         present = {name: counts[:, index] > 0 for index, name in enumerate(self.names)}
         return Embeddings(weighted.sum(dim=1), by_modality, present)
 
-    def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Tensor:
-        """Return the readout token after it has attended to its modality once more, [B, D].
+    def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Float[Tensor, "B F"]:
+        """Return a modality's embedding, for which readers attend to it once more.
 
         What tokens learn from each other in the last layer can't reach the readout token within
         that layer; without this step a single fused layer would be useless. Learned queries, if
-        any, attend beside it, and all results are concatenated to [B, (1 + queries) D] (pooling
-        by attention: Lee et al., Set Transformer, ICML 2019, eq. 11,
+        any, attend beside it, and an embedding is made of all results together (pooling by
+        attention: Lee et al., Set Transformer, ICML 2019, eq. 11,
         https://arxiv.org/abs/1810.00825).
+
+        What a class query finds is added for the classes of its group alone, so that there is an
+        embedding for each group. After S. Liu et al. 2021, *Query2Label*, arXiv 2107.10834, who
+        have one query a class, and T. Ridnik et al. 2023, *ML-Decoder*, WACV, arXiv 2111.12933,
+        who have one a group.
         """
         block, norm, turns = self.readouts[name], self.norms[name], context.turns[name]
         assert isinstance(block, Block)
         readers = x[:, :1]
-        if name in self.queries:
-            queries = self.queries[name].to(x.dtype).expand(len(x), -1, -1)
-            readers = torch.cat([readers, queries], dim=1)
+        learned = [of[name] for of in (self.queries, self.class_queries) if name in of]
+        if learned:
+            queries = (each.to(x.dtype).expand(len(x), -1, -1) for each in learned)
+            readers = torch.cat([readers, *queries], dim=1)
         _, key, value = block.project(x, turns)
         found = attend(block.query(readers), key, value, context.mask(name))
-        return norm(block.update(readers, found)).flatten(1)
+        read = norm(block.update(readers, found))
+        if not self.groups:
+            return self.to_embedding[name](read.flatten(1))
+        shared, own = read.tensor_split([-self.groups], dim=1)
+        embedding = self.to_embedding[name](shared.flatten(1))
+        return (embedding[:, None] + self.to_group[name](own)).flatten(1)
 
     def _masks(
         self,
@@ -225,18 +244,42 @@ class MultimodalTransformer(nn.Module):
         )
 
     def score_batch(self, batch: Batch) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B C"]]:
-        """Return a batch's fused embeddings, before normalisation, and its scores."""
-        fused = self(batch.tokens, batch.lengths, padded=batch.padded).fused
-        return fused, self.scores(fused)
+        """Return a batch's fused embeddings, before normalisation, and its scores.
 
-    def scores(self, embedding: Float[Tensor, "B E"]) -> Float[Tensor, "B C"]:
+        With class queries a clip's embedding is the mean over groups.
+        """
+        fused = self(batch.tokens, batch.lengths, padded=batch.padded).fused
+        scores = self.scores(fused)
+        return (self._by_group(fused).mean(dim=1) if self.groups else fused), scores
+
+    def scores(self, embedding: Float[Tensor, "B F"]) -> Float[Tensor, "B C"]:
         """Return cosine similarities in [-1, 1], or logits if the head is linear; in float32."""
         with torch.autocast(embedding.device.type, enabled=False):  # would round the products
             embedding, prototypes = embedding.float(), self.prototypes.float()
+            if self.groups:
+                return self._scores_by_group(self._by_group(embedding), prototypes)
             if self.head == "linear":
                 return functional.linear(embedding, prototypes, self.bias.float())
             unit = functional.normalize(embedding, dim=-1)
             return unit @ functional.normalize(prototypes, dim=-1).T
+
+    def _by_group(self, embedding: Float[Tensor, "B F"]) -> Float[Tensor, "B G E"]:
+        return embedding.unflatten(1, (self.groups, -1))
+
+    def _scores_by_group(
+        self, embedding: Float[Tensor, "B G E"], prototypes: Float[Tensor, "C E"]
+    ) -> Float[Tensor, "B C"]:
+        """Score each class by the embedding of its group: class k is in group k mod G."""
+        classes = len(prototypes)
+        if self.head == "cosine":
+            embedding, prototypes = (
+                functional.normalize(x, dim=-1) for x in (embedding, prototypes)
+            )
+        rounds = -(-classes // self.groups)
+        padded = functional.pad(prototypes, (0, 0, 0, rounds * self.groups - classes))
+        dealt = padded.unflatten(0, (rounds, self.groups))
+        scores = torch.einsum("bge,rge->brg", embedding, dealt).flatten(1)[:, :classes]
+        return scores if self.head == "cosine" else scores + self.bias.float()
 
 
 def _checked(name: str) -> str:

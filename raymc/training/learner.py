@@ -175,7 +175,8 @@ class Objective(nn.Module):
         return contrast + self._loss_of_scores(gathered.detach(), labels, observed)
 
     def _loss_of_scores(self, gathered: Tensor, labels: Tensor, observed: Tensor) -> Tensor:
-        if labels.shape[1] <= chunk_classes(len(labels), labels.device):
+        is_small = labels.shape[1] <= chunk_classes(len(labels), labels.device)
+        if is_small or self.model.groups:  # chunks of classes have one embedding a clip
             return self._loss_of_all(gathered, labels, observed)
         return chunked_loss(
             self.config,

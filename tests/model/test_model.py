@@ -1,5 +1,6 @@
 """The transformer against a slow reference, and what must not change its answers."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -55,6 +56,28 @@ def test_tokens_may_go_without_a_norm() -> None:
 
 def test_queries_read_beside_the_readout_token() -> None:
     assert_is_the_reference(make_config(readout_queries=3))
+
+
+@pytest.mark.parametrize("readout_queries", [0, 2])
+def test_class_queries_read_for_a_group_alone(readout_queries: int) -> None:
+    assert_is_the_reference(make_config(readout_queries=readout_queries, class_queries=3))
+
+
+@pytest.mark.parametrize("queries", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("head", ["cosine", "linear"])
+def test_a_class_is_scored_by_the_embedding_of_its_group(queries: int, head: str) -> None:
+    model, clips = make_model(make_config(class_queries=queries), head=head), make_clips()
+    model = model.float()
+    fused = embed(model, clips).fused
+    groups = min(queries, 5)
+    of_groups = fused.detach().numpy().reshape(len(LENGTHS), groups, 10)
+    prototypes, bias = model.prototypes.detach().numpy(), model.bias.detach().numpy()
+    for row, k in itertools.product(range(len(LENGTHS)), range(5)):
+        own, prototype = of_groups[row, k % groups], prototypes[k]
+        expected = own @ prototype + bias[k]
+        if head == "cosine":
+            expected = own @ prototype / np.linalg.norm(own) / np.linalg.norm(prototype)
+        assert model.scores(fused)[row, k].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_token_dropout_is_training_s_alone_and_leaves_the_mean() -> None:

@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bottleneck": {"loss.name": "bce", "model.fusion": "bottleneck"},
     "each reads some shards": {"data.cache": "off", "batch.window_rows": 16},
     "modalities alone": {"loss.name": "prototype_contrast", "loss.modality_weight": 0.5},
+    "class queries": {"loss.modality_weight": 0.5, "model.class_queries": 2},
 }
 Gradients = dict[str, Tensor]
 Step = tuple[Tensor, Gradients]
