@@ -22,10 +22,10 @@ from raymc.data.feed.batches import block_from_table
 from raymc.data.leaks import VIDEO_COLUMNS, videos_in
 from raymc.data.shards import Dataset, is_dataset, open_dataset, read_shard
 from raymc.errors import BundleError, ConfigError, DataError, counted
-from raymc.evaluation.media import embed_media, plan_of
+from raymc.evaluation.media import EmbeddedClip, embed_media, plan_of
 from raymc.evaluation.neighbours import unit
 from raymc.events import ExtractProgress
-from raymc.features.sources import check_present, list_sources
+from raymc.features.sources import Source, check_present, list_sources
 from raymc.metrics.calibration import Calibration
 from raymc.metrics.text import percent
 from raymc.metrics.thresholds import thresholds_at_precision
@@ -189,8 +189,7 @@ def add_class(
     if not 0.0 <= sure < 1.0:
         raise ConfigError(f"confidence is {sure}; it must be at least 0 and below 1")
 
-    parts = [_read(bundle, one, name, split, device, listener, ids=ids) for one in examples]
-    clips = _joined(parts)
+    clips = _read(bundle, examples, name, split, device, listener, ids=ids)
     chosen, given = _examples(clips, name, ids)
     others, of_others = _others(bundle, against, name, given, chosen, device, listener)
     left_out = _leave_one_out(chosen)
@@ -298,7 +297,7 @@ def _others(
     """Return clips without the label, and which they are."""
     found, named = [given] if len(given.ids) else [], ["of the same source"] * bool(len(given.ids))
     if against:
-        read = _read(bundle, against, name, "", device, listener, is_against=True)
+        read = _read(bundle, [against], name, "", device, listener, is_against=True)
         found, named = [*found, read.of(~read.has)], [*named, f"of {against}"]
     else:
         dataset, split = _own_dataset(bundle), bundle.config.data.val
@@ -322,7 +321,7 @@ def _own_dataset(bundle: Bundle) -> Dataset | None:
 
 def _read(
     bundle: Bundle,
-    address: str,
+    addresses: Sequence[str],
     name: str,
     split: str,
     device: str,
@@ -331,17 +330,26 @@ def _read(
     ids: Sequence[str] = (),
     is_against: bool = False,
 ) -> _Clips:
-    """Embed the clips of a dataset, those with some ids if any are given, or of videos."""
-    if is_dataset(address):
+    """Embed the clips of datasets, those with some ids if any are given, then of all videos."""
+    parts, sources = list[_Clips](), list[Source]()
+    for address in addresses:
+        if not is_dataset(address):
+            listed = list_sources(address)
+            check_present(listed)
+            sources += listed
+            continue
         dataset = open_dataset(address)
         splits = [each for each in dataset.manifest.splits if dataset.manifest.rows(each)]
         usual = bundle.config.data.val if is_against else bundle.config.data.train
-        split = split or (splits[0] if len(splits) == 1 else usual)
-        return _read_dataset(bundle, dataset, split, name, ids)
-    sources = list_sources(address)
-    check_present(sources)
-    plan = plan_of(bundle, device=device)
-    read = list(embed_media(bundle, sources, plan, listener=listener))
+        chosen = split or (splits[0] if len(splits) == 1 else usual)
+        parts.append(_read_dataset(bundle, dataset, chosen, name, ids))
+    if sources:
+        plan = plan_of(bundle, device=device)
+        parts.append(_of_videos(list(embed_media(bundle, sources, plan, listener=listener)), name))
+    return _joined(parts)
+
+
+def _of_videos(read: Sequence[EmbeddedClip | str], name: str) -> _Clips:
     found = [one for one in read if not isinstance(one, str)]
     labels = [one.source.labels for one in found]
     return _Clips(

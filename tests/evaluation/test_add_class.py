@@ -19,6 +19,7 @@ from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Row, read_shard, write_dataset
 from raymc.errors import BundleError, ConfigError, DataError
 from raymc.evaluation.add_class import Share, add_class
+from raymc.events import ExtractProgress
 from raymc.metrics.calibration import RIDGE
 from raymc.training.bundle import Bundle, load_bundle
 
@@ -162,7 +163,10 @@ def test_videos_are_examples(
     media_bundle: Path, media_dataset: Dataset, videos: Path, tmp_path: Path
 ) -> None:
     model = load_bundle(media_bundle)
-    new, found = raymc.add_class(model, "tone", videos, tmp_path / "new")
+    files, told = sorted(map(str, videos.iterdir())), list[ExtractProgress]()
+    found = add_class(model, "tone", files, tmp_path / "new", listener=told.append)
+    assert {one.files for one in told} == {len(files)}  # they are read in one go
+    new = load_bundle(tmp_path / "new")
     assert (found.clips, found.videos) == (4, 2)
     (failure,) = found.failures
     assert failure.startswith(f"{videos / '2.mp4'}: ")
