@@ -32,7 +32,8 @@ class Clips:
     contents: pa.Array
 
 
-NO_CLIPS = Clips(pa.array([], pa.string()), pa.array([], pa.string()), pa.array([], _DIGEST))
+# Not by `pa.array`, which imports pandas: that takes long, and not all who import this need it.
+NO_CLIPS = Clips(pa.nulls(0, pa.string()), pa.nulls(0, pa.string()), pa.nulls(0, _DIGEST))
 
 
 def clips_in(table: pa.Table, modalities: Sequence[Modality]) -> Clips:

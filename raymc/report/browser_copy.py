@@ -1,5 +1,6 @@
 """What browsers play of media files, and copies of those that they don't."""
 
+import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ from raymc.features.decoding.shown import orientation
 _MOST_HEIGHT, _MOST_FPS = 480, 30
 _SAMPLE_RATE_HZ = 44_100
 _GAP_SECONDS = 0.1  # of sound, that is kept as one
+_SEEK_SECONDS = 5.0  # before a part, where FFmpeg begins to read: its index may be rough
 _TICKS = Fraction(1, 90_000)
 # By container: the codecs of pictures and sound that Chromium, Firefox and Safari all play.
 _PLAYED = {
@@ -58,8 +60,15 @@ def _is_played(path: str, container: InputContainer) -> bool:
     return seen and all(one.codec_context.name in sounds for one in container.streams.audio)
 
 
-def write_copy(path: str, out: Path, *, on_seconds: Callable[[float], None]) -> None:
-    """Write what browsers play: H.264 of at most 480 lines, upright, and AAC, in an MP4 file.
+def write_copy(
+    path: str,
+    out: Path,
+    *,
+    on_seconds: Callable[[float], None],
+    part: tuple[float, float] = (0.0, math.inf),
+    most_height: int = _MOST_HEIGHT,
+) -> None:
+    """Write what browsers play: H.264, upright, and AAC, in an MP4 file.
 
     What can't be decoded is left out.
 
@@ -67,18 +76,20 @@ def write_copy(path: str, out: Path, *, on_seconds: Callable[[float], None]) -> 
         path: Of the file.
         out: Of the copy.
         on_seconds: Called with the seconds that are done.
+        part: The start and end of what is copied, in seconds.
+        most_height: Lines of a picture.
 
     Raises:
         DataError: It can't be opened as media, or nothing of it can be decoded.
     """
     try:
         with open_container(path) as source:
-            picture = _first_picture(source)
+            picture = _first_picture(source, most_height)
         with (
             open_container(path) as source,
             av.open(str(out), "w", format="mp4", options={"movflags": "faststart"}) as target,
         ):
-            _copy(source, target, picture, on_seconds)
+            _copy(source, target, picture, part, on_seconds)
     except (*FAULTS, OSError) as error:
         raise DataError(reason(error)) from error
 
@@ -87,9 +98,10 @@ def _copy(
     source: InputContainer,
     target: OutputContainer,
     picture: np.ndarray | None,
+    part: tuple[float, float],
     on_seconds: Callable[[float], None],
 ) -> None:
-    begin = (source.start_time or 0) / av.time_base
+    begin, (start, end) = (source.start_time or 0) / av.time_base, part
     sound = next(iter(source.streams.audio), None)
     seen: Any = None if picture is None else _video_stream(target, picture)
     heard: Any = target.add_stream("aac", rate=_SAMPLE_RATE_HZ, layout="stereo") if sound else None
@@ -97,14 +109,24 @@ def _copy(
     target.start_encoding()
     last, samples = -1.0, 0
     wanted = [one for one in (seen and _pictures(source), sound) if one is not None]
+    if start > _SEEK_SECONDS:
+        source.seek(round((begin + start - _SEEK_SECONDS) * av.time_base))
+    ended = set[int]()
     for packet in source.demux(wanted):
+        if len(ended) == len(wanted):
+            break
         for frame in _frames(packet):
-            seconds = max(0.0, (frame.time or 0.0) - begin)
+            seconds = max(0.0, (frame.time or 0.0) - begin) - start
+            if start + seconds >= end:
+                ended.add(packet.stream.index)
+                break
+            if seconds < 0:
+                continue
             if isinstance(frame, VideoFrame):
                 if seconds - last < 0.9 / _MOST_FPS:
                     continue
                 last = seconds
-                made = av.VideoFrame.from_ndarray(_upright(frame), format="rgb24")
+                made = av.VideoFrame.from_ndarray(_upright(frame, seen.height), format="rgb24")
                 made = made.reformat(seen.width, seen.height, "yuv420p")
                 made.pts, made.time_base = round(seconds / _TICKS), _TICKS
                 target.mux(seen.encode(made))
@@ -116,6 +138,8 @@ def _copy(
                     part.pts, part.time_base = samples, Fraction(1, _SAMPLE_RATE_HZ)
                     samples += part.samples
                     target.mux(heard.encode(part))
+    if last < 0 and not samples:
+        raise DataError("nothing of it can be decoded")
     for stream in (seen, heard):
         if stream is not None:
             target.mux(stream.encode(None))
@@ -125,10 +149,11 @@ def _pictures(source: InputContainer) -> Any:
     return next((one for one in source.streams.video if not is_cover(one)), None)
 
 
-def _first_picture(source: InputContainer) -> np.ndarray | None:
+def _first_picture(source: InputContainer, most_height: int) -> np.ndarray | None:
     stream = _pictures(source)
     packets = source.demux(stream) if stream is not None else ()
-    return next((_upright(frame) for packet in packets for frame in _frames(packet)), None)
+    frames = (frame for packet in packets for frame in _frames(packet))
+    return next((_upright(frame, most_height) for frame in frames), None)
 
 
 def _frames(packet: Any) -> Iterator[Any]:
@@ -138,11 +163,11 @@ def _frames(packet: Any) -> Iterator[Any]:
         return
 
 
-def _upright(frame: VideoFrame) -> np.ndarray:
+def _upright(frame: VideoFrame, most_height: int) -> np.ndarray:
     """Return a frame as RGB, no higher than a copy is, both sides even."""
     turned, upright = orientation(frame)
     high = frame.width if turned else frame.height
-    scale = min(1.0, _MOST_HEIGHT / high)
+    scale = min(1.0, most_height / high)
     width, height = (max(2, round(x * scale / 2) * 2) for x in (frame.width, frame.height))
     return np.ascontiguousarray(upright(frame.reformat(width, height, "rgb24").to_ndarray()))
 

@@ -3,16 +3,18 @@
 Files are opened in a child process, because FFmpeg may crash or hang on a damaged one.
 """
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from raymc.errors import DataError
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
 
 _STUCK_SECONDS = 300.0  # of CPU time without a picture, by which FFmpeg never ends
+_CLIP_HEIGHT = 240  # lines of a clip among many
 _LOOK_SECONDS = 10.0  # of CPU time, for a header
 
 
@@ -69,6 +71,41 @@ def copy_for_browsers(path: str, out: Path, *, listener: Callable[[float], None]
                 listener(found)
         except ChildError as error:
             raise DataError(f"its decoder {error}") from error
+
+
+def copies_of(places: Sequence[tuple[str, float, float]]) -> Iterator[bytes]:
+    """Yield a small MP4 file of each clip whose file browsers don't play; nothing of others.
+
+    Args:
+        places: Path, and start and end in seconds, of each clip.
+    """
+    waiting = list(places)
+    while waiting:
+        with closing(Child(_send_copies, waiting)) as child:
+            try:
+                while waiting:
+                    found = child.receive()
+                    waiting.pop(0)
+                    yield found
+            except ChildError:
+                waiting.pop(0)
+                yield b""
+
+
+def _send_copies(connection: Connection, places: Sequence[tuple[str, float, float]]) -> None:
+    from raymc.report.browser_copy import look, write_copy
+
+    with TemporaryDirectory(prefix="raymc-") as folder:
+        for path, start, end in places:
+            copy, made = Path(folder, "copy.mp4"), b""
+            limit_cpu(_STUCK_SECONDS)
+            with suppress(DataError):
+                if not look(path)[1]:
+                    given = {"part": (start, end), "most_height": _CLIP_HEIGHT}
+                    write_copy(path, copy, on_seconds=lambda _: None, **given)
+                    made = copy.read_bytes()
+            limit_cpu(0)
+            connection.send(made)
 
 
 def _write_copy(connection: Connection, path: str, out: str) -> None:

@@ -3,6 +3,7 @@
 The table is made in the browser, of all clips of the dataset; `raymc extract` reads it.
 """
 
+import base64
 import hashlib
 import json
 import math
@@ -38,9 +39,12 @@ from raymc.report.page import (
     render_template,
     text,
 )
+from raymc.report.playing import copies_of
+from raymc.report.timeline import EMBED_BYTES
 
 CORRECTED = "corrected.csv"
 CLIPS_SHOWN, PAIRS_SHOWN, CURVES_DRAWN, UNREAD_NAMED = 100, 50, 8, 10
+_COPIED_SECONDS = 60.0  # longer clips get no copy that browsers play
 _WINDOWS = ("window_seconds", "stride_seconds")  # the table has each clip's own times
 _ROLES = ("id", "path", "start_seconds", "end_seconds", "labels", "split", REVIEWED)
 
@@ -265,10 +269,30 @@ def _add_pictures(clips: Sequence[dict[str, Any]], listener: Listener) -> None:
     for done, (place, found) in enumerate(zip(list(wanted), thumbnails_of(list(wanted))), 1):
         wanted[place] = found
         listener("clips with frames", done, len(wanted))
+    copies = _copies(
+        [place for place in wanted if place[2] - place[1] <= _COPIED_SECONDS], listener
+    )
     for clip in clips:
         if clip["src"] and clip["end"]:
-            found = wanted[clip["path"], float(clip["start"]), float(clip["end"])]
-            clip["pictures"], clip["reason"] = found.pictures, found.reason
+            place = clip["path"], float(clip["start"]), float(clip["end"])
+            clip["pictures"], clip["reason"] = wanted[place].pictures, wanted[place].reason
+            if place in copies:
+                clip["src"], clip["end"] = copies[place], ""
+
+
+def _copies(
+    places: Sequence[tuple[str, float, float]], listener: Listener
+) -> dict[tuple[str, float, float], str]:
+    """Return, as addresses that hold them, copies of clips whose files browsers don't play."""
+    found, room = dict[tuple[str, float, float], str](), EMBED_BYTES
+    for done, (place, copy) in enumerate(zip(places, copies_of(places)), 1):
+        room -= len(copy)
+        if room < 0:
+            break
+        if copy:
+            found[place] = "data:video/mp4;base64," + base64.b64encode(copy).decode()
+        listener("clips to play", done, len(places))
+    return found
 
 
 def _parts(notes: Sequence[str], cards: Sequence[Mapping[str, Any]]) -> list[Part]:
