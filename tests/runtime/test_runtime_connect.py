@@ -1,6 +1,7 @@
 """What a cluster has and what it may grow to, what that allows, and who can reach it."""
 
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import psutil
 import pytest
 import ray
 from drivers import running, wait_until
+from ray.util.state import list_actors
 from sockets import LOOPBACK, addresses_of
 
 from raymc.config import Config, override
@@ -62,11 +64,12 @@ def test_an_address_where_no_cluster_answers(
 
 _WAITING = """
 import time
-from raymc.runtime.interruption import ending_in_order
-with ending_in_order("tune"):
+from raymc.runtime import interruption
+with interruption.ending_in_order("tune"):
     from raymc.runtime.connect import connect
     connect()
-    print("connected", flush=True)
+    interruption.remember_started()  # as it does from time to time
+    print("connected:", *(one.pid for one in interruption._state.started), flush=True)
     time.sleep(600)
 """
 
@@ -74,8 +77,9 @@ with ending_in_order("tune"):
 def test_a_command_does_not_wait_for_a_ray_that_has_died(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     with running(sys.executable, "-c", _WAITING, log=log) as process:
-        wait_until(lambda: "connected" in log.read_text(), process)
-        family = psutil.Process(process.pid).children(recursive=True)
+        wait_until(lambda: re.search("connected: .*\n", log.read_text()) is not None, process)
+        told = log.read_text().partition("connected: ")[2].splitlines()[0]
+        family = [psutil.Process(int(pid)) for pid in told.split() if psutil.pid_exists(int(pid))]
         next(one for one in family if one.name() == "raylet").kill()
         assert process.wait(300) == 1
         assert not [one for one in family if one.is_running() and one.status() != "zombie"]
@@ -89,6 +93,14 @@ def test_all_of_ray_listens_on_this_machine_alone() -> None:
     addresses = addresses_of(child.pid for child in children)
     assert len(addresses) > 5
     assert {host for host, _ in addresses} <= LOOPBACK
+
+
+def test_a_ray_of_ours_is_small_and_tells_its_actors() -> None:
+    children = psutil.Process().children(recursive=True)
+    commands = [" ".join(child.cmdline()) for child in children]
+    assert not [command for command in commands if "monitor.py" in command]
+    assert len([command for command in commands if "multiprocessing" in command]) < 5
+    assert list_actors(filters=[("class_name", "=", "Nobody")]) == []
 
 
 def changed(config: Config, **settings: Any) -> Config:
