@@ -140,9 +140,14 @@ def files_with(text: bytes, *folders: Path) -> list[str]:
 
 
 def shown_in_ps(driver: int) -> bytes:
-    """The commands of all processes but the one in which a person typed an address."""
-    lines = subprocess.check_output(["ps", "-eww", "-o", "pid=,args="]).splitlines()
-    return b"\n".join(line for line in lines if int(line.split()[0]) != driver)
+    """The commands of all processes but the one in which a person typed an address.
+
+    A process that has just been forked from it has its command, too, until it is another program.
+    """
+    table = subprocess.check_output(["ps", "-eww", "-o", "pid=,args="]).splitlines()
+    commands = dict(line.split(maxsplit=1) for line in table)
+    typed = commands.get(b"%d" % driver)
+    return b"\n".join(command for command in commands.values() if command != typed)
 
 
 @pytest.mark.slow
