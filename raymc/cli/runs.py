@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from raymc.cli.display import CountDisplay, TrainDisplay, TrialsDisplay
-from raymc.cli.options import print_next
+from raymc.cli.options import print_next, program
 from raymc.cli.tables import failure_lines, trials_table
 from raymc.config import (
     Config,
@@ -27,7 +27,7 @@ from raymc.data.info import rows_line, training_lines
 from raymc.data.shards import Dataset, open_dataset
 from raymc.data.splits import SPLITS, split_dataset
 from raymc.data.survey import Survey, measure, survey
-from raymc.errors import ConfigError, ResourceError, TrainingError, first_line
+from raymc.errors import ConfigError, DataError, ResourceError, TrainingError, first_line
 from raymc.evaluation.outcomes import label_outcomes, outcome_lines
 from raymc.evaluation.scoring import stored_scores
 from raymc.events import Listener
@@ -189,6 +189,11 @@ def _open_data(config: Config, console: Console) -> Dataset:
         dataset = prepare_dataset(config, on_row=display.count)
     names = (config.data.train, config.data.val, config.data.test)
     manifest = dataset.manifest
+    if not manifest.vocabulary.names:
+        raise DataError(
+            f"{config.data.path} has no labels, so there is nothing to learn: make a dataset of a "
+            f"table that names them, with {program()} extract TABLE --out FOLDER"
+        )
     if names == SPLITS and sum(manifest.rows(split) > 0 for split in manifest.splits) == 1:
         manifest = split_dataset(config.data.path)
         line = rows_line(manifest, config.data.path)

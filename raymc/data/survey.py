@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from raymc.config import DataConfig, Shape
 from raymc.data.feed.feed import mapped_ahead
+from raymc.data.feed.shared import check_labelled
 from raymc.data.leaks import VIDEO_COLUMNS, Clips, clips_in, find_leaks, joined
 from raymc.data.shards import Dataset, Manifest, Modality, Shard, ragged, read_shard
 from raymc.data.shards.read import count_labels
@@ -59,7 +60,7 @@ def survey(dataset: Dataset, config: DataConfig) -> Survey:
 
     Raises:
         DataError: A split or modality is not there, a file is missing or not the one that was
-            written, or a shard can't be read.
+            written, a shard can't be read, or the validation split has no labels.
     """
     manifest = dataset.manifest
     read = _read_by(manifest, config)
@@ -84,8 +85,10 @@ def survey(dataset: Dataset, config: DataConfig) -> Survey:
     counts = {
         split: np.sum([one.counts for one in seen[split]], axis=0).tolist() for split in needed
     }
+    dataset = replace(dataset, counts=counts)
+    check_labelled(dataset, config)
     return Survey(
-        dataset=replace(dataset, counts=counts),
+        dataset=dataset,
         shape=_shape(manifest, config, [one.lengths for one in train]),
         clip_seconds=_median([one.seconds for one in train]),
         leaks=find_leaks({split: joined([s.clips for s in each]) for split, each in seen.items()}),

@@ -200,8 +200,7 @@ class Bundle:
             BundleError: a modality is missing, or has another dim, type or rate, or was made with
                 other settings.
         """
-        self.check_modalities(manifest.modalities)
-        made = recipe_in(manifest.provenance)
+        made = recipe_in(manifest.provenance)  # first: it names the encoder whose tokens differ
         lacking = self._may_lack(self.columns_in(manifest))
         changed = recipe_differences(self.recipe, made, lacking) if self.recipe and made else []
         if changed:
@@ -209,6 +208,7 @@ class Bundle:
                 f"the bundle reads features made in another way than the dataset's "
                 f"({'; '.join(changed)}): use a dataset made in the same way as the training data"
             )
+        self.check_modalities(manifest.modalities)
 
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
         """Check that modalities are those that the model reads.

@@ -15,6 +15,7 @@ import optuna
 import pytest
 from click.testing import CliRunner
 from drivers import write_config
+from example_dataset import contents
 from finished_runs import finished_run, write_description
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
@@ -24,6 +25,7 @@ from tiny import MODALITIES, SHARD_ROWS, VOCABULARY, tiny_row
 from raymc.cli import runs as commands
 from raymc.cli.main import main
 from raymc.config import Config, override, to_dict
+from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import DataError, ResourceError
 from raymc.evaluation.neighbours import training_clips
@@ -352,6 +354,30 @@ def test_splits_are_drawn_where_there_are_none(
         f"{path}: 13 train, 3 val, 4 test; it had one split, so these were drawn by video (seed 0)"
     )
     assert "were drawn" not in raymc("train", file)[1]
+
+
+def test_without_labels_nothing_is_begun(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_start_ray", None)
+    bare = [replace(tiny_row("train", i), labels=[], observed=None) for i in range(6)]
+    rows = {"none": {"train": bare}, "half": {"train": [tiny_row("train", 0)], "val": bare}}
+    names = {"none": Vocabulary(()), "half": VOCABULARY}
+    told = {
+        "none": "has no labels, so there is nothing",
+        "half": "has no labelled rows, so nothing",
+    }
+    for name, splits in rows.items():
+        path = tmp_path / name
+        write_dataset(str(path), splits, vocabulary=names[name], modalities=MODALITIES)
+        before = contents(path)
+        file = write_config(override(config, {"data.path": str(path)}), tmp_path / "mine.yaml")
+        for command in ("train", "tune"):
+            code, line = raymc(command, file)
+            assert (code, line.count("\n")) == (2, 1), line
+            assert told[name] in line
+        assert contents(path) == before
+    assert not Path(config.run.folder).exists()
 
 
 def test_results_stay_the_same_or_get_another_number(tiny_bundle: Path) -> None:

@@ -91,6 +91,20 @@ class SharedData:
         )
 
 
+def check_labelled(dataset: Dataset, config: DataConfig) -> None:
+    """Check that epochs can be compared.
+
+    Raises:
+        DataError: The validation split has no labels.
+    """
+    if not count_classes(dataset, config.val).any():
+        raise DataError(
+            f"split {config.val!r} of {dataset.path} has no labelled rows, so nothing can be "
+            "measured on it; choose another split with data.val, or check that its labels were "
+            "read"
+        )
+
+
 def open_data(
     dataset: Dataset, config: DataConfig, share: Callable[[SharedSplit], SharedSplit]
 ) -> SharedData:
@@ -100,12 +114,7 @@ def open_data(
         DataError: A split or modality is not in the dataset, or the validation split has no
             labels, so that epochs could not be compared.
     """
-    if not count_classes(dataset, config.val).any():
-        raise DataError(
-            f"split {config.val!r} of {dataset.path} has no labelled rows, so nothing can be "
-            "measured on it; choose another split with data.val, or check that its labels were "
-            "read"
-        )
+    check_labelled(dataset, config)
     train = share(open_split(dataset, config.train, config))
     return SharedData(
         manifest=train.manifest,
