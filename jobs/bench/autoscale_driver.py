@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from cluster.local import FAKE_GPU
 from raymc.config import Config, override
 from raymc.runtime.connect import connect
+from raymc.search.gathering import NODE
 from raymc.search.searcher import HandingOut, StudySearcher
 from raymc.search.study import open_study
 from raymc.search.sweep import concurrent_trials, make_scheduler, make_tuner
@@ -33,13 +35,16 @@ def pretend(
 
     It is sent by value, so that its process has nothing heavy to import.
     """
-    epoch_key, last_key, monitor = keys
+    epoch_key, last_key, node_key, monitor = keys
+    node, moved = ray.get_runtime_context().get_node_id(), tune.get_checkpoint()
+    done = int(Path(moved.path, "state").read_text()) if moved else 0
     quality = random.Random(settings["number"]).random()
-    for epoch in range(1, epochs + 1):
+    for epoch in range(done + 1, epochs + 1):
         time.sleep(seconds)
         with Path(out, "epochs").open("a") as file:
             file.write(f"{settings['number']} {epoch}\n")
-        result = {epoch_key: epoch, last_key: epoch == epochs, monitor: quality * (1 - 0.8**epoch)}
+        value = quality * (1 - 0.8**epoch)
+        result = {epoch_key: epoch, last_key: epoch == epochs, node_key: node, monitor: value}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "state").write_text(str(epoch))
             tune.report(result, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -58,7 +63,7 @@ def drive(way: str, out: Path, settings: Mapping[str, Any]) -> None:
             "run.name": "sweep",
         },
     )
-    keys = (EPOCH, IS_LAST, config.train.monitor)
+    keys = (EPOCH, IS_LAST, NODE, config.train.monitor)
     trainable = tune.with_parameters(
         pretend,
         out=str(out),

@@ -8,9 +8,11 @@ Ray Train run takes about half a minute, so only trials of several workers do th
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from optuna.exceptions import StorageInternalError
 from ray import tune
@@ -23,7 +25,8 @@ from raymc.data.feed.shared import SharedData
 from raymc.data.shards import Dataset
 from raymc.errors import DivergedError, ResourceError, SweepError
 from raymc.events import EpochEnded, unheard
-from raymc.runtime.connect import capacity, our_error
+from raymc.runtime.connect import capacity, grows_to, our_error
+from raymc.search.gathering import NODE, GatheringScheduler
 from raymc.search.searcher import FAILURE, HandingOut, StudySearcher
 from raymc.search.searcher import trial_folder as folder_of
 from raymc.search.study import GPUS_ATTRIBUTE, open_study, trials_in
@@ -99,6 +102,8 @@ def make_tuner(
     alone = run.config.train.workers == 1
     # The workers that a trial starts ask for their own resources; its process only waits for them.
     resources = dict(run.resources) if alone else {"cpu": 0.01}
+    if alone and grows_to():
+        scheduler = GatheringScheduler(scheduler, run, is_over=trials.is_finished)
     return tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
@@ -119,7 +124,8 @@ def run_trial(settings: dict[str, Any], *, run: Run, data: SharedData, session: 
     Another attempt would raise the same Python error again, so it is reported as the trial's
     failure. The searcher deals with lost processes.
     """
-    resume = settings["resume"]
+    moved = tune.get_checkpoint()
+    resume = moved.path if moved else settings["resume"]
     try:
         storage = f"{session.parent}/groups/{folder_of(settings['number'])}"
         config = override(run.config, settings["params"])
@@ -135,24 +141,25 @@ def run_trial(settings: dict[str, Any], *, run: Run, data: SharedData, session: 
 def train_alone(trial: Run, data: SharedData, resume: str | None) -> None:
     """Train in this process and report each epoch to Tune."""
     limit_threads(trial.config)
+    node = ray.get_runtime_context().get_node_id()
     loop.fit(
         trial.config,
         data.manifest,
         data.feeds(trial.config),
         device=torch.device("cuda" if trial.gpus else "cpu"),
         emit=lambda event: None,
-        report=report_to_tune,
+        report=partial(report_to_tune, node=node),
         resume=Path(resume) if resume else None,
     )
 
 
-def report_to_tune(event: EpochEnded, folder: Path | None) -> None:
-    """Report an epoch and its checkpoint to Tune, which stores it; retries while it can't.
+def report_to_tune(event: EpochEnded, folder: Path | None, *, node: str) -> None:
+    """Report an epoch to Tune, which stores it and its checkpoint; retries while it can't.
 
     Tune reports nothing before it has stored, so a retry reports once.
     """
     assert folder is not None
-    metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last}
+    metrics = {**event.metrics, EPOCH: event.epoch, IS_LAST: event.is_last, NODE: node}
     checkpoint = tune.Checkpoint.from_directory(str(folder))
     patient_storing(unheard)(tune.report, metrics, checkpoint=checkpoint)
 

@@ -1,7 +1,7 @@
 """Sweeps on Ray Tune and Optuna: pruned, failed, killed and resumed, on one worker or two."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -29,7 +29,10 @@ from raymc.data.shards import Dataset
 from raymc.errors import SweepError
 from raymc.events import EpochEnded
 from raymc.metrics.metrics import evaluate_scores
+from raymc.runtime.connect import GROWS_TO
+from raymc.search import gathering
 from raymc.search.audit import audit_trials
+from raymc.search.gathering import Room
 from raymc.search.searcher import FAILURE, HandingOut
 from raymc.search.trials import Trial, trials_of, winner
 from raymc.tracking import tracking_uri
@@ -327,9 +330,14 @@ def test_a_sweep_in_which_every_trial_fails(
     assert states == ["failed"] * 3
 
 
-def test_a_killed_sweep_is_resumed(
-    make: MakeSweep, tiny: Dataset, tmp_path: Path, joined: dict[str, str]
+def test_a_killed_sweep_is_resumed_and_a_trial_that_moves_trains_the_same(
+    make: MakeSweep,
+    tiny: Dataset,
+    tmp_path: Path,
+    joined: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """One of the last trials moves as to another node of a cluster that ends nodes."""
     space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
     made = make(
         "killed", space, search__trials=4, search__concurrent=2, search__scheduler="none",
@@ -343,7 +351,17 @@ def test_a_killed_sweep_is_resumed(
     _, runs_before = made.mlflow_runs()
     assert "running" in {trial.state for trial in before}
 
+    moved = list[Room]()
+
+    def place_once(node: str, rooms: Mapping[str, Room]) -> str | None:
+        moved.append(rooms[node])
+        return node if len(moved) == 1 else None
+
+    monkeypatch.setenv(GROWS_TO, "CPU=1")
+    monkeypatch.setattr(gathering, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(gathering, "place_for", place_once)
     made.run()
+    assert 1 <= moved[0].ours <= moved[0].held
     trials = made.trials()
     assert len(trials) == 4
     assert all(trial.is_over for trial in trials)
@@ -363,7 +381,8 @@ def test_a_killed_sweep_is_resumed(
         assert [epoch for epoch, _ in epochs] == list(range(1, len(epochs) + 1))
         assert made.history(runs[trial.number], "val/mAP") == epochs
     resumed = next(trial for trial in before if trial.state == "running")
-    assert _uninterrupted(made, trials[resumed.number], tiny) == values_of(trials[resumed.number])
+    for trial in (trials[resumed.number], *trials[2:]):
+        assert _uninterrupted(made, trial, tiny) == values_of(trial)
 
 
 def _is_in_the_middle(made: Sweep) -> bool:

@@ -13,6 +13,7 @@ from cluster.chaos.services import PostgresServer
 from raymc.config import Config, override
 from raymc.errors import ResourceError
 from raymc.events import EpochEnded
+from raymc.search.gathering import NODE
 from raymc.search.searcher import FAILURE, HandingOut, StudySearcher, trial_folder
 from raymc.search.study import open_study, outside_space
 from raymc.search.sweep import report_to_tune
@@ -224,8 +225,8 @@ def test_a_trial_waits_while_its_storage_is_full(
 
     monkeypatch.setattr("ray.tune.report", report)
     event = EpochEnded(3, {"val/mAP": 0.5}, is_best=True, seconds=1.0, is_last=True)
-    report_to_tune(event, tmp_path)
-    assert reported == [({"val/mAP": 0.5, EPOCH: 3, IS_LAST: True}, str(tmp_path))]
+    report_to_tune(event, tmp_path, node="a")
+    assert reported == [({"val/mAP": 0.5, EPOCH: 3, IS_LAST: True, NODE: "a"}, str(tmp_path))]
 
 
 def test_settings_outside_their_space_are_named(tiny_config: Config) -> None:
