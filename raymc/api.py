@@ -166,7 +166,7 @@ def load(run: str | Path, *, folder: str | Path = "runs") -> Bundle:
 
 
 def predict(
-    model: Bundle,
+    model: Bundle | str | Path,
     source: str | Path,
     *,
     split: str = "",
@@ -180,7 +180,7 @@ def predict(
     `error`, and `probability.LABEL` for each label.
 
     Args:
-        model: From `load`, `train` or `tune`.
+        model: From `train` or `tune`, or what `load` takes.
         source: A video, a folder, a glob or a table of videos, or a dataset.
         split: Of a dataset; empty: its only one, or `test`.
         top: The number of most probable labels, in place of a column for each; 0: all.
@@ -191,6 +191,7 @@ def predict(
         BundleError: The model can't read the source's features, or make them.
         DataError: The source can't be read.
     """
+    model = _loaded(model)
     with TemporaryDirectory(prefix="raymc-") as folder:
         out = Path(folder, "predictions")
         given: dict[str, Any] = {"split": split, "threshold": threshold, "device": device}
@@ -199,7 +200,7 @@ def predict(
 
 
 def timeline(
-    model: Bundle,
+    model: Bundle | str | Path,
     video: str | Path,
     *,
     window: float | None = None,
@@ -215,7 +216,7 @@ def timeline(
     `probability.LABEL` for each label). Times are in seconds.
 
     Args:
-        model: From `load`, `train` or `tune`.
+        model: From `train` or `tune`, or what `load` takes.
         video: Its path.
         window: Length of a window in seconds; None: as in the model's recipe, or the median length
             of the clips that it was trained on.
@@ -230,12 +231,13 @@ def timeline(
         ConfigError: A length is out of range or not known.
         DataError: There is no such video, or nothing of it can be read.
     """
+    model = _loaded(model)
     given = {"window": window, "stride": stride, "threshold": threshold, "least": least}
     return make_timeline(model, str(video), **given, device=device)
 
 
 def evaluate(
-    model: Bundle,
+    model: Bundle | str | Path,
     dataset: str | Path | Dataset | None = None,
     *,
     split: str = "test",
@@ -244,7 +246,7 @@ def evaluate(
     """Measure a model on a split of a dataset.
 
     Args:
-        model: From `load`, `train` or `tune`.
+        model: From `train` or `tune`, or what `load` takes.
         dataset: Its folder; None: the one that the model's run was trained on.
         split: Which of its splits.
         device: `auto`, `cpu` or `gpu`.
@@ -254,6 +256,7 @@ def evaluate(
         ConfigError: No dataset is given, and the model is in no run's folder.
         DataError: There is no such split.
     """
+    model = _loaded(model)
     if dataset is None:
         dataset = own_dataset(model)
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
@@ -273,7 +276,7 @@ def evaluate(
 
 
 def review(
-    model: Bundle,
+    model: Bundle | str | Path,
     dataset: str | Path | Dataset | None = None,
     *,
     unlabelled: str | Path = "",
@@ -291,7 +294,7 @@ def review(
     `class_frame()`.
 
     Args:
-        model: From `load`, `train` or `tune`.
+        model: From `train` or `tune`, or what `load` takes.
         dataset: Its folder; None: the one that the model's run was trained on.
         unlabelled: A dataset or videos to choose clips to label from; empty: the dataset's own
             clips without labels.
@@ -307,6 +310,7 @@ def review(
         DataError: There are too few videos or labels, or something can't be read.
         ResourceError: The clips do not fit into memory.
     """
+    model = _loaded(model)
     if dataset is None:
         dataset = own_dataset(model)
     opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
@@ -315,7 +319,7 @@ def review(
 
 
 def add_class(
-    model: Bundle,
+    model: Bundle | str | Path,
     name: str,
     examples: str | Path | Sequence[str | Path],
     out: str | Path,
@@ -332,7 +336,7 @@ def add_class(
     they are.
 
     Args:
-        model: From `load`, `train` or `tune`; its loss has prototypes.
+        model: From `train` or `tune`, or what `load` takes; its loss has prototypes.
         name: The new label.
         examples: One or several: videos, folders, globs, tables of videos, or datasets. Where some
             have the label `name`, these are the examples, and the others are clips without it.
@@ -348,6 +352,7 @@ def add_class(
         BundleError: The model has no prototypes, or can't read or make the examples' features.
         DataError: The label is there already, nothing can be read, or `out` exists.
     """
+    model = _loaded(model)
     several = [examples] if isinstance(examples, str | Path) else examples
     given = {"against": str(against or ""), "split": split, "ids": ids}
     found = add_class_to(
@@ -363,7 +368,7 @@ def add_class(
 
 
 def export(
-    model: Bundle,
+    model: Bundle | str | Path,
     out: str | Path,
     *,
     name: str = "",
@@ -374,7 +379,7 @@ def export(
     """Write a model to a new folder that stands alone, with a model card; returns it from there.
 
     Args:
-        model: From `load`, `train` or `tune`.
+        model: From `train` or `tune`, or what `load` takes.
         out: The folder.
         name: Title of the model card; empty: the folder's name.
         license: Of the model, such as `cc-by-4.0`; empty: unknown.
@@ -386,13 +391,14 @@ def export(
         BundleError: The model does not match the dataset.
         DataError: `out` exists already or can't be written, or the dataset can't be read.
     """
+    model = _loaded(model)
     given = {"name": name, "license": license, "dataset": str(dataset or ""), "split": split}
     export_bundle(model, Path(out), **given)
     return load_bundle(out)
 
 
 def serve(
-    model: Bundle,
+    model: Bundle | str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -411,7 +417,8 @@ def serve(
     """Serve a model over HTTP until Ctrl-C, which this raises after the last answer.
 
     Args:
-        model: From `load`, `train` or `tune`; its features must be such as `extract` makes.
+        model: From `train` or `tune`, or what `load` takes; its features must be such as
+            `extract` makes.
         host: Address to listen on.
         port: Its port; 0: any that is free.
         token: What clients must send; needed where others than this machine can reach `host`.
@@ -432,6 +439,7 @@ def serve(
         KeyboardInterrupt: It was ended.
         ResourceError: A package of `raymc[serve]` is missing, or Ray does not start.
     """
+    model = _loaded(model)
     run_serve(
         model,
         _console(show),
@@ -448,6 +456,10 @@ def serve(
         stride=stride,
         device=device,
     )
+
+
+def _loaded(model: Bundle | str | Path) -> Bundle:
+    return model if isinstance(model, Bundle) else load(model)
 
 
 def _named(settings: Settings | None, name: str) -> dict[str, Any]:

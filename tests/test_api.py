@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal, assert_series_equal
 from tiny import LABELS, SPLIT_ROWS
 
 import raymc
@@ -37,6 +38,7 @@ def test_predictions_are_a_frame(
     assert frame["id"].tolist() == [f"test-{i:03d}" for i in range(SPLIT_ROWS["test"])]
     likely = frame[[f"probability.{name}" for name in LABELS]]
     assert likely.to_numpy().min() >= 0
+    assert_frame_equal(raymc.predict(model.folder, tiny_path), frame)
     best = raymc.predict(model, tiny_path, split="val", top=2)
     assert len(best) == SPLIT_ROWS["val"]
     assert list(best.columns) == ["id", "labels", *(f"{x} {n}" for n in (1, 2) for x in BEST)]
@@ -64,8 +66,8 @@ def test_an_evaluation_has_metrics_and_labels(model: Bundle, tiny_path: Path) ->
     )
     found, false = labels["found"].sum(), labels["false_alarms"].sum()
     assert metrics["precision"] == pytest.approx(found / (found + false))
-    with pytest.raises(ConfigError, match="which dataset"):
-        raymc.evaluate(model)
+    own = raymc.evaluate(model, split="val")  # of the dataset that it was trained on
+    assert_series_equal(own.metrics, metrics)
 
 
 def test_what_is_loaded_says_what_it_is(model: Bundle, tiny_path: Path, tmp_path: Path) -> None:
