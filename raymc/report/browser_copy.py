@@ -134,10 +134,10 @@ def _copy(
             else:
                 if abs(seconds * _SAMPLE_RATE_HZ - samples) > _GAP_SECONDS * _SAMPLE_RATE_HZ:
                     samples = max(samples, round(seconds * _SAMPLE_RATE_HZ))
-                for part in resampler.resample(frame):
-                    part.pts, part.time_base = samples, Fraction(1, _SAMPLE_RATE_HZ)
-                    samples += part.samples
-                    target.mux(heard.encode(part))
+                for sounds in resampler.resample(frame):
+                    sounds.pts, sounds.time_base = samples, Fraction(1, _SAMPLE_RATE_HZ)
+                    samples += sounds.samples
+                    target.mux(heard.encode(sounds))
     if last < 0 and not samples:
         raise DataError("nothing of it can be decoded")
     for stream in (seen, heard):

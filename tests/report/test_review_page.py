@@ -168,7 +168,7 @@ def test_the_page_loads_nothing_and_escapes_texts(page: Path, found: Review) -> 
     copies = [(src.partition(";base64,")[2], end) for src, end in played if src[:5] == "data:"]
     assert (len(played), len(copies)) == (6, 4)
     for copy, end in copies:
-        with av.open(io.BytesIO(base64.b64decode(copy))) as file:
+        with av.open(io.BytesIO(base64.b64decode(copy)), "r") as file:
             assert (file.duration or 0) / av.time_base == pytest.approx(1, abs=0.15)
             assert (end, file.streams.video[0].codec_context.name) == ("", "h264")
     assert "bold" not in "".join(seen.text.get("b", []))

@@ -144,12 +144,14 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say which entries differ, and how those that are one value each do."""
     told = []
     for key in sorted({*before, *now}):
-        pair = (before.get(key), now.get(key))
-        if all(isinstance(value, Mapping) for value in pair):
-            told += [_changes(*pair)] if pair[0] != pair[1] else []
-        elif pair[0] != pair[1]:
-            is_short = all(isinstance(x, (bool, float, int, NoneType)) for x in pair)
-            told.append(f"{key}: {pair[0]} → {pair[1]}" if is_short else key)
+        old, new = before.get(key), now.get(key)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            told.append(_changes(old, new))
+        else:
+            is_short = all(isinstance(x, (bool, float, int, NoneType)) for x in (old, new))
+            told.append(f"{key}: {old} → {new}" if is_short else key)
     return ", ".join(told)
 
 
