@@ -293,7 +293,8 @@ class Scene:
 
         client = MlflowClient(tracking_uri(self.config.tracking, self.config.run.folder))
         experiment = client.get_experiment_by_name(self.config.tracking.experiment)
-        assert experiment is not None
+        if experiment is None:
+            return ["MLflow has no experiment of the run"]
         runs = client.search_runs([experiment.experiment_id])
         expected: Mapping[int, tuple[str, int]] = {-1: ("FINISHED", self.config.train.epochs)}
         if self.command == "tune":

@@ -42,8 +42,9 @@ class Server:
         Raises:
             ResourceError: it is not installed or does not answer.
         """
+        command = self.command()  # that of MLflow sets a variable for its server
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self._process = spawn(self.command(), self.log, cwd=self.log.parent, env=environment)
+        self._process = spawn(command, self.log, cwd=self.log.parent, env=environment)
         wait_until(self.answers, self._process, log=self.log)
 
     def kill(self) -> None:

@@ -14,6 +14,7 @@ import pytest
 from cluster.chaos.faults import FAULTS, Fault
 from cluster.chaos.run import Outcome, do_fault, fault_table
 from cluster.chaos.scene import Scene, small_config
+from cluster.chaos.services import Server
 from cluster.chaos.soak import Watch, faults_of_soak, soak_table
 from cluster.processes import kill_marked, marked, resident_bytes
 
@@ -99,6 +100,22 @@ def test_processes_are_known_by_their_mark() -> None:
     assert marked("RAYMC_TEST", mark) == {}
     assert resident_bytes([*pids]) == 0
     process.wait()
+
+
+def test_a_server_is_started_with_what_its_command_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of MLflow's server puts the address of the database into the environment."""
+    program = "import os, time; print(os.environ['RAYMC_TEST'], flush=True); time.sleep(600)"
+
+    def command() -> list[str]:
+        monkeypatch.setenv("RAYMC_TEST", "the database")
+        return [sys.executable, "-S", "-c", program]
+
+    log = tmp_path / "server.log"
+    server = Server("", command, lambda: log.read_text() == "the database\n", log)
+    server.start()
+    server.kill()
 
 
 STEPS_OF_AN_EPOCH = 480 // 16  # of `small_config`, and so between checkpoints
