@@ -92,6 +92,8 @@ def make_model(
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn_like(weight)
+    generator = np.random.default_rng(1)
+    model.centre({m.name: generator.normal(size=m.dim).tolist() for m in modalities})
     return model.eval().double()
 
 

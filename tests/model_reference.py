@@ -73,7 +73,7 @@ def embedded(weights: Weights, modality: Modality, stored: Array) -> Array:
     readout = weights[f"{path}.readout"][None]
     if len(stored) == 0:
         return readout
-    values = stored.astype(np.float64) * modality.scale + modality.offset
+    values = stored.astype(np.float64) * modality.scale + modality.offset - weights[f"{path}.mean"]
     if f"{path}.norm.weight" in weights:
         values = layer_norm(weights, f"{path}.norm", values)
     x = linear(weights, f"{path}.project", values)

@@ -10,7 +10,7 @@ import torch
 from raymc.config import Config
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
-from raymc.data.shards import Dataset, Modality, Row, read_shard
+from raymc.data.shards import Dataset, Modality, Row, read_shard, token_means
 from raymc.events import EpochEnded
 from raymc.training.bundle import save_bundle
 from raymc.training.loop import fit
@@ -78,6 +78,7 @@ def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1
         train=feed_of(dataset, "train", config, keep=keep, share=share),
         val=feed_of(dataset, "val", config, keep=keep, share=share),
         class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
+        means=token_means(dataset, "train"),
     )
 
 

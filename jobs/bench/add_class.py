@@ -24,7 +24,7 @@ from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, 
 from raymc.config import Config, load, override
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
-from raymc.data.shards import Dataset, read_shard
+from raymc.data.shards import Dataset, read_shard, token_means
 from raymc.evaluation.add_class import add_class
 from raymc.evaluation.scoring import score_split
 from raymc.events import EpochEnded
@@ -128,6 +128,7 @@ def train(dataset: Dataset, config: Config, without: Sequence[str], folder: Path
         train=feed(config.data.train),
         val=feed(config.data.val),
         class_counts=label_counts(manifest.vocabulary.encode(labels)),
+        means=token_means(dataset, config.data.train),
     )
 
     def report(event: EpochEnded, made: Path | None) -> None:

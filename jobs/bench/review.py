@@ -22,14 +22,13 @@ from sklearn.ensemble import RandomForestClassifier
 from jobs.bench.baselines import read_matrix
 from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, load, override
-from raymc.data.feed.feed import Feeds
-from raymc.data.labels import label_counts
 from raymc.evaluation.review.doubts import LEAST_WRONG, Doubt, find_doubts
 from raymc.evaluation.review.out_of_fold import (
     Clips,
     Training,
     draw_folds,
     feed_of_rows,
+    feeds_of_rows,
     read_clips_of,
     train_and_score,
     trainings_of,
@@ -175,11 +174,7 @@ def best_epoch_of(config: Config, clips: Clips) -> int:
     """Train as a run does; return the epoch that is best on the validation clips."""
     rows, splits = np.arange(len(clips)), np.array(clips.splits)
     train, val = (rows[splits == name] for name in (config.data.train, config.data.val))
-    feeds = Feeds(
-        train=feed_of_rows(clips, train, config),
-        val=feed_of_rows(clips, val, config),
-        class_counts=label_counts(clips.block.labels[train]),
-    )
+    feeds = feeds_of_rows(clips, train, val, config)
     manifest = replace(clips.dataset.manifest, splits=feeds.train.manifest.splits)
     progress = fit(
         config, manifest, feeds, device=CPU, emit=lambda event: None, report=lambda *given: None

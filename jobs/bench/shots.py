@@ -21,10 +21,8 @@ from rich.console import Console
 from jobs.bench.groups import GROUPS, group_precision
 from jobs.bench.measure import Columns, Measurement, plus_minus, publish, table
 from raymc.config import Config, LossName, load, override
-from raymc.data.feed.feed import Feeds
 from raymc.data.feed.shared import with_modalities
-from raymc.data.labels import label_counts
-from raymc.evaluation.review.out_of_fold import Clips, feed_of_rows, read_clips_of
+from raymc.evaluation.review.out_of_fold import Clips, feed_of_rows, feeds_of_rows, read_clips_of
 from raymc.events import EpochEnded
 from raymc.formats.prepare import prepare_dataset
 from raymc.metrics.metrics import evaluate_scores
@@ -118,11 +116,7 @@ def train_and_test(
         train = train[draw(clips.block.labels[train], count, seed=config.train.seed)]
         times = min(steps / -(-len(train) // config.batch.size), MOST_EPOCHS)
         config = override(config, {"train.epochs": round(times * config.train.epochs)})
-    feeds = Feeds(
-        train=feed_of_rows(clips, train, config),
-        val=feed_of_rows(clips, val, config),
-        class_counts=label_counts(clips.block.labels[train]),
-    )
+    feeds = feeds_of_rows(clips, train, val, config)
     manifest = replace(clips.dataset.manifest, splits=feeds.train.manifest.splits)
     weights: dict[str, torch.Tensor] = {}
 

@@ -27,7 +27,15 @@ from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, 
 from raymc.config import AUTO, Config, ExtractConfig, from_dict
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import Vocabulary, label_counts
-from raymc.data.shards import Dataset, Modality, Row, open_dataset, read_shard, write_dataset
+from raymc.data.shards import (
+    Dataset,
+    Modality,
+    Row,
+    open_dataset,
+    read_shard,
+    token_means,
+    write_dataset,
+)
 from raymc.errors import DataError
 from raymc.evaluation.segments import FoundSegment, TrueSegment, segment_average_precision
 from raymc.evaluation.timeline import Timeline, score_windows
@@ -392,7 +400,12 @@ def _feeds(dataset: Dataset, config: Config) -> Feeds:
 
     labels = [row for s in dataset.split("train") for row in read_shard(dataset, s)["labels"]]
     encoded = dataset.manifest.vocabulary.encode([row.as_py() for row in labels])
-    return Feeds(train=feed("train"), val=feed("val"), class_counts=label_counts(encoded))
+    return Feeds(
+        train=feed("train"),
+        val=feed("val"),
+        class_counts=label_counts(encoded),
+        means=token_means(dataset, "train"),
+    )
 
 
 def _timeline(bundle: Bundle, path: str, read: Read, extract: ExtractConfig) -> Timeline:

@@ -138,7 +138,8 @@ class Task:
     def learner(self) -> Learner:
         """Return model, loss and optimizer, as raymc starts them."""
         classes = len(self.dataset.manifest.vocabulary.names)
-        feeds = Feeds(train=self.feed, val=self.feed, class_counts=np.ones(classes, np.int64))
+        counts = np.ones(classes, np.int64)
+        feeds = Feeds(train=self.feed, val=self.feed, class_counts=counts, means={})
         return make_learner(self.config, self.dataset.manifest, feeds, device=self.device)
 
 

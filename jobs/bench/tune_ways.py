@@ -31,7 +31,7 @@ from jobs.bench.train_ways import feed_from_files
 from raymc.cli.runs import run_tune
 from raymc.config import Config, from_dict, override, to_dict
 from raymc.data.feed.feed import Feeds
-from raymc.data.shards import Dataset, count_classes, open_dataset
+from raymc.data.shards import Dataset, count_classes, open_dataset, token_means
 from raymc.metrics.metrics import evaluate_scores
 from raymc.runtime.connect import connect
 from raymc.search.study import distributions, open_study
@@ -147,6 +147,7 @@ def feeds_in_memory(config: Config, dataset: Dataset) -> Feeds:
         train=feed_from_files(dataset, config.data.train, config),
         val=feed_from_files(dataset, config.data.val, config),
         class_counts=count_classes(dataset, config.data.train),
+        means=token_means(dataset, config.data.train),
     )
 
 

@@ -63,8 +63,8 @@ class ModelConfig:
     )
     token_norm: Literal["layer", "none"] = Field(
         default="layer",
-        description="Normalisation of each input token; none suits features that are already "
-        "standardised.",
+        description="Normalisation of each input token, less the training split's mean; none suits "
+        "features that are already standardised.",
     )
     shortest_period_seconds: float = Field(
         default=0.2,

@@ -1,10 +1,10 @@
 """What training must know of a dataset before it begins, from one pass over its files.
 
 A file is read as a whole, because its checksum covers all of it. While it is in memory, it also
-tells labels, lengths and times, and which clips it shares with another split.
+tells labels, lengths, means and times, and which clips it shares with another split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,8 @@ from raymc.config import DataConfig, Shape
 from raymc.data.feed.feed import mapped_ahead
 from raymc.data.feed.shared import check_labelled
 from raymc.data.leaks import VIDEO_COLUMNS, Clips, clips_in, find_leaks, joined
-from raymc.data.shards import Dataset, Manifest, Modality, Shard, ragged, read_shard
+from raymc.data.shards import Dataset, Manifest, Modality, Ragged, Shard, ragged, read_shard
+from raymc.data.shards.means import TOKENS, Sample, means_of, sample_of, sampled_shards
 from raymc.data.shards.read import count_labels
 from raymc.data.shards.tokens import PLACE_COLUMNS
 
@@ -31,7 +32,8 @@ class Survey:
     """What is known of a dataset before training.
 
     Attributes:
-        dataset: The dataset, with the class counts of the training and validation splits.
+        dataset: The dataset, with the class counts of the training and validation splits, and the
+            mean tokens of the training split.
         shape: By what settings are chosen; the first shards give the lengths.
         clip_seconds: The median length of the training clips; None if the dataset has no times.
         leaks: Lines about clips that two splits share.
@@ -45,12 +47,13 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one shard tells: clips of each class, what is compared of them, seconds, lengths."""
+    """What one shard tells: clips of each class, what is compared, seconds, lengths, a sample."""
 
     counts: np.ndarray
     clips: Clips
     seconds: np.ndarray
     lengths: np.ndarray
+    sample: Sample | None
 
 
 def survey(dataset: Dataset, config: DataConfig) -> Survey:
@@ -70,12 +73,16 @@ def survey(dataset: Dataset, config: DataConfig) -> Survey:
         shards[config.test] = dataset.split(config.test)
     size = sum(shard.bytes for each in shards.values() for shard in each)
     measured = _first_shards(shards[config.train])
+    sampled = sampled_shards(shards[config.train])
     look = partial(
         _look, dataset, compared=manifest.modalities if size <= CONTENT_BYTES else (), read=read
     )
     found = mapped_ahead(
         lambda place: look(
-            place[1], is_trained_on=place[0] in needed, is_measured=place[1] in measured
+            place[1],
+            is_trained_on=place[0] in needed,
+            is_measured=place[1] in measured,
+            sampled=TOKENS // len(sampled) if place[1] in sampled else 0,
         ),
         [(split, shard) for split, each in shards.items() for shard in each],
         threads=SHARDS_AT_ONCE,
@@ -85,7 +92,8 @@ def survey(dataset: Dataset, config: DataConfig) -> Survey:
     counts = {
         split: np.sum([one.counts for one in seen[split]], axis=0).tolist() for split in needed
     }
-    dataset = replace(dataset, counts=counts)
+    means = means_of([one.sample for one in train if one.sample], read)
+    dataset = replace(dataset, counts=counts, means={config.train: means})
     check_labelled(dataset, config)
     return Survey(
         dataset=dataset,
@@ -105,7 +113,7 @@ def measure(dataset: Dataset, config: DataConfig) -> Shape:
     names = [one.name for one in read]
     shards = _first_shards(dataset.split(config.train))
     tables = (read_shard(dataset, shard, names) for shard in shards)
-    return _shape(dataset.manifest, config, [_lengths(table, read) for table in tables])
+    return _shape(dataset.manifest, config, [_lengths(_tokens(table, read)) for table in tables])
 
 
 def _read_by(manifest: Manifest, config: DataConfig) -> list[Modality]:
@@ -127,9 +135,13 @@ def _shape(manifest: Manifest, config: DataConfig, measured: Sequence[np.ndarray
     )
 
 
-def _lengths(table: pa.Table, read: Sequence[Modality]) -> np.ndarray:
+def _tokens(table: pa.Table, read: Sequence[Modality]) -> dict[str, Ragged]:
+    return {one.name: ragged(table[one.name], one) for one in read}
+
+
+def _lengths(tokens: Mapping[str, Ragged]) -> np.ndarray:
     """Return how many tokens each row has of each modality, [rows, M]."""
-    return np.stack([ragged(table[one.name], one).lengths for one in read], axis=1)
+    return np.stack([rows.lengths for rows in tokens.values()], axis=1)
 
 
 def _first_shards(shards: Sequence[Shard]) -> list[Shard]:
@@ -146,6 +158,7 @@ def _look(
     read: Sequence[Modality],
     is_trained_on: bool,
     is_measured: bool,
+    sampled: int,
 ) -> _Seen:
     """Read a shard once.
 
@@ -157,16 +170,19 @@ def _look(
         is_trained_on: Whether it is of the training or validation split, whose files are compared
             with their checksums, and whose labels are counted.
         is_measured: Whether its rows' lengths are wanted.
+        sampled: The most tokens of each modality that count for the means.
     """
-    wanted = {one.name for one in (*compared, *(read if is_measured else ()))}
+    wanted = {one.name for one in (*compared, *(read if is_measured or sampled else ()))}
     columns = ["id", *(["labels"] if is_trained_on else []), *sorted(wanted)]
     optional = (*VIDEO_COLUMNS, *_TIMES)
     table = read_shard(dataset, shard, columns, optional=optional, verify=is_trained_on)
+    tokens = _tokens(table, read) if is_measured or sampled else {}
     return _Seen(
         counts=count_labels(dataset, shard, table) if is_trained_on else np.zeros(0, np.int64),
         clips=clips_in(table, compared),
         seconds=_seconds_in(table),
-        lengths=_lengths(table, read) if is_measured else np.zeros((0, len(read)), np.int64),
+        lengths=_lengths(tokens) if is_measured else np.zeros((0, len(read)), np.int64),
+        sample=sample_of(tokens, sampled) if sampled else None,
     )
 
 

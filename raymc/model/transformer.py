@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from raymc.config import ModelConfig
 from raymc.data.feed.batches import Batch
-from raymc.data.shards import Modality
+from raymc.data.shards import Means, Modality
 from raymc.errors import DataError
 from raymc.model.layers import (
     Block,
@@ -53,13 +53,19 @@ class Embeddings:
 
 
 class TokenEmbedding(nn.Module):
-    """Projects tokens of one modality to width D; adds positions in time and a readout token."""
+    """Projects tokens of one modality to width D; adds positions in time and a readout token.
+
+    Attributes:
+        mean: [d], subtracted from each token. What all tokens of a pretrained encoder have in
+            common can be larger than what tells them apart, and a layer norm keeps it.
+    """
 
     def __init__(self, modality: Modality, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
         self.scale, self.offset = modality.scale, modality.offset
         self.rate_hz, self.periods = modality.rate_hz, periods_of(config)
+        self.mean = nn.Buffer(torch.zeros(modality.dim))
         # Normalising one or two numbers would leave only their order.
         is_normed = config.token_norm == "layer" and modality.dim > 2
         self.norm = nn.LayerNorm(modality.dim) if is_normed else nn.Identity()
@@ -71,7 +77,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, tokens: Num[Tensor, "B T d"]) -> Float[Tensor, "B T+1 D"]:
         """Return the readout token followed by the embedded tokens."""
-        values = tokens.to(self.kind.dtype) * self.scale + self.offset
+        values = tokens.to(self.kind.dtype) * self.scale + self.offset - self.mean
         x = self.project(self.dropout(self.norm(values)))
         positions = added_positions(x.shape[1], self.rate_hz, self.periods, like=x)
         x = x + self.kind + self.position_scale * positions
@@ -140,6 +146,13 @@ class MultimodalTransformer(nn.Module):
         nn.init.orthogonal_(self.prototypes)
         self.bottleneck.requires_grad_(config.fusion == "bottleneck" and config.fusion_depth > 0)
         self.bias.requires_grad_(head == "linear")
+
+    def centre(self, means: Means) -> None:
+        """Set what is subtracted from each token: the mean token of each modality."""
+        for name, mean in means.items():
+            embed = self.embed[name]
+            assert isinstance(embed, TokenEmbedding)
+            embed.mean.copy_(torch.tensor(mean))
 
     def forward(
         self,

@@ -400,7 +400,8 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
     model = MultimodalTransformer(
         config.model, modalities, classes=classes, head=head_of(config.loss.name)
     )
-    model.load_state_dict(tensors)
+    # Bundles of models whose input was not centred have no means, which are 0 in a new model.
+    model.load_state_dict({**dict(model.named_buffers()), **tensors})
     thresholds = [np.inf if t is None else t for t in description["thresholds"]]
     if len(thresholds) != len(vocabulary):
         raise ValueError(f"{len(thresholds)} thresholds of {len(vocabulary)} classes")

@@ -125,7 +125,7 @@ class Objective(nn.Module):
         """Join a model and a loss; `compiled` compiles both, for training only."""
         super().__init__()
         self.model, self.config, self.workers = model, config, workers
-        self.weights = weights  # no buffer: workers would send them in every step
+        self.weights = weights
         self._compiled_model = torch.compile(model.forward, dynamic=True) if compiled else None
         if compiled:
             self._loss_of_all = torch.compile(self._loss_of_all, dynamic=True)
@@ -254,7 +254,9 @@ def make_learner(
     """Initialise model and optimizer, identically on every worker."""
     workers = Workers.current()
     torch.manual_seed(config.train.seed)
-    model = make_model(config, manifest).to(device)
+    model = make_model(config, manifest)
+    model.centre(feeds.means)
+    model.to(device)
     average = make_average(model, config.optimizer, steps_per_epoch=feeds.train.steps)
     weights = None
     if config.loss.balance:
@@ -269,7 +271,8 @@ def make_learner(
         compiled=wants_compiled(config.train, device, steps=steps),
     )
     if workers.count > 1:
-        objective = DistributedDataParallel(objective)
+        # Buffers are the same everywhere, and need not be sent in every step.
+        objective = DistributedDataParallel(objective, broadcast_buffers=False)
     return Learner(
         model=model,
         objective=objective,

@@ -8,7 +8,7 @@ from counted_files import counted
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, tiny_row
 
 from raymc.config import Config, override
-from raymc.data.shards import Dataset, count_classes, open_dataset, write_dataset
+from raymc.data.shards import Dataset, count_classes, open_dataset, token_means, write_dataset
 from raymc.data.survey import clip_seconds, survey
 from raymc.errors import DataError
 
@@ -28,6 +28,7 @@ def test_files_are_read_once(tiny: Dataset, tiny_config: Config) -> None:
     for split in ("train", "val"):
         counts = count_classes(known.dataset, split).tolist()
         assert counts == count_classes(tiny, split).tolist()
+    assert token_means(known.dataset, "train") == token_means(tiny, "train")
     assert read == again
     assert known.clip_seconds is None
 

@@ -96,7 +96,7 @@ def train_plainly(task: Task) -> list[float]:
     loop.fit(
         task.config,
         task.dataset.manifest,
-        Feeds(train=task.feed, val=task.feed, class_counts=torch.ones(classes).numpy()),
+        Feeds(task.feed, task.feed, class_counts=torch.ones(classes).numpy(), means={}),
         device=CPU,
         emit=lambda event: None,
         report=report,

@@ -24,7 +24,8 @@ from raymc.model.transformer import MultimodalTransformer
 
 def parameters_of(**settings: Any) -> dict[str, Tensor]:
     torch.manual_seed(3)
-    return MultimodalTransformer(make_config(**settings), MODALITIES, classes=5).state_dict()
+    model = MultimodalTransformer(make_config(**settings), MODALITIES, classes=5)
+    return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
 @every_fusion

@@ -169,10 +169,17 @@ def test_a_model_that_never_lost_a_modality_needs_all(bundle: Bundle, tiny: Data
 
 
 def test_a_bundle_of_0_1_0_computes_as_there(copy: Path) -> None:
+    weights = load_file(copy / WEIGHTS)
+    means = {name: weights.pop(name) for name in sorted(weights) if name.endswith(".mean")}
+    assert list(means) == ["embed.audio.mean", "embed.visual.mean"]
+    assert all(mean.abs().max() > 0.1 for mean in means.values())
+    save_file(weights, copy / "other")
+    exchange_weights(copy, (copy / "other").read_bytes())
     edit(copy, as_in_0_1_0)
     loaded = load_bundle(copy)
     assert loaded.config.model.absent == "seen"
     assert loaded.model.absent_are_seen
+    assert all(not mean.any() for mean in loaded.model.buffers())
 
 
 def test_labels_are_given_from_their_threshold_on(bundle: Bundle) -> None:

@@ -18,7 +18,7 @@ from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, 
 from raymc.config import Config, LossName, override, to_dict
 from raymc.data.check import check_dataset
 from raymc.data.feed.batches import block_from_table
-from raymc.data.shards import Dataset, Row, open_dataset, read_shard, write_dataset
+from raymc.data.shards import Dataset, Row, open_dataset, read_shard, token_means, write_dataset
 from raymc.errors import CheckpointError, DivergedError
 from raymc.evaluation.scoring import score_split
 from raymc.events import Ended, EpochEnded, Event, Started, Stepped
@@ -138,6 +138,9 @@ def test_a_run_tells_its_story(whole: Run, tiny: Dataset) -> None:
     assert (started.epochs, started.first_epoch, started.rows) == (4, 1, SPLIT_ROWS["train"])
     assert started.steps_per_epoch == math.ceil(SPLIT_ROWS["train"] / 8)
     weights = checkpoint.load_weights(whole.checkpoint(4))
+    for name, mean in token_means(tiny, "train").items():
+        found = weights.pop(f"embed.{name}.mean")
+        torch.testing.assert_close(found, torch.tensor(mean), rtol=0, atol=0)
     assert started.parameters == sum(x.numel() for x in weights.values())
     assert whole.progress is not None
     assert ended == Ended("finished", whole.progress.best_epoch, whole.progress.best)

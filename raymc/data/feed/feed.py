@@ -35,7 +35,7 @@ from raymc.data.feed.order import (
     pool_of,
     share_of,
 )
-from raymc.data.shards import Manifest
+from raymc.data.shards import Manifest, Means
 
 BATCHES_AHEAD = 2  # batches that wait while a step computes
 
@@ -213,11 +213,19 @@ class Feed:
 
 @dataclass(frozen=True)
 class Feeds:
-    """A run's training and validation splits, and the class counts of the first ([C])."""
+    """A run's splits, and what training must know of the first.
+
+    Attributes:
+        train: The training split.
+        val: The validation split.
+        class_counts: [C], the training clips with each class.
+        means: The training split's mean token of each modality.
+    """
 
     train: Feed
     val: Feed
     class_counts: np.ndarray
+    means: Means
 
 
 def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:

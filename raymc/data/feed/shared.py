@@ -14,7 +14,14 @@ from pyarrow import fs
 
 from raymc.config import Config, DataConfig
 from raymc.data.feed.feed import Feed, Feeds, mapped_ahead
-from raymc.data.shards import Dataset, Manifest, count_classes, read_shard
+from raymc.data.shards import (
+    Dataset,
+    Manifest,
+    Means,
+    count_classes,
+    read_shard,
+    token_means,
+)
 from raymc.errors import DataError
 
 # With one at a time, the disk or bucket is idle while a shard is decoded and copied.
@@ -81,6 +88,7 @@ class SharedData:
     train: SharedSplit
     val: SharedSplit
     class_counts: np.ndarray
+    means: Means
 
     def feeds(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
         """Return one worker's feeds."""
@@ -88,6 +96,7 @@ class SharedData:
             train=self.train.feed(config, share=share),
             val=self.val.feed(config, share=share),
             class_counts=self.class_counts,
+            means=self.means,
         )
 
 
@@ -121,6 +130,7 @@ def open_data(
         train=train,
         val=share(open_split(dataset, config.val, config)),
         class_counts=count_classes(dataset, config.train),
+        means=token_means(train.dataset, config.train),
     )
 
 

@@ -7,6 +7,7 @@ arrays. Start with `Row` in `rows.py` and `write_dataset` in `write.py`.
 """
 
 from raymc.data.shards.manifest import FAILURES_FILE, Manifest, Shard
+from raymc.data.shards.means import Means, token_means
 from raymc.data.shards.ragged import Ragged, ragged
 from raymc.data.shards.read import Dataset, count_classes, is_dataset, open_dataset, read_shard
 from raymc.data.shards.rows import Row, Rows, write_shard
@@ -17,6 +18,7 @@ __all__ = [
     "FAILURES_FILE",
     "Dataset",
     "Manifest",
+    "Means",
     "Modality",
     "Ragged",
     "Row",
@@ -28,6 +30,7 @@ __all__ = [
     "open_dataset",
     "ragged",
     "read_shard",
+    "token_means",
     "write_dataset",
     "write_manifest",
     "write_shard",

@@ -38,6 +38,7 @@ class Dataset:
         checked: The shards whose checksums were computed when it was opened, because
             `dataset.json` has none.
         counts: The clips with each class, by split, of splits that were read before.
+        means: The mean token of each modality, by split, of splits that were read before.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Dataset:
     manifest: Manifest
     checked: frozenset[str] = frozenset()
     counts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    means: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return where it is, and how many rows its splits have."""

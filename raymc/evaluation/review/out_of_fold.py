@@ -19,11 +19,12 @@ from jaxtyping import Bool, Float32, Int64
 
 import raymc
 from raymc.config import Config
-from raymc.data.feed.batches import Block, block_from_table
+from raymc.data.feed.batches import Block, block_from_table, decode_tokens
 from raymc.data.feed.feed import Feed, Feeds
 from raymc.data.labels import label_counts
 from raymc.data.leaks import contents_of, videos_in
 from raymc.data.shards import Dataset, Manifest, Shard, read_shard
+from raymc.data.shards.means import means_of, sample_of
 from raymc.errors import DataError, ResourceError
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import Event, Stepped
@@ -295,20 +296,31 @@ def train_and_score(
     It ends after `epochs`, on the learning rates of a run of `train.epochs`. `told` is called with
     the steps done.
     """
-    manifest = clips.dataset.manifest
-    feed = feed_of_rows(clips, training.train, config)
-    held_out = feed_of_rows(clips, training.held_out, config)
-    counts = label_counts(clips.block.labels[training.train])
-    learner = make_learner(config, manifest, Feeds(feed, held_out, counts), device=device)
+    feeds = feeds_of_rows(clips, training.train, training.held_out, config)
+    learner = make_learner(config, clips.dataset.manifest, feeds, device=device)
 
     def emit(event: Event) -> None:
         if isinstance(event, Stepped):
-            told((event.epoch - 1) * feed.steps + event.step)
+            told((event.epoch - 1) * feeds.train.steps + event.step)
 
     with computing_threads(max(1, int(config.search.cpus_per_trial))):  # as workers compute
         for epoch in range(1, epochs + 1):
-            train_epoch(learner, config, feed, epoch, emit=emit)
-        return predict(learner.result, held_out, device=device).scores
+            train_epoch(learner, config, feeds.train, epoch, emit=emit)
+        return predict(learner.result, feeds.val, device=device).scores
+
+
+def feeds_of_rows(
+    clips: Clips, train: Int64[np.ndarray, " _"], val: Int64[np.ndarray, " _"], config: Config
+) -> Feeds:
+    """Return the feeds of a run that trains on some clips and is validated on others."""
+    modalities = clips.dataset.manifest.modalities
+    tokens = decode_tokens(clips.table.take(pa.array(train)), modalities)
+    return Feeds(
+        train=feed_of_rows(clips, train, config),
+        val=feed_of_rows(clips, val, config),
+        class_counts=label_counts(clips.block.labels[train]),
+        means=means_of([sample_of(tokens)], modalities),
+    )
 
 
 def feed_of_rows(clips: Clips, rows: Int64[np.ndarray, " _"], config: Config) -> Feed:
