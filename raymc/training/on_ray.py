@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from pyarrow import fs
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from raymc.config import to_dict
@@ -140,18 +142,21 @@ def forget_torn_list(address: str) -> list[str]:
 
 
 class _Trainer(TorchTrainer):
-    """Leaves signals and data to raymc.
+    """Leaves signals, data and the end of a command to raymc.
 
     Ray Train's handler of signals would delay the end, and exit with 0 or 1. Its process that
-    hands out datasets would take seconds to start, and have none to hand out.
+    hands out datasets would take seconds to start, and have none to hand out. So would the one
+    that frees the workers' CPUs after a crash, which Ray does by itself when a command ends; but
+    not when one trial of a sweep does.
     """
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
+        is_trial = ray.get_runtime_context().get_actor_id() is not None
+        spared = (DatasetsCallback, *([] if is_trial else [PlacementGroupCleanerCallback]))
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, spared)]
 
 
 def make_trainer(

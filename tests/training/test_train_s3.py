@@ -14,6 +14,7 @@ import torch
 from drivers import RAYMC, kill, running, wait_until, write_config
 from example_dataset import contents
 from pyarrow import fs
+from ray.util import placement_group_table
 from rich.console import Console
 from tiny import SPLIT_ROWS, fit_here
 
@@ -117,6 +118,8 @@ def test_a_killed_run_resumes_from_a_bucket(
         wait_until(lambda: SNAPSHOT in stored(), process)
         kill(process)
     assert not (tmp_path / "mine" / "bundle").exists()
+    # Ray frees what the dead command's workers had, with no process of Ray Train that sees to it.
+    wait_until(lambda: {one["state"] for one in placement_group_table().values()} <= {"REMOVED"})
     with running(RAYMC, "train", file, log=log, environment=environment) as process:
         assert process.wait(timeout=600) == 0, log.read_text()
     resumed = r"^resuming at epoch \d+( after step \d+)? of 8 epochs"
