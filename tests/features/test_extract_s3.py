@@ -2,16 +2,17 @@
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import boto3
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from drivers import running
 from videos import write_video
 
+from raymc.cli.main import main
 from raymc.data.shards import open_dataset
 from raymc.features.begun import states_of
 
@@ -36,15 +37,14 @@ def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(
     for seed in range(3):
         video = write_video(tmp_path / "videos" / f"{seed}.mp4", seed=seed)
         client.upload_file(str(video), BUCKET, f"videos/{video.name}")
-    for source, out in (
-        (f"s3://{BUCKET}/videos", f"s3://{BUCKET}/dataset"),
-        (str(tmp_path / "videos"), str(tmp_path / "dataset")),
-    ):
-        command = (sys.executable, "-m", "raymc", "extract", source, "--out", out)
-        command += ("--visual", "patches")
-        log = tmp_path / "log"
-        with running(*command, log=log, environment=environment) as process:
-            assert process.wait(timeout=180) == 0, log.read_text()
+    log = tmp_path / "log"
+    there = ("extract", f"s3://{BUCKET}/videos", "--out", f"s3://{BUCKET}/dataset")
+    command = (sys.executable, "-m", "raymc", *there, "--visual", "patches")
+    with running(*command, log=log, environment=environment) as process:
+        assert process.wait(timeout=180) == 0, log.read_text()
+    here = ("extract", str(tmp_path / "videos"), "--out", str(tmp_path / "dataset"))
+    done = CliRunner().invoke(main, [*here, "--visual", "patches"])
+    assert done.exit_code == 0, done.output
     keys = {one["Key"] for one in client.list_objects_v2(Bucket=BUCKET)["Contents"]}
     keys = {key for key in keys if key.startswith("dataset/") and not key.endswith("/")}
     local = tmp_path / "dataset"
@@ -55,19 +55,13 @@ def test_a_bucket_of_videos_becomes_a_dataset_in_a_bucket(
     body = client.get_object(Bucket=BUCKET, Key="dataset/train/00000.parquet")["Body"].read()
     tables = [pq.read_table(source) for source in (io.BytesIO(body), local / "train/00000.parquet")]
     assert tables[0]["path"].to_pylist() == [f"s3://{BUCKET}/videos/{n}.mp4" for n in range(3)]
-    there, here = (table.drop_columns("path") for table in tables)
-    assert there.equals(here)
-    check = subprocess.run(
-        [sys.executable, "-m", "raymc", "data", "check", f"s3://{BUCKET}/dataset"],
-        env={**environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (check.returncode, "no findings" in check.stdout) == (0, True), check.stderr
-
+    far, near = (table.drop_columns("path") for table in tables)
+    assert far.equals(near)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    check = CliRunner().invoke(main, ["data", "check", f"s3://{BUCKET}/dataset"])
+    assert (check.exit_code, "no findings" in check.output) == (0, True), check.output
+
     paths = [f"s3://{BUCKET}/videos/{name}.mp4" for name in (0, 1, "none")]
     before = states_of(paths)
     noted = json.loads(client.get_object(Bucket=BUCKET, Key="dataset/.media.json")["Body"].read())
