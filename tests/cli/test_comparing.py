@@ -197,7 +197,7 @@ def test_another_run_may_keep_a_bundle_s_scores(
 
 
 def test_runs_are_compared_on_the_first_one_s_dataset(runs: Path, tiny: Dataset) -> None:
-    found = run_compare(["good", "bad"], quiet(), overrides=[f"run.folder={runs}"], split="train")
+    found = run_compare(["good", "bad"], quiet(), runs_folder=str(runs), split="train")
     ours, theirs = (
         stored_scores(load_bundle(runs / name / BUNDLE), tiny, "train") for name in ("bad", "good")
     )
@@ -216,8 +216,7 @@ def test_the_command(runs: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*words, "--metric", "LRAP", "--html", str(page)])
     assert result.exit_code == 0, result.output
     first = result.output.splitlines()[0]
-    options = [f"run.folder={runs}"]
-    found = run_compare(["good", "bad"], quiet(), overrides=options, split="train")
+    found = run_compare(["good", "bad"], quiet(), runs_folder=str(runs), split="train")
     assert first == f"bad against good: LRAP {difference_text(found.differences['LRAP'][0])}"
     assert f"<p>{first}</p>" in page.read_text()
 
@@ -253,7 +252,7 @@ def test_what_cannot_be_compared(
         ([good, "begun"], r"run 'begun' has no bundle yet: run its command again"),
     ):
         with pytest.raises(ConfigError, match=message):
-            run_compare(names, quiet(), overrides=[f"run.folder={tmp_path}"])
+            run_compare(names, quiet(), runs_folder=str(tmp_path))
     other = finished_run(tmp_path, "other", tiny_bundle)
     renamed = (other / BUNDLE / "bundle.json").read_text().replace('"spell"', '"spelling"')
     write_description(other / BUNDLE, json.loads(renamed))

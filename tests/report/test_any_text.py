@@ -124,7 +124,7 @@ def test_what_was_typed_is_what_is_seen(
         trained = run_train(override(config, {"run.name": f"{run}2"}), console)
         page = folder / "page.html"
         names = [str(sweep), str(trained.parent)]
-        run_compare(names, console, overrides=(), html=page)
+        run_compare(names, console, html=page)
         more = f"more {labels[0]}"
         model, first = load_bundle(sweep / "bundle"), f"{id}train0"
         added = add_class(model, more, [data], folder / "more", ids=[first])
