@@ -37,7 +37,7 @@ from jobs.bench.ragged import RaggedRows, write_ragged
 from raymc.config import Config, from_dict, load, override
 from raymc.data.feed.batches import Batch, Block, block_from_table
 from raymc.data.feed.feed import Feed, Feeds
-from raymc.data.shards import Dataset, Modality, open_dataset, read_shard
+from raymc.data.shards import Dataset, Modality, open_dataset, read_shard, token_means
 from raymc.formats.prepare import prepare_dataset
 from raymc.training.learner import Learner, make_learner, step_seed
 from raymc.training.loop import Awaited
@@ -138,8 +138,12 @@ class Task:
     def learner(self) -> Learner:
         """Return model, loss and optimizer, as raymc starts them."""
         classes = len(self.dataset.manifest.vocabulary.names)
-        counts = np.ones(classes, np.int64)
-        feeds = Feeds(train=self.feed, val=self.feed, class_counts=counts, means={})
+        feeds = Feeds(
+            train=self.feed,
+            val=self.feed,
+            class_counts=np.ones(classes, np.int64),
+            means=token_means(self.dataset, self.config.data.train),
+        )
         return make_learner(self.config, self.dataset.manifest, feeds, device=self.device)
 
 

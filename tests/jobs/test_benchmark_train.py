@@ -41,6 +41,7 @@ from jobs.bench.train_ways import (
 )
 from raymc.config import Config, override, to_dict
 from raymc.data.feed.feed import Feeds
+from raymc.data.shards import token_means
 from raymc.errors import ResourceError
 from raymc.events import EpochEnded
 from raymc.training import loop
@@ -96,7 +97,12 @@ def train_plainly(task: Task) -> list[float]:
     loop.fit(
         task.config,
         task.dataset.manifest,
-        Feeds(task.feed, task.feed, class_counts=torch.ones(classes).numpy(), means={}),
+        Feeds(
+            task.feed,
+            task.feed,
+            class_counts=torch.ones(classes).numpy(),
+            means=token_means(task.dataset, task.config.data.train),
+        ),
         device=CPU,
         emit=lambda event: None,
         report=report,
@@ -289,7 +295,7 @@ def test_a_step_asks_for_few_operations_and_never_waits() -> None:
     assert [one.name for one in parts] == ["forward", "loss", "backward", "optimizer", "whole step"]
     whole = {key: value for key, (value,) in parts[-1].figures.items()}
     assert whole["waits"] == 0
-    assert 1000 < whole["operations"] <= 1600  # 2,135 with float32 rotations
+    assert 1000 < whole["operations"] <= 1625  # 2,135 with float32 rotations
     assert 100 < whole["casts"] <= 400  # 556 with them
     assert (
         counts_table(parts).splitlines()[-1].startswith(f"| whole step | {whole['operations']:,}")
