@@ -253,13 +253,11 @@ def evaluate(
 
     Raises:
         BundleError: The model can't read the dataset's features, or has other labels.
-        ConfigError: No dataset is given, and the model is in no run's folder.
+        ConfigError: No dataset is given, and the model's own isn't where its settings say.
         DataError: There is no such split.
     """
     model = _loaded(model)
-    if dataset is None:
-        dataset = own_dataset(model)
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
+    opened = _opened(model, dataset)
     found = evaluate_bundle(model, opened, split, device=device)
     outcomes = label_outcomes(model, found.scored)
     labels = pd.DataFrame(
@@ -306,14 +304,12 @@ def review(
 
     Raises:
         BundleError: The model can't read the dataset's features, or has other labels.
-        ConfigError: No dataset is given, and the model is in no run's folder.
+        ConfigError: No dataset is given, and the model's own isn't where its settings say.
         DataError: There are too few videos or labels, or something can't be read.
         ResourceError: The clips do not fit into memory.
     """
     model = _loaded(model)
-    if dataset is None:
-        dataset = own_dataset(model)
-    opened = dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
+    opened = _opened(model, dataset)
     given: dict[str, Any] = {"folds": folds, "curves": curves, "count": count, "seed": seed}
     return review_dataset(model, opened, unlabelled=str(unlabelled), device=device, **given)
 
@@ -460,6 +456,12 @@ def serve(
 
 def _loaded(model: Bundle | str | Path) -> Bundle:
     return model if isinstance(model, Bundle) else load(model)
+
+
+def _opened(model: Bundle, dataset: str | Path | Dataset | None) -> Dataset:
+    if dataset is None:
+        return own_dataset(model)
+    return dataset if isinstance(dataset, Dataset) else open_dataset(str(dataset))
 
 
 def _named(settings: Settings | None, name: str) -> dict[str, Any]:

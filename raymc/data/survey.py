@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from raymc.config import DataConfig, Shape
+from raymc.data.feed.batches import decode_tokens
 from raymc.data.feed.feed import mapped_ahead
 from raymc.data.feed.shared import check_labelled
 from raymc.data.leaks import VIDEO_COLUMNS, Clips, clips_in, find_leaks, joined
-from raymc.data.shards import Dataset, Manifest, Modality, Ragged, Shard, ragged, read_shard
+from raymc.data.shards import Dataset, Manifest, Modality, Ragged, Shard, read_shard
 from raymc.data.shards.means import TOKENS, Sample, means_of, sample_of, sampled_shards
 from raymc.data.shards.read import count_labels
 from raymc.data.shards.tokens import PLACE_COLUMNS
@@ -113,7 +114,9 @@ def measure(dataset: Dataset, config: DataConfig) -> Shape:
     names = [one.name for one in read]
     shards = _first_shards(dataset.split(config.train))
     tables = (read_shard(dataset, shard, names) for shard in shards)
-    return _shape(dataset.manifest, config, [_lengths(_tokens(table, read)) for table in tables])
+    return _shape(
+        dataset.manifest, config, [_lengths(decode_tokens(table, read)) for table in tables]
+    )
 
 
 def _read_by(manifest: Manifest, config: DataConfig) -> list[Modality]:
@@ -133,10 +136,6 @@ def _shape(manifest: Manifest, config: DataConfig, measured: Sequence[np.ndarray
         seconds=float((lengths.max(axis=0, initial=0) / rates).max()),
         rate_hz=float(rates.max()),
     )
-
-
-def _tokens(table: pa.Table, read: Sequence[Modality]) -> dict[str, Ragged]:
-    return {one.name: ragged(table[one.name], one) for one in read}
 
 
 def _lengths(tokens: Mapping[str, Ragged]) -> np.ndarray:
@@ -176,7 +175,7 @@ def _look(
     columns = ["id", *(["labels"] if is_trained_on else []), *sorted(wanted)]
     optional = (*VIDEO_COLUMNS, *_TIMES)
     table = read_shard(dataset, shard, columns, optional=optional, verify=is_trained_on)
-    tokens = _tokens(table, read) if is_measured or sampled else {}
+    tokens = decode_tokens(table, read) if is_measured or sampled else {}
     return _Seen(
         counts=count_labels(dataset, shard, table) if is_trained_on else np.zeros(0, np.int64),
         clips=clips_in(table, compared),

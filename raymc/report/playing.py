@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from raymc.errors import DataError
-from raymc.runtime.child_process import Child, ChildError, limit_cpu
+from raymc.runtime.child_process import Child, ChildError, limit_cpu, received
 
 _STUCK_SECONDS = 300.0  # of CPU time without a picture, by which FFmpeg never ends
 _CLIP_HEIGHT = 240  # lines of a clip among many
@@ -74,22 +74,12 @@ def copy_for_browsers(path: str, out: Path, *, listener: Callable[[float], None]
 
 
 def copies_of(places: Sequence[tuple[str, float, float]]) -> Iterator[bytes]:
-    """Yield a small MP4 file of each clip whose file browsers don't play; nothing of others.
+    """Iterate over a small MP4 file of each clip whose file browsers don't play; nothing of others.
 
     Args:
         places: Path, and start and end in seconds, of each clip.
     """
-    waiting = list(places)
-    while waiting:
-        with closing(Child(_send_copies, waiting)) as child:
-            try:
-                while waiting:
-                    found = child.receive()
-                    waiting.pop(0)
-                    yield found
-            except ChildError:
-                waiting.pop(0)
-                yield b""
+    return received(_send_copies, places, lost=lambda _: b"")
 
 
 def _send_copies(connection: Connection, places: Sequence[tuple[str, float, float]]) -> None:

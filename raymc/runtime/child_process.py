@@ -10,8 +10,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -53,6 +53,26 @@ class Child:
     def close(self) -> None:
         """End the process."""
         _end((self.connection, self._process))
+
+
+def received(
+    function: Callable[..., None], items: Sequence[Any], *, lost: Callable[[ChildError], Any]
+) -> Iterator[Any]:
+    """Yield what a child sends of each item: `function(connection, items)` sends one object each.
+
+    Where it ends before its time, `lost` makes up for that item, and another child goes on.
+    """
+    waiting = list(items)
+    while waiting:
+        with closing(Child(function, waiting)) as child:
+            try:
+                while waiting:
+                    found = child.receive()
+                    waiting.pop(0)
+                    yield found
+            except ChildError as error:
+                waiting.pop(0)
+                yield lost(error)
 
 
 @contextmanager

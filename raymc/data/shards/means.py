@@ -3,7 +3,7 @@
 It is computed from a bounded sample, so that large datasets are not read as a whole. The sample
 depends on the shards alone, and so is the same wherever it is drawn.
 
-Axes: S tokens, d values of a token.
+Axes: d values of a token.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -14,7 +13,7 @@ from raymc.errors import first_line
 from raymc.features.clips import Clip, ClipRequest, Failure, Picture
 from raymc.features.media import read_clips
 from raymc.features.sources import Source
-from raymc.runtime.child_process import Child, ChildError, limit_cpu
+from raymc.runtime.child_process import limit_cpu, received
 
 FRAMES = 3  # of a clip, in the middle of each third
 _HEIGHT, _MOST_WIDTH = 96, 216
@@ -31,18 +30,8 @@ class Thumbnails:
 
 
 def thumbnails_of(places: Sequence[tuple[str, float, float]]) -> Iterator[Thumbnails]:
-    """Yield pictures of each clip, given its path, and its start and end in seconds."""
-    waiting = list(places)
-    while waiting:
-        with closing(Child(_send, waiting)) as child:
-            try:
-                while waiting:
-                    found = child.receive()
-                    waiting.pop(0)
-                    yield found
-            except ChildError as error:
-                waiting.pop(0)
-                yield Thumbnails(reason=f"its decoder {error}")
+    """Iterate over pictures of each clip, given its path, and its start and end in seconds."""
+    return received(_send, places, lost=lambda error: Thumbnails(reason=f"its decoder {error}"))
 
 
 def _send(connection: Connection, places: Sequence[tuple[str, float, float]]) -> None:
