@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from example_dataset import contents
 
 from raymc.cli.main import main
+from raymc.cli.options import program
 from raymc.config import ExtractConfig
 from raymc.data.check import check_dataset
 from raymc.data.shards import FAILURES_FILE, Row, ShardStream, open_dataset
@@ -117,7 +118,7 @@ def test_other_settings_and_another_raymc(tmp_path: Path, monkeypatch: pytest.Mo
     assert again(config, shutil.copytree(out, tmp_path / "copy")) == 2  # somebody else's copy
     command = ["extract", config.source, "--out", str(out), "--audio", "none", "--split", "none"]
     told = CliRunner().invoke(main, [*command, "extract.shard_rows=2"]).output
-    assert told.replace("\n", "").endswith(f"next, train on it: raymc train {out}"), told
+    assert told.replace("\n", "").endswith(f"next, train on it: {program()} train {out}"), told
     (tmp_path / "a.mp4").unlink()  # media may be moved away once they are read
     assert again(config, out) == 2
     with pytest.raises(DataError, match=r"different .*provenance \(fps: 1.0 → 2.0\)"):
