@@ -263,7 +263,16 @@ class Scene:
         if self.command != "tune":
             return 0
         kept = [trial for trial in self._trials() if trial.state.name in ("COMPLETE", "PRUNED")]
-        return self.config.search.trials - len(kept)
+        return self._trials_due() - len(kept)
+
+    def trials_begun(self) -> int:
+        """Return the number of trials that the sweep has begun."""
+        return len(self._trials())
+
+    def _trials_due(self) -> int:
+        """Return the number of trials to expect: as planned, or what its hours allowed."""
+        hours, planned = self.config.search.hours, self.config.search.trials
+        return planned if hours is None else self.trials_begun()
 
     def _is_done(self) -> bool:
         return (self.run_folder / "bundle" / "bundle.json").exists()
@@ -279,7 +288,7 @@ class Scene:
         trials = self._trials()
         states = Counter(trial.state.name for trial in trials)
         found = [f"Optuna has {n} trials {s}" for s, n in states.items() if s not in _STATUS]
-        if len(trials) != self.config.search.trials:
+        if len(trials) != self._trials_due():
             found.append(f"Optuna has {len(trials)} trials")
         for trial in trials:
             epochs = sorted(trial.intermediate_values)

@@ -195,7 +195,7 @@ class TrainDisplay(_LiveDisplay):
 
 
 class TrialsDisplay(_LiveDisplay):
-    """Shows a sweep of `trials` trials; safe to call from any thread.
+    """Shows a sweep of `trials` trials, or what `hours` allow; safe to call from any thread.
 
     A terminal shows a live table of the running trials and the ten best, which disappears when the
     sweep ends. Elsewhere a line is printed whenever a trial ends.
@@ -206,11 +206,13 @@ class TrialsDisplay(_LiveDisplay):
         console: Console,
         trials: int,
         *,
+        hours: float | None = None,
         metric: str = "val/mAP",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(console, clock)
         self._planned, self._metric = trials, metric
+        self._until = math.inf if hours is None else clock() + 3600 * hours
         self._lock = threading.Lock()
         self._seen: dict[int, Trial] = {}
 
@@ -244,7 +246,7 @@ class TrialsDisplay(_LiveDisplay):
         table.expand = True
         params = table.columns[-1]
         params.ratio, params.no_wrap, params.overflow = 1, True, "ellipsis"
-        lines = (self._counts(trials), _outlook(trials, self._all))
+        lines = (self._counts(trials), self._outlook(trials))
         return Group(*(plain(line, no_wrap=True, overflow="ellipsis") for line in lines), table)
 
     def _counts(self, trials: Sequence[Trial]) -> str:
@@ -252,11 +254,22 @@ class TrialsDisplay(_LiveDisplay):
         shown = [f"{counts[state]} {state}" for state in get_args(TrialState) if counts[state]]
         return f"{self._all} trials: " + (", ".join(shown) or "none started")
 
+    def _outlook(self, trials: Sequence[Trial]) -> str:
+        """Return the best value so far and the time left, if all trials take the mean time."""
+        ended = [trial.seconds for trial in trials if trial.is_over]
+        running = [trial.seconds for trial in trials if trial.state == "running"]
+        if not ended or not running:
+            return _best_so_far(trials)
+        mean = sum(ended) / len(ended)
+        begun = mean * len(running) - sum(min(seconds, mean) for seconds in running)
+        due = mean * (self._all - len(ended) - len(running))
+        seconds = min(begun + due, max(0.0, self._until - self._clock()) * len(running) + begun)
+        left = f"about {duration(seconds / len(running))} left"
+        return "  ".join(part for part in (_best_so_far(trials), left) if part)
+
     def _line(self) -> str:
         trials = self.trials
-        return "  ".join(
-            part for part in (self._counts(trials), _outlook(trials, self._all)) if part
-        )
+        return "  ".join(part for part in (self._counts(trials), self._outlook(trials)) if part)
 
     def _line_of(self, trial: Trial) -> str:
         trials = self.trials
@@ -278,18 +291,6 @@ class TrialsDisplay(_LiveDisplay):
 def _best_so_far(trials: Sequence[Trial]) -> str:
     best = best_trial(trials)
     return "" if best is None else f"best {value_text(best.value)} (trial {best.number})"
-
-
-def _outlook(trials: Sequence[Trial], planned: int) -> str:
-    """Return the best value so far and the time left, if all trials take the mean time."""
-    ended = [trial.seconds for trial in trials if trial.is_over]
-    running = [trial.seconds for trial in trials if trial.state == "running"]
-    if not ended or not running:
-        return _best_so_far(trials)
-    mean = sum(ended) / len(ended)
-    work = mean * (planned - len(ended)) - sum(min(seconds, mean) for seconds in running)
-    left = f"about {duration(work / len(running))} left"
-    return "  ".join(part for part in (_best_so_far(trials), left) if part)
 
 
 def _epoch_line(event: EpochEnded, epochs: int, metric: str) -> str:

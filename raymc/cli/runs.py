@@ -102,7 +102,8 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
     _describe(known, config.data.train, console, lines)
     run = _start_ray(run, console)
     with open_tracker(config.tracking, config.run.folder, folder=run.folder) as tracker:
-        display = TrialsDisplay(console, config.search.trials, metric=config.train.monitor)
+        search, metric = config.search, config.train.monitor
+        display = TrialsDisplay(console, search.trials, hours=search.hours, metric=metric)
         gauges = Gauges(run.name, workers=config.train.most_workers, gpus=run.gpus)
 
         def show(trial: Trial) -> None:
@@ -118,9 +119,12 @@ def run_tune(config: Config, console: Console, preset: Preset | None = None) -> 
                 run.begin()
             bundle = run.folder / BUNDLE
             save_bundle(Path(best.checkpoint), bundle, clip_seconds=known.clip_seconds)
-            console.print(trials_table(record.trials, config.train.monitor, width=console.width))
+            console.print(trials_table(record.trials, metric, width=console.width))
             for line in failure_lines(record.trials):
                 print_line(console, line, "yellow")
+            if (begun := len(record.trials)) < search.trials:
+                over = f"search.hours={search.hours:g} were over"
+                print_line(console, f"{over} after {begun} of {search.trials} trials had started")
             record.summarise()
             print_line(console, f"best: trial {best.number}, {trial_name(best.params)}")
             if not is_logged:

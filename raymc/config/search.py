@@ -69,6 +69,13 @@ class SearchConfig:
     trials: int = Field(
         default=16, ge=1, description="Trials of the sweep, including those before a restart."
     )
+    hours: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="No trial starts later than this many hours after the first; those that run "
+        "are finished. null: no limit.",
+    )
     space: Mapping[str, Range] = Field(
         default_factory=default_space,
         description="Range of each setting by dotted path: `{low, high, log}` or `{choices}`.",

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,7 @@ class StudySearcher(Searcher):
         self._orphans = [t for t in trials if t.state == TrialState.RUNNING]
         ended = [t for t in trials if t.state.is_finished()]
         self._new = max(0, config.search.trials - len(ended) - len(self._orphans))
+        self._began = min((t.datetime_start for t in trials if t.datetime_start), default=None)
         self._running: dict[str, _Running] = {}
         self._losses = Counter[int]()  # of processes, by trial
         self._left = dict[int, list[str]]()  # checkpoints of lost processes, by trial
@@ -105,7 +107,14 @@ class StudySearcher(Searcher):
     @property
     def due(self) -> int:
         """How many trials are still to be handed out, as far as is known yet."""
-        return self._new + len(self._orphans)
+        return len(self._orphans) + (0 if self._is_late() else self._new)
+
+    def _is_late(self) -> bool:
+        """Whether the hours in which trials may start are over."""
+        hours = self.config.search.hours
+        if hours is None or self._began is None:
+            return False
+        return datetime.now() - self._began > timedelta(hours=hours)
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's number, settings, folder, and the checkpoint to resume from, if any.
@@ -115,7 +124,7 @@ class StudySearcher(Searcher):
         """
         if self._orphans:
             return self._adopt(self._orphans.pop(0), trial_id)
-        if not self._new:
+        if not self.due:
             return None if self._running else Searcher.FINISHED
         try:
             asked = self.study.ask(self._space)
@@ -124,6 +133,7 @@ class StudySearcher(Searcher):
             self._new -= len(self._orphans)
             return self.suggest(trial_id)
         self._new -= 1
+        self._began = self._began or datetime.now()
         return self._hand_out(asked, trial_id, new_trial(asked.number, asked.params, self.config))
 
     def _hand_out(

@@ -44,8 +44,10 @@ def short_name(path: str) -> str:
 def plan_note(config: Config, command: str) -> str:
     """Return what a sweep searches, on what, and the command that repeats it."""
     asked = ", ".join(f"{code(path)} {_values(config, path)}" for path in config.search.space)
+    trials, hours = config.search.trials, config.search.hours
+    planned = f"{trials} trials" if hours is None else f"up to {trials} trials, {hours:g} hours"
     return (
-        f"Searched in {config.search.trials} trials on {code(config.data.path)}: {asked}.\n\n"
+        f"Searched in {planned} on {code(config.data.path)}: {asked}.\n\n"
         "Run this command again to resume the sweep, or to repeat it elsewhere:\n\n"
         f"{code_block(command)}\n"
     )

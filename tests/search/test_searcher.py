@@ -121,6 +121,22 @@ def test_what_a_dead_driver_left_is_handed_out_again(
     assert again.left(number) == []
 
 
+def test_no_trial_starts_when_the_hours_are_over(config: Config, tmp_path: Path) -> None:
+    short = override(config, {"search.hours": 1e-9})
+    told = Told(short, tmp_path)
+    assert told.searcher.due == 2
+    number = told.start("a")
+    assert told.searcher.due == 0
+    assert told.searcher.suggest("b") is None  # what is under way may yet be lost
+    again = Told(short, tmp_path, session="session-001")
+    assert again.searcher.due == 1
+    assert again.start("a") == number  # what was begun is finished
+    again.searcher.on_trial_complete("a", {**again.epoch(number, 1, 0.3), IS_LAST: True})
+    assert again.searcher.suggest("b") == "FINISHED"
+    longer = Told(override(config, {"search.hours": 1.0}), tmp_path, session="session-002")
+    assert longer.start("b") == number + 1
+
+
 def test_a_trial_whose_process_is_lost_is_handed_out_again(config: Config, tmp_path: Path) -> None:
     told = Told(override(config, {"search.trials": 1, "train.max_failures": 2}), tmp_path)
     number, losses = told.start("a"), "ab"
