@@ -16,6 +16,8 @@ KUBERNETES = "1.33"
 SCHEMAS = Path(__file__).parent / "schemas"
 OF_RAY = ("RayCluster", "RayJob")
 OF_KUEUE = ("ClusterQueue", "LocalQueue", "ResourceFlavor")
+# Our own images, which are built later, and those of others.
+PINNED = re.compile(r"[\w.-]+/raymc:[\w.-]*\d[\w.-]*|[\w./-]+:[\w.-]*\d[\w.-]*@sha256:[0-9a-f]{64}")
 OURS = {kind: SCHEMAS / f"{kind.lower()}.json" for kind in OF_RAY + OF_KUEUE}
 # What KubeRay puts on the pods of a cluster, beside its name.
 RAY_GROUPS = ("headgroup", "cpu", "gpu", "gpu-spot")
@@ -274,7 +276,7 @@ def _container(container: dict[str, Any]) -> Iterator[str]:
     for resource in ("cpu", "memory"):
         if not all(resource in asked.get(kind, {}) for kind in ("requests", "limits")):
             yield f"asks for no {resource}, or has no limit"
-    if not re.search(r":[\w.-]*\d[\w.-]*$", container["image"]):
+    if not PINNED.fullmatch(container["image"]):
         yield f"image {container['image']} isn't pinned"
 
 

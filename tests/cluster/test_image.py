@@ -17,6 +17,7 @@ from cluster.lock import divide
 CLUSTER = ROOT / "cluster"
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 TARGETS = ("cpu", "cuda")
+BASE_IMAGE = re.compile(r"([\w./-]+):[\w.-]*\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}")
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
@@ -46,7 +47,7 @@ def problems(text: str) -> Iterator[str]:
     defaults = dict(re.findall(r"^ARG (\w+)=(\S+)", text, re.M))
     for source in re.findall(r"^FROM (\S+)", text, re.M):
         image = re.sub(r"\$\{(\w+)\}", lambda found: defaults.get(found[1], ""), source)
-        if image not in built and not re.search(r":\d+\.\d+\.\d+", image):
+        if image not in built and not BASE_IMAGE.fullmatch(image):
             yield f"{image} isn't pinned"
     for target in TARGETS:
         yield from (f"{target}: {found}" for found in _stage(built.get(target, [])))
@@ -93,7 +94,9 @@ def test_dockerfile_is_right() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [
-        ("python:3.12.13-slim-bookworm\n", "python:latest\n", "python:latest isn't pinned"),
+        ("bookworm@sha256:", "bookworm@sha512:", "isn't pinned"),
+        ("python:3.12.15-slim-bookworm@", "python:latest@", "isn't pinned"),
+        ("python:3.12.15-slim-bookworm@", "python@", "isn't pinned"),
         ("FROM base AS cuda", "FROM bass AS cuda", "bass isn't pinned"),
         ("USER 1000:1000", "USER root", "runs as root"),
         ("USER 1000:1000", "USER ray", "runs as root"),
@@ -173,6 +176,23 @@ def test_renovate_knows_every_file_that_pins_something() -> None:
     assert len(images) >= 5
     for path in images:
         assert any(re.search(pattern.strip("/"), path) for pattern in patterns), path
+
+
+def test_images_of_others_are_pinned_by_tag_and_digest_and_alike_everywhere() -> None:
+    files = [CLUSTER / "Dockerfile", *(CLUSTER / "kuberay").rglob("*.yaml")]
+    line = re.compile(r"^\s*(?:- )?(?:image: |ARG \w*IMAGE=)\"?([^\s\"]+)", re.M)
+    images = [each for path in files for each in line.findall(path.read_text())]
+    found: dict[str, set[str]] = {}
+    for image in images:
+        if image not in {f"raymc-{target}" for target in TARGETS}:
+            pinned = BASE_IMAGE.fullmatch(image)
+            assert pinned, image
+            found.setdefault(pinned[1], set()).add(image)
+    assert {name: len(each) for name, each in found.items()} == {
+        "python": 1,
+        "redis": 1,
+        "postgres": 1,
+    }
 
 
 def test_ray_is_of_one_version_everywhere() -> None:

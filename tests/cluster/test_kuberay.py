@@ -81,6 +81,7 @@ REMOVED = object()
         ("RayCluster", f"{POD}/terminationGracePeriodSeconds", 10, "killed before it has drained"),
         ("RayCluster", f"{POD}/securityContext/runAsNonRoot", False, "a pod may run as root"),
         ("RayCluster", f"{CONTAINER}/image", "raymc:latest", "isn't pinned"),
+        ("Deployment", f"{MLFLOW}/image", "mlflow:3.5.0", "isn't pinned"),
         ("RayCluster", f"{CONTAINER}/volumeMounts/0/name", "rymc", "there is no volume rymc"),
         ("RayCluster", f"{CONTAINER}/resources/limits/memory", REMOVED, "has no limit"),
         ("RayCluster", f"{CONTAINER}/env/-", {"name": "PGPASSWORD", "value": "x"}, "PGPASSWORD"),
