@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import click
@@ -224,14 +225,17 @@ def print_next(console: "Console", what: str, *words: str) -> None:
     print_line(console, f"next, {what}: {program()} {shlex.join(words)}")
 
 
-def options_of(kind: Any) -> list[click.Parameter]:
+def options_of(kind: Any, plural: Mapping[str, str] = {}) -> list[click.Parameter]:
     """Return an option for each setting except `name`.
 
     Options leave out units, and take lists and mappings piece by piece under a singular:
-    `rates_hz` becomes `--rate NAME=VALUE`, which may be given several times.
+    `rates_hz` becomes `--rate NAME=VALUE`, which may be given several times. `plural` names the
+    lists that keep their own name, with what help calls a piece of each.
     """
     return [
-        _option(name, field) for name, field in kind.__pydantic_fields__.items() if name != "name"
+        _option(name, field, plural.get(name))
+        for name, field in kind.__pydantic_fields__.items()
+        if name != "name"
     ]
 
 
@@ -253,23 +257,47 @@ def settings_of(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _option(name: str, field: Any) -> click.Option:
+class _Option(click.Option):
+    """An option that shows a default, but is None where it was not given."""
+
+    shown = ""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """Return what the help shows in brackets."""
+        default = {"default": self.shown} if self.shown else {}
+        return {**super().get_help_extra(ctx), **default}
+
+
+def _option(name: str, field: Any, piece: str | None) -> click.Option:
     many = _is(field, Mapping) or _is(field, tuple)
-    flags = [f"--{option_name(name, many=many)}"]
-    given: dict[str, Any] = {"multiple": many}
+    flags = [f"--{option_name(name, many=many and piece is None)}"]
+    given: dict[str, Any] = {"multiple": many, "metavar": piece}
     if field.annotation is bool:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
         given["default"] = None
-    elif choices := [x for x in get_args(field.annotation) if isinstance(x, str)]:
-        given["type"] = click.Choice(choices)
     elif _is(field, Mapping):
         given["metavar"] = "NAME=VALUE"
-    required = field.is_required()
-    default = None if required else field.get_default(call_default_factory=True)
-    listed = " ".join(map(str, default)) if isinstance(default, tuple) else default
-    shown = f"  [default: {listed}]" if default not in (None, "", (), {}) else ""
-    text = f"{field.description}{shown}"
-    return click.Option([*flags, name], help=text, required=required, **given)
+    else:
+        given["type"] = _type(field)
+    option = _Option([*flags, name], help=field.description, required=field.is_required(), **given)
+    default = None if option.required else field.get_default(call_default_factory=True)
+    if default not in (None, "", (), {}):
+        option.shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return option
+
+
+def _type(field: Any) -> Any:
+    """Return what an option takes: one of some words, a number in its range, or (None) any text."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    if choices := [x for x in kinds if isinstance(x, str)]:
+        return click.Choice(choices)
+    number = next((x for x in (int, float) if {x} == {*kinds} - {NoneType, Ellipsis}), None)
+    limits: dict[str, Any] = {}
+    for sign, end in (("ge", "min"), ("gt", "min"), ("le", "max"), ("lt", "max")):
+        for bound in (x for x in field.metadata if hasattr(x, sign)):
+            limits |= {end: getattr(bound, sign), f"{end}_open": sign in ("gt", "lt")}
+    ranges = {int: click.IntRange, float: click.FloatRange}
+    return ranges[number](**limits) if number and limits else number
 
 
 def option_name(name: str, *, many: bool) -> str:

@@ -23,7 +23,9 @@ class Settings:
     modalities: Mapping[str, str] = Field(default_factory=dict, description="Columns.")
     rates_hz: Mapping[str, float] = Field(default_factory=dict, description="Rates.")
     keep: tuple[str, ...] = Field(default=(), description="Columns to keep.")
-    share: float = Field(default=0.2, description="A share.")
+    share: float = Field(default=0.2, ge=0, lt=1, description="A share.")
+    rows: int | None = Field(default=None, description="How many.")
+    sizes: tuple[int, ...] = Field(default=(1, 2), description="Sizes.")
     skip_damaged: bool = Field(default=False, description="Whether.")
 
 
@@ -44,7 +46,7 @@ def test_what_is_given_becomes_settings() -> None:
     settings = given(
         *("--file", "a", "--policy", "last", "--share", "0.5", "--skip-damaged"),
         *("--modality", "audio=a.*=b", "--modality", "video=v", "--rate", "audio=25"),
-        *("--keep", "url", "--keep", "title"),
+        *("--keep", "url", "--keep", "title", "--size", "3"),
     )
     assert Settings(**settings) == Settings(
         file="a",
@@ -54,6 +56,7 @@ def test_what_is_given_becomes_settings() -> None:
         modalities={"audio": "a.*=b", "video": "v"},
         rates_hz={"audio": 25.0},
         keep=("url", "title"),
+        sizes=(3,),
     )
 
 
@@ -63,6 +66,9 @@ def test_what_is_given_becomes_settings() -> None:
         ((), "Missing option '--file'"),
         (("--file", "a", "--policy", "none"), "'none' is not one of 'first', 'last'"),
         (("--file", "a", "--name", "other"), "No such option"),
+        (("--file", "a", "--share", "1"), "1.0 is not in the range 0<=x<1"),
+        (("--file", "a", "--rows", "x"), "'x' is not a valid integer"),
+        (("--file", "a", "--size", "x"), "'x' is not a valid integer"),
     ],
 )
 def test_other_options_are_refused(arguments: tuple[str, ...], message: str) -> None:
@@ -109,4 +115,11 @@ def test_help_explains_every_setting() -> None:
     text = " ".join(helped.split())
     for name, field in Settings.__pydantic_fields__.items():  # type: ignore[attr-defined]
         assert (field.description in text) == (name != "name")
-    assert "[default: 0.2]" in text
+    assert "[default: 0.2; 0<=x<1]" in text
+    assert "[default: 1 2]" in text
+
+
+def test_a_list_may_keep_its_own_name() -> None:
+    options = {one.name: one for one in options_of(Settings, plural={"sizes": "N"})}
+    assert (options["sizes"].opts, options["sizes"].metavar) == (["--sizes"], "N")
+    assert options["rates_hz"].opts == ["--rate"]

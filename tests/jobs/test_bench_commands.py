@@ -70,8 +70,8 @@ def test_settings_are_options_and_win_over_the_brief_ones(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rounds", "0"], "--rounds 0: Input should be greater than or equal to 1"),
-        (["--size", "x"], "--size x: Input should be a valid integer, unable to parse string"),
+        (["--rounds", "0"], "Invalid value for '--rounds': 0 is not in the range x>=1."),
+        (["--size", "x"], "Invalid value for '--size': 'x' is not a valid integer."),
     ],
 )
 def test_a_wrong_setting_is_told_by_its_option(arguments: list[str], message: str) -> None:
