@@ -16,7 +16,7 @@ from raymc.cli.data import run_extract
 from raymc.cli.options import load_config, load_preset
 from raymc.cli.runs import run_train, run_tune
 from raymc.cli.serve import run_serve
-from raymc.config import Size
+from raymc.config import ServeConfig, Size, checked
 from raymc.data.shards import Dataset, open_dataset
 from raymc.evaluation.add_class import NewClass
 from raymc.evaluation.add_class import add_class as add_class_to
@@ -394,64 +394,27 @@ def export(
 
 
 def serve(
-    model: Bundle | str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token: str = "",
-    videos: Sequence[str | Path] = (),
-    window: float | None = None,
-    stride: float | None = None,
-    max_mb: float = 512.0,
-    max_minutes: float = 60.0,
-    queue: int = 16,
-    replicas: int = 1,
-    decoders: int = 2,
-    device: str = "auto",
-    show: bool = True,
+    model: Bundle | str | Path, *, token: str = "", show: bool = True, **settings: Any
 ) -> None:
     """Serve a model over HTTP until Ctrl-C, which this raises after the last answer.
 
     Args:
         model: From `train` or `tune`, or what `load` takes; its features must be such as
             `extract` makes.
-        host: Address to listen on.
-        port: Its port; 0: any that is free.
         token: What clients must send; needed where others than this machine can reach `host`.
-        videos: Folders or addresses below which clients may name videos.
-        window: Seconds of a window; None: as in training.
-        stride: Seconds from a window to the next; None: as in training, or half a window.
-        max_mb: Larger videos are refused, MiB.
-        max_minutes: Longer ones are, too.
-        queue: Videos that may wait; more are refused.
-        replicas: Processes that label videos.
-        decoders: Videos that each of them decodes at a time.
-        device: `auto`, `cpu` or `gpu`.
         show: Whether to print the address, and a line for each video.
+        settings: Those of `raymc.config.ServeConfig`, which `raymc serve --help` explains:
+            `port=0`, or `videos=["data/lessons"]`.
 
     Raises:
         BundleError: The model does not say how its features were made.
-        ConfigError: Others could reach it without a token, or the address can't be used.
+        ConfigError: A setting is wrong, others could reach it without a token, or the address
+            can't be used.
         KeyboardInterrupt: It was ended.
         ResourceError: A package of `raymc[serve]` is missing, or Ray does not start.
     """
-    model = _loaded(model)
-    run_serve(
-        model,
-        _console(show),
-        host=host,
-        port=port,
-        token=token,
-        max_mb=max_mb,
-        max_minutes=max_minutes,
-        queue=queue,
-        replicas=replicas,
-        decoders=decoders,
-        videos=[str(place) for place in videos],
-        window=window,
-        stride=stride,
-        device=device,
-    )
+    asked = checked(ServeConfig, settings)
+    run_serve(lambda: _loaded(model), asked, _console(show), token=token)
 
 
 def _loaded(model: Bundle | str | Path) -> Bundle:

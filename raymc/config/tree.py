@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -28,6 +28,7 @@ from raymc.config.run import RunConfig, TrackingConfig, TrainConfig
 from raymc.config.search import SearchConfig
 from raymc.errors import ConfigError, UnknownSettingError
 
+Settings = TypeVar("Settings")
 SHORTEST_ID = 6  # characters of an id by which a run may be asked for
 
 
@@ -51,7 +52,6 @@ class Config:
     run: RunConfig = Field(default_factory=RunConfig, description="Name and folder.")
 
 
-_ADAPTER = TypeAdapter(Config)
 _MOST_COMBINATIONS = 20_000  # of searched values that are checked: a quarter of a second
 _OPENED_HERE = ("tracking.uri", "search.storage")
 
@@ -116,13 +116,18 @@ def from_dict(values: Mapping[str, Any], *, source: str = "") -> Config:
     Raises:
         ConfigError: names the first key or value that is wrong.
     """
+    return checked(Config, values, source=source)
+
+
+def checked(kind: type[Settings], values: Mapping[str, Any], *, source: str = "") -> Settings:
+    """Build and check settings of some class from plain values, as `from_dict` does."""
     try:
-        return _ADAPTER.validate_python(values)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         kinds = {each["type"] for each in error.errors()}
         unknown = "unexpected_keyword_argument" in kinds
         wrong = UnknownSettingError if unknown else ConfigError
-        raise wrong(_explain(error, source)) from None
+        raise wrong(_explain(error, source, kind)) from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -356,8 +361,8 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _explain(error: ValidationError, source: str) -> str:
-    """Return one line about the first error that pydantic found."""
+def _explain(error: ValidationError, source: str, kind: Any) -> str:
+    """Return one line about the first error that pydantic found in settings of a class."""
     first = next(
         (e for e in error.errors() if e["type"] == "unexpected_keyword_argument"),
         error.errors()[0],
@@ -366,7 +371,7 @@ def _explain(error: ValidationError, source: str) -> str:
     maker = places.pop(2) if places[:2] == ["data", "make"] and len(places) > 2 else ""
     dotted, where = ".".join(places), f" (in {source})" if source else ""
     if first["type"] == "unexpected_keyword_argument":
-        known = _keys(MAKERS[maker]) if maker else _keys(Config(), *places[:-1])
+        known = _keys(MAKERS[maker]) if maker else _keys(kind(), *places[:-1])
         near = difflib.get_close_matches(places[-1], known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
         return f"unknown setting {dotted!r}{where}: {hint}"

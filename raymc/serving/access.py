@@ -11,6 +11,7 @@ from raymc.errors import ConfigError
 TOKEN_VARIABLE = "RAYMC_SERVE_TOKEN"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SHORTEST_TOKEN = 16  # letters; a shorter one can be guessed
+_OPTIONS = ("?", "#", "::", "\\")  # by which an address may lead elsewhere
 
 
 def read_token(file: Path | None) -> str:
@@ -38,10 +39,10 @@ def read_token(file: Path | None) -> str:
 
 
 def check_host(host: str, token: str) -> None:
-    """Check that nobody but this machine's users can reach a service without a token.
+    """Check that only this machine's users can reach a service without a token.
 
     Raises:
-        ConfigError: They can.
+        ConfigError: Others can.
     """
     if not token and not is_loopback(host):
         raise ConfigError(
@@ -75,9 +76,6 @@ def check_places(places: Sequence[str]) -> tuple[str, ...]:
         else:
             raise ConfigError(f"--videos {place}: there is no such folder")
     return tuple(checked)
-
-
-_OPTIONS = ("?", "#", "::", "\\")  # by which an address may lead elsewhere
 
 
 def is_below(address: str, places: Sequence[str]) -> bool:

@@ -6,13 +6,11 @@ Serve's own proxy, because that reads uploads into memory without a limit.
 
 import asyncio
 import hmac
-import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -26,22 +24,23 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect
 
 import raymc
+from raymc.config import ServeConfig
 from raymc.data.storage import exists, open_address, reaching
 from raymc.errors import DataError, first_line
 from raymc.evaluation.timeline import Timeline
 from raymc.evaluation.timeline_files import as_json
 from raymc.report.service import api_page, drop_page
 from raymc.report.timeline import timeline_page
-from raymc.serving.access import is_below
-from raymc.serving.labeller import FullError, Limits, Refusal
+from raymc.serving.access import LOOPBACK, is_below, is_loopback
+from raymc.serving.labeller import FullError, Refusal
 
 Label = Callable[[str], Awaitable[Timeline | Refusal]]
-Told = Callable[[str], None]
-# They write about each broken request, which a stranger may send.
-for _name in ("python_multipart", "uvicorn"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
 _RETRY_SECONDS = 5  # after which a refused client may come again
+_IDLE_SECONDS = 60.0  # an upload that sends nothing for so long is given up
+_FETCH_SECONDS = 300.0  # so is a video that takes longer to arrive from its address
+_CHUNK_BYTES = 8 << 20  # read at a time from an address
 _DISCARDED_BYTES = 8 << 20  # of a refused upload, so that its client reads why
+_FORM_BYTES = 64 << 10  # of a form, beside its file
 
 
 class Segment(BaseModel):
@@ -84,80 +83,104 @@ class Answer(BaseModel):
     failures: list[str]
 
 
-def make_app(
-    label: Label,
-    limits: Limits,
-    *,
-    title: str,
-    labels: int,
-    at_once: int,
-    token: str = "",
-    hosts: frozenset[str] = frozenset(),
-    told: Told = lambda line: None,
-) -> FastAPI:
-    """Return the application.
+_BODY = {
+    "description": "The file itself, or a form with one file; none if the address names a video.",
+    "content": {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
+        },
+    },
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "There is no video in the request."},
+    401: {"description": "The token is missing or wrong."},
+    403: {"description": "The service opens no such address."},
+    408: {"description": "The upload has stopped."},
+    413: {"description": "The video is too large or too long."},
+    422: {"description": "The video can't be read."},
+    503: {"description": "Too many videos wait. Try again after the seconds in Retry-After."},
+    504: {"description": "The video did not arrive from its address in time."},
+}
+
+
+class Gateway:
+    """The service over HTTP, as the application `app`.
 
     Args:
         label: Makes the timeline of a file; raises `FullError` if it can take no more.
-        limits: What is taken.
+        settings: What is taken. `videos` are as `check_places` returns them.
         title: Name of the model.
         labels: How many labels it has.
-        at_once: Requests that `label` works on at a time.
         token: What clients must send; empty: nothing.
-        hosts: Names by which clients may address it; empty: any. Without this check, a page of
-            another site could reach a service on loopback by a name of its own (DNS rebinding).
         told: Called with a line for each request.
     """
-    app = FastAPI(
-        title=f"Labels of videos: {title}",
-        version=raymc.__version__,
-        summary="A video in, its labels over time out.",
-        docs_url=None,
-        redoc_url=None,
-    )
-    room = at_once + limits.waiting
-    inside = 0
 
-    @app.exception_handler(Exception)
-    def fail(request: Request, error: Exception) -> JSONResponse:
-        told(f"error: {type(error).__name__}: {first_line(error)}")
-        return _problem(500, "the service has failed; its own output says more")
-
-    @app.middleware("http")
-    async def guard(
-        request: Request, proceed: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        refusal = _refusal(request, token, hosts)
-        if refusal is not None:
-            await _discard(request)
-            return refusal
-        return await proceed(request)
-
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def page() -> str:
-        return drop_page(
-            title, labels=labels, needs_token=bool(token), upload_bytes=limits.upload_bytes
+    def __init__(
+        self,
+        label: Label,
+        settings: ServeConfig,
+        *,
+        title: str,
+        labels: int,
+        token: str = "",
+        told: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._label, self._settings, self._token, self._told = label, settings, token, told
+        self._inside = 0
+        # By which clients may address a service on loopback; empty: any name. Without this check, a
+        # page of another site could reach it by a name of its own (DNS rebinding).
+        self._names = LOOPBACK | {settings.host} if is_loopback(settings.host) else frozenset()
+        self._page = drop_page(
+            title, labels=labels, needs_token=bool(token), upload_bytes=settings.upload_bytes
         )
+        self.app = self._application(title)
 
-    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
-    def docs() -> str:
-        return api_page(app.openapi())
+    def _application(self, title: str) -> FastAPI:
+        app = FastAPI(
+            title=f"Labels of videos: {title}",
+            version=raymc.__version__,
+            summary="A video in, its labels over time out.",
+            docs_url=None,
+            redoc_url=None,
+        )
+        app.add_exception_handler(Exception, self._fail)
+        app.middleware("http")(self._guard)
+        page: dict[str, Any] = {"response_class": HTMLResponse, "include_in_schema": False}
+        app.get("/", **page)(self._root)
+        app.get("/docs", **page)(self._docs)
+        app.get(
+            "/health",
+            name="health",
+            summary="Whether the service is there.",
+            response_description="It is there.",
+        )(self._health)
+        app.post(
+            "/timeline",
+            name="timeline",
+            summary="Labels of a video over time.",
+            response_description="The labels.",
+            response_model=Answer,
+            responses=_REFUSALS,
+            openapi_extra={"requestBody": _BODY},
+        )(self._timeline)
+        return app
 
-    @app.get(
-        "/health", summary="Whether the service is there.", response_description="It is there."
-    )
-    def health() -> dict[str, str]:
+    # Routes have no docstrings, because FastAPI would put them into the schema.
+    def _root(self) -> str:
+        return self._page
+
+    def _docs(self) -> str:
+        return api_page(self.app.openapi())
+
+    def _health(self) -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.post(
-        "/timeline",
-        summary="Labels of a video over time.",
-        response_description="The labels.",
-        response_model=Answer,
-        responses=_REFUSALS,
-        openapi_extra={"requestBody": _BODY},
-    )
-    async def timeline(
+    async def _timeline(
+        self,
         request: Request,
         name: Annotated[str, Query(description="Name of the file, for the answer.")] = "",
         windows: Annotated[bool, Query(description="Answer with all windows, too.")] = False,
@@ -173,82 +196,85 @@ def make_app(
             Query(description="Answer with a page, on which the video has this blob: address."),
         ] = "",
     ) -> Response:
-        nonlocal inside
         if page and not page.startswith("blob:"):
             raise HTTPException(422, "page has to be an address that begins with blob:")
-        if inside >= room:
-            await _discard(request)
-            raise _busy()
-        inside += 1
         began = asyncio.get_running_loop().time()
         try:
-            write = (
-                partial(_fetch, address, limits)
-                if address
-                else partial(_upload, request, limits, name)
-            )
-            async with _received(write) as (file, shown):
-                found = await label(str(file))
+            async with self._room(request), self._video(request, name, address) as (file, shown):
+                found = await self._label(file)
         except FullError:
             raise _busy() from None
         except ClientDisconnect:
             return Response(status_code=499)
-        finally:
-            inside -= 1
         if isinstance(found, Refusal):
-            told(f"{shown}: {found.reason}")
+            self._told(f"{shown}: {found.reason}")
             raise HTTPException(413 if found.is_too_long else 422, found.reason)
         took = asyncio.get_running_loop().time() - began
         count = len(found.all_segments)
-        told(f"{shown}: {count} segments in {found.seconds:g} s of video; took {took:.1f} s")
+        self._told(f"{shown}: {count} segments in {found.seconds:g} s of video; took {took:.1f} s")
         found = replace(found, path=shown)
         if page:
             return HTMLResponse(timeline_page(found, page))
         return JSONResponse(Answer(**as_json(found, windows=windows)).model_dump())
 
-    return app
+    def _fail(self, request: Request, error: Exception) -> JSONResponse:
+        self._told(f"error: {type(error).__name__}: {first_line(error)}")
+        return _problem(500, "the service has failed; its own output says more")
 
+    async def _guard(
+        self, request: Request, proceed: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Refuse a request that may not use the service, or let it proceed."""
+        refusal = self._refusal(request)
+        if refusal is None:
+            return await proceed(request)
+        await _discard(request.stream())
+        return refusal
 
-_BODY = {
-    "description": "The file itself, or a form with one file; none if the address names a video.",
-    "content": {
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"file": {"type": "string", "format": "binary"}},
-            }
-        },
-    },
-}
+    def _refusal(self, request: Request) -> JSONResponse | None:
+        """Return the answer to a request that may not use the service; None if it may."""
+        host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        origin = request.headers.get("origin")
+        if self._names and host not in self._names:
+            return _problem(421, f"this service has another name than {host!r}")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+            return _problem(403, "another site's page may not use this service")
+        is_open = request.method == "GET" and request.url.path in ("/", "/health")
+        if not self._token or is_open or _has_token(request, self._token):
+            return None
+        answer = _problem(401, "a token is needed: Authorization: Bearer TOKEN")
+        answer.headers["www-authenticate"] = "Bearer"
+        return answer
 
+    @asynccontextmanager
+    async def _room(self, request: Request) -> AsyncIterator[None]:
+        """Let a request in, or refuse it if too many are inside."""
+        if self._inside >= self._settings.most_inside:
+            await _discard(request.stream())
+            raise _busy()
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "There is no video in the request."},
-    401: {"description": "The token is missing or wrong."},
-    403: {"description": "The service opens no such address."},
-    408: {"description": "The upload has stopped."},
-    413: {"description": "The video is too large or too long."},
-    422: {"description": "The video can't be read."},
-    503: {"description": "Too many videos wait. Try again after the seconds in Retry-After."},
-    504: {"description": "The video did not arrive from its address in time."},
-}
-
-
-def _refusal(request: Request, token: str, hosts: frozenset[str]) -> JSONResponse | None:
-    """Return the answer to a request that may not use the service; None if it may."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    origin = request.headers.get("origin")
-    if hosts and host not in hosts:
-        return _problem(421, f"this service has another name than {host!r}")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        return _problem(403, "another site's page may not use this service")
-    is_open = request.method == "GET" and request.url.path in ("/", "/health")
-    if not token or is_open or _has_token(request, token):
-        return None
-    answer = _problem(401, "a token is needed: Authorization: Bearer TOKEN")
-    answer.headers["www-authenticate"] = "Bearer"
-    return answer
+    @asynccontextmanager
+    async def _video(
+        self, request: Request, name: str, address: str
+    ) -> AsyncIterator[tuple[str, str]]:
+        """Yield a file of the request's video, which is deleted at the end, and its name."""
+        handle, file = tempfile.mkstemp(prefix="raymc-upload-")
+        try:
+            with os.fdopen(handle, "wb") as out:
+                if address:
+                    await _fetch(address, self._settings, out)
+                    shown = address
+                else:
+                    received = await _receive(request, self._settings, out)
+                    shown = name or received
+            yield file, PurePath(shown.replace("\\", "/")).name[:200] or "video"
+        finally:
+            Path(file).unlink(missing_ok=True)
 
 
 def _problem(status: int, reason: str) -> JSONResponse:
@@ -261,101 +287,76 @@ def _busy() -> HTTPException:
     )
 
 
+def _too_large(settings: ServeConfig) -> HTTPException:
+    return HTTPException(413, f"the video is larger than {settings.max_mb:.4g} MiB")
+
+
 def _has_token(request: Request, token: str) -> bool:
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     is_same = hmac.compare_digest(given.strip().encode(), token.encode())
     return is_same and kind.lower() == "bearer"
 
 
-async def _discard(request: Request) -> None:
+async def _discard(chunks: AsyncIterator[bytes]) -> None:
     """Read a part of a body that is refused: a client that is still sending reads no answer."""
     read = 0
-    async for chunk in request.stream():
-        read += len(chunk)
-        if read > _DISCARDED_BYTES:
-            break
+    with suppress(ClientDisconnect, TimeoutError):
+        async with asyncio.timeout(_IDLE_SECONDS):
+            async for chunk in chunks:
+                read += len(chunk)
+                if read > _DISCARDED_BYTES:
+                    break
 
 
-@asynccontextmanager
-async def _received(
-    write: Callable[[Any], Coroutine[Any, Any, str]],
-) -> AsyncIterator[tuple[Path, str]]:
-    """Yield a file that `write` has filled, which is deleted at the end, and its name."""
-    handle, file = tempfile.mkstemp(prefix="raymc-upload-")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            shown = await write(out)
-        yield Path(file), _clean(shown)
-    finally:
-        Path(file).unlink(missing_ok=True)
-
-
-async def _upload(request: Request, limits: Limits, name: str, out: Any) -> str:
-    """Write the request's video to a file; returns its name."""
-    if int(request.headers.get("content-length", 0)) > limits.upload_bytes + _FORM_BYTES:
-        await _discard(request)
-        raise _too_large(limits)
-    shown = await _write(request, limits, out)
-    return name or shown
-
-
-async def _fetch(address: str, limits: Limits, out: Any) -> str:
-    """Copy the video of an address to a file; returns its name."""
-    if not is_below(address, limits.places):
+async def _fetch(address: str, settings: ServeConfig, out: Any) -> None:
+    """Copy the video of an address to a file."""
+    if not is_below(address, settings.videos):
         raise HTTPException(403, "this service opens no such address")
     try:
-        copying = asyncio.to_thread(_copy, address, limits, out)
-        await asyncio.wait_for(copying, limits.fetch_seconds)
+        copying = asyncio.to_thread(_copy, address, settings, out)
+        await asyncio.wait_for(copying, _FETCH_SECONDS)
     except TimeoutError:
         raise HTTPException(504, "the video did not arrive in time") from None
     except DataError as error:
         raise HTTPException(422, str(error)) from None
-    return address
 
 
-def _copy(address: str, limits: Limits, out: Any) -> None:
+def _copy(address: str, settings: ServeConfig, out: Any) -> None:
     filesystem, path = open_address(address)
     with reaching(address):
         if not exists(filesystem, path):
             raise DataError(f"{address}: there is no such file")
         with filesystem.open_input_stream(path) as video:
-            while chunk := video.read(_DISCARDED_BYTES):
+            while chunk := video.read(_CHUNK_BYTES):
                 out.write(chunk)
-                if out.tell() > limits.upload_bytes:
-                    raise _too_large(limits)
+                if out.tell() > settings.upload_bytes:
+                    raise _too_large(settings)
 
 
-_FORM_BYTES = 64 << 10  # of a form, beside its file
-
-
-def _too_large(limits: Limits) -> HTTPException:
-    return HTTPException(413, f"the video is larger than {limits.upload_bytes / 2**20:.4g} MiB")
-
-
-async def _write(request: Request, limits: Limits, out: Any) -> str:
-    """Write the video as it comes; returns the name of its file, if a form has one."""
+async def _receive(request: Request, settings: ServeConfig, out: Any) -> str:
+    """Write the video to a file as it comes; returns the name that a form gives it, or nothing."""
+    form, most, chunks = None, settings.upload_bytes, request.stream()
     kind, options = parse_options_header(request.headers.get("content-type", ""))
-    form = None
+    if int(request.headers.get("content-length", 0)) > most + _FORM_BYTES:
+        await _discard(chunks)
+        raise _too_large(settings)
     if kind == b"multipart/form-data":
         if not options.get(b"boundary"):
             raise HTTPException(400, "the form names no boundary")
-        form = _Form(options[b"boundary"], out)
-    written, chunks = 0, aiter(request.stream())
+        form, most = _Form(options[b"boundary"], out), most + _FORM_BYTES
+    write, written = form.write if form else out.write, 0
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(chunks), limits.upload_idle_seconds)
+            chunk = await asyncio.wait_for(anext(chunks), _IDLE_SECONDS)
         except StopAsyncIteration:
             break
         except TimeoutError:
             raise HTTPException(408, "the upload has stopped") from None
         written += len(chunk)
-        if written > limits.upload_bytes + (_FORM_BYTES if form else 0):
-            await _discard(request)
-            raise _too_large(limits)
-        if form is None:
-            out.write(chunk)
-        else:
-            form.write(chunk)
+        if written > most:
+            await _discard(chunks)
+            raise _too_large(settings)
+        write(chunk)
     if not out.tell():
         raise HTTPException(400, "there is no video in the request: send the file as its body")
     return form.name if form else ""
@@ -401,7 +402,3 @@ class _Form:
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
             self._out.write(data[start:end])
-
-
-def _clean(name: str) -> str:
-    return PurePath(name.replace("\\", "/")).name[:200] or "video"

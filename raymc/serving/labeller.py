@@ -6,38 +6,16 @@ Any file may come from anyone, so each is decoded in a child process, of which a
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from raymc.config import ServeConfig
 from raymc.evaluation.media import plan_of
 from raymc.evaluation.timeline import Timeline, score_windows
 from raymc.features.clips import Failure, Source
 from raymc.features.extraction import END, Decoder, EncodedClip, encode, make_encoders
 from raymc.runtime.device import uses_gpu
 from raymc.training.bundle import Bundle
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a service takes.
-
-    Attributes:
-        upload_bytes: The largest video.
-        video_seconds: The longest.
-        waiting: Videos that wait while others are done; more are refused.
-        upload_idle_seconds: An upload that sends nothing for so long is given up.
-        places: Where videos may be that clients name by their address, as `check_places` returns
-            them; none: clients have to send their videos.
-        fetch_seconds: Such a video that takes longer to arrive is given up.
-    """
-
-    upload_bytes: int = 512 << 20
-    video_seconds: float = 3600.0
-    waiting: int = 16
-    upload_idle_seconds: float = 60.0
-    places: tuple[str, ...] = ()
-    fetch_seconds: float = 300.0
 
 
 class FullError(Exception):
@@ -52,6 +30,8 @@ class Refusal(NamedTuple):
 
 
 Decoded = list[EncodedClip | Failure]
+# Their length and stride in seconds, and what these follow from, as of `window_and_stride`.
+Windows = tuple[float, float, str]
 
 
 class Labeller:
@@ -59,35 +39,25 @@ class Labeller:
 
     Args:
         bundle: The model.
-        decoders: Files that are decoded at a time.
-        windows: Their length and stride in seconds, and what these follow from, as
-            `window_and_stride` returns them.
-        video_seconds: Longer videos are refused.
-        device: `auto`, `cpu` or `gpu`.
+        windows: Of its timelines.
+        settings: The service's: how many files are decoded at a time, how long they may be, and
+            the device.
 
     Raises:
         BundleError: The bundle doesn't say how its features were made.
         ResourceError: Weights, a package or a GPU are missing.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        windows: tuple[float, float, str],
-        *,
-        decoders: int = 1,
-        video_seconds: float = Limits.video_seconds,
-        device: str = "auto",
-    ) -> None:
-        self.bundle, self.video_seconds = bundle, video_seconds
+    def __init__(self, bundle: Bundle, windows: Windows, settings: ServeConfig) -> None:
+        self.bundle, self.minutes = bundle, settings.max_minutes
         self.window, self.stride, self.chosen = windows
         lengths = {"window_seconds": self.window, "stride_seconds": self.stride}
-        self._plan = plan_of(bundle, device=device, **lengths)
-        place = "cuda" if uses_gpu(device) else "cpu"
+        self._plan = plan_of(bundle, device=settings.device, **lengths)
+        place = "cuda" if uses_gpu(settings.device) else "cpu"
         bundle.model.to(place)
         self._encoders = make_encoders(self._plan.config, self._plan.heavy, device=place)
         self._idle: queue.SimpleQueue[Decoder] = queue.SimpleQueue()
-        for _ in range(decoders):
+        for _ in range(settings.decoders):
             self._idle.put(Decoder(self._plan))
 
     def decode(self, path: str) -> Decoded | Refusal:
@@ -96,9 +66,9 @@ class Labeller:
         with self._decoder() as decoder:
             for item in decoder.clips(Source(path=path, id=Path(path).name)):
                 if isinstance(item, EncodedClip):
-                    if item.start_seconds >= self.video_seconds:
-                        minutes = f"{self.video_seconds / 60:g} minutes"
-                        return Refusal(f"the video is longer than {minutes}", is_too_long=True)
+                    if item.start_seconds >= 60 * self.minutes:
+                        reason = f"the video is longer than {self.minutes:g} minutes"
+                        return Refusal(reason, is_too_long=True)
                     item = encode(item, path, self._plan, self._encoders)
                 found.append(item)
         return found

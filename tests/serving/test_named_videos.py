@@ -1,4 +1,6 @@
-"""Videos that clients name by their address: only below the places that the service was given."""
+"""The gateway alone: videos that clients name by their address, only below the places it was given;
+and an upload that is found to be too large at its end.
+"""
 
 import http.client
 import json
@@ -13,11 +15,12 @@ from urllib.parse import quote
 import pytest
 import uvicorn
 
+from raymc.config import ServeConfig
 from raymc.errors import ConfigError
 from raymc.evaluation.timeline import Timeline
 from raymc.serving.access import check_places, is_below
-from raymc.serving.gateway import make_app
-from raymc.serving.labeller import Limits, Refusal
+from raymc.serving.gateway import Gateway
+from raymc.serving.labeller import Refusal
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -54,8 +57,8 @@ def gateway(folder: Path, web: str) -> Iterator[int]:
         return Refusal(f"given {Path(path).read_bytes()!r}")
 
     places = check_places([str(folder / "open"), f"{web}/open"])
-    limits = Limits(upload_bytes=1000, places=places)
-    app = make_app(label, limits, title="m", labels=1, at_once=1)
+    settings = ServeConfig(max_mb=1000 / 2**20, videos=places)
+    app = Gateway(label, settings, title="m", labels=1).app
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -87,6 +90,13 @@ def test_a_named_video_is_opened_below_the_places_only(
         assert asked(gateway, f"{place}/open/../open-not/{name}")[0] == 403
     assert asked(gateway, f"{folder}/open/out.mp4")[0] == 403
     assert asked(gateway, "/etc/passwd")[0] == 403
+
+
+def test_an_upload_without_a_length_that_is_there_at_once(gateway: int) -> None:
+    head = b"POST /timeline HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", gateway), timeout=60) as client:
+        client.sendall(head + b"7d0\r\n" + bytes(2000) + b"\r\n0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
 def test_what_leads_elsewhere() -> None:

@@ -21,10 +21,10 @@ from videos import write_video
 
 import raymc
 from raymc.cli.main import main
+from raymc.config import ServeConfig
 from raymc.errors import BundleError, ConfigError
 from raymc.evaluation.timeline import Timeline, make_timeline, window_and_stride
-from raymc.serving.labeller import Limits
-from raymc.serving.on_ray import Asked, Labelling
+from raymc.serving.on_ray import Labelling
 from raymc.training.bundle import load_bundle
 
 TOKEN = "0123456789abcdef-and-more"
@@ -278,6 +278,8 @@ class TestServer:
         ([], "short", "the token in RAYMC_SERVE_TOKEN has 5 letters; expected 16 or more"),
         (["--token-file", "nowhere"], "", "--token-file nowhere can't be read"),
         (["--window", "-1"], "", "--window is -1"),
+        (["--port", "99999"], "", "'--port': 99999 is not in the range 0<=x<=65535"),
+        (["--max-mb", "nan"], "", "setting max_mb = nan: Input should be a finite number"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(
@@ -297,19 +299,24 @@ def test_what_is_wrong_is_said_before_anything_starts(
 def test_from_python(media_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def serve(one: Any, **given: Any) -> None:
-        asked.append((one, given))
+    def serve(*given: Any, **_: Any) -> None:
+        asked.append(given)
 
     monkeypatch.setattr("raymc.serving.run.run_service", serve)
     model = load_bundle(media_bundle)
     raymc.serve(model, port=0, videos=[tmp_path], max_mb=1.0, queue=3, show=False)
-    ((one, given),) = asked
-    assert (one.bundle, one.digest) == (media_bundle.absolute(), model.digest)
-    assert (one.limits.upload_bytes, one.limits.waiting) == (2**20, 3)
-    assert one.limits.places == (f"{tmp_path.resolve()}/",)
-    assert (given["host"], given["port"], given["labels"]) == ("127.0.0.1", 0, 2)
-    with pytest.raises(ConfigError, match="can be reached by others"):
-        raymc.serve(model, host="0.0.0.0")
+    ((bundle, _, settings),) = asked
+    assert bundle is model
+    places = (f"{tmp_path.resolve()}/",)
+    assert settings == ServeConfig(port=0, videos=places, max_mb=1.0, queue=3)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"host": "0.0.0.0"}, "can be reached by others"),
+        ({"prot": 0}, "unknown setting 'prot': did you mean 'port'?"),
+        ({"videos": str(tmp_path)}, "setting videos = .* valid tuple"),
+    ]
+    for wrong, message in refused:
+        with pytest.raises(ConfigError, match=message):
+            raymc.serve(model, **wrong)
 
 
 def test_a_model_of_other_features_is_refused(tiny_bundle: Path) -> None:
@@ -323,6 +330,5 @@ def test_a_model_of_other_features_is_refused(tiny_bundle: Path) -> None:
 
 def test_a_process_that_starts_again_serves_no_other_bundle(media_bundle: Path) -> None:
     windows = window_and_stride(load_bundle(media_bundle), None, None)
-    asked = Asked(bundle=media_bundle, digest="another", limits=Limits(), windows=windows)
     with pytest.raises(BundleError, match=r"holds another bundle by now: start the service anew$"):
-        Labelling(asked)
+        Labelling(media_bundle, "another", windows, ServeConfig())
