@@ -379,8 +379,8 @@ def export(
         out: The folder.
         name: Title of the model card; empty: the folder's name.
         license: Of the model, such as `cc-by-4.0`; empty: unknown.
-        dataset: Folder of a dataset to measure the model on; None: the one that the model's run
-            was trained on, if it can be read.
+        dataset: Folder of a dataset to measure the model on; None: the one that the model was
+            trained on, if it can be read.
         split: To measure on; empty: the test split.
 
     Raises:

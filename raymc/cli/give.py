@@ -14,8 +14,8 @@ from raymc.cli.options import make_console, on_device, overridable, print_unread
 @click.option("--out", required=True, type=click.Path(), help="New folder.")
 @click.option("--name", default="", help="Title of the model card; by default the folder's name.")
 @click.option("--license", default="", help="Licence of the model, such as cc-by-4.0.")
-@click.option("--dataset", default="", help="Dataset to measure on; by default the run's own.")
-@click.option("--split", default="", help="Split to measure on; by default the run's test split.")
+@click.option("--dataset", default="", help="Dataset to measure on; by default the model's own.")
+@click.option("--split", default="", help="Split to measure on; by default the test split.")
 def export(run: str, overrides: tuple[str, ...], out: str, **given: str) -> None:
     """Write a model to a folder that stands alone, with a model card.
 

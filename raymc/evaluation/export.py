@@ -32,7 +32,7 @@ from raymc.training.bundle import (
     read_description,
     write_bundle,
 )
-from raymc.training.runs import own_dataset, run_of
+from raymc.training.runs import own_dataset
 
 CARD, LICENSE, METRICS = "README.md", "LICENSE", "metrics.json"
 LABELS_SHOWN = 100
@@ -91,8 +91,8 @@ def export(
         out: The folder.
         name: Title of the card; empty: the folder's name.
         license: Of the model, such as `cc-by-4.0`; empty: unknown.
-        dataset: Address of a dataset to measure the model on; empty: that of its run, if it can
-            be read.
+        dataset: Address of a dataset to measure the model on; empty: the one that it was trained
+            on, if it is where the settings say and can be read.
         split: To measure on; empty: the test split.
 
     Returns:
@@ -132,22 +132,20 @@ def export(
 def _about(bundle: Bundle, title: str, license: str, dataset: str, split: str) -> _About:
     known = _About(title=title, license=license, dataset=_dataset_name(bundle.config.data.path))
     split, only = split or bundle.config.data.test, "the card has the metrics of validation only"
-    if not dataset and run_of(bundle.folder) is None:
-        note = f"{only}, because the bundle is in no run's folder: name a --dataset to measure it"
-        return replace(known, note=note)
     try:
         opened = open_dataset(dataset) if dataset else own_dataset(bundle)
-    except (ConfigError, DataError) as error:
+        manifest = opened.manifest
+        if manifest.digest() == bundle.dataset_digest:
+            known = replace(known, data_license=manifest.license, clips=manifest.rows_text())
+            known = replace(known, dataset=known.dataset or _dataset_name(opened.path))
+        if not manifest.rows(split) and not dataset:
+            return replace(known, note=f"{only}: its dataset has no clips in the split {split!r}")
+        return replace(known, measured=evaluate(bundle, opened, split))
+    except (BundleError, ConfigError, DataError) as error:
+        # Of its own dataset it may be, for one, that a label was added to the model since.
         if dataset:
             raise
         return replace(known, note=f"{only}: {first_line(error)}")
-    manifest = opened.manifest
-    if manifest.digest() == bundle.dataset_digest:
-        known = replace(known, data_license=manifest.license, clips=manifest.rows_text())
-        known = replace(known, dataset=known.dataset or _dataset_name(opened.path))
-    if not manifest.rows(split) and not dataset:
-        return replace(known, note=f"{only}: its dataset has no clips in the split {split!r}")
-    return replace(known, measured=evaluate(bundle, opened, split))
 
 
 def _dataset_name(path: str) -> str:

@@ -298,12 +298,15 @@ def own_dataset(bundle: Bundle, path: str = "") -> Dataset:
     path = path or (bundle.config if home is None else read_config(home)).data.path
     advice = "name the dataset that is meant"
     try:
+        if not path:  # which would be this folder
+            raise DataError("the settings of the bundle name no dataset")
         return _same_dataset(path, name_of(bundle.folder), bundle.dataset_digest, advice)
     except DataError as error:
         if home is not None:
             raise
         raise ConfigError(
-            f"which dataset? The bundle {bundle.folder} is in no run's folder: name one"
+            f"the bundle {bundle.folder} is in no run's folder, and its dataset can't be read from "
+            f"{path!r}: name a dataset"
         ) from error
 
 

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from raymc.data.shards import Dataset, read_shard
 from raymc.errors import BundleError, ConfigError, DataError
 from raymc.evaluation import export as exporting
 from raymc.evaluation.evaluate import evaluate, numbers_of
-from raymc.training.bundle import WEIGHTS, load_bundle, read_description, write_bundle
+from raymc.training.bundle import WEIGHTS, Bundle, load_bundle, read_description, write_bundle
 
 ODD = ("a|b", "<b>x</b> & *y*", "`c`", "[l](javascript:x)", "--- # $z$ \\| ~~s~~")
 
@@ -86,27 +87,57 @@ def test_a_folder_that_stands_alone(tiny_bundle: Path, tiny: Dataset, tmp_path: 
     assert again.digest == theirs.digest
 
 
+def changed(bundle: Path, folder: Path, **values: Any) -> Bundle:
+    """A copy of a bundle whose description has other values."""
+    folder.mkdir()
+    description = {**read_description(bundle), **values}
+    write_bundle(folder, (bundle / WEIGHTS).read_bytes(), description)
+    return load_bundle(folder)
+
+
+def test_a_bundle_in_no_run_is_measured_on_the_dataset_of_its_settings(
+    tiny_bundle: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    for name, dataset in (("own", ""), ("named", tiny.path)):
+        arguments = {"license": "mit", "dataset": dataset}
+        assert exporting.export(load_bundle(tiny_bundle), tmp_path / name, **arguments) == []
+    own, named = ((tmp_path / name / "metrics.json").read_text() for name in ("own", "named"))
+    assert own == named
+    assert json.loads(own)["split"] == "test"
+
+
 def test_what_is_missing_is_said(tiny_bundle: Path, tmp_path: Path) -> None:
-    notes = exporting.export(load_bundle(tiny_bundle), tmp_path / "model", license="Mine, all mine")
+    config = read_description(tiny_bundle)["config"]
+    moved = {**config, "data": {**config["data"], "path": "elsewhere/tiny"}}
+    model = changed(tiny_bundle, tmp_path / "moved", config=moved)
+    notes = exporting.export(model, tmp_path / "model", license="Mine, all mine")
     assert notes == [
-        "the card has the metrics of validation only, because the bundle is in no run's folder: "
-        "name a --dataset to measure it"
+        f"the card has the metrics of validation only: the bundle {tmp_path / 'moved'} is in no "
+        "run's folder, and its dataset can't be read from 'elsewhere/tiny': name a dataset"
     ]
     card = ModelCard.load(tmp_path / "model/README.md")
     assert (card.data.license, card.data.license_name) == ("other", "mine-all-mine")
     assert "Its best epoch and thresholds were chosen there" in card.text
-    (_, unlicensed) = exporting.export(load_bundle(tiny_bundle), tmp_path / "unlicensed")
+    (_, unlicensed) = exporting.export(model, tmp_path / "unlicensed")
     assert unlicensed.endswith("give --license cc-by-4.0")
     assert ModelCard.load(tmp_path / "unlicensed/README.md").data.license == "unknown"
 
 
+def test_another_dataset_where_the_settings_say_measures_nothing(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    model = changed(tiny_bundle, tmp_path / "other", dataset_digest="0" * 64)
+    (note,) = exporting.export(model, tmp_path / "model", license="mit")
+    assert "was trained on another dataset (digest 000000000000)" in note
+    assert json.loads((tmp_path / "model/metrics.json").read_text())["split"] == "val"
+
+
 def test_labels_and_names_are_shown_as_they_are(tiny_bundle: Path, tmp_path: Path) -> None:
-    description = read_description(tiny_bundle)
-    description["vocabulary"] = {"names": ODD, "groups": {}, "background": None}
-    (tmp_path / "odd").mkdir()
-    write_bundle(tmp_path / "odd", (tiny_bundle / WEIGHTS).read_bytes(), description)
+    vocabulary = {"names": ODD, "groups": {}, "background": None}
+    odd = changed(tiny_bundle, tmp_path / "odd", vocabulary=vocabulary)
     title = "Töne: <i>1</i>\n- x: [y]"
-    raymc.export(load_bundle(tmp_path / "odd"), tmp_path / "out", name=title)
+    (note, _) = exporting.export(odd, tmp_path / "out", name=title)
+    assert "validation only: the bundle has 5 classes, the dataset 5: they differ in" in note
     card = ModelCard.load(tmp_path / "out/README.md")
     assert card.data.model_name == title
     assert [row[0] for row in cells(card.text) if row[1:] in (["no"], ["yes"])] == list(ODD)

@@ -419,7 +419,7 @@ def _nothing_new(model: Bundle, data: Dataset, folder: Path) -> object:
 @pytest.mark.parametrize(
     ("ask", "error", "told"),
     [
-        (_without_run, ConfigError, "which dataset"),
+        (_without_run, ConfigError, "its dataset can't be read from"),
         (_one_video, DataError, "a review needs two or more"),
         (_other_labels, BundleError, "they differ in"),
         (_nothing_new, DataError, "has no clip without labels"),
