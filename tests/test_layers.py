@@ -153,6 +153,7 @@ def test_nothing_is_timed_by_the_time_of_day() -> None:
     assert found == {
         ("runtime.interruption", "time.time_ns"),  # tells two commands apart
         ("runtime.jobs", "time.time"),  # how long a job has run, by the head's dates
+        ("search.searcher", "datetime.now"),  # since a sweep began, perhaps days ago
         ("tracking.records", "time.time"),  # dates in MLflow
         ("training.audit", "time.time"),  # of the starts of a run, which may be days apart
     }

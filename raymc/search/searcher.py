@@ -10,13 +10,14 @@ and one that a dead driver or worker left running is handed out again under that
 last checkpoint.
 """
 
+import math
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,7 +95,8 @@ class StudySearcher(Searcher):
         self._orphans = [t for t in trials if t.state == TrialState.RUNNING]
         ended = [t for t in trials if t.state.is_finished()]
         self._new = max(0, config.search.trials - len(ended) - len(self._orphans))
-        self._began = min((t.datetime_start for t in trials if t.datetime_start), default=None)
+        began = min((t.datetime_start for t in trials if t.datetime_start), default=None)
+        self._until = began and self._end_of_hours(began)
         self._running: dict[str, _Running] = {}
         self._losses = Counter[int]()  # of processes, by trial
         self._left = dict[int, list[str]]()  # checkpoints of lost processes, by trial
@@ -111,10 +113,12 @@ class StudySearcher(Searcher):
 
     def _is_late(self) -> bool:
         """Whether the hours in which trials may start are over."""
-        hours = self.config.search.hours
-        if hours is None or self._began is None:
-            return False
-        return datetime.now() - self._began > timedelta(hours=hours)
+        return self._until is not None and time.monotonic() > self._until
+
+    def _end_of_hours(self, began: datetime) -> float:
+        """Return when a sweep that began then starts no more trials, by the monotonic clock."""
+        hours = math.inf if self.config.search.hours is None else self.config.search.hours
+        return time.monotonic() + 3600 * hours - (datetime.now() - began).total_seconds()
 
     def suggest(self, trial_id: str) -> Any:
         """Return a trial's number, settings, folder, and the checkpoint to resume from, if any.
@@ -133,7 +137,7 @@ class StudySearcher(Searcher):
             self._new -= len(self._orphans)
             return self.suggest(trial_id)
         self._new -= 1
-        self._began = self._began or datetime.now()
+        self._until = self._until or self._end_of_hours(datetime.now())
         return self._hand_out(asked, trial_id, new_trial(asked.number, asked.params, self.config))
 
     def _hand_out(
