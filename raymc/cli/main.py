@@ -75,6 +75,7 @@ def train(target: str | None, overrides: tuple[str, ...], preset: Any, **asked: 
 @click.command()
 @configured
 @click.option("--trials", type=int, help="Trials of the sweep, earlier ones included.")
+@click.option("--hours", type=float, help="Hours after which no trial starts any more.")
 @click.option("--workers", type=int, help="Training workers of each trial.")
 @click.option("--gpus-per-trial", type=float, help="GPUs of each worker; 0.25: four share one.")
 @click.option("--name", help="Name of the sweep.")
@@ -84,9 +85,9 @@ def tune(target: str | None, overrides: tuple[str, ...], preset: Any, **asked: A
 
     The settings to search and their ranges are in search.space. Others that you leave open are
     chosen to suit the dataset, and printed. Run the same command again to resume, or with more
-    --trials to search on.
+    --trials or --hours to search on.
     """
-    given = {f"search.{key}": asked[key] for key in ("trials", "gpus_per_trial")}
+    given = {f"search.{key}": asked[key] for key in ("trials", "hours", "gpus_per_trial")}
     given |= {"train.workers": asked["workers"], "run.name": asked["name"]}
     loaded = load_config(target, overrides, given)
     from raymc.cli.runs import run_tune
