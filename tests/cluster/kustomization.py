@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 def build(folder: Path) -> list[Document]:
     """Return the documents that a folder's kustomization.yaml stands for."""
-    plan = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    plan = yaml.load((folder / "kustomization.yaml").read_text(), yaml.CSafeLoader)
     if unknown := set(plan) - KEYS:
         raise ValueError(
             f"{folder.name}: {sorted(unknown)} of kustomization.yaml aren't known here"
@@ -32,7 +32,7 @@ def build(folder: Path) -> list[Document]:
             _rename(document, image)
     for patch in plan.get("patches", []):
         (target,) = [each for each in documents if _is_target(each, patch["target"])]
-        apply(target, yaml.safe_load(patch["patch"]))
+        apply(target, yaml.load(patch["patch"], yaml.CSafeLoader))
     return documents
 
 
@@ -45,7 +45,7 @@ def _resource(path: Path) -> list[Document]:
 
 @cache
 def _parsed(path: Path) -> tuple[Document, ...]:
-    return tuple(yaml.safe_load_all(path.read_text()))
+    return tuple(yaml.load_all(path.read_text(), yaml.CSafeLoader))
 
 
 def _unshared(value: Any) -> Any:

@@ -46,7 +46,7 @@ def submitted(*given: str) -> Any:
 def printed(*given: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     done = submitted("--dry-run", *given)
     assert done.exit_code == 0, done.output
-    *files, job = yaml.safe_load_all(done.stdout)
+    *files, job = yaml.load_all(done.stdout, yaml.CSafeLoader)
     return files, job
 
 
