@@ -248,12 +248,24 @@ class Learner:
             self.model.load_state_dict(training_state["weights"])
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the random numbers that a device draws.
+
+    On a CPU, `torch.manual_seed` formats a stack trace for each kind of device that it might seed
+    later, which takes longer than a small model's optimizer.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def make_learner(
     config: Config, manifest: Manifest, feeds: Feeds, *, device: torch.device
 ) -> Learner:
     """Initialise model and optimizer, identically on every worker."""
     workers = Workers.current()
-    torch.manual_seed(config.train.seed)
+    _seed(config.train.seed, device)
     model = make_model(config, manifest)
     model.centre(feeds.means)
     model.to(device)
@@ -322,7 +334,8 @@ def train_step(
     The random numbers of dropout depend only on seed, epoch, step and worker, so that a resumed
     run draws the same ones as an uninterrupted run.
     """
-    torch.manual_seed(step_seed(config, epoch=epoch, step=step, rank=learner.workers.rank))
+    seed = step_seed(config, epoch=epoch, step=step, rank=learner.workers.rank)
+    _seed(seed, learner.device)
     number = (epoch - 1) * feed.steps + step
     for group in learner.optimizer.param_groups:
         group["lr"] = lr_at(
