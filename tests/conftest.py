@@ -30,6 +30,7 @@ from raymc.features import extraction
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT))
 
+gc.disable()  # until all is imported: of what that makes, little is garbage
 # Read when Ray is imported: what little the tests put there needs no more.
 os.environ["RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES"] = str(300 << 20)
 # Read when MLflow is imported, which a test may do before raymc does.
@@ -53,6 +54,11 @@ def pytest_collection_finish() -> None:
     """Keep what was imported out of every later garbage collection."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtestloop() -> None:
+    """Collect garbage from now on, also in the process that only hands out tests."""
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from media_files import Sound, Video, write_media
@@ -44,14 +45,14 @@ DAMAGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
     blank,
 )
 FUZZED: dict[str, tuple[Video | None, Sound]] = {
-    "a.mkv": CHECKED,
-    "b.mp4": (Video(options={"g": "12"}, seconds=2.0), Sound(seconds=2.0)),
-    "c.ts": (Video(codec="mpeg2video", seconds=2.0), Sound(codec="mp2", seconds=2.0)),
-    "d.mpg": (Video(codec="mpeg1video", seconds=2.0), Sound(codec="mp2", seconds=2.0)),
-    "e.avi": (Video(codec="mpeg4", seconds=2.0), Sound(codec="pcm_s16le", seconds=2.0)),
-    "f.flv": (Video(codec="flv", seconds=2.0), Sound(seconds=2.0)),
-    "g.wav": (None, Sound(codec="pcm_s16le", seconds=2.0)),
-    "h.mp3": (None, Sound(codec="libmp3lame", seconds=2.0)),
+    "a.mkv": (replace(CHECKED[0], seconds=1.2), replace(CHECKED[1], seconds=1.2)),
+    "b.mp4": (Video(options={"g": "12"}, seconds=1.2), Sound(seconds=1.2)),
+    "c.ts": (Video(codec="mpeg2video", seconds=1.2), Sound(codec="mp2", seconds=1.2)),
+    "d.mpg": (Video(codec="mpeg1video", seconds=1.2), Sound(codec="mp2", seconds=1.2)),
+    "e.avi": (Video(codec="mpeg4", seconds=1.2), Sound(codec="pcm_s16le", seconds=1.2)),
+    "f.flv": (Video(codec="flv", seconds=1.2), Sound(seconds=1.2)),
+    "g.wav": (None, Sound(codec="pcm_s16le", seconds=1.2)),
+    "h.mp3": (None, Sound(codec="libmp3lame", seconds=1.2)),
 }
 
 

@@ -18,7 +18,7 @@ from raymc.features.clips import Failure
 from raymc.features.extraction import EncodedClip, extract_source, make_encoders, plan_extraction
 from raymc.features.sources import Digests, Source, list_sources
 
-PLAN = plan_extraction(ExtractConfig(window_seconds=1.0))
+PLAN = plan_extraction(ExtractConfig(window_seconds=0.6))
 ENCODERS = make_encoders(PLAN.config, PLAN.light)
 
 

@@ -27,7 +27,7 @@ def timelines(config: DigitsConfig, split: str, sounds: Sounds, count: int) -> l
 
 @pytest.fixture(scope="module")
 def training_rows() -> list[Row]:
-    return list(digits(DigitsConfig(train_clips=500)).splits["train"])
+    return list(digits(DigitsConfig(train_clips=400)).splits["train"])
 
 
 @pytest.fixture(scope="module")

@@ -218,6 +218,7 @@ def test_a_batch_that_does_not_fit_is_halved(
         found.add(seconds=1.0)
 
     monkeypatch.setattr(train_device, "_train", train)
+    monkeypatch.setattr(train_device, "row_flops", lambda config, task: lambda length: length)
     load, one = Load(model={"width": 16, "heads": 2}, batch=8, steps=1), Measurement("small")
     train_device.train_load(one, load, CPU, tmp_path, compiled=False)
     assert tried == [8, 4, 2]

@@ -66,7 +66,7 @@ def test_a_difference_equals_measuring_each_resample(metric: MetricName, searche
         metric=metric,
         searches=searches,
         confidence=0.9,
-        resamples=30,
+        resamples=12,
         seed=3,
     )
 
@@ -75,7 +75,7 @@ def test_a_difference_equals_measuring_each_resample(metric: MetricName, searche
         return float(np.mean([one.to_dict()[metric] for one in measured]))
 
     generator, values = np.random.default_rng(3), []
-    for _ in range(30):
+    for _ in range(12):
         rows, means = generator.integers(25, size=25), []
         for runs in models:
             size = len(runs) // searches

@@ -3,11 +3,14 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import chromium, needs_browser, resize, touching
+from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from pages import Seen
 from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_dataset
@@ -15,6 +18,7 @@ from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
+from raymc.evaluation import compare
 from raymc.report.build import build_report, save_report
 from raymc.training.runs import read_run
 
@@ -32,6 +36,24 @@ ANCHORS = [
 
 def chosen(margin: float, lr: float, depth: int, two_way: bool) -> dict[str, object]:
     return dict(zip(SPACE, (margin, lr, depth, two_way)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewest_resamples() -> Iterator[None]:
+    """As few as an interval takes: what it says is measured elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "RESAMPLES", compare.FEWEST_RESAMPLES)
+        yield
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are put together, but not drawn: for tests of what the page says besides."""
+
+    def save(figure: Figure, file: BytesIO, **_: object) -> None:
+        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +180,7 @@ def test_the_winner_is_scored_without_the_bundle_too(
     assert again == page
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_page_of_another_split_too_large_for_intervals(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +192,7 @@ def test_a_page_of_another_split_too_large_for_intervals(
     assert "There is no comparison" not in shown
 
 
+@pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize(
     ("lost", "settings", "message"),
     [
@@ -196,6 +220,7 @@ def test_what_is_missing_is_said_in_its_place(
     assert {"trials", "history", "settings", "cost"} <= set(seen.ids)
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_replaced_dataset_is_not_judged_on(sweep: Path, tiny_path: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(sweep, tmp_path / "some")
     file = folder / "config.json"

@@ -530,7 +530,8 @@ def test_odd_datasets_have_finite_losses(
 def test_the_tiny_dataset_is_learnt_with_every_loss(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
 ) -> None:
-    settings = {"loss.name": name, "train.epochs": 5, "optimizer.lr": 5e-3, "loss.balance": 0.5}
+    settings = {"loss.name": name, "batch.size": 15, "loss.balance": 0.5}
+    settings |= {"train.epochs": 4, "optimizer.lr": 1e-2}
     run = train(override(tiny_config, settings), tiny, tmp_path)
     losses = [metrics["train/loss"] for metrics in run.metrics().values()]
     assert losses[-1] < 0.9 * losses[0]
@@ -626,6 +627,7 @@ def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
 ) -> None:
     settings = {
         "train.epochs": 6,
+        "batch.size": 15,
         "train.calibration": name,
         "train.target_precision": 0.4,
         "train.threshold_confidence": 0.5,

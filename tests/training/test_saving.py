@@ -96,9 +96,9 @@ class Run:
 
 @pytest.fixture(scope="module")
 def config(tiny_config: Config) -> Config:
-    """Three epochs with all that is drawn at random, and a running average of the weights."""
+    """Two epochs with all that is drawn at random, and a running average of the weights."""
     random = {"model.dropout": 0.3, "model.modality_dropout": 0.5}
-    return override(tiny_config, {**random, "optimizer.average_epochs": 0.5})
+    return override(tiny_config, {**random, "train.epochs": 2, "optimizer.average_epochs": 0.5})
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +108,9 @@ def whole(config: Config, tiny: Dataset, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_checkpoints_come_when_they_are_due(config: Config, tiny: Dataset, tmp_path: Path) -> None:
-    asked = [(0, 3), (1, 4), (1, 5), (2, 6)]
+    asked = [(0, 3), (1, 1), (1, 5), (1, 6)]
     run = Run(tmp_path, interval=4, asked=asked).train(config, tiny)
-    assert run.saved == sorted({*asked, (0, 4), (1, 4), (2, 4), (1, 0), (2, 0), (3, 0)})
+    assert run.saved == sorted({*asked, (0, 4), (1, 4), (1, 0), (2, 0)})
     for position in run.saved:
         progress = checkpoint.load_progress(run.checkpoint(position))
         assert (progress.epoch, progress.part.steps) == position
@@ -123,7 +123,7 @@ def test_taking_checkpoints_changes_nothing(
 ) -> None:
     run = Run(tmp_path, interval=1).train(config, tiny)
     assert run.metrics == whole.metrics
-    assert_same(run.checkpoint((3, 0)), whole.checkpoint((3, 0)))
+    assert_same(run.checkpoint((2, 0)), whole.checkpoint((2, 0)))
 
 
 def assert_same(one: Path, other: Path) -> None:
@@ -135,7 +135,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert_same_checkpoint(one, other)
 
 
-@pytest.mark.parametrize("kill", [(0, 1), (1, 3), (2, 6)])
+@pytest.mark.parametrize("kill", [(0, 1), (1, 3), (1, 6)])
 def test_a_run_killed_anywhere_is_the_uninterrupted_one(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path, kill: Position
 ) -> None:
@@ -152,19 +152,19 @@ def test_a_run_killed_anywhere_is_the_uninterrupted_one(
 def test_a_run_killed_again_and_again(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
-    kills, last, metrics = [(0, 2), (0, 4), (1, 2), (1, 4), (2, 2)], None, {}
+    kills, last, metrics = [(0, 2), (0, 4), (1, 4)], None, {}
     for attempt, kill in enumerate([*kills, None]):
         run = Run(tmp_path / str(attempt), interval=2, kill=kill).train(config, tiny, resume=last)
         metrics |= run.metrics
         last = run.checkpoint(kill) if kill else None
     assert metrics == whole.metrics
-    assert_same(run.checkpoint((3, 0)), whole.checkpoint((3, 0)))
-    log = run.log((3, 0))
-    found = audit(log, rows=SPLIT_ROWS["train"], epochs=3, is_part=False)
-    assert [one.once for one in found] == [SPLIT_ROWS["train"]] * 3
+    assert_same(run.checkpoint((2, 0)), whole.checkpoint((2, 0)))
+    log = run.log((2, 0))
+    found = audit(log, rows=SPLIT_ROWS["train"], epochs=2, is_part=False)
+    assert [one.once for one in found] == [SPLIT_ROWS["train"]] * 2
     assert all(one.is_right for one in found)
-    assert [one.attempts for one in found] == [3, 3, 2]
-    assert [one.steps for one in found] == [STEPS] * 3
+    assert [one.attempts for one in found] == [3, 2]
+    assert [one.steps for one in found] == [STEPS] * 2
     firsts = [(s.epoch, s.first_step) for s in log.segments]
     lasts = [(s.epoch, s.steps) for s in log.segments]
     for last_step, next_step in itertools.pairwise(zip(firsts, lasts, strict=True)):

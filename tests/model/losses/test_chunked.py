@@ -311,7 +311,7 @@ def test_without_gradients_nothing_is_kept() -> None:
 def test_no_tensor_is_larger_than_a_chunk(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, classes, chunk = 64, 5000, 160
+    rows, classes, chunk = 64, 5000, 320
     case = Case(
         scores=np.zeros((rows, classes)),
         labels=np.random.default_rng(0).random((rows, classes)) < 1e-3,
@@ -337,7 +337,7 @@ def test_with_sparse_labels_not_even_bools_are_a_matrix(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, classes = 64, 20_000
-    chunks_of(160, monkeypatch)
+    chunks_of(300, monkeypatch)
     entries = torch.stack([torch.arange(rows), torch.arange(rows) * 70])
     with Meter() as meter:
         embedding = torch.randn(rows, 2, requires_grad=True)
