@@ -22,7 +22,9 @@ def read_clips(
     its end, or its last frame if there is no such middle; before the first frame of the file the
     first is shown, after the last the last. Where that is for more than a second, the clip has a
     failure, unless the video has one frame alone. Sound that starts late or has gaps is silent
-    there. Time 0 is where the earliest stream of the file starts.
+    there. Time 0 is where the earliest stream of the file starts. Where times jump by more than an
+    hour and no stream has anything in between, the clip ends at the gap, windows in it are left
+    out, and one failure says so.
 
     Frames are shown at the times that FFmpeg gives them when it decodes the whole file, and are the
     same as then. Recordings that were joined in one file (MPEG-PS, MPEG-TS, Ogg) follow each other.

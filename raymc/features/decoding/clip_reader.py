@@ -18,6 +18,7 @@ from raymc.features.decoding.media_file import open_media
 from raymc.features.decoding.reading import TOO_LONG, Reading, Windows
 from raymc.features.decoding.shown import PictureMaker, UnprovenError
 from raymc.features.decoding.sound import WARM_UP_SECONDS, Sound
+from raymc.features.decoding.timeline import LONGEST_STILL_SECONDS, Gap
 from raymc.features.decoding.video_frames import VideoFrames
 from raymc.features.sources import Source
 
@@ -70,6 +71,7 @@ class _Reader:
         self._windows = Windows(source.start_seconds, end, window, stride, request.fps)
         self._may_skip = True
         self._has_told = False  # that the file ends early
+        self._told_seconds = -math.inf  # where the last gap ends that was told
         self._longest = CLIP_BYTES / _bytes_per_second(request)
 
     def clips(self) -> Iterator[Clip | Failure]:
@@ -83,14 +85,26 @@ class _Reader:
         self._begin(0)
         is_whole = not self._proven(0, lambda: self._exists(1))
         k = 0
-        while True:
-            yield from self._proven(k, partial(self._clip, k, is_whole=is_whole))
-            if not self._proven(k, partial(self._exists, k + 1)):
-                break
-            k += 1
-            if seeks and self._may_skip:
-                self._begin(k)
-        if self._is_short and not self._has_told:
+        exists = True
+        while exists:
+            gap = self._proven(k, partial(self._gap_at, k))
+            if gap is None:
+                yield from self._proven(k, partial(self._clip, k, is_whole=is_whole))
+                following = k + 1
+            else:
+                following = self._windows.after(gap, k)
+                yield from self._told(gap)
+                self._reading.pass_gap(gap, self._windows.begin_of(following))
+            exists = self._windows.begin_of(following) < math.inf and (
+                following == k or self._proven(k, partial(self._exists, following))
+            )
+            if exists and seeks and self._may_skip and following > k:
+                self._begin(following)
+            k = following
+        for gap in self._reading.gaps:
+            if gap.start < self._most:
+                yield from self._told(gap)
+        if self._is_short and not self._has_told and self._told_seconds < self._windows.end:
             yield self._failure(self._source.id, "open", self._shortfall)
 
     def _proven(self, k: int, find: Callable[[], _T]) -> _T:
@@ -160,6 +174,24 @@ class _Reader:
             return self._exists(k) if self._guess is None else self._windows.exists(k)
         return self._windows.exists(k)
 
+    def _gap_at(self, k: int) -> Gap | None:
+        """Read for window k, and return the gap in which it begins, if it does."""
+        if self._windows.begin_of(k) < self._windows.end:
+            self._read_to(self._windows.end_of(k), k)
+        least = self._windows.shortest if k else 0.0
+        gap = self._reading.gap_at(self._windows.begin_of(k) + least)
+        return gap if self._windows.exists(k) else None
+
+    def _told(self, gap: Gap) -> list[Failure]:
+        """That there is nothing in a gap, unless a clip has told it already."""
+        if gap.end <= self._told_seconds:
+            return []
+        self._told_seconds = gap.end
+        error = f"times jump from {gap.start:.1f} s to {gap.end:.1f} s, with nothing in between"
+        if self._windows.window > LONGEST_STILL_SECONDS:
+            error += "; to read what follows, set window_seconds to an hour or less"
+        return [self._failure(self._source.id, "open", error)]
+
     def _read_to(self, seconds: float, k: int) -> None:
         """Read further for window k, and learn where the file ends if it does."""
         longest = self._windows.begin_of(k) + self._longest
@@ -182,14 +214,19 @@ class _Reader:
         while end < self._windows.end_of(k):  # a guess at the end may turn out too low
             end = self._windows.end_of(k)
             self._read_to(end, k)
-        end = self._windows.end_of(k)
+        windows, gap = self._windows, self._reading.gap_at(self._windows.end_of(k))
+        if gap is not None:  # where it begins, the clip ends, as soon as it has a picture
+            least = 0.6 / self._request.fps if self._request.pictures else 0.0
+            cut = max(gap.start, begin + least)
+            windows = replace(windows, end=min(windows.end, cut))
+        end = windows.end_of(k)
         if end - begin > self._longest:
             raise DataError(TOO_LONG)
         if not self._windows.exists(k) or end <= begin:
             return [self._nothing()]
-        name = self._source.id if is_whole else f"{self._source.id}@{begin:g}-{end:g}"
-        pictures, video_trouble = self._pictures(k)
-        waveform, sound_trouble = self._waveform(k)
+        name = self._source.id if is_whole else f"{self._source.id}@{_named(begin)}-{_named(end)}"
+        pictures, video_trouble = self._pictures(k, windows)
+        waveform, sound_trouble = self._waveform(k, windows)
         troubles = [("video", video_trouble), ("audio", sound_trouble)]
         is_empty = not pictures and waveform is None
         if k == 0 and not is_empty:
@@ -198,6 +235,8 @@ class _Reader:
             troubles.insert(0, ("open", self._shortfall))
             self._has_told = True
         failures = tuple(self._failure(name, stage, text) for stage, text in troubles if text)
+        if gap is not None and end < self._windows.end_of(k):
+            failures = (*self._told(gap), *failures)
         if is_empty:
             return list(failures)
         return [
@@ -212,23 +251,25 @@ class _Reader:
             )
         ]
 
-    def _pictures(self, k: int) -> tuple[dict[str, UInt8[np.ndarray, "T _ _ 3"]], str]:
+    def _pictures(
+        self, k: int, windows: Windows
+    ) -> tuple[dict[str, UInt8[np.ndarray, "T _ _ 3"]], str]:
         if not self._request.pictures:
             return {}, ""
         if self._video is None:
             return {}, "the file has no video that can be decoded"
         keep_from = min(self._windows.begin_of(k + 1), self._windows.end)
-        found, trouble = self._video.display.take(self._windows.middles(k), keep_from)
+        found, trouble = self._video.display.take(windows.middles(k), keep_from)
         return dict(zip(self._request.pictures, found or ())), trouble
 
-    def _waveform(self, k: int) -> tuple[Float32[np.ndarray, " S"] | None, str]:
+    def _waveform(self, k: int, windows: Windows) -> tuple[Float32[np.ndarray, " S"] | None, str]:
         if self._request.sample_rate_hz is None:
             return None, ""
         if self._sound is None:
             return None, "the file has no sound that can be decoded"
-        begin, end = self._windows.begin_of(k), self._windows.end_of(k)
+        begin, end = windows.begin_of(k), windows.end_of(k)
         self._sound.forget(begin)
-        return self._sound.waveform(begin, end, is_last=end == self._windows.end)
+        return self._sound.waveform(begin, end, is_last=end == windows.end)
 
     @property
     def _is_short(self) -> bool:
@@ -251,6 +292,11 @@ class _Reader:
 
     def _failure(self, name: str, stage: str, error: str) -> Failure:
         return Failure(path=self._source.path, id=name, stage=stage, error=error)
+
+
+def _named(seconds: float) -> str:
+    """A time in the name of a clip; of those after a day, hundredths also tell clips apart."""
+    return f"{seconds:g}" if seconds < 1e5 else f"{seconds:.2f}".rstrip("0").rstrip(".")
 
 
 def _bytes_per_second(request: ClipRequest) -> float:

@@ -22,7 +22,7 @@ from pyarrow import fs
 from raymc.data.storage import open_address
 from raymc.errors import DataError
 from raymc.features.decoding.faults import FAULTS, ErrorLog, reason
-from raymc.features.decoding.timeline import Clock, Timeline
+from raymc.features.decoding.timeline import LONGEST_STILL_SECONDS, Clock, Timeline
 
 MAX_PIXELS = 8192 * 4352  # of a coded picture: 8K and its padding
 _TIMEOUT_SECONDS = 60.0  # to open a remote file, and for each read of it
@@ -69,10 +69,12 @@ class MediaFile:
         container: InputContainer,
         opening_trouble: str,
         *,
+        path: str,
         origin_seconds: float,
         on_packet: Callable[[], None],
     ) -> None:
         self._container = container
+        self._path = path
         self._on_packet = on_packet
         self._origin = origin_seconds
         self.opening_trouble = opening_trouble
@@ -152,6 +154,26 @@ class MediaFile:
             if first is not None:
                 return chain(first, packets)
         return None
+
+    def has_others(self, streams: _Streams, start: float, end: float) -> bool:
+        """Whether the file's sound, if it isn't among streams, goes on from one time to another."""
+        if self.audio is None or self.audio in streams:
+            return False
+        clock = self.clock(self.audio)
+        try:
+            with open_container(self._path) as container:
+                for packet in container.demux(container.streams[self.audio.index]):
+                    if packet.pts is None:
+                        continue
+                    time = clock.seconds(packet.pts)
+                    if start + LONGEST_STILL_SECONDS < time:
+                        return False
+                    start = max(start, time)
+                    if start + LONGEST_STILL_SECONDS >= end:
+                        return True
+        except (*FAULTS, DataError):
+            pass
+        return False
 
     def _choose(self, streams: _Streams) -> None:
         chosen = {stream.index for stream in streams}
@@ -265,7 +287,7 @@ def open_media(path: str, on_packet: Callable[[], None] = lambda: None) -> Itera
         if start < 0:
             with open_container(path) as other:
                 start = _first_seconds(other)
-        yield MediaFile(container, trouble, origin_seconds=start, on_packet=on_packet)
+        yield MediaFile(container, trouble, path=path, origin_seconds=start, on_packet=on_packet)
 
 
 @contextmanager

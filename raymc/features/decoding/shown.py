@@ -4,9 +4,9 @@ Times are in ticks of the stream. Axes: T frames, H height, W width.
 """
 
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -157,7 +157,7 @@ class Display:
         self._jump = clock.ticks(JUMP_SECONDS)
         self.wanted: deque[int] = deque()
         self.expected: Sequence[int] | None = None
-        self._shown: dict[int, _Shown] = {}
+        self._shown: OrderedDict[int, _Shown] = OrderedDict()  # about in order
         self._waiting: tuple[VideoFrame, int] | None = None  # the next one must confirm its time
         self._last: VideoFrame | None = None
         self._pixels: tuple[np.ndarray, ...] | None = None  # of the last frame
@@ -168,6 +168,7 @@ class Display:
         self._last_damage = self._first_damage = ""
         self._fault = ""  # of the last frame, which couldn't be made a picture
         self._is_over = False
+        self._leap: tuple[int, int] | None = None  # the end before the last step, and its time
 
     def want(self, moments: Iterable[float]) -> None:
         """Ask for the pictures of further moments, before their frames come."""
@@ -197,11 +198,17 @@ class Display:
         tick = self._end_tick if tick is None else tick
         waiting, self._waiting = self._waiting, None
         if waiting is not None and tick >= waiting[1]:
+            self._leap = self._end_tick, waiting[1]
             self._take(*waiting)
         elif waiting is not None:
             self.distrust(self.last_tick, "a picture's time is wrong")
         if tick > self._end_tick + self._jump:
             self._waiting = frame, tick
+        elif (
+            self._leap is not None
+            and self._leap[0] - self._jitter <= tick < self._leap[1] - self._jump
+        ):
+            self._return(frame, tick)
         elif tick < self.last_tick - self._jitter:
             self.distrust(tick, "times go back")
         else:
@@ -209,6 +216,21 @@ class Display:
             self._take(frame, shown)
             if was_guessed or self._is_guessed:  # it may be late: time goes on from the right one
                 self._end_tick -= shown - tick
+
+    def _return(self, frame: VideoFrame, tick: int) -> None:
+        """Take a frame that goes on from before a step: the times since then were wrong."""
+        trouble = "a picture's time is wrong"
+        for old in [old for old in self._shown if old >= tick]:
+            del self._shown[old]
+            self.wanted.append(old)
+        self.wanted = deque(sorted(self.wanted))
+        end, self._leap = self._leap[0] if self._leap else tick, None
+        for old, shown in self._shown.items():
+            if old >= end:
+                self._shown[old] = replace(shown, damage=trouble)
+        self._damage, self._damage_tick = trouble, tick
+        self.last_tick = tick
+        self._take(frame, tick)
 
     def distrust(self, tick: int, damage: str) -> None:
         """Frames from a time to the next key frame may be damaged."""
@@ -283,8 +305,8 @@ class Display:
             self._make()  # while the frame is still in the processor's cache
 
     def _forget(self, tick: int) -> None:
-        for old in [old for old in self._shown if old < tick]:
-            del self._shown[old]
+        while self._shown and next(iter(self._shown)) < tick:
+            self._shown.popitem(last=False)
         while self.wanted and self.wanted[0] < tick:
             self.wanted.popleft()
 

@@ -74,6 +74,8 @@ class Segment:
 
     def close(self) -> None:
         """Resample the rest: after it is silence."""
+        if self.done_seconds == np.inf:
+            return
         count = self.count
         self.add(np.zeros((1, self._missing + self.from_hz), np.float32))
         self.count = count
@@ -184,12 +186,14 @@ class Sound:
         self._position = float(first_second)  # time of the last packet
         self._waiting: AudioFrame | None = None  # the next one must confirm its time
         self._joint = -np.inf  # the time of the last such packet
+        self._leap = (0.0, 0.0)  # where the last long gap begins and ends
         self._until = 0.0  # the end of the last frame, as its packet has it
         self.end_seconds = 0.0
 
     def has(self, seconds: float) -> bool:
         """Whether all sound before a time is there."""
-        return bool(self._segments) and self._segments[-1].done_seconds >= seconds
+        is_settled = bool(self._segments) and self._waiting is None
+        return is_settled and self._segments[-1].done_seconds >= seconds
 
     def feed(self, packet: Packet | None, *, begins_anew: bool = False) -> None:
         """Take the next packet of the stream; None: take what the decoder holds back.
@@ -223,6 +227,11 @@ class Sound:
         self.feed(None)
         if self._waiting is not None:
             self._settle(self._time_of(self._waiting) < end_seconds + JUMP_SECONDS)
+        if self._segments:
+            self._segments[-1].close()
+
+    def break_off(self) -> None:
+        """Give out all there is: no more comes for long."""
         if self._segments:
             self._segments[-1].close()
 
@@ -312,6 +321,8 @@ class Sound:
         except FAULTS as error:
             self.disturb(reason(error))
             return
+        if self._leap[0] - _NEAR_SECONDS <= start < self._leap[1] - JUMP_SECONDS:
+            self._take_back(start)
         segment = self._segments[-1] if self._segments else None
         expected = self._expected()
         # A packet may say that it lasts until the next, however few samples it has.
@@ -326,6 +337,10 @@ class Sound:
             change = "is missing here" if is_gap else f"changes from {segment.from_hz} to {rate} Hz"
             if is_interrupted or not is_gap:
                 self._note(expected, start, f"sound {change}")
+            if start > expected + JUMP_SECONDS:
+                self._leap = expected, start
+            segment = self._begin(start, rate)
+        elif segment.done_seconds == np.inf:  # it was broken off
             segment = self._begin(start, rate)
         gap = round((start - segment.second) * rate) - segment.count
         if abs(gap) > slack * rate or segment.count == 0:
@@ -337,6 +352,14 @@ class Sound:
             samples = samples[:, max(-gap, 0) :]
         segment.add(samples)
         self.end_seconds = segment.end_seconds
+
+    def _take_back(self, start: float) -> None:
+        """Drop what came after a long gap, whose times were wrong: sound goes on from before it."""
+        end = self._leap[0]
+        self._segments = [one for one in self._segments if one.second < self._leap[1] - 1]
+        self._troubles = [trouble for trouble in self._troubles if trouble[0] < end - _NEAR_SECONDS]
+        self._note(end, start, "a packet's time is wrong")
+        self._leap, self._until = (0.0, 0.0), start
 
     def _begin(self, start: float, rate: int) -> Segment:
         if self._segments:

@@ -1,13 +1,14 @@
 """Seconds of a file and ticks of its streams; recordings joined in one file follow each other."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import floor
 
 from av.packet import Packet
 
 JUMP_SECONDS = 10.0  # a longer step forward isn't taken on the word of one time
+LONGEST_STILL_SECONDS = 3600.0  # for which a picture may stand still, and nothing else come
 _BACK_SECONDS = 0.5  # by which times may go back without being those of another recording
 _RETURN_SECONDS = 1.0  # within which a time goes on from the one before a wrong one
 _PAGE_SECONDS = 0.25  # by which a page may be moved
@@ -113,3 +114,71 @@ class Timeline:
         return time <= place.end + JUMP_SECONDS or any(
             abs(time - other.last) < JUMP_SECONDS for other in others if other is not place
         )
+
+
+@dataclass
+class Gap:
+    """A time in which no stream has a packet, too long to be true.
+
+    Attributes:
+        start: Where the last packet before it ends.
+        end: Where the first one after it begins.
+        stream: The index of that one's stream.
+    """
+
+    start: float
+    end: float
+    stream: int
+
+
+class Gaps:
+    """Finds the gaps in the times of packets, as they come.
+
+    One wrong time makes none: the next packet of its stream goes on from before it. Nor do rare
+    pictures, where there is sound meanwhile: `is_filled` says whether it is in a stream that isn't
+    read.
+
+    Attributes:
+        found: Those that weren't passed yet, in order.
+    """
+
+    def __init__(self, from_seconds: float, is_filled: Callable[[float, float], bool]) -> None:
+        self.found: list[Gap] = []
+        self._end = from_seconds
+        self._is_filled = is_filled
+        self._far: Gap | None = None  # the next packet of the stream must confirm it
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there is one, for all that is known."""
+        return self._far is not None or bool(self.found)
+
+    def add(self, stream: int, time: float, length: float) -> None:
+        """Take the next packet's stream, its time and its length in seconds."""
+        for gap in [gap for gap in self.found if time < gap.end - JUMP_SECONDS]:
+            gap.start = max(gap.start, time + length)
+            if stream == gap.stream or gap.end - gap.start <= LONGEST_STILL_SECONDS:
+                self.found.remove(gap)
+                self._end = gap.start if stream == gap.stream else self._end
+        if self._far is not None and time >= self._far.end - JUMP_SECONDS:
+            self.close()
+        elif self._far is not None and stream == self._far.stream:
+            self._far = None
+        is_far = self._far is None and time > self._end + LONGEST_STILL_SECONDS
+        if is_far and not self._is_filled(self._end, time):
+            self._far = Gap(self._end, time, stream)
+            return
+        self._end = max(self._end, time + length)
+        if self._far is not None:
+            self._far.start = self._end
+
+    def close(self) -> None:
+        """Take the last time for right: another confirms it, or none comes."""
+        if self._far is not None:
+            self.found.append(self._far)
+            self._end, self._far = self._far.end, None
+
+    def is_beyond(self, time: float) -> bool:
+        """Whether a time lies beyond a gap, for all that is known."""
+        known = self.found if self._far is None else [*self.found, self._far]
+        return any(time >= gap.end - JUMP_SECONDS for gap in known)

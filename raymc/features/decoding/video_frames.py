@@ -25,7 +25,7 @@ from raymc.features.decoding.shown import (
     PictureMaker,
     UnprovenError,
 )
-from raymc.features.decoding.timeline import Clock
+from raymc.features.decoding.timeline import JUMP_SECONDS, LONGEST_STILL_SECONDS, Clock
 
 GROUP_PACKETS = 256  # held back at most, until the next entry point shows which are needed
 _KEPT_TIMES = 4096
@@ -84,7 +84,11 @@ class VideoFrames:
         self._leaves_out = False  # pictures that nothing refers to
         self._is_fed = False  # the decoder has got packets and wasn't flushed since
         self._is_waiting = from_seconds > 0  # for an entry point
+        self._first_end_tick = clock.tick(from_seconds)
         self._end_tick = -NEVER
+        self._far: tuple[int, int] | None = None  # begin and end of a packet that waits for another
+        self._leap: tuple[int, int] | None = None  # the end before the last step, and its time
+        self._jump = clock.ticks(JUMP_SECONDS)
         self._is_untimed = False  # the last packet
         self._log = ErrorLog()
         self._errors = 0
@@ -104,8 +108,7 @@ class VideoFrames:
         tick = packet.pts if packet.pts is not None else packet.dts
         self._is_untimed = tick is None  # it may be half a frame
         if tick is not None and not packet.is_discard:
-            end = tick + min(packet.duration or self._step, self._longest)
-            self._end_tick = max(self._end_tick, end)
+            self._extend(tick, tick + min(packet.duration or self._step, self._longest))
         if not self._may_skip:
             if self._is_waiting:
                 raise UnprovenError
@@ -140,6 +143,27 @@ class VideoFrames:
         self.decode_all()
         self._drain()
         self.display.finish(self._clock.tick(end_seconds))
+
+    def close(self) -> None:
+        """Take the time of the last packet for right, unless it is too late: no more come."""
+        known = max(self._end_tick, self._first_end_tick)
+        if self._far is not None:
+            if self._far[0] <= known + self._clock.ticks(LONGEST_STILL_SECONDS):
+                self._end_tick = max(self._end_tick, self._far[1])
+            self._far = None
+
+    def _extend(self, tick: int, end: int) -> None:
+        """The stream lasts until `end`; where it makes a long step, if the next packet agrees."""
+        if self._far is not None and tick >= self._far[0] - self._jump:
+            self._leap = self._end_tick, self._far[0]
+            self._end_tick = max(self._end_tick, self._far[1])
+        elif self._leap is not None and self._leap[0] <= tick < self._leap[1] - self._jump:
+            self._end_tick, self._leap = self._leap[0], None  # it goes on from before the step
+        self._far = None
+        if tick > max(self._end_tick, self._first_end_tick) + self._jump:
+            self._far = tick, end
+        else:
+            self._end_tick = max(self._end_tick, end)
 
     def disturb(self, trouble: str) -> None:
         """Frames from here to the next key frame can't be trusted."""
