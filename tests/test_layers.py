@@ -141,6 +141,22 @@ def test_training_and_all_below_load_neither_ray_nor_mlflow() -> None:
     assert not {"huggingface_hub", "tokenizers", "torchaudio", "transformers"} & found
 
 
+def test_a_process_that_only_decodes_loads_no_torch() -> None:
+    found = loaded(
+        "from raymc.config import ExtractConfig\n"
+        "from raymc.features import extraction\n"
+        "config = ExtractConfig(visual='patches', audio='none', text='words')\n"
+        "plan = extraction.plan_extraction(config)\n"
+        "encoders = extraction.make_encoders(config, plan.light)\n"
+        "from raymc.features.sources import Source\n"
+        "source = Source(path='missing.mp4', id='x')\n"
+        "assert len(list(extraction.extract_source(source, plan, encoders))) == 1\n"
+        "import raymc.features.decoding.clip_reader"
+    )
+    assert "av" in found
+    assert "torch" not in found
+
+
 def test_nothing_is_timed_by_the_time_of_day() -> None:
     """It jumps when a suspended machine wakes or its clock is set; only dates come from it."""
     of_day = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}

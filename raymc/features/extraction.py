@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
 from raymc.config import AUTO, NONE, ExtractConfig
@@ -33,7 +32,6 @@ from raymc.features.encoders import (
     transcriber,
     visual_encoder,
 )
-from raymc.features.encoders.screen import lines_by_interval
 from raymc.features.media import read_clips
 from raymc.features.sources import Digests, Source
 from raymc.features.transcripts import (
@@ -43,8 +41,7 @@ from raymc.features.transcripts import (
     texts_by_interval,
 )
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
-from raymc.runtime.device import uses_gpu
-from raymc.runtime.threads import computing_threads
+from raymc.runtime.threads import computing_threads, is_out_of_memory
 
 # Media that are decoded without Ray, which would take longer to start than it saves.
 FILES_HERE, BYTES_HERE = 16, 64 << 20
@@ -293,9 +290,9 @@ def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoder
         try:
             with computing_threads(1):
                 tokens[name] = encode_tokens(_tokens(name, extract, plan, encoders), modality)
-        except torch.OutOfMemoryError:
-            raise
         except (DataError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             failures.append(Failure(path=path, id=extract.id, stage=f"encode {name}", error=reason))
     waiting = {name: x for name, x in extract.waiting.items() if name not in tokens}
@@ -404,6 +401,8 @@ def _bytes_of(path: str) -> int:
 
 def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
     """Yield the same as `extract_files`, decoded in a child process and encoded in this one."""
+    from raymc.runtime.device import uses_gpu  # torch isn't for the child
+
     device = "cuda" if uses_gpu(plan.config.device) else "cpu"
     paths = {number: source.path for number, source in sources}
     with ThreadPoolExecutor(1) as loader:  # weights are loaded while the child starts
@@ -499,6 +498,8 @@ def _tokens(
     seconds = extract.end_seconds - extract.start_seconds
     writer = encoders.writers.get(name)
     if name == "screen" and writer is not None:
+        from raymc.features.encoders.screen import lines_by_interval
+
         seen = lines_by_interval(writer.read(seen), seconds, encoder.rate_hz)
     elif name == "speech" and writer is not None:
         seen = sentences_by_interval(writer.transcribe(seen), seconds, encoder.rate_hz)

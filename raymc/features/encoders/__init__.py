@@ -4,7 +4,7 @@ An encoder is a plain object with `name`, `dim` (values a token), `rate_hz` (tok
 `license` (of its weights) and `has_weights`, with `picture` (the frames it wants) or
 `sample_rate_hz` (of the sound it wants), and with `encode`; those with weights also with `digest`
 (of their files). `patches.py` is the shortest.
-transformers and torchaudio are imported only with the first encoder that needs them.
+torch, transformers and torchaudio are imported only with the first encoder that needs them.
 
 The functions here take `weights`, a folder that holds the model's files, instead of the hub
 or the network, and `device`, where a model computes: cpu, cuda, cuda:0. They raise `ConfigError`
@@ -21,35 +21,22 @@ To add an encoder:
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from raymc.errors import ConfigError
 from raymc.features.encoders import packaged
-from raymc.features.encoders.efficientnet import efficientnet
-from raymc.features.encoders.hub import is_model_name
-from raymc.features.encoders.logmel import LogMelEncoder
-from raymc.features.encoders.moonshine import (
-    MoonshineTranscriber,
-    moonshine,
-    moonshine_encoder,
-)
 from raymc.features.encoders.patches import PatchEncoder
-from raymc.features.encoders.screen import ScreenReader, screen_reader
-from raymc.features.encoders.speech import (
-    SpeechEncoder,
-    Transcriber,
-    bundle_names,
-    speech_encoder,
-    transcriber_of,
-)
-from raymc.features.encoders.text import HashedWords, TextTower, text_tower
-from raymc.features.encoders.vision import VisionTower, vision_tower
+from raymc.features.encoders.words import HashedWords
+
+if TYPE_CHECKING:
+    from raymc.features.encoders import logmel, moonshine, screen, speech, text, vision
 
 __all__ = ["audio_encoder", "reader_of_screen", "text_encoder", "transcriber", "visual_encoder"]
 
 
 def visual_encoder(
     name: str, *, fps: float = 1.0, weights: str | None = None, device: str = "cpu"
-) -> PatchEncoder | VisionTower:
+) -> "PatchEncoder | vision.VisionTower":
     """Return the encoder of frames with this name, which will be given `fps` frames a second.
 
     `name` is `patches`, `efficientnet_lite0_grid`, `efficientnet_lite0`, or a vision model of
@@ -58,6 +45,10 @@ def visual_encoder(
     _check_rate("fps", fps)
     if name == "patches":
         return PatchEncoder(rate_hz=fps)
+    from raymc.features.encoders.efficientnet import efficientnet
+    from raymc.features.encoders.hub import is_model_name
+    from raymc.features.encoders.vision import vision_tower
+
     packed = (packaged.EFFICIENTNET_GRID, packaged.EFFICIENTNET)
     if name in packed:
         return efficientnet(name, fps=fps, device=device)
@@ -69,15 +60,21 @@ def visual_encoder(
 
 def audio_encoder(
     name: str, *, rate_hz: float = 10.0, weights: str | None = None, device: str = "cpu"
-) -> LogMelEncoder | SpeechEncoder:
+) -> "logmel.LogMelEncoder | speech.SpeechEncoder":
     """Return the encoder of sound with this name, which makes `rate_hz` tokens a second.
 
     `name` is `logmel`, `moonshine`, or a speech model of torchaudio.pipelines, as in WAV2VEC2_BASE.
     """
     if name == "logmel":
+        from raymc.features.encoders.logmel import LogMelEncoder
+
         return LogMelEncoder(rate_hz=rate_hz)
     if name == packaged.MOONSHINE:
+        from raymc.features.encoders.moonshine import moonshine_encoder
+
         return moonshine_encoder(rate_hz=rate_hz)
+    from raymc.features.encoders.speech import bundle_names, speech_encoder
+
     names = bundle_names()
     if name in names:
         return speech_encoder(name, rate_hz=rate_hz, weights=weights, device=device)
@@ -86,7 +83,7 @@ def audio_encoder(
 
 def text_encoder(
     name: str, *, rate_hz: float = 1.0, weights: str | None = None, device: str = "cpu"
-) -> HashedWords | TextTower:
+) -> "HashedWords | text.TextTower":
     """Return the encoder of texts with this name, which will be given `rate_hz` texts a second.
 
     `name` is `words`, `minilm`, or a text model of Hugging Face's hub:
@@ -95,6 +92,9 @@ def text_encoder(
     _check_rate("rate_hz", rate_hz)
     if name == "words":
         return HashedWords(rate_hz=rate_hz)
+    from raymc.features.encoders.hub import is_model_name
+    from raymc.features.encoders.text import text_tower
+
     if name == packaged.MINILM:
         folder = packaged.weights_folder(name, "model")
         return text_tower(name, rate_hz=rate_hz, device=device, folder=folder)
@@ -106,26 +106,32 @@ def text_encoder(
 
 def transcriber(
     name: str, *, weights: str | None = None, device: str = "cpu"
-) -> Transcriber | MoonshineTranscriber:
+) -> "speech.Transcriber | moonshine.MoonshineTranscriber":
     """Return the transcriber with this name.
 
     `name` is `moonshine`, or an ASR model of torchaudio.pipelines, as in WAV2VEC2_ASR_BASE_960H.
     """
     if name == packaged.MOONSHINE:
+        from raymc.features.encoders.moonshine import moonshine
+
         return moonshine()
+    from raymc.features.encoders.speech import bundle_names, transcriber_of
+
     names = bundle_names(recognises=True)
     if name in names:
         return transcriber_of(name, weights=weights, device=device)
     raise _unknown("transcriber", name, [packaged.MOONSHINE, *names])
 
 
-def reader_of_screen(name: str, *, fps: float = 1.0) -> ScreenReader:
+def reader_of_screen(name: str, *, fps: float = 1.0) -> "screen.ScreenReader":
     """Return the reader of words on the screen with this name, given `fps` frames a second.
 
     `name` is `rapidocr`.
     """
     _check_rate("fps", fps)
     if name == packaged.RAPIDOCR:
+        from raymc.features.encoders.screen import screen_reader
+
         return screen_reader(fps=fps)
     raise _unknown("reader of the screen", name, [packaged.RAPIDOCR])
 

@@ -20,7 +20,7 @@ from small_models import (
 
 from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.features.encoders import text_encoder
-from raymc.features.encoders.text import words_of
+from raymc.features.encoders.words import words_of
 
 TEXTS = [
     "the cat sat",
