@@ -60,7 +60,7 @@ def run_soak(console: Console, *, minutes: float, seed: int = 0) -> None:
         seen = _watch(scene, limit_seconds=90 * minutes + 600)
         ended = scene.finish(patience_seconds=1.0)
         outcome = outcome_of(scene, fault, ended=ended, began=began, audit=False)
-        begun = scene.trials_begun() if ended else 0
+        begun = scene.trials_begun()
     show(console, soak_table(outcome, seen, begun))
 
 

@@ -263,8 +263,8 @@ class TrialsDisplay(_LiveDisplay):
         mean = sum(ended) / len(ended)
         begun = mean * len(running) - sum(min(seconds, mean) for seconds in running)
         due = mean * (self._all - len(ended) - len(running))
-        seconds = min(begun + due, max(0.0, self._until - self._clock()) * len(running) + begun)
-        left = f"about {duration(seconds / len(running))} left"
+        most = len(running) * max(0.0, self._until - self._clock())
+        left = f"about {duration((begun + min(due, most)) / len(running))} left"
         return "  ".join(part for part in (_best_so_far(trials), left) if part)
 
     def _line(self) -> str:

@@ -1,4 +1,4 @@
-"""How many threads torch computes on in this process.
+"""What torch does in this process: on how many threads it computes, and whether its memory is full.
 
 Where it isn't loaded, nothing is computed by it, and nothing here loads it: processes that only
 decode start in less than half the time.

@@ -96,7 +96,7 @@ class StudySearcher(Searcher):
         ended = [t for t in trials if t.state.is_finished()]
         self._new = max(0, config.search.trials - len(ended) - len(self._orphans))
         began = min((t.datetime_start for t in trials if t.datetime_start), default=None)
-        self._until = began and self._end_of_hours(began)
+        self._until = math.inf if began is None else self._end_of_hours(began)
         self._running: dict[str, _Running] = {}
         self._losses = Counter[int]()  # of processes, by trial
         self._left = dict[int, list[str]]()  # checkpoints of lost processes, by trial
@@ -109,11 +109,7 @@ class StudySearcher(Searcher):
     @property
     def due(self) -> int:
         """How many trials are still to be handed out, as far as is known yet."""
-        return len(self._orphans) + (0 if self._is_late() else self._new)
-
-    def _is_late(self) -> bool:
-        """Whether the hours in which trials may start are over."""
-        return self._until is not None and time.monotonic() > self._until
+        return len(self._orphans) + (self._new if time.monotonic() <= self._until else 0)
 
     def _end_of_hours(self, began: datetime) -> float:
         """Return when a sweep that began then starts no more trials, by the monotonic clock."""
@@ -137,7 +133,7 @@ class StudySearcher(Searcher):
             self._new -= len(self._orphans)
             return self.suggest(trial_id)
         self._new -= 1
-        self._until = self._until or self._end_of_hours(datetime.now())
+        self._until = min(self._until, self._end_of_hours(datetime.now()))  # of the first trial
         return self._hand_out(asked, trial_id, new_trial(asked.number, asked.params, self.config))
 
     def _hand_out(

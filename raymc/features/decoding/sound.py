@@ -227,8 +227,7 @@ class Sound:
         self.feed(None)
         if self._waiting is not None:
             self._settle(self._time_of(self._waiting) < end_seconds + JUMP_SECONDS)
-        if self._segments:
-            self._segments[-1].close()
+        self.break_off()
 
     def break_off(self) -> None:
         """Give out all there is: no more comes for long."""
@@ -362,8 +361,7 @@ class Sound:
         self._leap, self._until = (0.0, 0.0), start
 
     def _begin(self, start: float, rate: int) -> Segment:
-        if self._segments:
-            self._segments[-1].close()
+        self.break_off()
         segment = Segment(max(self._second, floor(start)), start, rate, self._rate_hz)
         self._segments.append(segment)
         return segment
