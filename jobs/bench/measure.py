@@ -71,9 +71,11 @@ Columns = Mapping[str, Callable[[Measurement], str]]
 NAME: Columns = {"": lambda m: m.name}
 
 
-def take_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int) -> list[Measurement]:
-    """Time each way once a round, A B A B …, after an untimed first call of each."""
-    for way in ways.values():
+def take_turns(
+    ways: Mapping[str, Callable[[], object]], *, rounds: int, warm: bool = True
+) -> list[Measurement]:
+    """Time each way once a round, A B A B …, after an untimed first call of each if `warm`."""
+    for way in ways.values() if warm else ():
         way()
     found = {name: Measurement(name) for name in ways}
     for _ in range(rounds):

@@ -8,7 +8,7 @@ damaged file, so files can be decoded in a child process (`extract_files_apart`)
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,7 +41,7 @@ from raymc.features.transcripts import (
     texts_by_interval,
 )
 from raymc.runtime.child_process import Child, ChildError, limit_cpu
-from raymc.runtime.threads import computing_threads, is_out_of_memory
+from raymc.runtime.threads import compute_on_one_thread, computing_threads, is_out_of_memory
 
 # Media that are decoded without Ray, which would take longer to start than it saves.
 FILES_HERE, BYTES_HERE = 16, 64 << 20
@@ -274,29 +274,61 @@ def _read_clips(
         limit_cpu(0)
 
 
-def encode(extract: EncodedClip, path: str, plan: ExtractPlan, encoders: Encoders) -> EncodedClip:
+def encode(
+    extract: EncodedClip,
+    path: str,
+    plan: ExtractPlan,
+    encoders: Encoders,
+    *,
+    threads: Executor | None = None,
+) -> EncodedClip:
     """Encode a clip with a stage's encoders, alone, so that its tokens depend on nothing else.
 
-    On a CPU it is encoded by one thread, as in Ray's actors: several give other last bits, and on a
-    busy machine they wait for each other. A modality that can't be encoded becomes missing, and a
-    failure says why.
+    On a CPU each modality is encoded by one thread, as in Ray's actors: several give other last
+    bits, and on a busy machine they wait for each other. With `threads`, several modalities are
+    encoded at a time. One that can't be encoded becomes missing, and a failure says why.
     """
-    tokens, failures = dict(extract.tokens), list(extract.failures)
-    for modality in plan.modalities:
-        name = modality.name
-        if name not in encoders.by_modality or name not in extract.waiting:
-            continue
-        tokens[name] = None
-        try:
-            with computing_threads(1):
-                tokens[name] = encode_tokens(_tokens(name, extract, plan, encoders), modality)
-        except (DataError, RuntimeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())
-            failures.append(Failure(path=path, id=extract.id, stage=f"encode {name}", error=reason))
-    waiting = {name: x for name, x in extract.waiting.items() if name not in tokens}
-    return replace(extract, tokens=tokens, waiting=waiting, failures=tuple(failures))
+    waiting = dict(extract.waiting)
+    given = {
+        modality: waiting.pop(modality.name)
+        for modality in plan.modalities
+        if modality.name in encoders.by_modality and modality.name in waiting
+    }
+    make = partial(_stored, clip=extract, path=path, plan=plan, encoders=encoders)
+    with computing_threads(1):
+        made = list((threads.map if threads else map)(make, given, given.values()))
+    failures = tuple(one for one in made if isinstance(one, Failure))
+    stored = {
+        modality.name: None if isinstance(one, Failure) else one
+        for modality, one in zip(given, made)
+    }
+    return replace(
+        extract,
+        tokens={**extract.tokens, **stored},
+        waiting=waiting,
+        failures=(*extract.failures, *failures),
+    )
+
+
+def _stored(
+    modality: Modality,
+    seen: Any,
+    *,
+    clip: EncodedClip,
+    path: str,
+    plan: ExtractPlan,
+    encoders: Encoders,
+) -> bytes | Failure | None:
+    """Return the stored bytes of a modality of a clip, None if it has no tokens, or why not."""
+    compute_on_one_thread()
+    seconds = clip.end_seconds - clip.start_seconds
+    try:
+        return encode_tokens(_tokens(modality.name, seen, seconds, plan, encoders), modality)
+    except (DataError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        return Failure(path=path, id=clip.id, stage=f"encode {modality.name}", error=reason)
 
 
 def extract_files(
@@ -400,16 +432,21 @@ def _bytes_of(path: str) -> int:
 
 
 def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, Item]]:
-    """Yield the same as `extract_files`, decoded in a child process and encoded in this one."""
+    """Yield the same as `extract_files`, decoded in a child process and encoded in this one.
+
+    On a CPU each encoder has a thread, as one alone would leave all cores but one idle.
+    """
     from raymc.runtime.device import uses_gpu  # torch isn't for the child
 
     device = "cuda" if uses_gpu(plan.config.device) else "cpu"
     paths = {number: source.path for number, source in sources}
-    with ThreadPoolExecutor(1) as loader:  # weights are loaded while the child starts
-        encoders = loader.submit(make_encoders, plan.config, plan.heavy, device=device)
+    # The first thread loads weights while the child starts.
+    with ThreadPoolExecutor(max(1, len(plan.heavy))) as threads:
+        encoders = threads.submit(make_encoders, plan.config, plan.heavy, device=device)
+        apart = threads if device == "cpu" else None
         for number, item in extract_files_apart(sources, plan):
             if isinstance(item, EncodedClip):
-                item = encode(item, paths[number], plan, encoders.result())
+                item = encode(item, paths[number], plan, encoders.result(), threads=apart)
             yield number, item
 
 
@@ -490,13 +527,11 @@ def _inputs(clip: Clip, cues: Transcript | None, plan: ExtractPlan) -> dict[str,
 
 
 def _tokens(
-    name: str, extract: EncodedClip, plan: ExtractPlan, encoders: Encoders
+    name: str, seen: Any, seconds: float, plan: ExtractPlan, encoders: Encoders
 ) -> Float32[np.ndarray, "T D"] | None:
-    seen, encoder = extract.waiting[name], encoders.by_modality[name]
     if seen is None or len(seen) == 0:
         return None
-    seconds = extract.end_seconds - extract.start_seconds
-    writer = encoders.writers.get(name)
+    encoder, writer = encoders.by_modality[name], encoders.writers.get(name)
     if name == "screen" and writer is not None:
         from raymc.features.encoders.screen import lines_by_interval
 

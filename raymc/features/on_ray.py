@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from pyarrow import fs
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from raymc.config import AUTO, ExtractConfig
 from raymc.data.labels import Vocabulary
@@ -69,7 +69,14 @@ from raymc.features.extraction import (
 from raymc.features.recipe import ENCODER_WEIGHTS, FEATURES, FEATURES_KEY, LATER, MADE_BY, recipe_in
 from raymc.features.sources import Listing, Source, check_present, extra_fields, list_media
 from raymc.features.transcripts import find_sidecars
-from raymc.runtime.connect import capacity, connect, explained, gpus_to_use, keep_order
+from raymc.runtime.connect import (
+    capacity,
+    connect,
+    explained,
+    gpus_to_use,
+    keep_order,
+    most_at_work,
+)
 
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("path", "id", "stage", "error")])
 
@@ -513,6 +520,7 @@ def _read_failures(out: str) -> tuple[Failure, ...]:
 # Enough to hide the cost of a task, and few enough that all workers end at about the same time.
 FILES_PER_TASK = 16
 HEAVY_FILES_PER_TASK = 4  # Ray Data passes on what a task has made when it ends
+TASKS_OF_EACH = 8  # CPU, at least, where there are files enough
 CLIPS_PER_BLOCK = 16  # so that the frames of a long video are never in memory all at once
 
 
@@ -540,7 +548,10 @@ def _items_on_ray(
     shared = ray.put((tuple(sources), plan))
     tasks = -(-files // _per_task(files, plan))
     items = ray.data.range(files, override_num_blocks=tasks).map_batches(
-        partial(_decode, shared=shared, first=first, apart=bool(gpus)), batch_size=None, num_cpus=1
+        partial(_decode, shared=shared, first=first, apart=bool(gpus)),
+        batch_size=None,
+        num_cpus=1,
+        compute=TaskPoolStrategy(most_at_work()),
     )
     if gpus:
         items = items.map_batches(
@@ -557,9 +568,12 @@ def _items_on_ray(
 
 
 def _per_task(files: int, plan: ExtractPlan) -> int:
-    """Return how many files a task decodes: few of few files, so that the first are seen early."""
+    """Return how many files a task decodes.
+
+    Of few files few, so that the first are seen early and all workers end at about the same time.
+    """
     most = HEAVY_FILES_PER_TASK if plan.heavy else FILES_PER_TASK
-    return max(1, min(most, files // int(4 * max(1, capacity().get("CPU", 1)))))
+    return max(1, min(most, files // int(TASKS_OF_EACH * max(1, capacity().get("CPU", 1)))))
 
 
 def _decode(batch: Any, *, shared: ray.ObjectRef, first: int, apart: bool) -> Iterator[Any]:

@@ -286,6 +286,14 @@ def capacity() -> Mapping[str, float]:
     return {name: max(there.get(name, 0), limits.get(name, 0)) for name in {**there, **limits}}
 
 
+def most_at_work() -> int | None:
+    """Return how many tasks may compute at a time on a Ray that was started here: as many as cores.
+
+    Its spare CPU is for tasks that wait. None on a cluster, whose nodes have none to spare.
+    """
+    return None if os.environ.get("RAY_ADDRESS") else os.cpu_count()
+
+
 def grows_to() -> Mapping[str, float]:
     """Return what a cluster may grow to, by resource; empty if it starts no nodes.
 

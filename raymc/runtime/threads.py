@@ -28,6 +28,16 @@ def computing_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def compute_on_one_thread() -> None:
+    """Compute on this thread alone from now on, for threads that `computing_threads` waits for.
+
+    OpenMP's number is each thread's own; MKL's, which this sets too, is one for all of them.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that a GPU's memory is full."""
     torch = sys.modules.get("torch")

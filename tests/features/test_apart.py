@@ -1,10 +1,12 @@
 """Files decoded apart: the same items, and a crash is a failure of its file."""
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from threading import Barrier
 from typing import Any
 
 import pytest
+import torch
 from videos import Crashing, write_video
 
 from raymc.config import ExtractConfig
@@ -12,8 +14,10 @@ from raymc.errors import ResourceError
 from raymc.features.clips import Failure
 from raymc.features.extraction import (
     END,
+    Encoders,
     extract_files,
     extract_files_apart,
+    extract_here,
     make_encoders,
     plan_extraction,
 )
@@ -72,3 +76,39 @@ def test_what_is_no_fault_of_a_file_is_raised(
     number, source = files[0]
     with pytest.raises(MemoryError, match="full"):
         list(extract_files_apart([(number, Full(**vars(source)))], PLAN))
+
+
+@dataclass(frozen=True)
+class Together:
+    """An encoder that begins when another does."""
+
+    encoder: Any
+    begin: Barrier
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    def encode(self, seen: Any) -> Any:
+        self.begin.wait(10)
+        return self.encoder.encode(seen)
+
+
+def test_encoders_work_at_the_same_time_and_to_the_same_bits(
+    files: list[tuple[int, Source]], children_are_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(extract_files(files, PLAN, make_encoders(PLAN.config)))
+    begin = Barrier(2)
+
+    def together(*given: Any, **named: Any) -> Encoders:
+        made = make_encoders(*given, **named)
+        return Encoders({name: Together(one, begin) for name, one in made.by_modality.items()})
+
+    monkeypatch.setattr("raymc.features.extraction.make_encoders", together)
+    plan = replace(PLAN, heavy=frozenset({"visual", "audio"}))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(extract_here(files, plan)) == expected
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
