@@ -440,14 +440,17 @@ def extract_here(sources: Numbered, plan: ExtractPlan) -> Iterator[tuple[int, It
 
     device = "cuda" if uses_gpu(plan.config.device) else "cpu"
     paths = {number: source.path for number, source in sources}
-    # The first thread loads weights while the child starts.
-    with ThreadPoolExecutor(max(1, len(plan.heavy))) as threads:
+    threads = ThreadPoolExecutor(max(1, len(plan.heavy)))
+    try:
+        # Weights are loaded while the child starts.
         encoders = threads.submit(make_encoders, plan.config, plan.heavy, device=device)
         apart = threads if device == "cpu" else None
         for number, item in extract_files_apart(sources, plan):
             if isinstance(item, EncodedClip):
                 item = encode(item, paths[number], plan, encoders.result(), threads=apart)
             yield number, item
+    finally:
+        threads.shutdown(wait=False)  # an interrupted command doesn't wait for a long clip
 
 
 def _send(connection: Connection, plan: ExtractPlan, cpu_seconds: float) -> None:
