@@ -17,6 +17,7 @@ LEAST_STEPS = 1200
 EPOCHS = (20, 100)
 SEQUENCE_TOKENS, SEQUENCE_LABELS = 8, 8
 MOST_CLASS_QUERIES = 64
+MOST_QUERIED_LABELS = 10_000  # of more, the loss is computed in chunks, for one embedding a clip
 LONG_SECONDS = 100.0
 SHAPES: Mapping[str, Mapping[str, Any]] = {
     "small": {"model.depth": 2},
@@ -62,9 +63,9 @@ class Preset:
         Batches grow with the rows, so that small datasets are trained in enough steps. Clips of one
         token are vectors of features: their scale carries information, which a layer norm would
         remove, and what they lack is regularisation. Clips of many tokens and labels may show each
-        label at another time, so each label, or each group of many, has a query to read it. In
-        clips of minutes, waves with a period of less than two tokens make moments far apart look
-        alike.
+        label at another time, so each label, or each group of many, has a query to read it; of
+        very many labels, four queries read for all. In clips of minutes, waves with a period of
+        less than two tokens make moments far apart look alike.
 
         Args:
             shape: Of the dataset.
@@ -82,7 +83,10 @@ class Preset:
         if shape.tokens <= 1:
             chosen |= {"model.token_norm": "none", "model.token_dropout": 0.4}
         elif shape.tokens >= SEQUENCE_TOKENS and shape.labels >= SEQUENCE_LABELS:
-            chosen["model.class_queries"] = min(shape.labels, MOST_CLASS_QUERIES)
+            if shape.labels <= MOST_QUERIED_LABELS:
+                chosen["model.class_queries"] = min(shape.labels, MOST_CLASS_QUERIES)
+            else:
+                chosen["model.readout_queries"] = 4
         if shape.tokens <= 1 or batch < 16:
             chosen["optimizer.lr"] = 0.001
         if shape.seconds > LONG_SECONDS:

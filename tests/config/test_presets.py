@@ -44,6 +44,7 @@ def test_small_datasets_get_small_batches_more_epochs_and_fewer_layers(
         (6, 1, {"model.token_norm": "none", "model.token_dropout": 0.4, "optimizer.lr": 0.001}),
         (51, 75, {"model.class_queries": 51}),
         (3862, 75, {"model.class_queries": 64}),
+        (100_000, 75, {"model.readout_queries": 4}),
         (51, 3, {}),
         (6, 75, {}),
     ],
