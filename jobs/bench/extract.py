@@ -1,7 +1,8 @@
 """Extraction beside its limit: bare PyAV that decodes the same frames and sound, a process a core.
 
 With encoders that have weights, the limit also runs the bare models: on all frames, on the sound,
-and on the screens that differ from the one before.
+and on the screens that differ from the one before. Both sides start processes of their own, which
+load the models.
 
 Memory is that of all processes of the job, sampled while it runs.
 """
@@ -69,18 +70,18 @@ def bench_extract(console: Console, settings: Settings, *, out: Path | None = No
     bare = partial(encode_bare, models) if models else decode_bare
     with TemporaryDirectory() as folder:
         many, few = (_table(paths[:n], Path(folder) / f"{n}.csv") for n in (clips, clips // 10))
-        out = Path(folder) / "out"
+        made = Path(folder) / "made"
         seconds = sum(_on_each_core(decode_bare, paths))
         ways = {
             "bare PyAV and models" if models else "bare PyAV": lambda: _on_each_core(bare, paths),
             "our decoding alone": lambda: _on_each_core(decode_alone, paths),
-            "raymc extract": lambda: _extract(many, out, encoders),
+            "raymc extract": lambda: _extract(many, made, encoders),
         }
-        _extract(few, out, encoders)
+        _extract(few, made, encoders)
         found = take_turns(ways, rounds=rounds, warm=False)
         if settings.memory:
             for n, rows in ((clips // 10, few), (clips, many)):
-                peak = peak_bytes_of_all(lambda rows=rows: _extract(rows, out, encoders))
+                peak = peak_bytes_of_all(lambda rows=rows: _extract(rows, made, encoders))
                 found[-1].add(peak_bytes={"clips": n, "bytes": peak})
     floor = found[0].median("seconds")
     columns: Columns = {
