@@ -31,7 +31,7 @@ from jobs.bench.measure import NAME, Columns, Measurement, plus_minus, publish, 
 from raymc.config import Config, Range, from_dict, load, override, to_dict
 from raymc.data.feed.on_ray import share_data, share_split
 from raymc.data.feed.shared import SharedData, SharedSplit
-from raymc.errors import ConfigError, DivergedError
+from raymc.errors import ConfigError, DivergedError, counted
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import EpochEnded
 from raymc.formats.prepare import prepare_dataset
@@ -450,8 +450,10 @@ def _section(
     searches = len(found[0].params)
     about = (
         f"`{config.data.test}` of `{config.data.path}`, {len(found[0].scored[0].ids):,} rows; "
-        f"{searches} searches of {config.search.trials} trials a method on `{config.data.val}`, "
-        f"{len(found[0].scored) // searches} seeds of each, mean ± standard deviation in percent. "
+        f"each method tuned {counted(searches, 'time')} with "
+        f"{counted(config.search.trials, 'trial')} on `{config.data.val}` and tested with "
+        f"{counted(len(found[0].scored) // searches, 'seed')} each time, mean ± standard deviation "
+        f"in percent. "
         f"Differences are in points, with 95 % intervals over rows, searches and seeds "
         f"({RESAMPLES} resamples)."
     )
