@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from drivers import RAYMC, kill, running, wait_until
 from example_dataset import contents
+from ray.util.state import list_tasks
 from rich.console import Console
 from videos import Crashing, write_video
 
@@ -233,6 +235,18 @@ def test_encoders_with_weights_work_in_actors_and_here(
     there = override(config, {"data.path": str(tmp_path / "there")})
     run_extract(there, Console(file=StringIO()))
     assert contents(tmp_path / "there") == contents(tmp_path / "out")
+    assert 1 <= most_at_once("(_decode)") <= (os.cpu_count() or 1)
+
+
+def most_at_once(part: str) -> int:
+    """Return how many of Ray's tasks with this in their names ran at the same time."""
+
+    def found() -> list[Any]:
+        return [task for task in list_tasks(detail=True, limit=10_000) if part in task.name]
+
+    wait_until(lambda: {task.state for task in found()} == {"FINISHED"}, seconds=60)
+    spans = [(task.start_time_ms, task.end_time_ms) for task in found()]
+    return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
 
 
 def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
