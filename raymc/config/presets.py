@@ -92,6 +92,8 @@ class Preset:
         if shape.seconds > LONG_SECONDS:
             chosen["model.longest_period_seconds"] = 2 * math.ceil(shape.seconds)
             chosen["model.shortest_period_seconds"] = min(2 / shape.rate_hz, shape.seconds)
+        if "model.readout_queries" in self.given:  # the other way to read
+            chosen.pop("model.class_queries", None)
         if self.given & {"model.width", "model.heads"}:  # which must divide one another
             chosen.pop("model.width", None)
             chosen.pop("model.heads", None)

@@ -78,6 +78,12 @@ def test_periods_follow_the_length_of_long_clips_and_the_rate() -> None:
     assert override(Config(), Preset().settings(slow))
 
 
+def test_queries_of_labels_are_left_out_where_others_are_given() -> None:
+    given = frozenset({"model.readout_queries"})
+    assert "model.class_queries" in Preset().settings(CLIPS)
+    assert not Preset(given=given).settings(CLIPS).keys() & {"model.class_queries", *given}
+
+
 def test_sizes_order_models() -> None:
     made = [override(Config(), Preset(size=s).settings(CLIPS)).model for s in ("small", "large")]
     assert (made[0].depth, made[0].width, made[1].depth, made[1].width) == (2, 96, 6, 256)
