@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ from raymc.runtime.connect import connect
 SAMPLE_RATE_HZ = 16_000
 SIDE = 24
 BRIEF = {"clips": 200}
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -99,7 +98,7 @@ def bench_extract(console: Console, settings: Settings, *, out: Path | None = No
     publish("Extract", f"{text}\n" + f"Peak memory: {peaks}.\n" * bool(peaks), found, console, out)
 
 
-def _on_each_core(function: Callable[[str], Result], paths: Sequence[str]) -> list[Result]:
+def _on_each_core(function: Callable[[str], float], paths: Sequence[str]) -> list[float]:
     """Call a function for every file, in new processes, which load what they need."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(os.cpu_count()) as pool:
