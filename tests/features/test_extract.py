@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from drivers import RAYMC, kill, running, wait_until
 from example_dataset import contents
 from ray.util.state import list_tasks
@@ -239,12 +240,18 @@ def test_encoders_with_weights_work_in_actors_and_here(
 
 
 def most_at_once(part: str) -> int:
-    """Return how many of Ray's tasks with this in their names ran at the same time."""
+    """Return how many of this process's tasks with this in their names ran at the same time.
+
+    Commands in other tests join the same Ray as a cluster, and may use all of its CPUs.
+    """
+    job = ray.get_runtime_context().get_job_id()
 
     def found() -> list[Any]:
-        return [task for task in list_tasks(detail=True, limit=10_000) if part in task.name]
+        tasks = list_tasks(filters=[("job_id", "=", job)], detail=True, limit=10_000)
+        return [task for task in tasks if part in task.name]
 
-    wait_until(lambda: {task.state for task in found()} == {"FINISHED"}, seconds=60)
+    # Ray learns from one process that a task began, and from another that it ended.
+    wait_until(lambda: {bool(x.start_time_ms and x.end_time_ms) for x in found()} == {True})
     spans = [(task.start_time_ms, task.end_time_ms) for task in found()]
     return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
 
