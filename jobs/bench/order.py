@@ -194,7 +194,7 @@ def train(dataset: Dataset, epochs: int, pool: int, seed: int) -> dict[str, floa
         }
     )
     torch.set_num_threads(1)
-    shared = data_here(dataset, config.data)
+    shared = data_here(dataset, config)
     found = loop.fit(
         config,
         shared.manifest,

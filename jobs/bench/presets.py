@@ -58,7 +58,7 @@ def bench_presets(console: Console, settings: Settings, *, out: Path | None = No
     found: dict[str, list[Measurement]] = {}
     for name in settings.datasets:
         dataset, base = _opened(name, settings.sets)
-        data = data_here(dataset, base.data)
+        data = data_here(dataset, base)
         for way in settings.ways:
             config, chosen = _fitted(base, dataset, way)
             one = Measurement(way, {"chosen": chosen})

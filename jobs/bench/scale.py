@@ -340,7 +340,7 @@ def measured(rows: int) -> Iterator[Measurement]:
         for name, window in (("measured, one window", rows), ("measured, 16 windows", rows // 16)):
             given = {"data.path": folder, "data.cache": "off", "batch.window_rows": window}
             config = override(Config(), {**given, "batch.size": 64})
-            data, workers = data_here(dataset, config.data), 2
+            data, workers = data_here(dataset, config), 2
             parts, steps = [], []
             for rank in range(workers):
                 feed = data.train.feed(config, share=(rank, workers))

@@ -94,6 +94,10 @@ class MultimodalTransformer(nn.Module):
         head: `cosine` scores by similarity to unit prototypes, `linear` by a linear layer, which
             is the head of binary cross-entropy.
 
+    Attributes:
+        places: [C], where each class stands among the rounds of G in which groups are dealt their
+            classes; only with class queries.
+
     Raises:
         DataError: a modality has a name that PyTorch does not allow for a module.
     """
@@ -141,6 +145,8 @@ class MultimodalTransformer(nn.Module):
                 for name in self.class_queries
             }
         )
+        if self.groups:
+            self.places = nn.Buffer(torch.arange(classes))
         self.prototypes = nn.Parameter(torch.empty(classes, config.embedding_dim))
         self.bias = nn.Parameter(torch.zeros(classes))
         nn.init.orthogonal_(self.prototypes)
@@ -153,6 +159,15 @@ class MultimodalTransformer(nn.Module):
             embed = self.embed[name]
             assert isinstance(embed, TokenEmbedding)
             embed.mean.copy_(torch.tensor(mean))
+
+    def share_queries(self, groups: Int[Tensor, " C"]) -> None:
+        """Set which group each class is in; a new model has class k in group k mod G.
+
+        A group may have up to ⌈C / G⌉ classes.
+        """
+        members = functional.one_hot(groups, self.groups)
+        rounds = (members.cumsum(dim=0) * members).sum(dim=1) - 1
+        self.places.copy_(rounds * self.groups + groups)
 
     def forward(
         self,
@@ -282,16 +297,17 @@ class MultimodalTransformer(nn.Module):
     def _scores_by_group(
         self, embedding: Float[Tensor, "B G E"], prototypes: Float[Tensor, "C E"]
     ) -> Float[Tensor, "B C"]:
-        """Score each class by the embedding of its group: class k is in group k mod G."""
-        classes = len(prototypes)
+        """Score each class by the embedding of its group: that of place p is p mod G."""
         if self.head == "cosine":
             embedding, prototypes = (
                 functional.normalize(x, dim=-1) for x in (embedding, prototypes)
             )
+        classes, size = prototypes.shape
         rounds = -(-classes // self.groups)
-        padded = functional.pad(prototypes, (0, 0, 0, rounds * self.groups - classes))
-        dealt = padded.unflatten(0, (rounds, self.groups))
-        scores = torch.einsum("bge,rge->brg", embedding, dealt).flatten(1)[:, :classes]
+        dealt = prototypes.new_zeros(rounds * self.groups, size)
+        dealt = dealt.index_copy(0, self.places, prototypes).unflatten(0, (rounds, self.groups))
+        scores = torch.einsum("bge,rge->brg", embedding, dealt).flatten(1)
+        scores = scores.index_select(1, self.places)
         return scores if self.head == "cosine" else scores + self.bias.float()
 
 

@@ -62,7 +62,7 @@ def sweep(run: Run, dataset: Dataset, *, listener: Callable[[Trial], None]) -> T
     if searcher.due:
         run.begin()
         study.set_user_attr(GPUS_ATTRIBUTE, run.gpus)
-        data = share_data(dataset, config.data)
+        data = share_data(dataset, config)
         trainable = tune.with_parameters(run_trial, run=run, data=data, session=session)
         trials = HandingOut(searcher, concurrent=concurrent)
         tuner = make_tuner(run, trainable, trials, scheduler, session=session)

@@ -400,7 +400,8 @@ def _assemble(folder: Path, description: Mapping[str, Any], weights: bytes) -> B
     model = MultimodalTransformer(
         config.model, modalities, classes=classes, head=head_of(config.loss.name)
     )
-    # Bundles of models whose input was not centred have no means, which are 0 in a new model.
+    # Bundles of models whose input was not centred have no means, and those whose groups of classes
+    # go by number no places of classes. A new model has what these did without.
     model.load_state_dict({**dict(model.named_buffers()), **tensors})
     thresholds = [np.inf if t is None else t for t in description["thresholds"]]
     if len(thresholds) != len(vocabulary):

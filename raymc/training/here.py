@@ -84,7 +84,7 @@ def train(run: Run, dataset: Dataset, *, listeners: Sequence[Listener] = ()) -> 
     def tell(event: Event) -> None:
         tell_each(listeners, event, errors)
 
-    data = data_here(dataset, config.data)
+    data = data_here(dataset, config)
     check_writable(run.storage)
     resume = _last_checkpoint(Path(run.storage), tell)
     try:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raymc.config import Config, LossConfig, TrainConfig
 from raymc.data.feed.batches import Batch
 from raymc.data.feed.feed import Feed, Feeds
+from raymc.data.feed.looks import group_look_alikes
 from raymc.data.shards import Manifest
 from raymc.model.losses import class_weights, compute_loss, head_of, supcon
 from raymc.model.losses.chunked import chunk_classes, chunked_loss
@@ -268,6 +269,9 @@ def make_learner(
     _seed(config.train.seed, device)
     model = make_model(config, manifest)
     model.centre(feeds.means)
+    if feeds.looks is not None and 0 < model.groups < len(feeds.looks):
+        groups = group_look_alikes(feeds.looks, feeds.class_counts, model.groups)
+        model.share_queries(torch.from_numpy(groups))
     model.to(device)
     average = make_average(model, config.optimizer, steps_per_epoch=feeds.train.steps)
     weights = None

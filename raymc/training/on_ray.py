@@ -64,7 +64,7 @@ def train(run: Run, dataset: Dataset, *, listeners: Sequence[Listener] = ()) -> 
         DivergedError: The loss is no longer finite.
         TrainingError: The workers failed more than `train.max_failures` times.
     """
-    data = share_data(dataset, run.config.data)
+    data = share_data(dataset, run.config)
     check_writable(run.storage)
     with Channel(listeners) as channel:
         make = partial(make_trainer, run, data, events=channel.mailbox)

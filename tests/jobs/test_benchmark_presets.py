@@ -40,6 +40,6 @@ def test_each_way_has_its_settings_and_is_trained_once(
 
 def test_best_and_last_epoch_are_both_kept(tiny: Dataset, tiny_config: Config) -> None:
     config = override(tiny_config, {"train.epochs": 3, "data.path": tiny.path})
-    found = presets._trained(config, data_here(tiny, config.data))
+    found = presets._trained(config, data_here(tiny, config))
     assert 0 < found["last mAP"] <= found["mAP"] <= 100
     assert set(found) == {"mAP", "R@80", "last mAP", "last R@80", "seconds"}

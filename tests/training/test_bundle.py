@@ -13,9 +13,11 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, feeds_of, tiny_row
+from tiny import LABELS, MODALITIES, SPLIT_ROWS, VOCABULARY, feed_of, tiny_row
 
 from raymc.config import Config, override, to_dict
+from raymc.data.feed.looks import group_look_alikes
+from raymc.data.feed.shared import data_here
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, Modality, read_shard
 from raymc.errors import BundleError, CheckpointError, DataError
@@ -43,7 +45,8 @@ CALIBRATION = Calibration(
 
 def make_checkpoint(config: Config, dataset: Dataset, folder: Path) -> Path:
     """An untrained model's checkpoint, with thresholds."""
-    learner = learning.make_learner(config, dataset.manifest, feeds_of(dataset, config), device=CPU)
+    feeds = data_here(dataset, config).feeds(config)
+    learner = learning.make_learner(config, dataset.manifest, feeds, device=CPU)
     metrics = {"train/lr": 0.1, "train/samples_per_second": 1.0, "val/mAP": 0.5}
     progress = Progress(
         epoch=1,
@@ -106,13 +109,15 @@ def test_only_safetensors_and_json_are_written(made: Path) -> None:
     assert sorted(path.name for path in made.iterdir()) == ["bundle", "checkpoint"]
 
 
+@pytest.mark.parametrize("queries", [0, 2])
 @pytest.mark.parametrize("name", ["prototype_contrast", "bce"])
 def test_scores_are_those_of_the_model(
-    tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
+    tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str, queries: int
 ) -> None:
-    config = override(tiny_config, {"loss.name": name})
+    config = override(tiny_config, {"loss.name": name, "model.class_queries": queries})
     save_bundle(make_checkpoint(config, tiny, tmp_path / "c"), tmp_path / "b")
-    learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
+    feeds = data_here(tiny, config).feeds(config)
+    learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
     loaded = load_bundle(str(tmp_path / "b"))
     for split in SPLIT_ROWS:
         expected = validation.predict(
@@ -121,6 +126,19 @@ def test_scores_are_those_of_the_model(
         scores = loaded.score(table_of(tiny, split))
         assert scores.dtype == np.float32
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
+
+
+def test_a_bundle_knows_which_look_alikes_share_a_query(
+    tiny: Dataset, tiny_config: Config, tmp_path: Path
+) -> None:
+    config = override(tiny_config, {"model.class_queries": 2})
+    feeds = data_here(tiny, config).feeds(config)
+    assert feeds.looks is not None
+    groups = group_look_alikes(feeds.looks, feeds.class_counts, 2).tolist()
+    assert groups != [k % 2 for k in range(len(LABELS))]
+    save_bundle(make_checkpoint(config, tiny, tmp_path / "c"), tmp_path / "b")
+    places = load_bundle(tmp_path / "b").model.places
+    assert [place % 2 for place in places.tolist()] == groups
 
 
 def test_scores_do_not_depend_on_how_many_rows_come_at_a_time(

@@ -220,12 +220,15 @@ class Feeds:
         val: The validation split.
         class_counts: [C], the training clips with each class.
         means: The training split's mean token of each modality.
+        looks: [C, F], how each class changes its clips (`class_looks`); None where it isn't known,
+            or no model needs it.
     """
 
     train: Feed
     val: Feed
     class_counts: np.ndarray
     means: Means
+    looks: np.ndarray | None = None
 
 
 def prefetched(items: Iterable[Item], *, depth: int) -> Iterator[Item]:

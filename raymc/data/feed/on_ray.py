@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from raymc.config import DataConfig
+from raymc.config import Config, DataConfig
 from raymc.data.feed.shared import SharedData, SharedSplit, open_data, open_split
 from raymc.data.shards import Dataset, Shard, read_shard
 from raymc.runtime.connect import explained
@@ -32,14 +32,14 @@ class _Stored:
         return ray.get(list(self.blocks))
 
 
-def share_data(dataset: Dataset, config: DataConfig) -> SharedData:
+def share_data(dataset: Dataset, config: Config) -> SharedData:
     """Make a dataset's training and validation splits available to the whole cluster.
 
     Raises:
         DataError: A split or modality is not in the dataset, or the validation split has no
             labels, so that epochs could not be compared.
     """
-    return open_data(dataset, config, partial(_store, config=config))
+    return open_data(dataset, config, partial(_store, config=config.data))
 
 
 def share_split(dataset: Dataset, split: str, config: DataConfig) -> SharedSplit:

@@ -14,6 +14,7 @@ from pyarrow import fs
 
 from raymc.config import Config, DataConfig
 from raymc.data.feed.feed import Feed, Feeds, mapped_ahead
+from raymc.data.feed.looks import MOST_CLASSES, SHARDS, class_looks
 from raymc.data.shards import (
     Dataset,
     Manifest,
@@ -22,6 +23,7 @@ from raymc.data.shards import (
     read_shard,
     token_means,
 )
+from raymc.data.shards.means import sampled_shards
 from raymc.errors import DataError
 
 # With one at a time, the disk or bucket is idle while a shard is decoded and copied.
@@ -89,6 +91,7 @@ class SharedData:
     val: SharedSplit
     class_counts: np.ndarray
     means: Means
+    looks: np.ndarray | None
 
     def feeds(self, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
         """Return one worker's feeds."""
@@ -97,6 +100,7 @@ class SharedData:
             val=self.val.feed(config, share=share),
             class_counts=self.class_counts,
             means=self.means,
+            looks=self.looks,
         )
 
 
@@ -115,33 +119,57 @@ def check_labelled(dataset: Dataset, config: DataConfig) -> None:
 
 
 def open_data(
-    dataset: Dataset, config: DataConfig, share: Callable[[SharedSplit], SharedSplit]
+    dataset: Dataset, config: Config, share: Callable[[SharedSplit], SharedSplit]
 ) -> SharedData:
     """Return a dataset's training and validation splits, each as `share` makes it readable.
+
+    The looks of classes are found only if the run, or a trial of its search, needs them.
 
     Raises:
         DataError: A split or modality is not in the dataset, or the validation split has no
             labels, so that epochs could not be compared.
     """
-    check_labelled(dataset, config)
-    train = share(open_split(dataset, config.train, config))
+    data = config.data
+    check_labelled(dataset, data)
+    train = share(open_split(dataset, data.train, data))
+    counts = count_classes(dataset, data.train)
     return SharedData(
         manifest=train.manifest,
         train=train,
-        val=share(open_split(dataset, config.val, config)),
-        class_counts=count_classes(dataset, config.train),
-        means=token_means(train.dataset, config.train),
+        val=share(open_split(dataset, data.val, data)),
+        class_counts=counts,
+        means=token_means(train.dataset, data.train),
+        looks=_looks(train) if shares_queries(config, counts) else None,
     )
 
 
-def data_here(dataset: Dataset, config: DataConfig) -> SharedData:
+def shares_queries(config: Config, class_counts: np.ndarray) -> bool:
+    """Whether classes share class queries, in the run or in a trial of its search.
+
+    With very many classes, or none in any clip, it isn't known which look alike.
+    """
+    classes, searched = len(class_counts), "model.class_queries" in config.search.space
+    if classes > MOST_CLASSES or not class_counts.any():
+        return False
+    return searched or 0 < config.model.class_queries < classes
+
+
+def _looks(train: SharedSplit) -> np.ndarray:
+    shards = train.manifest.splits[train.split]
+    some = sampled_shards(shards, SHARDS)
+    tables = train.read([number for number, shard in enumerate(shards) if shard in some])
+    return class_looks(tables, train.manifest.modalities, train.manifest.vocabulary)
+
+
+def data_here(dataset: Dataset, config: Config) -> SharedData:
     """Return the splits for this process alone, which keeps their rows unless `cache` is off.
 
     Raises `DataError` as `open_data` does.
     """
 
     def share(split: SharedSplit) -> SharedSplit:
-        return split if config.cache == "off" else replace(split, blocks=split.from_files)
+        kept = config.data.cache != "off"
+        return replace(split, blocks=split.from_files) if kept else split
 
     return open_data(dataset, config, share)
 

@@ -43,10 +43,10 @@ def token_means(dataset: Dataset, split: str) -> Means:
     return means_of([sample_of(tokens, share) for tokens in decoded], modalities)
 
 
-def sampled_shards(shards: Sequence[Shard]) -> list[Shard]:
-    """Return up to `SHARDS` of a split's shards, evenly among those with rows."""
+def sampled_shards(shards: Sequence[Shard], most: int = SHARDS) -> list[Shard]:
+    """Return up to `most` of a split's shards, evenly among those with rows."""
     filled = [shard for shard in shards if shard.rows]
-    at = np.linspace(0, len(filled) - 1, min(len(filled), SHARDS)).round().astype(int)
+    at = np.linspace(0, len(filled) - 1, min(len(filled), most)).round().astype(int)
     return [filled[index] for index in at]
 
 

@@ -21,6 +21,8 @@ import raymc
 from raymc.config import Config
 from raymc.data.feed.batches import Block, block_from_table, decode_tokens
 from raymc.data.feed.feed import Feed, Feeds
+from raymc.data.feed.looks import class_looks
+from raymc.data.feed.shared import shares_queries
 from raymc.data.labels import label_counts
 from raymc.data.leaks import contents_of, videos_in
 from raymc.data.shards import Dataset, Manifest, Shard, read_shard
@@ -313,13 +315,16 @@ def feeds_of_rows(
     clips: Clips, train: Int64[np.ndarray, " _"], val: Int64[np.ndarray, " _"], config: Config
 ) -> Feeds:
     """Return the feeds of a run that trains on some clips and is validated on others."""
-    modalities = clips.dataset.manifest.modalities
-    tokens = decode_tokens(clips.table.take(pa.array(train)), modalities)
+    manifest = clips.dataset.manifest
+    modalities, vocabulary = manifest.modalities, manifest.vocabulary
+    table, counts = clips.table.take(pa.array(train)), label_counts(clips.block.labels[train])
+    is_shared = shares_queries(config, counts)
     return Feeds(
         train=feed_of_rows(clips, train, config),
         val=feed_of_rows(clips, val, config),
-        class_counts=label_counts(clips.block.labels[train]),
-        means=means_of([sample_of(tokens)], modalities),
+        class_counts=counts,
+        means=means_of([sample_of(decode_tokens(table, modalities))], modalities),
+        looks=class_looks([table], modalities, vocabulary) if is_shared else None,
     )
 
 

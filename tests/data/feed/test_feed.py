@@ -69,7 +69,7 @@ def test_batches_are_those_of_the_files(
 
 def test_workers_share_each_batch(tiny: Dataset, tiny_config: Config) -> None:
     config = override(tiny_config, {"data.cache": "object_store"})
-    data = share_data(tiny, config.data)
+    data = share_data(tiny, config)
     for rank in (0, 1):
         mine = data.feeds(config, share=(rank, 2))
         files = feed_of(tiny, "val", config, share=(rank, 2))
@@ -97,7 +97,7 @@ def test_classes_are_counted(tiny: Dataset, tiny_config: Config) -> None:
         for name in tiny_row("train", i).labels:
             expected[LABELS.index(name)] += 1
     assert count_classes(tiny, "train").tolist() == expected.tolist()
-    assert share_data(tiny, tiny_config.data).class_counts.tolist() == expected.tolist()
+    assert share_data(tiny, tiny_config).class_counts.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize(("share", "cached"), [(0.5, True), (1e-9, False)])
