@@ -8,6 +8,8 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 import raymc
 
 PACKAGE = Path(raymc.__file__).parent
@@ -126,6 +128,7 @@ def test_no_import_goes_in_a_circle() -> None:
     assert set(TopologicalSorter(graph).static_order()) == graph.keys()
 
 
+@pytest.mark.slow
 def test_training_and_all_below_load_neither_ray_nor_mlflow() -> None:
     pure = [m for m in MODULES if m and floor_of(m) >= TRAINING and not is_of_ray(m)]
     assert {"training.loop", "training.bundle", "model.losses", "data.shards"} <= set(pure)

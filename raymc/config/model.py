@@ -46,8 +46,9 @@ class ModelConfig:
         default=0,
         ge=0,
         description="Learned queries that read for some of the classes alone: one a class, or, if "
-        "there are more classes, one for each of this many groups; 0 for none. They help where "
-        "there are many labels, and take time in proportion.",
+        "there are more classes, one for each of this many groups of look-alikes, which are found "
+        "from the training clips; 0 for none. They help where there are many labels, and take time "
+        "in proportion.",
     )
     mlp_ratio: float = Field(
         default=2.0, gt=0, le=32, description="Width of the MLP as a multiple of D."

@@ -63,9 +63,9 @@ class Preset:
         Batches grow with the rows, so that small datasets are trained in enough steps. Clips of one
         token are vectors of features: their scale carries information, which a layer norm would
         remove, and what they lack is regularisation. Clips of many tokens and labels may show each
-        label at another time, so each label, or each group of many, has a query to read it; of
-        very many labels, four queries read for all. In clips of minutes, waves with a period of
-        less than two tokens make moments far apart look alike.
+        label at another time, so each label has a query to read it, or, of many, each group of
+        look-alikes; of very many labels, four queries read for all. In clips of minutes, waves with
+        a period of less than two tokens make moments far apart look alike.
 
         Args:
             shape: Of the dataset.

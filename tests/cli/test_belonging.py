@@ -106,6 +106,7 @@ def raymc(*arguments: str | Path) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_every_run_of_a_name_has_its_own_record(
     config: Config, tiny: Dataset, tiny_bundle: Path, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def show_all(run: Run, dataset: Dataset) -> str:
         return tracker.run_id(recorder.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_sweeps_of_one_name_have_a_study_each(
     config: Config, tiny: Dataset, tmp_path: Path, is_shared: bool

@@ -120,6 +120,7 @@ def answering(folder: Path, answers: dict[str, Any], monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 def test_what_a_cluster_lacks_is_told_in_a_line_each(
     copied: Path,

@@ -175,6 +175,7 @@ def state(deployment: str, **more: Any) -> dict[str, Any]:
     return {"jobDeploymentStatus": deployment, **more}
 
 
+@pytest.mark.slow
 def test_a_job_is_applied_followed_and_resumed(kubernetes: Path) -> None:
     told = [None, {}, state("Running"), state("Retrying", failed=1), state("Running", failed=1)]
     told.append(state("Complete", jobStatus="SUCCEEDED", failed=1))

@@ -121,6 +121,7 @@ def test_many_labels_fit_80_columns(large: DatasetInfo) -> None:
     assert len(lines) - next(i for i, line in enumerate(lines) if line.startswith("Pairs")) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["info", "large"])
 def test_picture(which: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     plot_info(request.getfixturevalue(which), tmp_path / "info.png")

@@ -238,6 +238,7 @@ def test_what_is_no_video_is_refused(bundle: Bundle, video: Path, tmp_path: Path
         make_timeline(replace(bundle, calibration=None), str(video), threshold=0.5)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_and_says_what_it_found(
     bundle: Bundle, video: Path, tmp_path: Path
 ) -> None:

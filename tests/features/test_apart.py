@@ -44,6 +44,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, Source]]:
     return [(k + 7, Source(path=str(path), id=path.stem)) for k, path in enumerate(paths)]
 
 
+@pytest.mark.slow
 def test_items_are_the_same_and_a_crash_or_an_endless_loop_is_a_failure(
     files: list[tuple[int, Source]],
 ) -> None:
@@ -65,6 +66,7 @@ def test_items_are_the_same_and_a_crash_or_an_endless_loop_is_a_failure(
     assert list(extract_files_apart(given, PLAN, cpu_seconds=0.5)) == expected
 
 
+@pytest.mark.slow
 def test_what_is_no_fault_of_a_file_is_raised(
     files: list[tuple[int, Source]], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ SEEDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [SEEDS[k::6] for k in range(6)], ids=str)
 def test_files_of_all_kinds(tmp_path: Path, seeds: list[int]) -> None:
     tried = 0

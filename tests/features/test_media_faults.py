@@ -501,6 +501,7 @@ def test_all_times_far_too_late_from_one_on(
     assert not [clip for clip in rest if isinstance(clip, Clip)]
 
 
+@pytest.mark.slow
 def test_pictures_may_be_rare(tmp_path: Path) -> None:
     """For less than an hour, or for longer while there is sound, which may not be asked for."""
     times = [0.0, 3000.0, 3001.0]
@@ -519,6 +520,7 @@ def test_pictures_may_be_rare(tmp_path: Path) -> None:
             assert clip.frames.mean() == pytest.approx(grey_of(number), abs=2)
 
 
+@pytest.mark.slow
 def test_a_long_gap_is_left_out(tmp_path: Path) -> None:
     video = Video(codec="ffv1", times=[k / 5 + 90_000 * (k >= 10) for k in range(2500)])
     path = write_media(tmp_path / "a.mkv", video, Sound(codec="flac", seconds=1.7))

@@ -75,6 +75,7 @@ def test_a_missing_torchaudio_is_not_hidden(
         load_torchaudio()
 
 
+@pytest.mark.slow
 def test_a_fresh_process_computes_with_the_real_one() -> None:
     code = (
         "from raymc.features.torchaudio_compat import load_torchaudio\n"

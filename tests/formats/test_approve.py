@@ -167,6 +167,7 @@ def test_background_videos_show_neither_domain(tmp_path: Path, kept: Any, names:
         assert rows["b2"][0] == rows["l3"][0] == "val"  # the same video
 
 
+@pytest.mark.slow
 def test_the_background_is_divided_by_its_shares(tmp_path: Path) -> None:
     ids = [f"x{i}" for i in range(600)]
     tables = TABLES | {"background": "".join(f"{name},https://youtu.be/{name}\n" for name in ids)}

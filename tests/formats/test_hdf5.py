@@ -221,6 +221,7 @@ def test_a_damaged_part_is_an_error_of_its_row(tmp_path: Path) -> None:
     assert str(raised.value).startswith(f"{file}: ")
 
 
+@pytest.mark.slow
 def test_a_file_on_which_libhdf5_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by fuzzing: a size in the heap of strings, which reading the class names follows."""
     file = saved(tmp_path)

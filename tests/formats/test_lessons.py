@@ -42,6 +42,7 @@ from raymc.formats.lessons import (
 TINY = LessonsConfig(size="tiny")
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_cues_gets_every_lesson_right() -> None:
     plan = label_plan(TINY)
     for split, sets in plan.items():

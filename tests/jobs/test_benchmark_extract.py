@@ -8,6 +8,7 @@ from videos import write_video
 from jobs.bench import extract
 
 
+@pytest.mark.slow
 def test_the_bare_loop_runs_every_model(tmp_path: Path) -> None:
     file = str(write_video(tmp_path / "a.mp4", seconds=2.0))
     assert extract.encode_bare(["pictures", "speech", "screen"], file) == pytest.approx(2, abs=0.2)

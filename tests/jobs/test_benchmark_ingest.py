@@ -212,6 +212,7 @@ def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
             assert max(figures["peak_bytes"]) > 50 << 20
 
 
+@pytest.mark.slow
 def test_other_values_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(*given: object, **named: object) -> int:
         return make_set(*given, **named) + 1  # pyright: ignore[reportArgumentType]

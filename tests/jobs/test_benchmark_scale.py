@@ -9,6 +9,7 @@ from jobs.bench.scale import measured, planned, table_of
 SIZE = 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prepare", "expected"),
     [

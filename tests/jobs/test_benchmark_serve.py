@@ -48,6 +48,7 @@ def test_a_service_that_is_gone_is_an_error() -> None:
     assert bench._ask(bench._free_port(), bench._invocation(b"{}"), [2])[1] == [0, 0]
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_video(
     media_bundle: Path, media_dataset: Dataset, videos: Path
 ) -> None:

@@ -27,6 +27,7 @@ def test_each_class_has_as_many_clips_as_were_asked_for_or_all(count: int) -> No
     assert rows.tolist() != shots.draw(labels, count, seed=1).tolist()
 
 
+@pytest.mark.slow
 def test_shots_are_trained_tested_and_kept(tiny_config: Config, tmp_path: Path) -> None:
     config = write_config(override(tiny_config, {"train.epochs": 1}), tmp_path / "tiny.yaml")
 

@@ -160,6 +160,7 @@ def test_flops_are_those_of_the_matrix_products(task: Task) -> None:
         assert flops(length) == matrices + 12 * width * seen
 
 
+@pytest.mark.slow
 def test_use_of_a_device_counts_padding_as_waste(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert one["batch"] == [2]
 
 
+@pytest.mark.slow
 def test_sorting_by_length_saves_padding(config: Config) -> None:
     config = override(config, {"batch.size": 2})  # so that there are batches enough for pools
     plain, pooled = measure_padding(config, CPU, rounds=2)

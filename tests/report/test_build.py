@@ -102,6 +102,7 @@ def page(sweep: Path, config: Config) -> str:
     return build_report(read_run(sweep), price=36.0)
 
 
+@pytest.mark.slow
 def test_a_page_is_whole_and_loads_nothing(page: str) -> None:
     seen = Seen(page)
     assert seen.loaded == []
@@ -171,6 +172,7 @@ return texts.filter(text => /^[0-9.]+%$/.test(text.textContent)).map(text => {
 """
 
 
+@pytest.mark.slow
 def test_the_winner_is_scored_without_the_bundle_too(
     page: str, sweep: Path, config: Config
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_replaced_dataset_is_not_judged_on(sweep: Path, tiny_path: Path, tmp_p
     assert "There is no comparison with the default settings" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("one",), ("one", "two")])
 def test_small_sweeps_of_few_classes(
     names: tuple[str, ...], config: Config, tmp_path: Path

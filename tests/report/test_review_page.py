@@ -158,6 +158,7 @@ def page(found: Review, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_escapes_texts(page: Path, found: Review) -> None:
     seen = Seen(page.read_text("utf-8"))
     assert seen.loaded == []

@@ -192,6 +192,7 @@ def test_a_video_that_is_gone_is_said(
     assert not browser.find_element(By.ID, "nearest").is_displayed()
 
 
+@pytest.mark.slow
 def test_the_page_loads_the_video_alone(timeline: Timeline, clips: TrainingClips) -> None:
     text = timeline_page(timeline, "./lesson.mp4", clips=clips)
     assert Seen(text).loaded == ["./lesson.mp4"]

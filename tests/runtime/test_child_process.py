@@ -56,6 +56,7 @@ def loaded(connection: Connection, module: str) -> None:
     connection.send((os.getpid(), module in sys.modules))
 
 
+@pytest.mark.slow
 def test_the_first_child_of_a_block_has_loaded_a_module(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

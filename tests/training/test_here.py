@@ -32,6 +32,7 @@ def checkpoints(folder: Path) -> list[tuple[int, int, Path]]:
     return sorted((progress.epoch, progress.part.steps, one) for progress, one in loaded)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_comes_to_the_bits_of_the_loop(
     config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:

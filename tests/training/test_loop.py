@@ -621,6 +621,7 @@ def test_validation_reports_the_metrics_of_all_rows(
     assert {reported["val/mAP_math"], reported["val/mAP_literacy"]} == set(means.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["temperature", "isotonic", "none"])
 def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
@@ -697,6 +698,7 @@ def test_bfloat16_trains_and_keeps_its_weights_in_float32(
     assert {x.dtype for x in weights.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_promised_precision_holds_when_the_bundle_scores_val(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, precision: str

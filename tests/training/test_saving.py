@@ -118,6 +118,7 @@ def test_checkpoints_come_when_they_are_due(config: Config, tiny: Dataset, tmp_p
         assert progress.part.rows == (0 if position[1] == 0 else 45 * position[1] // 6)
 
 
+@pytest.mark.slow
 def test_taking_checkpoints_changes_nothing(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert_same_checkpoint(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [(0, 1), (1, 3), (1, 6)])
 def test_a_run_killed_anywhere_is_the_uninterrupted_one(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path, kill: Position
@@ -149,6 +151,7 @@ def test_a_run_killed_anywhere_is_the_uninterrupted_one(
         assert_same(rest.checkpoint((epoch, 0)), whole.checkpoint((epoch, 0)))
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def client_of(s3: str) -> Any:
     return boto3.client("s3", endpoint_url=s3, region_name="us-east-1", **keys)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_taken_home(s3: str, bucket: str, tmp_path: Path) -> None:
     for name, epoch in (("checkpoint_a", 1), ("checkpoint_b", 2), ("checkpoint_c", 2)):
         progress = Progress(epoch, 2, {}, {}, [])

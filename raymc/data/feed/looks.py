@@ -1,7 +1,7 @@
 """Which classes look alike, found from the training clips: these share a class query.
 
 A model with fewer class queries than classes has one for each group of classes, and learns more if
-the classes of a group look alike (`jobs/EXPERIMENTS.md`, "One query a class").
+the classes of a group look alike (`jobs/EXPERIMENTS.md`, "Groups of look-alikes").
 
 Axes: N clips, F features of a clip, C classes, G groups.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from raymc.data.feed.batches import decode_tokens
 from raymc.data.labels import Vocabulary
@@ -19,6 +19,7 @@ from raymc.data.shards.ragged import label_entries
 
 SHARDS = 64  # of more, as many are read, evenly spread
 CLIPS = 32_768
+ROUNDS = 20
 MOST_CLASSES = 10_000  # the regression's matrix has the square of this many numbers
 
 
@@ -79,10 +80,10 @@ def _balanced(means: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "N D"]:
 def group_look_alikes(
     looks: Float32[np.ndarray, "C F"], counts: Int64[np.ndarray, " C"], groups: int
 ) -> Int64[np.ndarray, " C"]:
-    """Return the group of each class; none has more than ⌈C / G⌉.
+    """Return the group of each class, such that classes of a group look alike.
 
-    Clusters of directions say where groups lie (k-means). Then each class, the frequent first,
-    whose directions are known best, goes to the nearest group that has room.
+    That is k-means on directions with groups of at most ⌈C / G⌉ classes: frequent classes, whose
+    looks are known best, choose their group first and have more weight in its centre.
 
     Args:
         looks: Of `class_looks`.
@@ -91,19 +92,34 @@ def group_look_alikes(
     """
     from sklearn.cluster import KMeans
 
-    known, classes = counts > 0, len(looks)
-    directions = _unit(looks)
-    clusters = KMeans(min(groups, known.sum()), random_state=0)
-    clusters.fit(directions[known], sample_weight=counts[known])
-    likeness = np.zeros((classes, groups))
-    likeness[:, : clusters.n_clusters] = directions @ _unit(clusters.cluster_centers_).T
+    directions, weights, known = _unit(looks), np.sqrt(counts), counts > 0
+    clusters = KMeans(min(groups, int(known.sum())), random_state=0)
+    clusters.fit(directions[known], sample_weight=weights[known])
+    centres = np.zeros((groups, looks.shape[1]))
+    centres[: clusters.n_clusters] = clusters.cluster_centers_
+    order = np.argsort(-counts, kind="stable").tolist()
+    found = np.full(len(looks), -1)
+    for _ in range(ROUNDS):
+        before, found = found, _with_room(directions @ _unit(centres).T, order)
+        if np.array_equal(found, before):
+            break
+        centres[:] = 0
+        np.add.at(centres, found, directions * weights[:, None])
+    return found
+
+
+def _with_room(
+    likeness: Float64[np.ndarray, "C G"], order: Sequence[int]
+) -> Int64[np.ndarray, " C"]:
+    """Return the likest group of each class, in this order, that still has room."""
+    classes, groups = likeness.shape
     room = np.full(groups, -(-classes // groups))
     found = np.empty(classes, dtype=np.int64)
-    for k in np.argsort(-counts, kind="stable"):
+    for k in order:
         found[k] = np.argmax(np.where(room > 0, likeness[k], -np.inf))
         room[found[k]] -= 1
     return found
 
 
-def _unit(x: Float32[np.ndarray, "N F"]) -> Float32[np.ndarray, "N F"]:
+def _unit(x: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N F"]:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -99,6 +99,7 @@ def found(model: Bundle) -> review.Review:
     return raymc.review(model, folds=3)
 
 
+@pytest.mark.slow
 def test_planted_wrong_labels_are_found_as_cleanlab_finds_them(found: review.Review) -> None:
     from cleanlab.multilabel_classification.filter import find_multilabel_issues_per_class
     from cleanlab.multilabel_classification.rank import get_label_quality_scores_per_class

@@ -54,6 +54,7 @@ def test_a_rate_is_above_zero(rate: float) -> None:
         text_encoder("words", rate_hz=rate)
 
 
+@pytest.mark.slow
 def test_a_model_of_your_own_may_have_any_name(tmp_path: Path) -> None:
     write_model(tmp_path / "mine", clip(), preprocessor_config=PREPROCESSOR)
     assert visual_encoder("mine", weights=str(tmp_path)).name == "mine"

@@ -50,6 +50,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_network")
 def test_a_clip_is_encoded_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_extraction(ALL)
@@ -98,6 +99,7 @@ def test_a_clip_is_encoded_without_a_network(monkeypatch: pytest.MonkeyPatch) ->
     assert encode(clip, "a.mp4", plan, encoders).tokens == found.tokens
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_network")
 def test_the_speech_model_hears_what_is_no_word() -> None:
     spoken, rate_hz = read_wav(packaged.weights_folder("moonshine", "assets") / "beckett.wav")
