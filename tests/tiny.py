@@ -9,6 +9,8 @@ import torch
 
 from raymc.config import Config
 from raymc.data.feed.feed import Feed, Feeds
+from raymc.data.feed.looks import class_looks
+from raymc.data.feed.shared import shares_queries
 from raymc.data.labels import Vocabulary, label_counts
 from raymc.data.shards import Dataset, Modality, Row, read_shard, token_means
 from raymc.events import EpochEnded
@@ -72,13 +74,17 @@ def feed_of(
 def feeds_of(dataset: Dataset, config: Config, *, share: tuple[int, int] = (0, 1)) -> Feeds:
     """The feeds of a run; without a cache, rows are streamed."""
     keep = config.data.cache != "off"
-    shards = dataset.split("train")
-    labels = [row for s in shards for row in read_shard(dataset, s)["labels"].to_pylist()]
+    vocabulary, modalities = dataset.manifest.vocabulary, dataset.manifest.modalities
+    tables = [read_shard(dataset, shard) for shard in dataset.split("train")]
+    labels = [row for table in tables for row in table["labels"].to_pylist()]
+    counts = label_counts(vocabulary.encode(labels))
+    is_shared = shares_queries(config, counts)
     return Feeds(
         train=feed_of(dataset, "train", config, keep=keep, share=share),
         val=feed_of(dataset, "val", config, keep=keep, share=share),
-        class_counts=label_counts(dataset.manifest.vocabulary.encode(labels)),
+        class_counts=counts,
         means=token_means(dataset, "train"),
+        looks=class_looks(tables, modalities, vocabulary) if is_shared else None,
     )
 
 

@@ -35,8 +35,8 @@ from raymc.errors import ConfigError, DivergedError, counted
 from raymc.evaluation.scored import ScoredSplit, load_scored, save_scored
 from raymc.events import EpochEnded
 from raymc.formats.prepare import prepare_dataset
-from raymc.metrics.bootstrap import Difference, difference_of, resampled_means
-from raymc.metrics.metrics import MetricName, evaluate_scores, weighted_metric
+from raymc.metrics.bootstrap import Difference, paired_difference
+from raymc.metrics.metrics import MetricName, evaluate_scores
 from raymc.runtime.connect import connect
 from raymc.runtime.provenance import current_code
 from raymc.search.study import begin_with_default, distributions, make_sampler
@@ -367,21 +367,15 @@ def lines_of(
 ) -> list[Measurement]:
     """Measure every method's seeds, in percent, and compare it with the best other by mean mAP."""
     measured = {one.method: _metrics(one.scored, groups or {}) for one in found}
-    drawn = {metric: _resampled(found, metric) for metric in COMPARED} if found[1:] else {}
     lines = []
     for one in found:
         others = [other for other in found if other is not one]
         rival = max(others, key=lambda other: mean(measured[other.method]["mAP"]), default=None)
-        ahead = {
-            metric: difference_of(means[one.method] - means[rival.method])
-            for metric, means in drawn.items()
-            if rival
-        }
         case = {
             "dataset": dataset,
             "tested": ", ".join(sorted(set(one.tested))),
             "beside": rival.method if rival else "",
-            "ahead": ahead,
+            "ahead": {m: _difference(one, rival, m) for m in COMPARED} if rival else {},
         }
         figures = {**measured[one.method], "seconds": list(one.seconds)}
         lines.append(Measurement(one.method, case, figures))
@@ -399,15 +393,17 @@ def _metrics(scored: Sequence[ScoredSplit], groups: Mapping[str, str]) -> dict[s
     return figures
 
 
-def _resampled(found: Sequence[Found], metric: MetricName) -> dict[str, np.ndarray]:
-    """Return each method's mean over its seeds, on the test split and on resamples of it."""
-    searches, rows = len(found[0].params), len(found[0].scored[0].ids)
-    measures = [
-        [weighted_metric(metric, run.scores, run.labels, run.observed) for run in one.scored]
-        for one in found
-    ]
-    means = resampled_means(measures, rows, searches=searches, resamples=RESAMPLES)
-    return {one.method: column for one, column in zip(found, means.T)}
+def _difference(one: Found, other: Found, metric: MetricName) -> Difference:
+    first = one.scored[0]
+    return paired_difference(
+        [run.scores for run in one.scored],
+        [run.scores for run in other.scored],
+        first.labels,
+        first.observed,
+        metric=metric,
+        searches=len(one.params),
+        resamples=RESAMPLES,
+    )
 
 
 def publish_accuracy(

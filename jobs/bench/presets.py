@@ -58,9 +58,9 @@ def bench_presets(console: Console, settings: Settings, *, out: Path | None = No
     found: dict[str, list[Measurement]] = {}
     for name in settings.datasets:
         dataset, base = _opened(name, settings.sets)
-        data = data_here(dataset, base)
         for way in settings.ways:
             config, chosen = _fitted(base, dataset, way)
+            data = data_here(dataset, config)
             one = Measurement(way, {"chosen": chosen})
             for seed in range(settings.seeds):
                 one.add(**_kept(override(config, {"train.seed": seed}), data, out))

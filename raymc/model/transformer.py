@@ -95,8 +95,8 @@ class MultimodalTransformer(nn.Module):
             is the head of binary cross-entropy.
 
     Attributes:
-        places: [C], where each class stands among the rounds of G in which groups are dealt their
-            classes; only with class queries.
+        places: [C], a place of its own for each class, of which place p belongs to group p mod G;
+            only where classes share class queries.
 
     Raises:
         DataError: a modality has a name that PyTorch does not allow for a module.
@@ -145,7 +145,7 @@ class MultimodalTransformer(nn.Module):
                 for name in self.class_queries
             }
         )
-        if self.groups:
+        if 0 < self.groups < classes:
             self.places = nn.Buffer(torch.arange(classes))
         self.prototypes = nn.Parameter(torch.empty(classes, config.embedding_dim))
         self.bias = nn.Parameter(torch.zeros(classes))
@@ -163,11 +163,15 @@ class MultimodalTransformer(nn.Module):
     def share_queries(self, groups: Int[Tensor, " C"]) -> None:
         """Set which group each class is in; a new model has class k in group k mod G.
 
-        A group may have up to ⌈C / G⌉ classes.
+        Raises:
+            ValueError: a group has more than ⌈C / G⌉ classes.
         """
         members = functional.one_hot(groups, self.groups)
-        rounds = (members.cumsum(dim=0) * members).sum(dim=1) - 1
-        self.places.copy_(rounds * self.groups + groups)
+        most, room = int(members.sum(dim=0).max()), -(-len(groups) // self.groups)
+        if most > room:
+            raise ValueError(f"a group has {most} classes, and room for {room}")
+        earlier = (members.cumsum(dim=0) * members).sum(dim=1) - 1
+        self.places.copy_(earlier * self.groups + groups)
 
     def forward(
         self,
@@ -297,17 +301,20 @@ class MultimodalTransformer(nn.Module):
     def _scores_by_group(
         self, embedding: Float[Tensor, "B G E"], prototypes: Float[Tensor, "C E"]
     ) -> Float[Tensor, "B C"]:
-        """Score each class by the embedding of its group: that of place p is p mod G."""
+        """Score each class by the embedding of its group."""
         if self.head == "cosine":
             embedding, prototypes = (
                 functional.normalize(x, dim=-1) for x in (embedding, prototypes)
             )
         classes, size = prototypes.shape
-        rounds = -(-classes // self.groups)
-        dealt = prototypes.new_zeros(rounds * self.groups, size)
-        dealt = dealt.index_copy(0, self.places, prototypes).unflatten(0, (rounds, self.groups))
-        scores = torch.einsum("bge,rge->brg", embedding, dealt).flatten(1)
-        scores = scores.index_select(1, self.places)
+        if self.groups == classes:
+            scores = torch.einsum("bke,ke->bk", embedding, prototypes)
+        else:
+            rounds = -(-classes // self.groups)
+            dealt = prototypes.new_zeros(rounds * self.groups, size)
+            dealt = dealt.index_copy(0, self.places, prototypes).unflatten(0, (rounds, -1))
+            scores = torch.einsum("bge,rge->brg", embedding, dealt).flatten(1)
+            scores = scores.index_select(1, self.places)
         return scores if self.head == "cosine" else scores + self.bias.float()
 
 

@@ -269,10 +269,12 @@ def make_learner(
     _seed(config.train.seed, device)
     model = make_model(config, manifest)
     model.centre(feeds.means)
+    model.to(device)
     if feeds.looks is not None and 0 < model.groups < len(feeds.looks):
         groups = group_look_alikes(feeds.looks, feeds.class_counts, model.groups)
-        model.share_queries(torch.from_numpy(groups))
-    model.to(device)
+        # Those of the first worker: on other machines, other last bits might end in other groups.
+        agreed = workers.gather(torch.from_numpy(groups).to(device))[: len(groups)]
+        model.share_queries(agreed)
     average = make_average(model, config.optimizer, steps_per_epoch=feeds.train.steps)
     weights = None
     if config.loss.balance:

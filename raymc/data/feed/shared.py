@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from raymc.config import Config, DataConfig
 from raymc.data.feed.feed import Feed, Feeds, mapped_ahead
-from raymc.data.feed.looks import MOST_CLASSES, SHARDS, class_looks
+from raymc.data.feed.looks import CLIPS, MOST_CLASSES, SHARDS, class_looks
 from raymc.data.shards import (
     Dataset,
     Manifest,
@@ -144,9 +144,9 @@ def open_data(
 
 
 def shares_queries(config: Config, class_counts: np.ndarray) -> bool:
-    """Whether classes share class queries, in the run or in a trial of its search.
+    """Whether classes may share class queries, in the run or in a trial of its search.
 
-    With very many classes, or none in any clip, it isn't known which look alike.
+    With very many classes, or without labels, groups go by number.
     """
     classes, searched = len(class_counts), "model.class_queries" in config.search.space
     if classes > MOST_CLASSES or not class_counts.any():
@@ -155,10 +155,18 @@ def shares_queries(config: Config, class_counts: np.ndarray) -> bool:
 
 
 def _looks(train: SharedSplit) -> np.ndarray:
-    shards = train.manifest.splits[train.split]
-    some = sampled_shards(shards, SHARDS)
-    tables = train.read([number for number, shard in enumerate(shards) if shard in some])
+    """Return `class_looks` of a sample of the split, which depends on the shards alone."""
+    shards = train.dataset.split(train.split)
+    chosen = [shards.index(shard) for shard in sampled_shards(shards, SHARDS)]
+    tables = (_sample(table, CLIPS // len(chosen)) for table in train.from_files(chosen))
     return class_looks(tables, train.manifest.modalities, train.manifest.vocabulary)
+
+
+def _sample(table: pa.Table, most: int) -> pa.Table:
+    """Return up to so many rows, evenly spread."""
+    if len(table) <= most:
+        return table
+    return table.take(np.linspace(0, len(table) - 1, most).round().astype(np.int64))
 
 
 def data_here(dataset: Dataset, config: Config) -> SharedData:
