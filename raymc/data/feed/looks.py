@@ -60,7 +60,7 @@ def class_looks(
 def _means(tokens: Ragged) -> Float32[np.ndarray, "N D"]:
     """Return each clip's mean token as stored; nan where it has none."""
     means = np.full((len(tokens), tokens.values.shape[1]), np.nan, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):  # as with tokens that are not finite
+    with np.errstate(invalid="ignore", over="ignore"):  # not all tokens need be finite
         for row in np.flatnonzero(tokens.lengths).tolist():
             means[row] = tokens.row(row).mean(axis=0, dtype=np.float32)
     return means
@@ -120,7 +120,10 @@ def group_look_alikes(
 def _with_room(
     likeness: Float64[np.ndarray, "C G"], order: Sequence[int]
 ) -> Int64[np.ndarray, " C"]:
-    """Return the likest group of each class, in this order, that has room; of equal ones most."""
+    """Return the group that each class is most like, of those with room; classes come in order.
+
+    Of equally like groups it is one with most room.
+    """
     classes, groups = likeness.shape
     room = np.full(groups, -(-classes // groups))
     found = np.empty(classes, dtype=np.int64)

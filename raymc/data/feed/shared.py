@@ -23,7 +23,7 @@ from raymc.data.shards import (
     read_shard,
     token_means,
 )
-from raymc.data.shards.means import sampled_shards
+from raymc.data.shards.means import evenly_spread, sampled_shards
 from raymc.errors import DataError
 
 # With one at a time, the disk or bucket is idle while a shard is decoded and copied.
@@ -164,9 +164,7 @@ def _looks(train: SharedSplit) -> np.ndarray:
 
 def _sample(table: pa.Table, most: int) -> pa.Table:
     """Return up to so many rows, evenly spread."""
-    if len(table) <= most:
-        return table
-    return table.take(np.linspace(0, len(table) - 1, most).round().astype(np.int64))
+    return table if len(table) <= most else table.take(evenly_spread(len(table), most))
 
 
 def data_here(dataset: Dataset, config: Config) -> SharedData:

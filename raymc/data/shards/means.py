@@ -9,6 +9,7 @@ Axes: d values of a token.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from raymc.data.shards.manifest import Shard
 from raymc.data.shards.ragged import Ragged, ragged
@@ -46,8 +47,12 @@ def token_means(dataset: Dataset, split: str) -> Means:
 def sampled_shards(shards: Sequence[Shard], most: int = SHARDS) -> list[Shard]:
     """Return up to `most` of a split's shards, evenly among those with rows."""
     filled = [shard for shard in shards if shard.rows]
-    at = np.linspace(0, len(filled) - 1, min(len(filled), most)).round().astype(int)
-    return [filled[index] for index in at]
+    return [filled[index] for index in evenly_spread(len(filled), most)]
+
+
+def evenly_spread(count: int, most: int) -> Int64[np.ndarray, " _"]:
+    """Return up to `most` of the numbers below `count`, from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
 
 
 def sample_of(tokens: Mapping[str, Ragged], most: int = TOKENS) -> Sample:
