@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from jobs.bench.measure import NAME, Columns, Measurement, table
 from raymc.config import Config, from_dict
 from raymc.data.feed.batches import Batch
 from raymc.data.shards import Modality
+from raymc.model.layers import PADDED, Layout
 from raymc.model.transformer import MultimodalTransformer
 from raymc.training.learner import Objective, Workers
 from raymc.training.optimizer import make_optimizer
@@ -82,6 +84,14 @@ def ragged_batch(generator: torch.Generator, *, rows: int = ROWS) -> Batch:
     return Batch(tokens, lengths, labels, torch.ones_like(labels), torch.arange(rows))
 
 
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Compute padding in all layers, which a CPU leaves out."""
+    with patch.object(Layout, "packed", lambda lengths, length: PADDED):
+        yield
+
+
+@as_on_a_gpu()
 def count_step(config: Config = COUNTED) -> list[Measurement]:
     """Count what each part of a step asks for, and the whole step."""
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from jobs.bench import train_ways, tune
 from jobs.bench.measure import NAME, Columns, Measurement, shown, table, take_turns
 from jobs.bench.ragged import RaggedRows, write_ragged
+from jobs.bench.train_counts import as_on_a_gpu
 from jobs.bench.train_ways import (
     CASES,
     RAGGED,
@@ -269,12 +270,17 @@ def use_text(
 
 
 def measure_padding(config: Config, device: torch.device, *, rounds: int) -> list[Measurement]:
-    """Train in the bare loop with and without rows sorted by length, in turns."""
+    """Train in the bare loop with and without rows sorted by length, in turns.
+
+    Each is also trained as on a GPU, where every layer computes the padding, too.
+    """
     tasks = {n: Task(override(config, {"batch.pool_batches": n}), device) for n in POOLS}
     found = {n: Measurement(str(n)) for n in POOLS}
     for _ in range(rounds):
         for n, task in tasks.items():
             found[n].add(seconds=later_seconds(bare_loop(task)["seconds"]))
+            with as_on_a_gpu():
+                found[n].add(padded_seconds=later_seconds(bare_loop(task)["seconds"]))
     for n, task in tasks.items():
         found[n].add(padding=_padding(task))
     return list(found.values())
@@ -296,5 +302,6 @@ def padding_table(pools: Sequence[Measurement]) -> str:
         "batch.pool_batches": lambda m: m.name,
         "of the token values, padding": lambda m: shown("{:.1%}", m.median("padding")),
         "seconds an epoch": lambda m: shown("{:.3f}", m.median("seconds")),
+        "with padding in all layers": lambda m: shown("{:.3f}", m.median("padded_seconds")),
     }
     return table(columns, pools)

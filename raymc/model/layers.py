@@ -4,7 +4,7 @@ Every modality has its own weights in every layer; a layer's reach only decides 
 attention sees. Positions are times in seconds, so that modalities of different rates line up.
 
 Axes: B batch, T tokens, D width, H heads, d dimensions of a head, N bottleneck tokens,
-M modalities.
+M modalities, P real tokens of a batch.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,13 +61,6 @@ def turned_heads(heads: int) -> int:
     return (heads + 1) // 2
 
 
-def without_time(turns: Rotation, count: int) -> Rotation:
-    """Append `count` tokens that are not rotated."""
-    cos, sin = turns
-    shape = (cos.shape[0], count, cos.shape[2])
-    return torch.cat([cos, cos.new_ones(shape)], dim=1), torch.cat([sin, sin.new_zeros(shape)], 1)
-
-
 def rotate(x: Float[Tensor, "*B H T d"], turns: Rotation) -> Float[Tensor, "*B H T d"]:
     """Rotate pairs of dimensions: i of a head's first half with i of its second half."""
     cos, sin = turns
@@ -91,10 +84,79 @@ Masks = dict[str, Tensor] | None
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a modality's tokens lie in memory: [B, T, D] with padding, or [P, D] without.
+
+    Attention needs the first form. The second spares what works on each token by itself the
+    padding; the readout tokens of all clips come first in it.
+
+    Attributes:
+        places: [P], the place of each real token among B·T; None for the first form.
+        rows: B.
+        length: T, with the readout token.
+    """
+
+    places: Tensor | None = None
+    rows: int = 0
+    length: int = 0
+
+    @staticmethod
+    def packed(lengths: Int[Tensor, " B"], length: int) -> "Layout":
+        """Return the form without padding, of clips with so many tokens after the readout token.
+
+        Their number must be known, so on a GPU this would wait for it.
+        """
+        firsts = torch.arange(len(lengths), device=lengths.device) * length
+        steps = torch.arange(length, device=lengths.device)
+        is_real = (steps > 0) & (steps <= lengths[:, None])
+        return Layout(torch.cat([firsts, is_real.flatten().nonzero()[:, 0]]), len(lengths), length)
+
+    def of_batch(self, tokens: Num[Tensor, "B T d"]) -> Num[Tensor, "*real d"]:
+        """Take a batch's real tokens, which has no readout tokens."""
+        if self.places is None:
+            return tokens
+        after = self.places[self.rows :]
+        return tokens.flatten(0, 1).index_select(0, after - after // self.length - 1)
+
+    def of_moments(self, values: Float[Tensor, "T D"]) -> Float[Tensor, "*real D"]:
+        """Take the value of each real token's moment, again without readout tokens."""
+        if self.places is None:
+            return values
+        return values.index_select(0, self.places[self.rows :] % self.length - 1)
+
+    def after_readouts(
+        self, readout: Float[Tensor, " D"], tokens: Float[Tensor, "*real D"]
+    ) -> Float[Tensor, "*P D"]:
+        """Give each clip its readout token."""
+        if self.places is None:
+            return torch.cat([readout.expand(len(tokens), 1, -1), tokens], dim=1)
+        return torch.cat([readout.expand(self.rows, -1), tokens])
+
+    def readouts(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "B 1 D"]:
+        """Take the readout tokens."""
+        return x[:, :1] if self.places is None else x[: self.rows, None]
+
+    def spread(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "B T D"]:
+        """Put all tokens at their places, among zeros."""
+        if self.places is None:
+            return x
+        among = x.new_zeros(self.rows * self.length, x.shape[-1])
+        return among.index_copy(0, self.places, x).unflatten(0, (self.rows, self.length))
+
+    def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "*P D"]:
+        """Take all real tokens from their places."""
+        return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
+
+
+PADDED = Layout()
+
+
+@dataclass(frozen=True)
 class Context:
     """What every layer needs to know about a batch.
 
     Attributes:
+        layouts: per modality, how its tokens lie in memory.
         masks: per modality [B, 1, 1, T], what is added to logits of attention: 0 for real tokens,
             −∞ for padding. None if all tokens of the batch are real.
         visible: the same for the tokens that other modalities see.
@@ -102,6 +164,7 @@ class Context:
         presence: [B, M], the weight of each modality in averages over modalities.
     """
 
+    layouts: dict[str, Layout]
     masks: Masks
     visible: Masks
     turns: dict[str, Rotation]
@@ -138,26 +201,30 @@ class Block(nn.Module):
         with torch.no_grad():
             self.qkv.bias.copy_(bias.flatten())
 
-    def project(self, x: Float[Tensor, "B T D"], turns: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Float[Tensor, "*P D"], turns: Rotation, layout: Layout = PADDED
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries and keys, rotated by their times, and values; each [B, H, T, d]."""
-        turned, values = self._project(x).split([2, 1])
+        turned, values = self._project(x, layout).split([2, 1])
         query, key = rotate(turned, turns)
         return query, key, values.squeeze(0)
 
-    def query(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T d"]:
-        """Return queries at time 0, where nothing is rotated."""
-        return self._project(x)[0]
+    def project_timeless(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B H T d"]:
+        """Return the same three at time 0, where nothing is rotated."""
+        return self._project(x, PADDED)
 
-    def _project(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B H T d"]:
-        batch, length, _ = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, -1)
-        return qkv.permute(2, 0, 3, 1, 4)
+    def _project(self, x: Float[Tensor, "*P D"], layout: Layout) -> Float[Tensor, "3 B H T d"]:
+        qkv = layout.spread(self.qkv(self.norm_attention(x)))
+        return qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def update(
-        self, x: Float[Tensor, "B T D"], attended: Float[Tensor, "B H T d"]
-    ) -> Float[Tensor, "B T D"]:
+        self,
+        x: Float[Tensor, "*P D"],
+        attended: Float[Tensor, "B H T d"],
+        layout: Layout = PADDED,
+    ) -> Float[Tensor, "*P D"]:
         """Add the output of attention, then that of the MLP."""
-        x = x + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        x = x + self.dropout(self.out(layout.pack(attended.transpose(1, 2).flatten(2))))
         return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
@@ -188,13 +255,19 @@ class Layer(nn.Module):
         """Return the streams and the bottleneck tokens after this layer."""
         if self.reach == "bottleneck":
             return self._through_bottleneck(streams, context, bottleneck)
-        turns = context.turns
-        projected = {name: self._block(name).project(x, turns[name]) for name, x in streams.items()}
+        turns, layouts = context.turns, context.layouts
+        projected = {
+            name: self._block(name).project(x, turns[name], layouts[name])
+            for name, x in streams.items()
+        }
         if self.reach == "joint":
             attended = self._attend_jointly(projected, context.visible)
         else:
             attended = {name: attend(*projected[name], context.mask(name)) for name in streams}
-        updated = {name: self._block(name).update(x, attended[name]) for name, x in streams.items()}
+        updated = {
+            name: self._block(name).update(x, attended[name], layouts[name])
+            for name, x in streams.items()
+        }
         return updated, bottleneck
 
     def _block(self, name: str) -> Block:
@@ -225,15 +298,16 @@ class Layer(nn.Module):
         """
         updated, views = {}, []
         for name, x in streams.items():
-            block, length = self._block(name), x.shape[1]
-            joined = torch.cat([x, bottleneck], dim=1)
-            mask = context.mask(name)
+            block, layout, mask = self._block(name), context.layouts[name], context.mask(name)
+            own = block.project(x, context.turns[name], layout)
+            parts = zip(own, block.project_timeless(bottleneck))
+            query, key, value = (torch.cat(pair, dim=2) for pair in parts)
             if mask is not None:  # all of the bottleneck is seen
                 mask = functional.pad(mask, (0, bottleneck.shape[1]))
-            turns = without_time(context.turns[name], bottleneck.shape[1])
-            joined = block.update(joined, attend(*block.project(joined, turns), mask))
-            updated[name] = joined[:, :length]
-            views.append(joined[:, length:])
+            attended = attend(query, key, value, mask)
+            length = own[0].shape[2]
+            updated[name] = block.update(x, attended[:, :, :length], layout)
+            views.append(block.update(bottleneck, attended[:, :, length:]))
         # Not an einsum, which autocast would run in bfloat16.
         weighted = torch.stack(views) * context.presence.T[:, :, None, None]
         return updated, weighted.sum(dim=0)

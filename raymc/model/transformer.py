@@ -24,9 +24,11 @@ from raymc.data.feed.batches import Batch
 from raymc.data.shards import Means, Modality
 from raymc.errors import DataError
 from raymc.model.layers import (
+    PADDED,
     Block,
     Context,
     Layer,
+    Layout,
     Masks,
     Periods,
     Rotation,
@@ -75,13 +77,15 @@ class TokenEmbedding(nn.Module):
         self.position_scale = nn.Parameter(torch.tensor(POSITION_SCALE))
         self.readout = nn.Parameter(torch.randn(width) * 0.02)
 
-    def forward(self, tokens: Num[Tensor, "B T d"]) -> Float[Tensor, "B T+1 D"]:
-        """Return the readout token followed by the embedded tokens."""
-        values = tokens.to(self.kind.dtype) * self.scale + self.offset - self.mean
+    def forward(
+        self, tokens: Num[Tensor, "B T d"], layout: Layout = PADDED
+    ) -> Float[Tensor, "*P D"]:
+        """Return the readout tokens and the embedded tokens, in this layout."""
+        values = layout.of_batch(tokens).to(self.kind.dtype) * self.scale + self.offset - self.mean
         x = self.project(self.dropout(self.norm(values)))
-        positions = added_positions(x.shape[1], self.rate_hz, self.periods, like=x)
-        x = x + self.kind + self.position_scale * positions
-        return torch.cat([self.readout.expand(x.shape[0], 1, -1).to(x.dtype), x], dim=1)
+        positions = added_positions(tokens.shape[1], self.rate_hz, self.periods, like=x)
+        x = x + self.kind + self.position_scale * layout.of_moments(positions)
+        return layout.after_readouts(self.readout.to(x.dtype), x)
 
 
 class MultimodalTransformer(nn.Module):
@@ -191,12 +195,19 @@ class MultimodalTransformer(nn.Module):
         if drops := self.training and self.modality_dropout > 0:
             counts = drop_modalities(stored, self.modality_dropout)
         presence = presence_weights(counts)
-        streams = {name: self.embed[name](tokens[name]) for name in self.names}
+        sizes = {name: tokens[name].shape[1] + 1 for name in self.names}  # with the readout token
+        is_packed = padded and stored.device.type == "cpu" and not torch.compiler.is_compiling()
+        layouts = {
+            name: Layout.packed(count, sizes[name]) if is_packed else PADDED
+            for name, count in zip(self.names, stored.unbind(dim=1))
+        }
+        streams = {name: self.embed[name](tokens[name], layouts[name]) for name in self.names}
         like = self._product_like()
         context = Context(
             # What a dropped modality's own tokens learn from each other has no weight.
-            masks=self._masks(stored, streams, like) if padded else None,
-            visible=self._masks(counts, streams, like, presence) if padded or drops else None,
+            layouts=layouts,
+            masks=self._masks(stored, sizes, like) if padded else None,
+            visible=self._masks(counts, sizes, like, presence) if padded or drops else None,
             turns={name: self._turns(name, tokens[name].shape[1], like) for name in self.names},
             presence=presence,
         )
@@ -209,7 +220,7 @@ class MultimodalTransformer(nn.Module):
         present = {name: counts[:, index] > 0 for index, name in enumerate(self.names)}
         return Embeddings(weighted.sum(dim=1), by_modality, present)
 
-    def _read(self, name: str, x: Float[Tensor, "B T D"], context: Context) -> Float[Tensor, "B F"]:
+    def _read(self, name: str, x: Float[Tensor, "*P D"], context: Context) -> Float[Tensor, "B F"]:
         """Return a modality's embedding, for which readers attend to it once more.
 
         What tokens learn from each other in the last layer can't reach the readout token within
@@ -225,13 +236,15 @@ class MultimodalTransformer(nn.Module):
         """
         block, norm, turns = self.readouts[name], self.norms[name], context.turns[name]
         assert isinstance(block, Block)
-        readers = x[:, :1]
+        layout = context.layouts[name]
+        readers = layout.readouts(x)
         learned = [of[name] for of in (self.queries, self.class_queries) if name in of]
         if learned:
-            queries = (each.to(x.dtype).expand(len(x), -1, -1) for each in learned)
+            queries = (each.to(x.dtype).expand(len(readers), -1, -1) for each in learned)
             readers = torch.cat([readers, *queries], dim=1)
-        _, key, value = block.project(x, turns)
-        found = attend(block.query(readers), key, value, context.mask(name))
+        _, key, value = block.project(x, turns, layout)
+        query = block.project_timeless(readers)[0]
+        found = attend(query, key, value, context.mask(name))
         read = norm(block.update(readers, found))
         if not self.groups:
             return self.to_embedding[name](read.flatten(1))
@@ -242,13 +255,15 @@ class MultimodalTransformer(nn.Module):
     def _masks(
         self,
         counts: Int[Tensor, "B M"],
-        streams: Mapping[str, Float[Tensor, "B _ D"]],
+        sizes: Mapping[str, int],
         like: Tensor,
         presence: Float[Tensor, "B M"] | None = None,
     ) -> Masks:
         """Return the masks of real tokens; with `presence`, of those that other modalities see."""
-        sizes = [streams[name].shape[1] for name in self.names]
-        masks = [readout_mask(count, size) for count, size in zip(counts.unbind(dim=1), sizes)]
+        masks = [
+            readout_mask(count, sizes[name])
+            for name, count in zip(self.names, counts.unbind(dim=1))
+        ]
         if presence is not None and not self.absent_are_seen:
             masks = visible_masks(masks, presence)
         return {name: as_logits(mask, like) for name, mask in zip(self.names, masks)}

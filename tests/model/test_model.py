@@ -27,6 +27,7 @@ from torch.nn import functional
 from raymc.config import ModelConfig
 from raymc.data.shards import Modality
 from raymc.errors import DataError
+from raymc.model.layers import PADDED, Layout
 from raymc.model.transformer import Embeddings, drop_modalities
 
 
@@ -153,7 +154,8 @@ def test_stored_integers_are_what_they_stand_for() -> None:
     norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     expected = embed(of_real, replace(clips, tokens={"text": values}))
     assert_same(embed(model, clips), expected)
-    torch.testing.assert_close(seen, [values - model.get_buffer("embed.text.mean")])
+    tokens = (values - model.get_buffer("embed.text.mean"))[[0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 0, 1]]
+    torch.testing.assert_close(seen, [tokens])
     assert (embed(of_real, clips).fused - expected.fused).abs().max() > 1e-2
 
 
@@ -219,7 +221,8 @@ def test_without_dropout_training_is_evaluation() -> None:
 def test_clips_of_one_length_need_no_mask(
     fusion: Any, fusion_depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config(fusion=fusion, fusion_depth=fusion_depth, modality_dropout=0.5)
+    rates = {"dropout": 0.0, "modality_dropout": 0.5}
+    config = make_config(fusion=fusion, fusion_depth=fusion_depth, **rates)
     model, clips = make_model(config), make_clips([(4, 6, 3)] * 8)
     masked: list[bool] = []
     attention = functional.scaled_dot_product_attention
@@ -242,6 +245,35 @@ def test_clips_of_one_length_need_no_mask(
         jointly = fusion_depth if is_training and fusion == "joint" else 0
         assert sum(masked) == jointly
         masked.clear()
+
+
+@every_fusion
+@every_fusion_depth
+def test_padding_costs_attention_alone(
+    fusion: Any, fusion_depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(fusion=fusion, fusion_depth=fusion_depth, class_queries=3)
+    model, clips = make_model(config), make_clips()
+    computed: list[int] = []
+    for module in model.embed.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(
+                lambda _, given, __: computed.append(given[0][..., 0].numel())
+            )
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        fused = model(clips.tokens, clips.lengths).fused
+        fused.square().sum().backward()
+        return [fused, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    packed = gradients()
+    assert computed == [int(clips.lengths[m.name].sum()) for m in MODALITIES]
+    monkeypatch.setattr(Layout, "packed", lambda lengths, length: PADDED)
+    computed.clear()
+    for found, expected in zip(packed, gradients(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    assert computed == [clips.tokens[m.name][..., 0].numel() for m in MODALITIES]
 
 
 def test_bfloat16_is_not_promoted_on_the_way_to_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,7 @@ def whole(random_config: Config, tiny: Dataset, tmp_path_factory: pytest.TempPat
     return train(random_config, tiny, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_story(whole: Run, tiny: Dataset) -> None:
     started, *_, ended = whole.events
     assert isinstance(started, Started)
@@ -241,6 +242,7 @@ def test_a_modality_that_dropout_took_is_not_in_its_own_loss(
     assert kept.any(dim=0)[there.any(dim=0)].all()
 
 
+@pytest.mark.slow
 def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
     random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
@@ -272,6 +274,7 @@ def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
     assert run.metrics()[2]["val/mAP"] == judged.mAP
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_average(
     random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
@@ -307,6 +310,7 @@ def test_runs_repeat_by_seed(
     assert other.metrics()[1]["train/loss"] != whole.metrics()[1]["train/loss"]
 
 
+@pytest.mark.slow
 def test_steps_are_told_but_not_all(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +341,7 @@ def test_a_step_follows_the_schedule_and_clips(
     assert norm == pytest.approx(0.01, rel=1e-3) if clip_norm == 0.01 else norm > 0.1
 
 
+@pytest.mark.slow
 def test_every_step_of_every_worker_draws_its_own_numbers(
     tiny: Dataset, tiny_config: Config
 ) -> None:
@@ -390,6 +395,7 @@ def test_patience(patience: int, values: list[float], over: int, best: int) -> N
     assert made[-1].reason == ("finished" if over == 5 else "early stop")
 
 
+@pytest.mark.slow
 def test_a_run_stops_early(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> None:
     settings = {"train.epochs": 50, "train.patience": 2, "optimizer.lr": 1e-9}
     run = train(override(tiny_config, settings), tiny, tmp_path)
@@ -526,6 +532,7 @@ def test_odd_datasets_have_finite_losses(
     assert all(x.isfinite().all() for x in weights.values())
 
 
+@pytest.mark.slow
 @every_loss
 def test_the_tiny_dataset_is_learnt_with_every_loss(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
@@ -537,6 +544,7 @@ def test_the_tiny_dataset_is_learnt_with_every_loss(
     assert losses[-1] < 0.9 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_validation_split_without_labels_keeps_the_latest_epoch(
     tiny_config: Config, tmp_path: Path
 ) -> None:
@@ -583,6 +591,7 @@ def slow_scores(learner: learning.Learner, dataset: Dataset, split: str) -> np.n
     return torch.cat(scores).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["prototype_contrast", "bce"])
 def test_evaluation_is_that_of_single_rows(tiny: Dataset, tiny_config: Config, head: str) -> None:
     config = override(tiny_config, {"loss.name": head})
@@ -685,6 +694,7 @@ def test_the_precision_on_a_cpu(tiny_config: Config, precision: str, expected: b
     assert learning.wants_bfloat16(config.train, CPU) == expected
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_and_keeps_its_weights_in_float32(
     tiny: Dataset, tiny_config: Config, tmp_path: Path
 ) -> None:

@@ -332,6 +332,7 @@ def test_no_tensor_is_larger_than_a_chunk(
     assert metered[chunked_loss].peak_bytes < matrix
 
 
+@pytest.mark.slow
 @every_way
 def test_with_sparse_labels_not_even_bools_are_a_matrix(
     config: LossConfig, monkeypatch: pytest.MonkeyPatch

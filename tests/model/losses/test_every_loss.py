@@ -149,6 +149,33 @@ def test_unobserved_entries_enter_neither_loss_nor_gradient(
 
 
 @every_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_that_only_make_shares_equal_change_nothing(
+    config: LossConfig, weighted: bool
+) -> None:
+    """Several workers get as many rows each; one worker's batch has no such rows."""
+    for rows in (1, 2, 3, 5, 8, 13, 23):
+        generator = torch.Generator().manual_seed(rows)
+        scores = torch.rand(rows, 6, generator=generator, dtype=torch.float64) * 2 - 1
+        labels = torch.rand(rows, 6, generator=generator) < 0.35
+        observed = torch.rand(rows, 6, generator=generator) < 0.8
+        weights = torch.linspace(0.3, 3.0, 6, dtype=torch.float64) if weighted else None
+        loss, gradient = value_and_gradient(config, scores, labels, observed, weights)
+        for more in (1, 2, 7):
+            nothing = torch.zeros(more, 6, dtype=torch.bool)
+            padded, padded_gradient = value_and_gradient(
+                config,
+                torch.cat([scores, nothing]),
+                torch.cat([labels, nothing]),
+                torch.cat([observed, nothing]),
+                weights,
+            )
+            torch.testing.assert_close(padded, loss, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(padded_gradient[:rows], gradient, rtol=1e-9, atol=1e-14)
+            assert not padded_gradient[rows:].any()
+
+
+@every_loss
 def test_equal_weights_are_no_weights(config: LossConfig) -> None:
     batch = random_case(0).batch()
     ones = torch.ones(batch[0].shape[1])
