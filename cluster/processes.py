@@ -42,8 +42,9 @@ def wait_until(
     *,
     log: Path | None = None,
     seconds: float = PATIENCE_SECONDS,
+    every: float = 0.05,
 ) -> float:
-    """Wait until a condition holds; return the seconds it took.
+    """Wait until a condition holds, which is asked `every` so often; return the seconds it took.
 
     Raises:
         ResourceError: it takes too long, or `process`, which writes `log`, fails.
@@ -55,7 +56,7 @@ def wait_until(
             lines = log.read_text(errors="replace").strip().splitlines() if log else []
             why = "the process failed" if failed else f"nothing happened in {seconds:g} s"
             raise ResourceError(f"{why}; {' '.join(lines[-3:])}")
-        time.sleep(0.05)
+        time.sleep(every)
     return time.monotonic() - began
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import shapes  # noqa: F401  # before raymc: it says how its functions are checked
 import torch
-from threads import ChildThread
+from threads import read_in_threads
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row
 
 from raymc import addresses
@@ -111,9 +111,7 @@ def _mlflow_lays_out_one_database(tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture
 def children_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in threads, not in processes, which take a second to start."""
-    for module in ("raymc.features.extraction", "raymc.formats.hdf5"):
-        monkeypatch.setattr(f"{module}.Child", ChildThread)
-        monkeypatch.setattr(f"{module}.limit_cpu", lambda seconds: None)
+    read_in_threads(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -32,13 +32,17 @@ def wait_until(
     process: "subprocess.Popen[bytes] | None" = None,
     *,
     seconds: float = 600.0,
+    every: float = 0.02,
 ) -> None:
-    """Wait for something that other processes bring about; `process` must not end before."""
+    """Wait for something that other processes bring about; `process` must not end before.
+
+    Looks `every` so many seconds.
+    """
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited in vain"
         assert process is None or process.poll() is None, "the driver has ended already"
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 @contextmanager

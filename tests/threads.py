@@ -6,6 +6,8 @@ from multiprocessing import Pipe
 from threading import Thread
 from typing import Any
 
+import pytest
+
 from raymc.runtime.child_process import Child
 
 
@@ -26,3 +28,10 @@ class ChildThread(Child):
 
     def close(self) -> None:
         self.connection.close()
+
+
+def read_in_threads(patch: pytest.MonkeyPatch) -> None:
+    """Read files in threads, not in processes, which take seconds to start."""
+    for module in ("raymc.features.extraction", "raymc.formats.hdf5"):
+        patch.setattr(f"{module}.Child", ChildThread)
+        patch.setattr(f"{module}.limit_cpu", lambda seconds: None)

@@ -166,7 +166,12 @@ class Scene:
         """
         due = self.random.uniform(*share) * self.epochs_due()
         while (before := self.epochs()) < due:
-            wait_until(lambda before=before: self.epochs() > before, self._driver, log=self.log)
+            wait_until(
+                lambda before=before: self.epochs() > before,
+                self._driver,
+                log=self.log,
+                every=0.25,
+            )
         time.sleep(self.random.uniform(0, 0.5))
 
     def watch_recovery(self, *, patience_seconds: float = PATIENCE_SECONDS) -> None:

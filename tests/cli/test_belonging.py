@@ -195,6 +195,7 @@ def test_sweeps_of_one_name_have_a_study_each(
     assert open_study(open_run(mine, sweep=True, dataset=digest)).trials == []
 
 
+@pytest.mark.slow
 def test_a_moved_sweep_leaves_its_place_to_another(config: Config) -> None:
     """The study has absolute paths, which are the other sweep's by then."""
     run = open_run(config, sweep=True)
@@ -205,6 +206,7 @@ def test_a_moved_sweep_leaves_its_place_to_another(config: Config) -> None:
     assert (trial.value, trial.checkpoint) == (0.5, str(moved.folder / "trials/trial-0000/best"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_a_sweep_of_0_1_0_is_resumed_into_the_same_records(
     config: Config,

@@ -298,6 +298,7 @@ def test_a_check_with_findings(copy: Path) -> None:
     assert any("unknown label 'spell'" in line for line in findings)
 
 
+@pytest.mark.slow
 def test_a_dataset_is_described(tiny_path: Path, tmp_path: Path) -> None:
     result = run("data", "info", tiny_path, "--plot", tmp_path / "plot.png")
     assert result.exit_code == 0
@@ -412,6 +413,7 @@ def test_commands_stand_in_the_order_of_use() -> None:
     assert [name for name in listed if name in use] == use
 
 
+@pytest.mark.slow
 def test_the_command_itself_is_light(runs_folder: Path) -> None:
     with open_tracker(TrackingConfig(experiment="light"), str(runs_folder)):
         pass

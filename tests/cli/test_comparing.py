@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from raymc.cli.use import run_evaluate
 from raymc.data.labels import Vocabulary
 from raymc.data.shards import Dataset, open_dataset, write_dataset
 from raymc.errors import ConfigError, DataError
+from raymc.evaluation.compare import compare
 from raymc.evaluation.scored import ScoredSplit, load_scored
 from raymc.evaluation.scoring import stored_scores
 from raymc.metrics.bootstrap import paired_difference
@@ -34,6 +36,12 @@ from raymc.training.runs import BUNDLE, find_bundle
 from raymc.training.validation import predict
 
 pytestmark = pytest.mark.usefixtures("ray_logs")
+RESAMPLES = 100  # a tenth of what users get, everywhere in this file
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raymc.cli.compare.compare", partial(compare, resamples=RESAMPLES))
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +209,9 @@ def test_runs_are_compared_on_the_first_one_s_dataset(runs: Path, tiny: Dataset)
     ours, theirs = (
         stored_scores(load_bundle(runs / name / BUNDLE), tiny, "train") for name in ("bad", "good")
     )
-    expected = paired_difference([ours.scores], [theirs.scores], ours.labels, ours.observed)
+    expected = paired_difference(
+        [ours.scores], [theirs.scores], ours.labels, ours.observed, resamples=RESAMPLES
+    )
     (difference,) = found.differences["mAP"]
     values = [difference.value, difference.low, difference.high]
     assert values == pytest.approx([expected.value, expected.low, expected.high])

@@ -188,6 +188,7 @@ def test_a_terminal_drops_the_live_table_at_the_end() -> None:
     assert display.trials == [TRIALS[4]]
 
 
+@pytest.mark.slow
 def test_many_threads_may_update_at_once() -> None:
     console = terminal()
 

@@ -34,6 +34,7 @@ from raymc.training.bundle import WEIGHTS, save_bundle
 from raymc.training.runs import BUNDLE, Run, open_run, read_run
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_while_its_model_is_logged_needs_only_the_rest(
     tiny_config: Config,
     tiny: Dataset,
@@ -272,7 +273,11 @@ def has_come_to(process: Interruptible, folder: Path, moment: str) -> bool:
 
 @pytest.mark.parametrize("command", [name for name in CASES if name != "tune"])  # as demo does
 def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
-    command: str, folder: Path, joined: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    command: str,
+    folder: Path,
+    runs_folder: Path,
+    joined: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Twice, by each signal, once in a terminal; then the same command is run to its end.
 
@@ -280,8 +285,11 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
     """
     case, chance = CASES[command], random.Random()
     words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
-    smaller = (sys.executable, "-c", _RUN_DEMO, json.dumps(_DEMO))
-    program = smaller if command == "demo" else (RAYMC,)
+    # One MLflow for all: the demo alone would have it lay out a database, which takes seconds.
+    tracking = {**_DEMO["tracking"], "uri": f"sqlite:///{runs_folder / 'mlflow.db'}"}
+    smaller = {**_DEMO, "tracking": tracking}
+    as_demo = (sys.executable, "-c", _RUN_DEMO, json.dumps(smaller))
+    program = as_demo if command == "demo" else (RAYMC,)
     signals, terminals = [signal.SIGINT, signal.SIGTERM], [True, False]
     chance.shuffle(signals)
     chance.shuffle(terminals)
@@ -312,7 +320,7 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
         assert said == [f"raymc: {what}; run the same command again to resume"]
         assert "Traceback" not in output
 
-    monkeypatch.setattr(demo, "SETTINGS", _DEMO)
+    monkeypatch.setattr(demo, "SETTINGS", smaller)
     if command != "predict" or not (folder / case.out).exists():
         done = CliRunner().invoke(main, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output

@@ -36,6 +36,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["cluster/aws.yaml", "cluster/gcp.yaml", OVERLAY])
 def test_placeholders_are_found_until_the_last_is_filled_in(
     copied: Path, path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

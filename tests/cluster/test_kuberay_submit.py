@@ -50,6 +50,7 @@ def printed(*given: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return files, job
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", ["base", "overlays/spot-gpu", "overlays/cpu-only"])
 @pytest.mark.parametrize("queue", ["", "gpus"])
 def test_the_manifests_are_right(tree: Path, overlay: str, queue: str) -> None:
@@ -70,6 +71,7 @@ def test_the_manifests_are_right(tree: Path, overlay: str, queue: str) -> None:
         assert set(groups) >= {"cpu"}
 
 
+@pytest.mark.slow
 def test_the_job_finds_its_files_and_resumes_by_name(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_job_is_applied_followed_and_resumed(kubernetes: Path) -> None:
     assert f"delete rayjob {name} --wait=true" in (kubernetes / "asked").read_text()
 
 
+@pytest.mark.slow
 def test_a_job_that_runs_is_left_alone(kubernetes: Path) -> None:
     (kubernetes / "states.json").write_text(json.dumps([state("Running")]))
     done = submitted()

@@ -37,7 +37,7 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
         assert {host for host, _ in addresses} <= LOOPBACK
         assert "\nwaiting for 1 fake_gpu: the cluster starts nodes\n" in done.stdout
         assert list((tmp_path / "runs").glob("*/bundle/bundle.json"))
-        wait_until(lambda: cluster.gpu_nodes_alive() == 0)
+        wait_until(lambda: cluster.gpu_nodes_alive() == 0, every=0.25)
         folder = cluster.folder
         refused = cluster.run(
             [sys.executable, "-m", "raymc", "train", file, "run.name=two", "train.workers=2"],
@@ -66,7 +66,8 @@ def test_fixed_nodes_come_are_drained_and_die_and_need_the_token() -> None:
         cluster.kill_node(second)
         assert cluster.pids(second) == {}
         wait_until(
-            lambda: {node["node_id"] for node in cluster.alive()} == {cluster.head.id, first.id}
+            lambda: {node["node_id"] for node in cluster.alive()} == {cluster.head.id, first.id},
+            every=0.25,
         )
 
 

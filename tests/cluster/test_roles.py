@@ -44,6 +44,7 @@ def asked(
     )
 
 
+@pytest.mark.slow
 def test_each_role_has_its_own_database_alone(server: PostgresServer) -> None:
     make = "CREATE TABLE trials (number int); INSERT INTO trials VALUES (7); TABLE trials"
     for role, database in (("study", "optuna"), ("mlflow", "mlflow")):

@@ -54,6 +54,7 @@ def scores_of(model: Bundle, dataset: Dataset) -> np.ndarray:
     return np.concatenate([model.score(read_shard(dataset, s)) for s in dataset.split("test")])
 
 
+@pytest.mark.slow
 def test_a_class_is_the_mean_of_its_examples(model: Bundle, tiny: Dataset, tmp_path: Path) -> None:
     ids, units = embedded(model, tiny, "train")
     chosen = [4, 9, 11, 30, 38]

@@ -53,6 +53,7 @@ def test_videos_are_labelled_as_their_features(
         np.testing.assert_allclose(of_media[name], of_dataset[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_interrupted_prediction_goes_on(
     bundle: Bundle, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

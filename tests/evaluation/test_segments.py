@@ -65,6 +65,7 @@ def slow_spans(
     return sorted(spans)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20),

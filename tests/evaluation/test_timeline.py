@@ -85,6 +85,7 @@ def bundle(trained: Callable[[ExtractConfig], Bundle]) -> Bundle:
     return trained(EXTRACT)
 
 
+@pytest.mark.slow
 def test_windows_are_those_of_predictions(bundle: Bundle, video: Path, tmp_path: Path) -> None:
     heard: list[float] = []
     timeline = make_timeline(bundle, str(video), stride=1.0, listener=heard.append)

@@ -10,6 +10,7 @@ from typing import Any
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odf.opendocument import OpenDocumentSpreadsheet
@@ -186,6 +187,7 @@ def _ods(grid: list[list[Any]]) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_table_is_read_as_it_was_meant(data: st.DataObject) -> None:

@@ -138,6 +138,7 @@ def test_rows_are_those_of_one_process(ray_logs: Path, videos: list[Path], tmp_p
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.usefixtures("children_are_threads")
 def test_broken_files_stop_nothing(videos: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "media"
     folder.mkdir()
@@ -171,6 +172,7 @@ def test_broken_files_stop_nothing(videos: list[Path], tmp_path: Path) -> None:
     assert summary.failed_files == 1
 
 
+@pytest.mark.usefixtures("children_are_threads")
 def test_files_without_their_digest_give_no_row(videos: list[Path], tmp_path: Path) -> None:
     """A flipped bit in the last picture: nothing but the digest tells."""
     lines = ["path\tid\tsha256\tend_seconds"]
@@ -203,6 +205,7 @@ def test_files_without_their_digest_give_no_row(videos: list[Path], tmp_path: Pa
     assert len(kept) == 8
 
 
+@pytest.mark.usefixtures("children_are_threads")
 def test_media_without_a_single_clip(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media" / "text.mp4").write_text("not a video")
@@ -220,6 +223,7 @@ def test_media_without_a_single_clip(tmp_path: Path) -> None:
             run_extract(there, Console(file=StringIO()))
 
 
+@pytest.mark.usefixtures("children_are_threads")
 def test_encoders_with_weights_work_in_actors_and_here(
     ray_logs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,7 +284,7 @@ def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
 
 
 def test_a_killed_job_goes_on(joined: dict[str, str], videos: list[Path], tmp_path: Path) -> None:
-    table = write_table(tmp_path / "videos.csv", videos, 150)
+    table = write_table(tmp_path / "videos.csv", videos, 90)
     whole = configured(table, tmp_path / "whole", window_seconds=1.0, fps=10)
     run_extract(whole, Console(file=StringIO()))
     out = tmp_path / "out"
@@ -291,7 +295,7 @@ def test_a_killed_job_goes_on(joined: dict[str, str], videos: list[Path], tmp_pa
         kill(process)
     shards = {file: file.stat().st_mtime_ns for file in out.rglob("*.parquet")}
     written = len(list((out / JOURNAL_FOLDER).glob("*.json")))
-    assert written < 100
+    assert written < len(list((tmp_path / "whole").glob("*/*.parquet")))
     run_extract(override(whole, {"data.path": str(out)}), Console(file=StringIO()))
     assert contents(out) == contents(tmp_path / "whole")
     kept = sum(file.stat().st_mtime_ns == when for file, when in shards.items())

@@ -195,6 +195,7 @@ def test_a_part_of_a_file(file_of: Any) -> None:
     np.testing.assert_allclose(clip.waveform, whole.waveform[20_000:48_000], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_slides_stay_until_the_next(tmp_path: Path) -> None:
     times = [0.0, 60.0, 120.0, 180.0, 400.0, 402.0]
     video = Video(codec="mpeg4", times=times)  # one key frame: the others refer to what was shown

@@ -181,6 +181,7 @@ def test_a_file_that_was_cut_short(tmp_path: Path) -> None:
     assert len(clips) <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["video", "audio"])
 def test_damage_is_told_where_it_is(tmp_path: Path, kind: str) -> None:
     video = Video(codec="mpeg4", seconds=6.0, options={"g": "25"}, is_textured=True)
@@ -227,6 +228,7 @@ def test_joined_recordings(tmp_path: Path, name: str) -> None:
             assert min(abs(picture.mean() - grey) for grey in greys) < 3
 
 
+@pytest.mark.slow
 def test_the_last_picture_stays(tmp_path: Path) -> None:
     sound = Sound(codec="pcm_s16le", seconds=30.0)
     path = write_media(tmp_path / "a.mkv", Video(codec="mpeg4", seconds=4.0), sound)
@@ -238,6 +240,7 @@ def test_the_last_picture_stays(tmp_path: Path) -> None:
     assert [error.split(" of ")[0] for error in repeat] == ["2", "12", "12", "12", "12", "50"]
 
 
+@pytest.mark.slow
 def test_a_video_of_one_picture_is_a_still(tmp_path: Path) -> None:
     sound = Sound(codec="pcm_s16le", seconds=30.0)
     path = write_media(tmp_path / "a.mkv", Video(seconds=0.04), sound)
@@ -423,6 +426,7 @@ def told_in(clips: list[Any]) -> list[str]:
     return [f"{failure.stage}: {failure.error}" for failure in failures]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "numbers", "told"),
     [
@@ -600,6 +604,7 @@ def test_a_cut_at_every_kilobyte(tmp_path: Path, fuzzed: dict[str, bytes], name:
             np.testing.assert_allclose(clip.waveform, whole.waveform, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_checked_damage_never_goes_unnoticed(tmp_path: Path) -> None:
     """FFV1 and FLAC have checksums: a clip equals the undamaged one, or a failure is told."""
     path = write_media(tmp_path / "a.nut", *CHECKED)  # Matroska's times are too coarse for sound

@@ -36,6 +36,7 @@ def small() -> dict[str, list[Row]]:
     return {split: list(rows) for split, rows in digits(SMALL).splits.items()}
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_every_time_and_in_any_order(small: dict[str, list[Row]]) -> None:
     back = digits(SMALL)
     for split in SPLITS:
@@ -62,6 +63,7 @@ def test_seeds_and_splits_give_other_clips(small: dict[str, list[Row]]) -> None:
     assert len(set(audio)) == 2 * 3 * 20
 
 
+@pytest.mark.slow
 def test_written_twice_the_files_are_equal_and_hold_what_was_made(
     small: dict[str, list[Row]], tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_written_twice_the_files_are_equal_and_hold_what_was_made(
     assert "10.24432/C50P49" in dataset.manifest.license
 
 
+@pytest.mark.slow
 def test_tokens_cover_the_clip_at_their_rates(training_rows: list[Row]) -> None:
     rates = {modality.name: modality.rate_hz for modality in digits(SMALL).modalities}
     assert rates == {"visual": 5, "audio": 10}
@@ -109,6 +112,7 @@ def test_values_are_about_unit_scale(training_rows: list[Row]) -> None:
     assert np.abs(audio).max() < 8
 
 
+@pytest.mark.slow
 def test_labels_equal_a_look_at_every_millisecond(small: dict[str, list[Row]]) -> None:
     sounds, rows = draw_tones(SMALL.seed), small["train"]
     for row, timeline in zip(rows, timelines(SMALL, "train", sounds, len(rows)), strict=True):
@@ -192,6 +196,7 @@ def test_vocabulary_has_three_groups_of_ten() -> None:
     assert vocabulary.groups["named"] == tuple(f"named_{k}" for k in range(10))
 
 
+@pytest.mark.slow
 def test_splits_share_no_picture_and_no_line(small: dict[str, list[Row]]) -> None:
     pictures: dict[str, set[bytes]] = {}
     for split in SPLITS:

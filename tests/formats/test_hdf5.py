@@ -63,6 +63,7 @@ def config_for(file: Path, **settings: Any) -> Hdf5Config:
     return Hdf5Config(file=str(file), **{**defaults, **settings})
 
 
+@pytest.mark.slow
 def test_rows_are_the_datasets_clip_by_clip(tmp_path: Path) -> None:
     file = saved(tmp_path)
     recipe = hdf5(config_for(file, license="CC BY 4.0", group_separator=":"))
@@ -82,6 +83,7 @@ def test_rows_are_the_datasets_clip_by_clip(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_written_shards_hold_the_datasets(tmp_path: Path) -> None:
     recipe = hdf5(config_for(saved(tmp_path)))
     make_dataset(recipe, str(tmp_path / "shards"), shard_rows=2)
@@ -105,6 +107,7 @@ def test_written_shards_hold_the_datasets(tmp_path: Path) -> None:
     assert len(dataset.manifest.provenance["sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_row_takes_the_memory_of_its_clip(tmp_path: Path) -> None:
     file = saved(tmp_path, features__video=None)
     with h5py.File(file, "a") as store:  # 60 MB once they are read
@@ -235,6 +238,7 @@ def test_a_file_on_which_libhdf5_loops(tmp_path: Path, monkeypatch: pytest.Monke
     assert children() == []
 
 
+@pytest.mark.slow
 def test_a_file_on_which_libhdf5_crashes(tmp_path: Path) -> None:
     file = saved(tmp_path)
     recipe = hdf5(config_for(file))

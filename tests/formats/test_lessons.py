@@ -156,6 +156,7 @@ def test_the_recipe_makes_four_modalities() -> None:
     assert recipe.vocabulary.parents["counting"] == "math"
 
 
+@pytest.mark.slow
 def test_a_video_shows_and_says_the_lesson(tmp_path: Path) -> None:
     lesson = draw_lesson(TINY, "val", 0, "a")
     file = tmp_path / "a.mp4"
@@ -176,6 +177,7 @@ def test_a_video_shows_and_says_the_lesson(tmp_path: Path) -> None:
     assert (tmp_path / "b.mp4").read_bytes() == file.read_bytes()
 
 
+@pytest.mark.slow
 def test_videos_have_a_table_and_their_cues_and_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

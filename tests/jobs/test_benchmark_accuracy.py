@@ -95,6 +95,7 @@ def test_one_per_label_fits_each_label_on_the_clips_it_was_observed_in() -> None
     assert (found[:, 2] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_forest_learns_and_is_seeded() -> None:
     train, other = some_matrix(0, 200), some_matrix(1, 200)
     params = {"times_root": 2.0, "min_samples_leaf": 2, "trees": 30}
@@ -107,6 +108,7 @@ def test_a_forest_learns_and_is_seeded() -> None:
     assert evaluate_scores(first, other.labels).mAP > chance + 0.2
 
 
+@pytest.mark.slow
 def test_a_forest_is_tuned_with_a_third_of_its_trees() -> None:
     one = some_matrix(0)
     train, other = replace(one, labels=one.labels[:, :1]), some_matrix(1)

@@ -30,6 +30,7 @@ def test_a_model_is_trained_as_if_a_label_did_not_exist(
     assert bundle.dataset_digest != tiny.manifest.digest()
 
 
+@pytest.mark.slow
 def test_its_page_and_figures(tiny: Dataset, config: Config, tmp_path: Path) -> None:
     file, screen = write_config(config, tmp_path / "tiny.yaml"), io.StringIO()
     settings = Settings(configs=(str(file),), seeds=2, classes=1, examples=(1, 3))

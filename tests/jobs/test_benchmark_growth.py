@@ -114,6 +114,7 @@ def test_the_whole_benchmark_prints_and_writes(
     assert {name for name, figures in found.items() if "added_bytes" in figures} == own
 
 
+@pytest.mark.slow
 def test_what_fails_apart_fails_here() -> None:
     with pytest.raises(RuntimeError, match="in process") as failure:
         apart(_fail)

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import sys
+import warnings
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from rich.console import Console
 
 import jobs.bench
 from jobs.bench import ingest as bench
+from jobs.bench import ingest_peers
 from jobs.bench.batches import CLASSES, Padded, Source, pad, read_rows, size_of, sum_of
 from jobs.bench.ingest import (
     Settings,
@@ -27,7 +30,7 @@ from jobs.bench.ingest import (
     table_of,
     ways_named,
 )
-from jobs.bench.ingest_peers import BY_HAND, CACHED, RAY_DATA, STREAMED, WAYS, Reader
+from jobs.bench.ingest_peers import BY_HAND, CACHED, FLOOR, RAY_DATA, STREAMED, WAYS, Reader
 from jobs.bench.measure import Measurement
 from jobs.bench.memory import added_bytes, drop_page_cache, touch_memory
 from raymc.data.shards import open_dataset
@@ -147,11 +150,10 @@ def test_every_way_gives_the_same_values(
 )
 def test_shares_make_up_the_whole(sources: dict[str, Source], name: str) -> None:
     source, sums = sources["uint8"], []
+    Reader(WAYS[name], source).prepare()
     for rank in (0, 1):
         share = Source(source.folder, source.dtype, source.batch, rank, 2)
-        reader = Reader(WAYS[name], share)
-        reader.prepare() if rank == 0 and not Path(share.path("hf")).exists() else None
-        sums.append(reader.check()["sum"])
+        sums.append(Reader(WAYS[name], share).check()["sum"])
     assert sum(sums) % 2**64 == expected_sum(source)
     assert all(s > 0 for s in sums)
 
@@ -186,41 +188,55 @@ def settings_for(folder: Path, *ways: str, **given: Any) -> Settings:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_logs")
 def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
-    page, missing = io.StringIO(), "litdata, 2 processes"
+    page = io.StringIO()
     bench_ingest(
         Console(file=page),
-        settings_for(
-            *(tmp_path / "sets", BY_HAND, CACHED, missing),
-            megabytes=(4.0,),
-            workers=(1, 2),
-        ),
+        settings_for(tmp_path / "sets", BY_HAND, CACHED, megabytes=(4.0,), workers=(2,)),
         out=tmp_path / "out",
     )
     assert (tmp_path / "out" / "ingest.md").read_text().strip() in page.getvalue()
     found = json.loads((tmp_path / "out" / "ingest.json").read_text())["measurements"]
     known = json.loads((tmp_path / "sets" / "uint8-4mb" / "sum.json").read_text())
-    assert len(found) == 5
+    assert [one["name"] for one in found] == [BY_HAND, CACHED]
     for one in found:
         figures = one["figures"]
-        if one["name"] == missing and find_spec("litdata") is None:
-            assert one["note"].startswith("not installed")
-            assert f"| {missing} | not installed" in page.getvalue()
-        else:
-            assert (one["note"], figures["sum"]) == ("", [known["sum"]])
-            assert (len(figures["first"]), len(figures["later"])) == (1, 2)
-            assert set(figures["rows"]) == {known["rows"]}
-            assert max(figures["peak_bytes"]) > 50 << 20
+        assert (one["note"], figures["sum"]) == ("", [known["sum"]])
+        assert (len(figures["first"]), len(figures["later"])) == (1, 2)
+        assert set(figures["rows"]) == {known["rows"]}
+        assert max(figures["peak_bytes"]) > 50 << 20
 
 
 @pytest.mark.slow
-def test_other_values_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_values_are_an_error_and_what_is_missing_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def make(*given: object, **named: object) -> int:
         return make_set(*given, **named) + 1  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(bench, "make_set", make)
-    page = io.StringIO()
+    page, missing = io.StringIO(), "litdata, 2 processes"
+    peer = tmp_path / "python"
+    peer.write_text("""#!/bin/sh\necho '{"reason": "not installed (there)"}'\n""")
+    peer.chmod(0o755)
+    ways = {"megabytes": (1.0,), "peer_python": str(peer)}
+    settings = settings_for(tmp_path, BY_HAND, missing, **ways)
     with pytest.raises(DataError, match=r"by hand.*not those that were written"):
-        bench_ingest(Console(file=page), settings_for(tmp_path, BY_HAND, megabytes=(1.0,)))
+        bench_ingest(Console(file=page), settings)
+    if find_spec("litdata") is None:
+        assert f"| {missing} | not installed (there)" in page.getvalue()
+
+
+def test_a_process_tells_that_its_package_is_missing(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "argv", ["", "gone", json.dumps(asdict(source))])
+    monkeypatch.setattr(sys, "stdout", said)
+    monkeypatch.setitem(WAYS, "gone", replace(WAYS[FLOOR], package="no_such_package"))
+    with warnings.catch_warnings():  # `main` filters those of its process
+        ingest_peers.main()
+    reason = "not installed (No module named 'no_such_package')"
+    assert json.loads(said.getvalue()) == {"reason": reason}
 
 
 def test_ways_are_named_by_parts() -> None:

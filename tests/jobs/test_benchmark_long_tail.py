@@ -19,6 +19,7 @@ from jobs.bench.long_tail import (
 from raymc.data.shards import open_dataset
 
 
+@pytest.mark.slow
 def test_labels_are_as_frequent_as_youtube_8m_s() -> None:
     shares = frequencies(3862)
     assert shares[0] == 0.2

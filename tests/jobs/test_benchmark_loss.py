@@ -152,6 +152,7 @@ def test_table_marks_what_is_predicted() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_the_whole_benchmark_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,7 @@ def test_figures_are_those_of_counting(pool: int) -> None:
     assert padding(epochs, lengths) == pytest.approx(1 - len(epochs) * lengths.sum() / padded)
 
 
+@pytest.mark.slow
 def test_the_page(tmp_path: Path) -> None:
     bench_order(Console(), Settings(rows=64, epochs=1, seeds=1, pools=(1, 2)), out=tmp_path)
     page = (tmp_path / "order.md").read_text()

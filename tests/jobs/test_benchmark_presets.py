@@ -38,6 +38,7 @@ def test_each_way_has_its_settings_and_is_trained_once(
     assert "model.depth=2" in page
 
 
+@pytest.mark.slow
 def test_best_and_last_epoch_are_both_kept(tiny: Dataset, tiny_config: Config) -> None:
     config = override(tiny_config, {"train.epochs": 3, "data.path": tiny.path})
     found = presets._trained(config, data_here(tiny, config))

@@ -20,6 +20,7 @@ def test_labels_are_flipped_or_swapped() -> None:
     np.testing.assert_array_equal((labels ^ wrong).sum(axis=1), labels.sum(axis=1))
 
 
+@pytest.mark.slow
 def test_each_judge_has_its_figures(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> None:
     config = override(tiny_config, {"train.epochs": 1, "train.seed": 3})
     settings = Settings(configs=("tiny.yaml",), folds=2, trees=3)

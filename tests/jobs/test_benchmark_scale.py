@@ -42,6 +42,7 @@ def test_the_table_has_a_row_for_each_thing() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_workers_read() -> None:
     found = {one.case["workers"]: one for one in planned(2000)}
     assert list(found) == list(bench.WORKERS)

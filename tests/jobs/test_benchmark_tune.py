@@ -24,6 +24,7 @@ from jobs.bench.tune import (
     ways_text,
 )
 from jobs.bench.tune_ways import Span, Task, feeds_in_memory, run_documented, train_bare
+from raymc.cli import runs
 from raymc.config import override
 from raymc.data.shards import open_dataset
 from raymc.errors import ConfigError
@@ -77,8 +78,12 @@ def bare(task: Task) -> dict[float, float]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
-    page, ways = io.StringIO(), ("raymc", "optuna")
+def test_the_whole_benchmark_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, ways, reported = io.StringIO(), ("raymc", "optuna"), list[object]()
+    # each takes longer than its sweep
+    monkeypatch.setattr(runs, "_add_report", lambda run, *_: reported.append(run))
     settings = Settings(**TINY, ways=ways, parts=("ways", "stopping", "growth"))
     bench_tune(Console(file=page, width=200), settings, out=tmp_path)
     rows = [line.split(" | ") for line in page.getvalue().splitlines() if line[:3] == "| 1"]
@@ -88,6 +93,7 @@ def test_the_whole_benchmark_prints_and_writes(tmp_path: Path) -> None:
     assert (tmp_path / "tune.md").read_text().strip() in page.getvalue()
     found = json.loads((tmp_path / "tune.json").read_text())["measurements"]
     assert [m["name"] for m in found] == [*ways, "none", "asha", "driver"]
+    assert len(reported) == 3  # of raymc's way, and of both schedulers
     *both, none, asha, driver = (m["figures"] for m in found)
     expected = bare(Bench(Settings(**TINY), tmp_path, Console()).task("bare", 1))
     assert len(expected) == 2

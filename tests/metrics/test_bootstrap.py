@@ -94,6 +94,7 @@ def test_a_difference_equals_measuring_each_resample(metric: MetricName, searche
     assert found.value == pytest.approx(mean_of(models[0], every) - mean_of(models[1], every))
 
 
+@pytest.mark.slow
 def test_the_luck_of_a_search_widens_the_interval() -> None:
     noise, labels, _ = random_table(1, 1000, rows=300)
     lucky, unlucky = noise + 3.0 * labels, noise + 0.5 * labels

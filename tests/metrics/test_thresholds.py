@@ -152,6 +152,7 @@ def test_more_confidence_never_lowers_a_threshold(seed: int, target: float) -> N
     assert (found[0] < found[-1]).any() or target > 0.3
 
 
+@pytest.mark.slow
 def test_guarded_thresholds_hold_beyond_the_rows_they_were_chosen_on() -> None:
     """Of classes that are normal scores, the positives' 2 higher, precision is known exactly."""
     generator, share = np.random.default_rng(1), 0.05
@@ -185,6 +186,7 @@ def test_unobserved_entries_and_other_classes_change_nothing(
     assert np.array_equal(others, found[:4])
 
 
+@pytest.mark.slow
 def test_draws_in_blocks_are_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = np.arange(4, 40, 2), np.arange(5, 50, 2)[:18]
     whole = thresholds._shares(*counts, 0.8, 20_000, np.random.default_rng(0))

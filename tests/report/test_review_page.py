@@ -17,6 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+from threads import read_in_threads
 from tiny import bundle_here
 from videos import write_video
 
@@ -126,7 +127,9 @@ def found(
     others.mkdir()
     (others / "broken.mp4").write_text("no video")
     (others / "whole.mp4").symlink_to(videos / f"my lesson #{VIDEOS}.mp4")
-    made = review(load_bundle(run / "bundle"), data, folds=2, unlabelled=str(others))
+    with pytest.MonkeyPatch.context() as patch:
+        read_in_threads(patch)
+        made = review(load_bundle(run / "bundle"), data, folds=2, unlabelled=str(others))
     assert [one["id"] for one in made.candidates.places] == ["whole@0-1", "whole@1-2"]
     new = [
         {"id": f"lesson{k}", "path": str(videos / f"my lesson #{k}.mp4"), "start": 0.0, "end": 1.0}

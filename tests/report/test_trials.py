@@ -84,6 +84,7 @@ def sampled(count: int, weight: float) -> list[Trial]:
     ]
 
 
+@pytest.mark.slow
 def test_importances_know_what_made_the_difference() -> None:
     shares = importances(sampled(40, 1.0), SPACE)
     assert list(shares) == ["loss.margin", "loss.temperature"]

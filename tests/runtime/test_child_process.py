@@ -39,6 +39,7 @@ def loop(connection: Connection, seconds: float) -> None:
     sum(range(10**15))  # C code: no Python handler of a signal would ever run
 
 
+@pytest.mark.slow
 def test_what_is_sent_arrives() -> None:
     with closing(Child(echo, Path("a"))) as child:
         assert child.receive() == Path("a")
@@ -78,6 +79,7 @@ def test_the_first_child_of_a_block_has_loaded_a_module(
         child.receive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "message"),
     [
@@ -94,6 +96,7 @@ def test_how_it_ends_is_told(number: int, message: str) -> None:
                 child.receive()
 
 
+@pytest.mark.slow
 def test_loops_are_ended() -> None:
     with closing(Child(loop, 0.3)) as child:
         assert child.receive() == "no limit"
@@ -120,6 +123,7 @@ Child(loop_unheard, Path(sys.argv[1])).receive()
 """
 
 
+@pytest.mark.slow
 def test_it_ends_with_a_killed_parent_even_in_a_loop_of_c_code(tmp_path: Path) -> None:
     path = os.pathsep.join(filter(None, sys.path))
     with subprocess.Popen(
@@ -137,6 +141,7 @@ def waiting() -> Iterator[Child]:
         yield child
 
 
+@pytest.mark.slow
 def test_closing_ends_it(waiting: Child) -> None:
     assert waiting.receive() == os.getpid()
     waiting.connection.send(1)

@@ -92,6 +92,7 @@ def test_what_is_no_secret(tmp_path: Path, name: str, text: str) -> None:
     assert find_secrets({name: tmp_path / name}) == []
 
 
+@pytest.mark.slow
 def test_the_code_itself_holds_none() -> None:
     folders = (ROOT / name for name in ("raymc", "tests", "jobs", "cluster"))
     files = chain.from_iterable(folder.rglob("*.*") for folder in folders)

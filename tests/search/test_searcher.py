@@ -121,6 +121,7 @@ def test_what_a_dead_driver_left_is_handed_out_again(
     assert again.left(number) == []
 
 
+@pytest.mark.slow
 def test_no_trial_starts_when_the_hours_are_over(config: Config, tmp_path: Path) -> None:
     short = override(config, {"search.hours": 1e-9})
     told = Told(short, tmp_path)

@@ -137,6 +137,7 @@ def load_model(store: Store, address: str) -> PyFuncModel:
         return mlflow.pyfunc.load_model(address)
 
 
+@pytest.mark.slow
 def test_a_registered_model_scores_like_its_bundle(store: Store) -> None:
     address = store.log(store.bundles[0], "tiny")
     assert address == "models:/tiny@champion"
@@ -302,6 +303,7 @@ def test_a_refusal_is_one_line_that_names_the_bundle(
     assert np.isfinite(expected_scores(bundle)).all()
 
 
+@pytest.mark.slow
 def test_an_interrupted_log_is_finished_and_nothing_is_there_twice(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

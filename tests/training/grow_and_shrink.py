@@ -6,7 +6,6 @@ thread. Prints what happened as JSON.
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,12 +23,13 @@ os.environ |= {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
+from ray._raylet import GcsClient  # noqa: E402  # pyright: ignore[reportAttributeAccessIssue]
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.core.generated import autoscaler_pb2  # noqa: E402
 
 from raymc.training.audit import Attempt, load_attempts  # noqa: E402
 from raymc.training.checkpoint import FOLDER_PREFIX, PROGRESS  # noqa: E402
 
-RAY = Path(sys.executable).with_name("ray")
 RUN = folder / "runs" / "elastic"
 SIZE = 100 << 20
 
@@ -62,12 +62,13 @@ def drain(node_id: str, seconds: int) -> float:
 
     Checkpoints of this run are at the ends of epochs; so any other was asked for.
     """
-    reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-    where = ["--address", address, "--node-id", node_id]
-    deadline = ["--deadline-remaining-seconds", str(seconds)]
-    subprocess.run([RAY, "drain-node", *where, *reason, *deadline], check=True)
+    reason = autoscaler_pb2.DRAIN_NODE_REASON_PREEMPTION  # pyright: ignore
+    deadline = round(1000 * (time.time() + seconds))
+    # as `ray drain-node`, which takes seconds to start
+    is_accepted, why = GcsClient(address=address).drain_node(node_id, reason, "spot", deadline)
+    assert is_accepted, why
     told = time.monotonic()
-    wait_until(lambda: any(steps for _, steps in positions()), driver)
+    wait_until(lambda: any(steps for _, steps in positions()), driver, every=0.2)
     return time.monotonic() - told
 
 
@@ -83,19 +84,16 @@ cluster = Cluster(
 )
 environment = {name: x for name, x in os.environ.items() if name.startswith("RAY_")}
 environment["RAY_ADDRESS"] = address
-# as `raymc train`, but it looks for more nodes sooner
-often = "from raymc.training import on_ray; on_ray.RESIZE_SECONDS = 2.0; "
-often += "from raymc.__main__ import main; main()"
-command = (sys.executable, "-c", often, "train", config)
+command = (sys.executable, Path(__file__).with_name("slow_steps.py"), "train", config)
 try:
     with running(*command, log=folder / "log", environment=environment) as driver:
-        wait_until(lambda: trains_on(1), driver)
+        wait_until(lambda: trains_on(1), driver, every=0.2)
         node = cluster.add_node(num_cpus=1, object_store_memory=SIZE)
-        wait_until(lambda: trains_on(2), driver)
+        wait_until(lambda: trains_on(2), driver, every=0.2)
         seconds = drain(node.node_id, 10)
         time.sleep(max(0.0, 10 - seconds))  # Ray counts what dies before as a failure
         cluster.remove_node(node, allow_graceful=False)
-        wait_until(lambda: trains_on(1), driver)
+        wait_until(lambda: trains_on(1), driver, every=0.2)
         kill(driver)
 finally:
     cluster.shutdown()

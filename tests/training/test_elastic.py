@@ -22,8 +22,6 @@ from raymc.training.runs import read_run
 def test_a_node_comes_is_drained_and_goes(tiny_config: Config, tmp_path: Path) -> None:
     settings = {
         "batch.size": 2,
-        "model.width": 48,
-        "model.depth": 4,
         "train.workers": [1, 2],
         "train.epochs": 100_000,
         "run.name": "elastic",

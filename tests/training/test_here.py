@@ -83,6 +83,7 @@ def test_an_interrupted_run_comes_to_the_bits_of_the_loop(
     assert [type(event) for event in heard] == [Started, EpochEnded, Ended]
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_ends_in_one_line(
     config: Config, tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def whole(config: Config, tiny: Dataset, tmp_path_factory: pytest.TempPathFactor
     return Run(tmp_path_factory.mktemp("whole")).train(config, tiny)
 
 
+@pytest.mark.slow
 def test_checkpoints_come_when_they_are_due(config: Config, tiny: Dataset, tmp_path: Path) -> None:
     asked = [(0, 3), (1, 1), (1, 5), (1, 6)]
     run = Run(tmp_path, interval=4, asked=asked).train(config, tiny)
@@ -175,6 +176,7 @@ def test_a_run_killed_again_and_again(
         assert begin in (end, (end[0] + 1, 0))
 
 
+@pytest.mark.slow
 def test_a_killed_attempt_leaves_no_trace_after_its_last_checkpoint(
     config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:

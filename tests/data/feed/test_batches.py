@@ -444,6 +444,7 @@ def memory_feed(reader: Reader, shard_rows: Sequence[int], *, keep: bool) -> Fee
     return Feed(reader, manifest, "train", config=config, seed=0, keep=keep)
 
 
+@pytest.mark.slow
 def test_a_streamed_feed_holds_a_bounded_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 
@@ -466,6 +467,7 @@ def test_a_streamed_feed_holds_a_bounded_number_of_rows(monkeypatch: pytest.Monk
     assert max(held) == 320
 
 
+@pytest.mark.slow
 def test_windows_of_large_rows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 

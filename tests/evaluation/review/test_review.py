@@ -178,6 +178,7 @@ def test_folds_keep_videos_and_copies_together(data: Dataset) -> None:
         assert len(part.train) == pytest.approx(len(one.train) / 2, abs=3)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_as_a_run_is(
     data: Dataset, model: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +249,7 @@ def test_an_interrupted_review_resumes(
     assert len(trained) == 16
 
 
+@pytest.mark.slow
 def test_planted_copies_are_found(found: review.Review, data: Dataset) -> None:
     frame = found.duplicate_frame()
     pairs = {frozenset(pair): same for *pair, same in frame[["id", "other_id", "equal"]].values}
@@ -367,6 +369,7 @@ def test_reviews_are_tables(found: review.Review, tmp_path: Path) -> None:
         save_review(found, tmp_path / "review.pdf")
 
 
+@pytest.mark.slow
 def test_the_command_writes_all_files(run: Path, found: review.Review, tmp_path: Path) -> None:
     html, csv = tmp_path / "review.html", tmp_path / "review.csv"
     asked = ["review", str(run), "--folds", "3", "--out", str(html), "--out", str(csv)]
