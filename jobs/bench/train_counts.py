@@ -86,8 +86,8 @@ def ragged_batch(generator: torch.Generator, *, rows: int = ROWS) -> Batch:
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Compute padding in all layers, which a CPU leaves out."""
-    with patch.object(Layout, "packed", lambda lengths, length: PADDED):
+    """Compute padding in all layers, as a GPU does; a CPU leaves it out."""
+    with patch.object(Layout, "packed", lambda lengths, size: PADDED):
         yield
 
 

@@ -4,7 +4,7 @@ Every modality has its own weights in every layer; a layer's reach only decides 
 attention sees. Positions are times in seconds, so that modalities of different rates line up.
 
 Axes: B batch, T tokens, D width, H heads, d dimensions of a head, N bottleneck tokens,
-M modalities, P real tokens of a batch.
+M modalities, P tokens of a batch without padding; *P is P, or B T with padding.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,6 +61,13 @@ def turned_heads(heads: int) -> int:
     return (heads + 1) // 2
 
 
+def without_time(turns: Rotation, count: int) -> Rotation:
+    """Append `count` tokens that are not rotated."""
+    cos, sin = turns
+    shape = (cos.shape[0], count, cos.shape[2])
+    return torch.cat([cos, cos.new_ones(shape)], dim=1), torch.cat([sin, sin.new_zeros(shape)], 1)
+
+
 def rotate(x: Float[Tensor, "*B H T d"], turns: Rotation) -> Float[Tensor, "*B H T d"]:
     """Rotate pairs of dimensions: i of a head's first half with i of its second half."""
     cos, sin = turns
@@ -83,69 +90,74 @@ Reach = Literal["self", "joint", "bottleneck"]
 Masks = dict[str, Tensor] | None
 
 
+def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:
+    """Return true for real tokens, false for padding; the readout token, at 0, is always real."""
+    return torch.arange(size, device=lengths.device) <= lengths[:, None]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a modality's tokens lie in memory: [B, T, D] with padding, or [P, D] without.
 
     Attention needs the first form. The second spares what works on each token by itself the
-    padding; the readout tokens of all clips come first in it.
+    padding; the readout tokens of all clips come first in it, and then their real tokens.
 
     Attributes:
-        places: [P], the place of each real token among B·T; None for the first form.
+        at: [P], where each token is among B·T; None for the first form.
         rows: B.
-        length: T, with the readout token.
+        size: T.
     """
 
-    places: Tensor | None = None
+    at: Tensor | None = None
     rows: int = 0
-    length: int = 0
+    size: int = 0
 
     @staticmethod
-    def packed(lengths: Int[Tensor, " B"], length: int) -> "Layout":
-        """Return the form without padding, of clips with so many tokens after the readout token.
+    def packed(lengths: Int[Tensor, " B"], size: int) -> "Layout":
+        """Return the form without padding, of clips with these numbers of real tokens.
 
-        Their number must be known, so on a GPU this would wait for it.
+        On a GPU this would wait, because memory is asked for by the number of all tokens.
         """
-        firsts = torch.arange(len(lengths), device=lengths.device) * length
-        steps = torch.arange(length, device=lengths.device)
-        is_real = (steps > 0) & (steps <= lengths[:, None])
-        return Layout(torch.cat([firsts, is_real.flatten().nonzero()[:, 0]]), len(lengths), length)
+        at = readout_mask(lengths, size).flatten().nonzero()[:, 0]
+        is_readout = at % size == 0
+        return Layout(torch.cat([at[is_readout], at[~is_readout]]), len(lengths), size)
 
     def of_batch(self, tokens: Num[Tensor, "B T d"]) -> Num[Tensor, "*real d"]:
-        """Take a batch's real tokens, which has no readout tokens."""
-        if self.places is None:
+        """Take the real tokens of a batch, which has no readout tokens yet."""
+        if self.at is None:
             return tokens
-        after = self.places[self.rows :]
-        return tokens.flatten(0, 1).index_select(0, after - after // self.length - 1)
+        at = self.at[self.rows :]
+        before = at // self.size + 1  # places of readout tokens
+        return tokens.flatten(0, 1).index_select(0, at - before)
 
     def of_moments(self, values: Float[Tensor, "T D"]) -> Float[Tensor, "*real D"]:
-        """Take the value of each real token's moment, again without readout tokens."""
-        if self.places is None:
+        """Take the value of each real token's moment; readout tokens have none."""
+        if self.at is None:
             return values
-        return values.index_select(0, self.places[self.rows :] % self.length - 1)
+        return values.index_select(0, self.at[self.rows :] % self.size - 1)
 
     def after_readouts(
         self, readout: Float[Tensor, " D"], tokens: Float[Tensor, "*real D"]
     ) -> Float[Tensor, "*P D"]:
         """Give each clip its readout token."""
-        if self.places is None:
+        if self.at is None:
             return torch.cat([readout.expand(len(tokens), 1, -1), tokens], dim=1)
         return torch.cat([readout.expand(self.rows, -1), tokens])
 
     def readouts(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "B 1 D"]:
         """Take the readout tokens."""
-        return x[:, :1] if self.places is None else x[: self.rows, None]
+        return x[:, :1] if self.at is None else x[: self.rows, None]
 
     def spread(self, x: Float[Tensor, "*P D"]) -> Float[Tensor, "B T D"]:
         """Put all tokens at their places, among zeros."""
-        if self.places is None:
+        if self.at is None:
             return x
-        among = x.new_zeros(self.rows * self.length, x.shape[-1])
-        return among.index_copy(0, self.places, x).unflatten(0, (self.rows, self.length))
+        among = x.new_zeros(self.rows * self.size, x.shape[-1])
+        return among.index_copy_(0, self.at, x).unflatten(0, (self.rows, self.size))
 
     def pack(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "*P D"]:
-        """Take all real tokens from their places."""
-        return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
+        """Take all tokens from their places."""
+        return x if self.at is None else x.flatten(0, 1).index_select(0, self.at)
 
 
 PADDED = Layout()
@@ -209,9 +221,9 @@ class Block(nn.Module):
         query, key = rotate(turned, turns)
         return query, key, values.squeeze(0)
 
-    def project_timeless(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "3 B H T d"]:
-        """Return the same three at time 0, where nothing is rotated."""
-        return self._project(x, PADDED)
+    def query(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T d"]:
+        """Return queries at time 0, where nothing is rotated."""
+        return self._project(x, PADDED)[0]
 
     def _project(self, x: Float[Tensor, "*P D"], layout: Layout) -> Float[Tensor, "3 B H T d"]:
         qkv = layout.spread(self.qkv(self.norm_attention(x)))
@@ -298,16 +310,17 @@ class Layer(nn.Module):
         """
         updated, views = {}, []
         for name, x in streams.items():
-            block, layout, mask = self._block(name), context.layouts[name], context.mask(name)
-            own = block.project(x, context.turns[name], layout)
-            parts = zip(own, block.project_timeless(bottleneck))
-            query, key, value = (torch.cat(pair, dim=2) for pair in parts)
+            # With padding, because the bottleneck is appended to each clip.
+            block, layout = self._block(name), context.layouts[name]
+            joined = torch.cat([layout.spread(x), bottleneck], dim=1)
+            mask, more = context.mask(name), bottleneck.shape[1]
             if mask is not None:  # all of the bottleneck is seen
-                mask = functional.pad(mask, (0, bottleneck.shape[1]))
-            attended = attend(query, key, value, mask)
-            length = own[0].shape[2]
-            updated[name] = block.update(x, attended[:, :, :length], layout)
-            views.append(block.update(bottleneck, attended[:, :, length:]))
+                mask = functional.pad(mask, (0, more))
+            turns = without_time(context.turns[name], more)
+            joined = block.update(joined, attend(*block.project(joined, turns), mask))
+            own, view = joined.tensor_split([joined.shape[1] - more], dim=1)
+            updated[name] = layout.pack(own)
+            views.append(view)
         # Not an einsum, which autocast would run in bfloat16.
         weighted = torch.stack(views) * context.presence.T[:, :, None, None]
         return updated, weighted.sum(dim=0)

@@ -6,7 +6,7 @@ weights in every layer, so `fusion_depth` changes only which tokens attend to wh
 the number nor the shapes of the parameters.
 
 Axes: B batch, T tokens, d values of a token, D width, E embedding dim, C classes, M modalities,
-G groups of classes; F is E, or G·E with an embedding for each group.
+G groups of classes; F is E, or G·E with an embedding for each group; *P as in `layers.py`.
 """
 
 import math
@@ -34,6 +34,7 @@ from raymc.model.layers import (
     Rotation,
     added_positions,
     attend,
+    readout_mask,
     time_rotation,
 )
 
@@ -196,6 +197,7 @@ class MultimodalTransformer(nn.Module):
             counts = drop_modalities(stored, self.modality_dropout)
         presence = presence_weights(counts)
         sizes = {name: tokens[name].shape[1] + 1 for name in self.names}  # with the readout token
+        # A GPU would wait for the number of real tokens, and a graph would break there.
         is_packed = padded and stored.device.type == "cpu" and not torch.compiler.is_compiling()
         layouts = {
             name: Layout.packed(count, sizes[name]) if is_packed else PADDED
@@ -204,8 +206,8 @@ class MultimodalTransformer(nn.Module):
         streams = {name: self.embed[name](tokens[name], layouts[name]) for name in self.names}
         like = self._product_like()
         context = Context(
-            # What a dropped modality's own tokens learn from each other has no weight.
             layouts=layouts,
+            # What a dropped modality's own tokens learn from each other has no weight.
             masks=self._masks(stored, sizes, like) if padded else None,
             visible=self._masks(counts, sizes, like, presence) if padded or drops else None,
             turns={name: self._turns(name, tokens[name].shape[1], like) for name in self.names},
@@ -243,8 +245,7 @@ class MultimodalTransformer(nn.Module):
             queries = (each.to(x.dtype).expand(len(readers), -1, -1) for each in learned)
             readers = torch.cat([readers, *queries], dim=1)
         _, key, value = block.project(x, turns, layout)
-        query = block.project_timeless(readers)[0]
-        found = attend(query, key, value, context.mask(name))
+        found = attend(block.query(readers), key, value, context.mask(name))
         read = norm(block.update(readers, found))
         if not self.groups:
             return self.to_embedding[name](read.flatten(1))
@@ -357,11 +358,6 @@ def _readout_block(config: ModelConfig) -> Block:
     block = _block(config)
     nn.init.zeros_(block.qkv.bias)
     return block
-
-
-def readout_mask(lengths: Int[Tensor, " B"], size: int) -> Bool[Tensor, "B T"]:
-    """Return true for real tokens, false for padding; the readout token, at 0, is always real."""
-    return torch.arange(size, device=lengths.device) <= lengths[:, None]
 
 
 def as_logits(mask: Bool[Tensor, "B T"], like: Tensor) -> Float[Tensor, "B 1 1 T"]:

@@ -53,7 +53,7 @@ def train_compiled() -> None:
     torch.compile = partial(compile_any, backend=keep, fullgraph=True)
     compiled = Objective(model, config.loss, weights=None, workers=workers, compiled=True)
     torch.compile = compile_any
-    all_padded = patch.object(Layout, "packed", lambda *_: PADDED)
+    all_padded = patch.object(Layout, "packed", lambda lengths, size: PADDED)
     for step, (rows, *sizes) in enumerate(BATCHES):
         lengths = {m.name: torch.randint(0, n + 1, (rows,)) for m, n in zip(MODALITIES, sizes)}
         if step == 2:

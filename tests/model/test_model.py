@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -249,31 +250,40 @@ def test_clips_of_one_length_need_no_mask(
 
 @every_fusion
 @every_fusion_depth
-def test_padding_costs_attention_alone(
-    fusion: Any, fusion_depth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_padding_costs_attention_alone(fusion: Any, fusion_depth: int) -> None:
     config = make_config(fusion=fusion, fusion_depth=fusion_depth, class_queries=3)
     model, clips = make_model(config), make_clips()
-    computed: list[int] = []
-    for module in model.embed.modules():
-        if isinstance(module, torch.nn.Linear):
+    computed: dict[str, int] = {}  # tokens that each projection has seen
+    for name, module in model.named_modules():
+        if name.endswith((".project", ".qkv", ".mlp.0")) and "readouts" not in name:
             module.register_forward_hook(
-                lambda _, given, __: computed.append(given[0][..., 0].numel())
+                lambda _, given, __, name=name: computed.update({name: given[0][..., 0].numel()})
             )
 
-    def gradients() -> list[Tensor]:
+    def outcome() -> list[Tensor]:
         model.zero_grad()
         fused = model(clips.tokens, clips.lengths).fused
         fused.square().sum().backward()
         return [fused, *(p.grad for p in model.parameters() if p.grad is not None)]
 
-    packed = gradients()
-    assert computed == [int(clips.lengths[m.name].sum()) for m in MODALITIES]
-    monkeypatch.setattr(Layout, "packed", lambda lengths, length: PADDED)
-    computed.clear()
-    for found, expected in zip(packed, gradients(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
-    assert computed == [clips.tokens[m.name][..., 0].numel() for m in MODALITIES]
+    packed, seen = outcome(), computed.copy()
+    with patch.object(Layout, "packed", lambda lengths, size: PADDED):
+        for found, expected in zip(packed, outcome(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+    for modality in MODALITIES:
+        real = int(clips.lengths[modality.name].sum())
+        size = clips.tokens[modality.name][..., 0].numel()
+        rows = len(LENGTHS)
+        for name, tokens in computed.items():
+            if modality.name not in name.split("."):
+                continue
+            if name.startswith("embed"):
+                assert (seen[name], tokens) == (real, size)
+            elif tokens == size + rows:
+                assert seen[name] == real + rows
+            else:  # the bottleneck is appended to each clip
+                assert (fusion, seen[name]) == ("bottleneck", tokens)
+    assert len(computed) == len(MODALITIES) * (1 + 2 * config.depth)
 
 
 def test_bfloat16_is_not_promoted_on_the_way_to_attention(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from raymc.model.layers import (
     rotate,
     time_rotation,
     turned_heads,
+    without_time,
 )
 
 LIKE = torch.empty(0, 16, dtype=torch.float64)  # dtype, device and width of the rest
@@ -105,6 +106,14 @@ def test_products_depend_on_differences_in_time_only() -> None:
     torch.testing.assert_close(
         torch.tensor(found[0.0]), (query * key)[0, 0].sum().expand(36).float()
     )
+
+
+def test_tokens_without_time_are_not_turned() -> None:
+    turns = time_rotation(3, 2.0, PERIODS, heads=2, size=SIZE, like=LIKE)
+    x = random(2, 2, 4 + 5, SIZE)
+    made = rotate(x, without_time(turns, 5))
+    assert torch.equal(made[:, :, 4:], x[:, :, 4:])
+    assert torch.equal(made[:, :, :4], rotate(x[:, :, :4], turns))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
