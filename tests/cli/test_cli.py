@@ -310,6 +310,7 @@ def test_a_dataset_is_described(tiny_path: Path, tmp_path: Path) -> None:
 LISTED = ["name", "id", "kind", "state", "val/mAP", "started"]
 
 
+@pytest.mark.slow
 def test_runs_are_listed_by_id(runs_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(records, "current_code", lambda: Code(commit="0123456789abcdef"))

@@ -182,6 +182,7 @@ def test_videos_are_examples(
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_added(
     model: Bundle, tiny: Dataset, tiny_config: Config, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def displayed(path: str, clip: Clip, fps: float) -> np.ndarray:
     return np.stack([pictures[i] for i in shown])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("fps", "start", "window", "stride"),

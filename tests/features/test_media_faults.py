@@ -476,6 +476,7 @@ def with_later(path: Path, target: Path, seconds: dict[str, int]) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".nut", ".flv"])
 @pytest.mark.parametrize("kinds", [("video",), ("audio",), ("video", "audio")])
 def test_all_times_far_too_late_from_one_on(
@@ -560,6 +561,7 @@ def check(clip: Clip | Failure) -> None:
         assert np.abs(clip.waveform).max(initial=0) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
 @pytest.mark.parametrize("window", [None, 0.8])
 def test_damage_of_any_kind(

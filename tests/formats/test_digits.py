@@ -105,6 +105,7 @@ def test_tokens_cover_the_clip_at_their_rates(training_rows: list[Row]) -> None:
     assert (min(lengths), max(lengths)) == (4.0, 6.0)
 
 
+@pytest.mark.slow
 def test_values_are_about_unit_scale(training_rows: list[Row]) -> None:
     audio = np.concatenate([np.asarray(row.tokens["audio"], float) for row in training_rows])
     assert abs(audio.mean()) < 0.1

@@ -145,6 +145,7 @@ def test_every_way_gives_the_same_values(
     assert set(sums) == {expected_sum(source)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in INSTALLED if WAYS[name].shares and not WAYS[name].on_ray]
 )

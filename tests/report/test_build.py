@@ -116,6 +116,7 @@ def test_a_page_is_whole_and_loads_nothing(page: str) -> None:
     assert used <= set(seen.ids)
 
 
+@pytest.mark.slow
 def test_names_are_escaped(page: str) -> None:
     seen = Seen(page)
     assert seen.tags.count("script") == 1

@@ -309,6 +309,7 @@ def _rows(data: Dataset) -> Iterator[dict[str, object]]:
                 yield {**row, "split": split, "tokens": {n: x.row(at) for n, x in tokens.items()}}
 
 
+@pytest.mark.slow
 def test_what_was_reviewed_is_not_asked_again(found: Review, tmp_path: Path) -> None:
     """A label that a person has confirmed, and a clip of which they said that no label fits."""
     rows = [

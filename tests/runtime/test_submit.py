@@ -352,6 +352,7 @@ def test_paths_that_the_cluster_does_not_see(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_paths_that_the_cluster_sees(
     on_a_cluster: Request, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_registered_model_scores_like_its_bundle(store: Store) -> None:
     assert result["labels"].tolist() == coin
 
 
+@pytest.mark.slow
 def test_arrays_are_taken_as_well_as_lists(store: Store) -> None:
     arrays = frame().map(lambda value: None if value is None else np.asarray(value))
     result = load_model(store, store.log(store.bundles[0])).predict(arrays)

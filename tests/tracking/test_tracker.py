@@ -111,6 +111,7 @@ def test_ends_are_told_apart(
     assert (run.info.status, run.data.tags["raymc.state"]) == (status, state)
 
 
+@pytest.mark.slow
 def test_what_mlflow_does_not_take_is_made_fit(folder: str, config: TrackingConfig) -> None:
     params = {f"p{number}": number for number in range(150)}
     metrics = {f"val/AP/{number}": number / 2000 for number in range(1500)}

@@ -370,6 +370,7 @@ def test_no_more_rows_are_embedded_at_a_time(tiny: Dataset, tiny_config: Config)
     assert sizes == [(20, False), (20, False), (5, False), (20, True), (20, True), (5, True)]
 
 
+@pytest.mark.slow
 def test_a_run_in_passes_ends_as_one_at_once(tiny: Dataset, tiny_config: Config) -> None:
     losses = []
     for rows in (0, 3):

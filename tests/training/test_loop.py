@@ -153,6 +153,7 @@ def test_a_run_tells_its_story(whole: Run, tiny: Dataset) -> None:
     assert whole.progress.dataset["digest"] == tiny.manifest.digest()
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_that_of_the_best_metric(whole: Run) -> None:
     values = [metrics["val/mAP"] for metrics in whole.metrics().values()]
     assert len(set(values)) > 1
@@ -517,6 +518,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
     return {kind: odd_dataset(kind, folder / kind) for kind in ODD}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["prototype_contrast", "asl", "supcon"])
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_datasets_have_finite_losses(

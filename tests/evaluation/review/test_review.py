@@ -201,6 +201,7 @@ def test_a_model_is_trained_as_a_run_is(
     np.testing.assert_allclose(given, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_review_resumes(
     run: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +292,7 @@ def test_picks_are_unsure_and_far_apart() -> None:
     assert len(pick_next(likely[:3], vectors[:3], labelled, count=10)) == 3
 
 
+@pytest.mark.slow
 def test_clips_without_labels_are_offered(
     found: review.Review, model: Bundle, data: Dataset, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def write_snapshot(cache: Path, *, reference: str = "main") -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reference", "name"),
     [
