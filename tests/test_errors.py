@@ -34,6 +34,7 @@ def texts_of(tree: ast.Module) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow
 def test_no_message_advises_deleting_data() -> None:
     advice = re.compile(
         r"\b(delete|erase|unlink|discard|wipe|remove (it|them|this|that|one|the))\b|\brm -", re.I

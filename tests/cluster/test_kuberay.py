@@ -43,6 +43,7 @@ def all_problems(documents: list[Document]) -> list[str]:
     return problems(documents, secrets()) or cluster_problems(one(documents, "RayCluster"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", OVERLAYS + OPTIONS)
 def test_manifests_are_right(overlay: str) -> None:
     assert all_problems(build(KUBERAY / overlay)) == []

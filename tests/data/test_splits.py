@@ -129,6 +129,7 @@ def test_a_dataset_is_split_in_place(tmp_path: Path) -> None:
     assert by_id(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", range(1, 16))
 def test_an_interrupted_split_is_whole_and_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int

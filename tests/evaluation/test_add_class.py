@@ -159,6 +159,7 @@ def test_labelled_examples_bring_clips_without_the_label(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("children_are_threads")
 def test_videos_are_examples(
     media_bundle: Path, media_dataset: Dataset, videos: Path, tmp_path: Path

@@ -95,6 +95,7 @@ def changed(bundle: Path, folder: Path, **values: Any) -> Bundle:
     return load_bundle(folder)
 
 
+@pytest.mark.slow
 def test_a_bundle_in_no_run_is_measured_on_the_dataset_of_its_settings(
     tiny_bundle: Path, tiny: Dataset, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def extracted(source: Source) -> list[EncodedClip | Failure]:
     return list(extract_source(source, PLAN, ENCODERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZED)
 def test_no_damage_goes_unnoticed(tmp_path: Path, whole: dict[str, bytes], name: str) -> None:
     source = source_of(tmp_path / name, whole[name])

@@ -412,6 +412,7 @@ def frequency_of(waveform: np.ndarray, rate_hz: int) -> float:
     return float(spectrum.argmax() * rate_hz / (8 * len(waveform)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "sound"),
     [

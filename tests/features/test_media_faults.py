@@ -208,6 +208,7 @@ def test_damage_before_the_next_wanted_group_is_no_matter(tmp_path: Path) -> Non
     np.testing.assert_array_equal(clip.frames, whole[0].frames)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.ts", "b.mpg", "c.ogg"])
 def test_joined_recordings(tmp_path: Path, name: str) -> None:
     video, sound = Video(codec="mpeg2video", seconds=8.0), Sound(codec="mp2", seconds=8.0)

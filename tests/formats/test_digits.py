@@ -46,6 +46,7 @@ def test_rows_are_the_same_every_time_and_in_any_order(small: dict[str, list[Row
             assert bytes_of(row) == backward[i]
 
 
+@pytest.mark.slow
 def test_clips_do_not_depend_on_how_many_there_are(small: dict[str, list[Row]]) -> None:
     more = digits(DigitsConfig(train_clips=61, val_clips=99, test_clips=1))
     assert bytes_of(more.splits["train"][59]) == bytes_of(small["train"][59])

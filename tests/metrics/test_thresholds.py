@@ -97,6 +97,7 @@ def slow_share(values: np.ndarray, truth: np.ndarray, threshold: float, draws: i
     return passed / draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [0.5, 0.7, 0.9])
 def test_the_guard_equals_a_bootstrap_row_by_row(confidence: float) -> None:
     generator = np.random.default_rng(3)

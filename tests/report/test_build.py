@@ -227,6 +227,7 @@ def test_what_is_missing_is_said_in_its_place(
     assert {"trials", "history", "settings", "cost"} <= set(seen.ids)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_a_replaced_dataset_is_not_judged_on(sweep: Path, tiny_path: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(sweep, tmp_path / "some")

@@ -220,6 +220,7 @@ def of_two(tiny_config: Config, folder: Path, of_one: list[Any]) -> list[dict[st
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_loss_and_gradients_are_those_of_one_worker(
     tiny: Dataset, tiny_config: Config, of_two: list[dict[str, Any]], variant: str
@@ -234,6 +235,7 @@ def test_loss_and_gradients_are_those_of_one_worker(
             assert_close(gradients, expected_gradients, tolerance=1e-5)
 
 
+@pytest.mark.slow
 def test_both_workers_hold_the_same_gradients(of_two: list[dict[str, Any]]) -> None:
     first, second = (found["steps"] for found in of_two)
     for variant in VARIANTS:
@@ -242,6 +244,7 @@ def test_both_workers_hold_the_same_gradients(of_two: list[dict[str, Any]]) -> N
             assert all(torch.equal(g, other_gradients[name]) for name, g in gradients.items())
 
 
+@pytest.mark.slow
 def test_both_workers_predict_every_row_once(
     tiny: Dataset, tiny_config: Config, of_two: list[dict[str, Any]]
 ) -> None:
@@ -255,6 +258,7 @@ def test_both_workers_predict_every_row_once(
         np.testing.assert_array_equal(rows, alone.rows)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_more_workers(of_one: list[Any], of_two: list[dict[str, Any]]) -> None:
     whole, events, saved = of_one
     assert events == ["Started", "Ended"]
@@ -269,6 +273,7 @@ def test_a_run_goes_on_with_more_workers(of_one: list[Any], of_two: list[dict[st
             assert metrics[name] == other[name] == pytest.approx(expected[name], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_gathered_tensors_and_their_gradients(of_two: list[dict[str, Any]]) -> None:
     by_rank = []
     for found in of_two:
@@ -393,6 +398,7 @@ def at_once_and_in_passes(config: Config, dataset: Dataset) -> list[Gradients]:
     return found
 
 
+@pytest.mark.slow
 def test_two_workers_in_passes(
     tiny: Dataset, tiny_config: Config, of_two: list[dict[str, Any]]
 ) -> None:
@@ -405,11 +411,13 @@ def test_two_workers_in_passes(
     assert all(torch.equal(x, second[name]) for name, x in first.items())
 
 
+@pytest.mark.slow
 def test_two_workers_exchange_once_a_step(of_two: list[dict[str, Any]]) -> None:
     for found in of_two:
         assert found["exchanges"] == [1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_two_workers_with_scores_in_chunks(of_two: list[dict[str, Any]]) -> None:
     for found in of_two:
         plain = found["steps"]["prototype_contrast"]

@@ -233,6 +233,7 @@ def test_one_worker_then_two_then_one(tiny_config: Config, tiny: Dataset, tmp_pa
     assert [one.attempts for one in found] == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_record_is_foreign(
     whole: Run, config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:

@@ -322,6 +322,7 @@ def lists_of(feed: Feed, epoch: int) -> list[Batch]:
     return list(feed.training(epoch) if epoch else feed.evaluation())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_rows", [1, 20, 1000])
 @pytest.mark.parametrize("pool_batches", [1, 3])
 def test_streamed_feeds_are_cached_feeds(
@@ -341,6 +342,7 @@ def test_streamed_feeds_are_cached_feeds(
         assert sorted(rows.tolist()) == list(range(SPLIT_ROWS["train"])) == list(range(kept.rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "keep"), [(2, True), (3, True), (11, True), (11, False)])
 def test_workers_share_the_same_global_batches(
     tiny: Dataset, tiny_config: Config, workers: int, keep: bool
