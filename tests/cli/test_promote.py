@@ -39,7 +39,7 @@ def runs(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs, of which one is clearly worse than the others, and their registry."""
     folder = tmp_path_factory.mktemp("promoted")
     finished_run(folder, "good", tiny_bundle)
-    finished_run(folder, "like", tiny_bundle, noise=0.01)
+    finished_run(folder, "like", tiny_bundle, noise=0.001)
     finished_run(folder, "bad", tiny_bundle, noise=3.0)
     return folder
 
