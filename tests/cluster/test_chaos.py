@@ -154,7 +154,8 @@ def one_after_the_other(command: Literal["train", "tune"], *names: str, epochs: 
 @pytest.mark.parametrize(
     "fault",
     [
-        one_after_the_other("train", "full", "truncated", "drain", "head", epochs=130),
+        one_after_the_other("train", "full", "drain", "truncated", epochs=24),
+        one_after_the_other("train", "head", epochs=80),
         one_after_the_other("tune", "sweep-node", "postgres", "rayjob", epochs=16),
     ],
     ids=lambda fault: fault.name,
