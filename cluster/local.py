@@ -29,6 +29,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 
 from cluster.processes import (
+    HEAD_ASKED_SECONDS,
     end_in_order,
     free_ports,
     kill_marked,
@@ -44,7 +45,6 @@ FAKE_GPU = "fake_gpu"
 _MARK, _NODE_MARK = "RAYMC_LOCAL_CLUSTER", "RAYMC_LOCAL_NODE"
 _SPOT = {"ray.io/market-type": "spot"}
 _STORE_BYTES = 100 << 20  # of each node; Ray needs at least 75 MiB
-_EVERY = 0.25  # seconds between questions to the head, which each cost it some milliseconds
 _RAY = Path(sys.executable).with_name("ray")
 _COMMANDS = (  # Ray's loader requires these keys, although nothing is set up here
     "initialization_commands",
@@ -280,7 +280,12 @@ class LocalCluster:
                 (self.folder / "ray_current_cluster").unlink(missing_ok=True)
             process = spawn(command, log, env=environment)
             try:
-                wait_until(lambda id=node.id: self._has_joined(id), process, log=log, every=_EVERY)
+                wait_until(
+                    lambda id=node.id: self._has_joined(id),
+                    process,
+                    log=log,
+                    every=HEAD_ASKED_SECONDS,
+                )
                 return node
             except ResourceError:  # a busy machine may need more than the 30 s that Ray allows
                 if is_last:

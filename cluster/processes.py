@@ -14,6 +14,7 @@ import psutil
 
 from raymc.errors import ResourceError
 
+HEAD_ASKED_SECONDS = 0.25  # between questions to the head, which cost it milliseconds each
 PATIENCE_SECONDS = 300.0  # for what takes seconds on a quiet machine, and minutes on a busy one
 
 
@@ -44,7 +45,9 @@ def wait_until(
     seconds: float = PATIENCE_SECONDS,
     every: float = 0.05,
 ) -> float:
-    """Wait until a condition holds, which is asked `every` so often; return the seconds it took.
+    """Wait until a condition holds; return the seconds it took.
+
+    It is tried again `every` so many seconds; where the head is asked, `HEAD_ASKED_SECONDS`.
 
     Raises:
         ResourceError: it takes too long, or `process`, which writes `log`, fails.

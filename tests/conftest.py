@@ -114,6 +114,16 @@ def children_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     read_in_threads(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def fewest_resamples() -> Iterator[None]:
+    """As few as an interval takes: what it says is measured elsewhere."""
+    from raymc.evaluation import compare
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "RESAMPLES", compare.FEWEST_RESAMPLES)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny dataset; not to be written to."""

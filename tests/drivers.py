@@ -36,7 +36,7 @@ def wait_until(
 ) -> None:
     """Wait for something that other processes bring about; `process` must not end before.
 
-    Looks `every` so many seconds.
+    It is looked for again `every` so many seconds.
     """
     end = time.monotonic() + seconds
     while not true():

@@ -26,7 +26,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.chaos.services import Service
 from cluster.local import FAKE_GPU, LocalCluster
-from cluster.processes import PATIENCE_SECONDS, spawn, wait_until, without_ray
+from cluster.processes import (
+    HEAD_ASKED_SECONDS,
+    PATIENCE_SECONDS,
+    spawn,
+    wait_until,
+    without_ray,
+)
 from raymc.config import Config, from_dict, to_dict
 from raymc.errors import RaymcError
 from raymc.search.audit import audit_trials
@@ -170,7 +176,7 @@ class Scene:
                 lambda before=before: self.epochs() > before,
                 self._driver,
                 log=self.log,
-                every=0.25,
+                every=HEAD_ASKED_SECONDS,
             )
         time.sleep(self.random.uniform(0, 0.5))
 

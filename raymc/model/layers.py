@@ -310,17 +310,15 @@ class Layer(nn.Module):
         """
         updated, views = {}, []
         for name, x in streams.items():
-            # With padding, because the bottleneck is appended to each clip.
-            block, layout = self._block(name), context.layouts[name]
-            joined = torch.cat([layout.spread(x), bottleneck], dim=1)
-            mask, more = context.mask(name), bottleneck.shape[1]
+            block, layout, mask = self._block(name), context.layouts[name], context.mask(name)
+            spread = layout.spread(x)  # because the bottleneck is appended to each clip
+            joined, length = torch.cat([spread, bottleneck], dim=1), spread.shape[1]
             if mask is not None:  # all of the bottleneck is seen
-                mask = functional.pad(mask, (0, more))
-            turns = without_time(context.turns[name], more)
+                mask = functional.pad(mask, (0, bottleneck.shape[1]))
+            turns = without_time(context.turns[name], bottleneck.shape[1])
             joined = block.update(joined, attend(*block.project(joined, turns), mask))
-            own, view = joined.tensor_split([joined.shape[1] - more], dim=1)
-            updated[name] = layout.pack(own)
-            views.append(view)
+            updated[name] = layout.pack(joined[:, :length])
+            views.append(joined[:, length:])
         # Not an einsum, which autocast would run in bfloat16.
         weighted = torch.stack(views) * context.presence.T[:, :, None, None]
         return updated, weighted.sum(dim=0)

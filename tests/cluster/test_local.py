@@ -13,7 +13,7 @@ from sockets import LOOPBACK, addresses_of
 
 from cluster import local
 from cluster.local import FAKE_GPU, LocalCluster, Shape
-from cluster.processes import marked, wait_until
+from cluster.processes import HEAD_ASKED_SECONDS, marked, wait_until
 from raymc.config import Config, override, to_dict
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -37,7 +37,7 @@ def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
         assert {host for host, _ in addresses} <= LOOPBACK
         assert "\nwaiting for 1 fake_gpu: the cluster starts nodes\n" in done.stdout
         assert list((tmp_path / "runs").glob("*/bundle/bundle.json"))
-        wait_until(lambda: cluster.gpu_nodes_alive() == 0, every=0.25)
+        wait_until(lambda: cluster.gpu_nodes_alive() == 0, every=HEAD_ASKED_SECONDS)
         folder = cluster.folder
         refused = cluster.run(
             [sys.executable, "-m", "raymc", "train", file, "run.name=two", "train.workers=2"],
@@ -67,7 +67,7 @@ def test_fixed_nodes_come_are_drained_and_die_and_need_the_token() -> None:
         assert cluster.pids(second) == {}
         wait_until(
             lambda: {node["node_id"] for node in cluster.alive()} == {cluster.head.id, first.id},
-            every=0.25,
+            every=HEAD_ASKED_SECONDS,
         )
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
-from raymc.evaluation import compare
 from raymc.report.build import build_report, save_report
 from raymc.training.runs import read_run
 
+pytestmark = pytest.mark.usefixtures("fewest_resamples")
 SPACE = {
     "loss.margin": {"low": 0.0, "high": 0.5},
     "optimizer.lr": {"low": 1e-5, "high": 0.1, "log": True},
@@ -36,14 +35,6 @@ ANCHORS = [
 
 def chosen(margin: float, lr: float, depth: int, two_way: bool) -> dict[str, object]:
     return dict(zip(SPACE, (margin, lr, depth, two_way)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fewest_resamples() -> Iterator[None]:
-    """As few as an interval takes: what it says is measured elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "RESAMPLES", compare.FEWEST_RESAMPLES)
-        yield
 
 
 @pytest.fixture

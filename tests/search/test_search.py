@@ -1,7 +1,7 @@
 """Sweeps on Ray Tune and Optuna: pruned, failed, killed and resumed, on one worker or two."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -27,7 +27,6 @@ from raymc.cli.runs import run_tune
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import SweepError
-from raymc.evaluation import compare
 from raymc.events import EpochEnded
 from raymc.metrics.metrics import evaluate_scores
 from raymc.runtime.connect import GROWS_TO
@@ -43,7 +42,7 @@ from raymc.training.learner import make_model
 from raymc.training.runs import read_run
 from raymc.training.validation import predict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fewest_resamples")]
 
 SETTINGS: dict[str, Any] = {
     "train.epochs": 4,
@@ -110,14 +109,6 @@ class Sweep:
 
 
 MakeSweep = Callable[..., Sweep]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fewest_resamples() -> Iterator[None]:
-    """As few as an interval takes: what it says is measured elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "RESAMPLES", compare.FEWEST_RESAMPLES)
-        yield
 
 
 @pytest.fixture(scope="module")
