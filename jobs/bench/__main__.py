@@ -37,6 +37,7 @@ BENCHMARKS = {
     "fusion": "Modalities and fusion depths, by label group.",
     "shots": "Accuracy from few clips of each class.",
     "timeline": "Segments of labels in lessons whose times are known.",
+    "towers": "Vision towers' share of a device's speed.",
     "serve": "The service under load, beside MLflow's.",
     "add-class": "A class from a few clips, beside training with it.",
     "review": "Planted wrong labels that a review finds.",
@@ -124,7 +125,7 @@ def bench_all(out: Path, media: str | None) -> None:
 
     Takes half an hour and joins the pages to OUT/README.md. If a benchmark fails, the others still
     run, and the exit code is 1. `accuracy`, `order`, `presets`, `fusion`, `shots`, `scale`,
-    `timeline`, `serve`, `add-class` and `review` are not part of it.
+    `timeline`, `towers`, `serve`, `add-class` and `review` are not part of it.
     """
     given: dict[str, Sequence[str]] = {name: () for name in IN_ALL if name != "extract"}
     if media is not None:

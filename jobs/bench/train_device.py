@@ -8,8 +8,10 @@ length, so three tell all. Only those of real tokens count: what padding costs i
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ from jobs.bench.train_ways import (
 )
 from raymc.config import Config, from_dict, override
 from raymc.model.transformer import MultimodalTransformer
+from raymc.runtime.child_process import Child, ChildError
 from raymc.training.learner import bucketed, make_model
 from raymc.training.loop import train_epoch
 
@@ -86,34 +89,55 @@ LOADS = {
 def measure_use(
     device: torch.device, folder: Path, *, seconds: float
 ) -> tuple[list[Measurement], list[Measurement]]:
-    """Measure every load, eager before compiled, and packed trials.
+    """Measure every load, eager before compiled, and packed trials, in a process of their own.
 
-    What would begin after so many seconds is left out, with a note.
+    After so many seconds that process is ended; what is not measured by then says so.
 
     Returns:
         The loads, and the trials.
     """
     until = time.perf_counter() + seconds
-    found: list[Measurement] = []
+    note = f"not measured within {seconds:.0f} s"
+    found = [Measurement(name, note=note) for name, *_ in _parts()]
+    with closing(Child(send_use, device, folder)) as child:
+        try:
+            for place in range(len(found)):
+                if not child.connection.poll(max(until - time.perf_counter(), 0.0)):
+                    return found, []
+                found[place] = child.receive()
+            in_time = child.connection.poll(max(until - time.perf_counter(), 0.0))
+            return found, child.receive() if in_time else []
+        except ChildError as error:
+            for one in found:
+                one.note = one.note and f"not measured: the process {error}"
+            return found, []
+
+
+def send_use(connection: Connection, device: torch.device, folder: Path) -> None:
+    """Send the measurement of each load as soon as it is made, and then those of packed trials."""
     ceilings: dict[int, float] = {}
-    for compiled in (False, True):
-        for name, load in LOADS.items():
-            one = Measurement(f"{name}, {'compiled' if compiled else 'eager'}")
-            found.append(one)
-            if time.perf_counter() > until:
-                one.note = "left out: no time was left"
-                continue
-            if load.matrix not in ceilings:
-                ceilings[load.matrix] = product_speed(load.matrix, device)
-            one.add(ceiling=ceilings[load.matrix])
-            torch.compiler.reset()
-            try:
-                train_load(one, load, device, folder, compiled=compiled)
-            except RuntimeError as error:  # too little memory for any batch, or no compiler
-                one.note = str(error).strip().partition("\n")[0][:90]
-    if time.perf_counter() > until:
-        return found, []
-    return found, packed_trials(device, folder)
+    for name, load, compiled in _parts():
+        one = Measurement(name)
+        if load.matrix not in ceilings:
+            ceilings[load.matrix] = product_speed(load.matrix, device)
+        one.add(ceiling=ceilings[load.matrix])
+        torch.compiler.reset()
+        try:
+            train_load(one, load, device, folder, compiled=compiled)
+        except RuntimeError as error:  # too little memory for any batch, or no compiler
+            one.note = str(error).strip().partition("\n")[0][:90]
+        connection.send(one)
+    connection.send(packed_trials(device, folder))
+
+
+def _parts() -> list[tuple[str, Load, bool]]:
+    """Return the name of each measurement, its load, and whether it is compiled."""
+    ways = {"eager": False, "compiled": True}
+    return [
+        (f"{name}, {way}", load, compiled)
+        for way, compiled in ways.items()
+        for name, load in LOADS.items()
+    ]
 
 
 def train_load(
@@ -206,9 +230,9 @@ def _counted(model: MultimodalTransformer, length: int) -> int:
     return counter.get_total_flops()
 
 
-def product_speed(side: int, device: torch.device) -> float:
+def product_speed(side: int, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:
     """Return the FLOPs a second of the fastest of a few products of two square matrices."""
-    one, other = torch.randn(2, side, side, device=device, dtype=torch.bfloat16)
+    one, other = torch.randn(2, side, side, device=device, dtype=dtype)
 
     def multiply() -> None:
         torch.mm(one, other)
@@ -265,7 +289,9 @@ def use_text(
         "backward, over that peak; padding counts as waste, and so does waiting. The product is of "
         "two large matrices in bfloat16, measured here. The first epoch includes compiling.\n\n"
     )
-    packed = tune.packed_text(trials, device.type) if trials else ""
+    packed = "Packed trials were not measured: no time was left.\n"
+    if trials:
+        packed = tune.packed_text(trials, device.type)
     return f"{intro}{use_table(found, peak)}\n{packed}"
 
 

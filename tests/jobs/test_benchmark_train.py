@@ -3,14 +3,18 @@
 import io
 import json
 import math
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from rich.console import Console
+from threads import ChildThread
 
 from jobs.bench import train as bench
 from jobs.bench import train_device, train_ways
@@ -45,6 +49,7 @@ from raymc.data.feed.feed import Feeds
 from raymc.data.shards import token_means
 from raymc.errors import ResourceError
 from raymc.events import EpochEnded
+from raymc.runtime.child_process import Child
 from raymc.tracking.connect import open_client
 from raymc.training import loop
 
@@ -71,6 +76,7 @@ def small(patch: pytest.MonkeyPatch) -> None:
     """Ragged clips that are few and short."""
     patch.setattr(train_ways, "RAGGED_ROWS", {"train": 32, "val": 8})
     patch.setattr(train_ways, "RAGGED_TOKENS", (2, 9))
+    patch.setattr(train_device, "Child", ChildThread)
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +197,36 @@ def test_use_of_a_device_counts_padding_as_waste(
         assert one["ceiling"][0] > 0
     assert found[0]["flops"] == found[1]["flops"]
     assert found[0]["padded_flops"] < found[1]["padded_flops"]  # lengths in buckets
-    late, packed = measure_use(CPU, tmp_path, seconds=-1)
-    assert packed == []
-    assert {one.note for one in late} == {"left out: no time was left"}
     page = use_text(CPU, found, trials)
     assert page.startswith("### Use of the device\n\na CPU. MFU is")
     assert "| 8 | 2 | 480 | 480 to 480 | 8.00 |" in page
+
+
+def test_what_takes_longer_than_the_time_given_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(connection: Connection, device: torch.device, folder: Path) -> None:
+        connection.send(Measurement("default model, eager", figures={"batch": [1024]}))
+        time.sleep(600)
+
+    monkeypatch.setattr(train_device, "send_use", send)
+    began = time.monotonic()
+    found, packed = measure_use(CPU, tmp_path, seconds=0.2)
+    assert time.monotonic() - began < 60
+    assert packed == []
+    assert [one.note for one in found] == ["", *["not measured within 0 s"] * 3]
+    assert "| default model, compiled | not measured within 0 s" in use_table(found, 1.0)
+    assert use_text(CPU, found, packed).endswith("no time was left.\n")
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_early_is_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_device, "Child", Child)
+    monkeypatch.setattr(train_device, "send_use", os.abort)
+    found, _ = measure_use(CPU, tmp_path, seconds=60)
+    assert {one.note for one in found} == {"not measured: the process ended with code 1"}
 
 
 def test_what_cannot_be_measured_is_told_in_a_line(

