@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shapes  # noqa: F401  # before raymc: it says how its functions are checked
+import shapes  # before raymc: it says how its functions are checked
 import torch
 from threads import read_in_threads
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row
@@ -72,6 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _no_password_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "_known", {})
     monkeypatch.setattr(addresses, "_secrets", {})
+
+
+def pytest_runtest_setup() -> None:
+    """Check the first calls of every function in each test."""
+    shapes.check_anew()
 
 
 @pytest.fixture(scope="session", autouse=True)

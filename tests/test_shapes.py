@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import shapes
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import Float, TypeCheckError, jaxtyped
@@ -36,6 +37,19 @@ def test_what_a_call_returns_agrees_with_its_arguments() -> None:
         checked(first)(SCORES[0], 2)
     with pytest.raises(TypeCheckError, match=r"parameters of .*firsts"):
         checked(firsts)(SCORES, 2)
+
+
+def test_the_first_calls_of_each_test_are_checked() -> None:
+    def total(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> int:
+        return len(x) + len(y)
+
+    checked = jaxtyped(typechecker=beartype)(total)
+    for _ in range(2):
+        shapes.check_anew()
+        for _ in range(shapes.CALLS):
+            with pytest.raises(BeartypeCallHintViolation, match="parameter y"):
+                checked(SCORES[0], SCORES[0, :1])
+        assert checked(SCORES[0], SCORES[0, :1]) == 4
 
 
 def test_other_arguments_have_their_types() -> None:
