@@ -488,11 +488,11 @@ def _wrong_sound(case: Case, path: Path, clip: Clip, name: str, first: float) ->
     ends = (case.video.seconds, case.sound.seconds + case.sound.start, case.sound.seconds)
     for part in range(case.parts):  # each begins about where pictures or sound before it end
         bases = [sum(chosen) for chosen in combinations_with_replacement(ends, part)]
-        slips = [k / 50 for k in range(-12 * part, 12 * part + 1)]
-        tried = [base + slip + shift for base in bases for slip in slips for shift in shifts]
-        found = [_first_wrong_sound(case.sound, clip, shift, last) for shift in tried]
-        if "" not in found:
-            return [f"{name} {clip.id}: SOUND of part {part}: {found[len(slips) // 2]}"]
+        slips = sorted((k / 50 for k in range(-12 * part, 12 * part + 1)), key=abs)
+        tried = [base + slip + shift for slip in slips for base in bases for shift in shifts]
+        if all(_first_wrong_sound(case.sound, clip, shift, last) for shift in tried):
+            found = _first_wrong_sound(case.sound, clip, tried[0], last)
+            return [f"{name} {clip.id}: SOUND of part {part}: {found}"]
     return []
 
 

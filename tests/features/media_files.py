@@ -6,12 +6,15 @@ The grey of a frame's picture tells its number; the sound is a sine.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,10 @@ class Video:
     codec: str = "libx264"
     seconds: float = 4.0
     fps: int = 25
-    times: Sequence[float] | None = None
+    times: Sequence[float] | None = field(default=None, hash=False)
     size: tuple[int, int] = (48, 64)
     pix_fmt: str = "yuv420p"
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
     is_textured: bool = False
     is_numbered: bool = False
     start: float = 0.0
@@ -92,7 +95,25 @@ def textured(number: int, height: int, width: int) -> np.ndarray:
 def write_media(
     path: Path, video: Video | None = None, sound: Sound | None = None, **options: str
 ) -> Path:
-    """Encode a file; the suffix names its format, `options` are those of the container."""
+    """Encode a file; the suffix names its format, `options` are those of the container.
+
+    What was encoded not long ago is only copied.
+    """
+    path.write_bytes(_encoded(path.suffix, video, sound, tuple(options.items())))
+    return path
+
+
+@lru_cache(maxsize=32)
+def _encoded(
+    suffix: str, video: Video | None, sound: Sound | None, options: tuple[tuple[str, str], ...]
+) -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        _encode(path, video, sound, dict(options))
+        return path.read_bytes()
+
+
+def _encode(path: Path, video: Video | None, sound: Sound | None, options: dict[str, str]) -> None:
     with av.open(str(path), "w", options=options) as container:
         streams = []
         if video is not None:
@@ -116,7 +137,6 @@ def write_media(
             if video is not None and video.keys != "true" and packet.stream is streams[0][0]:
                 packet.is_keyframe = video.keys == "all" or number == 0
             container.mux(packet)
-    return path
 
 
 def _video_stream(container: Any, video: Video) -> Any:
@@ -135,6 +155,7 @@ def _video_stream(container: Any, video: Video) -> Any:
 
 def _pictures(video: Video) -> Iterator[tuple[float, av.VideoFrame]]:
     unit = Fraction(1, video.fps if video.times is None else 1000)
+    reformatter = VideoReformatter()  # one for all: `VideoFrame.reformat` makes one for each frame
     times = video.times or [
         number / video.fps for number in range(round(video.seconds * video.fps))
     ]
@@ -144,7 +165,8 @@ def _pictures(video: Video) -> Iterator[tuple[float, av.VideoFrame]]:
             pixels = textured(number, *video.size)
         elif video.is_numbered:
             pixels = numbered(number, *video.size)
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=video.pix_fmt)
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = reformatter.reformat(picture, format=video.pix_fmt, threads=1)
         frame.pts, frame.time_base = round((time + video.start) / unit), unit
         yield time + video.start, frame
 

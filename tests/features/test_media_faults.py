@@ -231,7 +231,7 @@ def test_joined_recordings(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_the_last_picture_stays(tmp_path: Path) -> None:
-    sound = Sound(codec="pcm_s16le", seconds=30.0)
+    sound = Sound(codec="pcm_s16le", rate_hz=8000, layout="mono", seconds=30.0)
     path = write_media(tmp_path / "a.mkv", Video(codec="mpeg4", seconds=4.0), sound)
     (whole,) = read(path)
     clips = read(path, window_seconds=6.0)
@@ -243,7 +243,7 @@ def test_the_last_picture_stays(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_video_of_one_picture_is_a_still(tmp_path: Path) -> None:
-    sound = Sound(codec="pcm_s16le", seconds=30.0)
+    sound = Sound(codec="pcm_s16le", rate_hz=8000, layout="mono", seconds=30.0)
     path = write_media(tmp_path / "a.mkv", Video(seconds=0.04), sound)
     for clip in (*read(path), *read(path, window_seconds=6.0), *read(path, start=20.0)):
         assert clip.failures == ()
@@ -515,10 +515,10 @@ def test_pictures_may_be_rare(tmp_path: Path) -> None:
     clips = read(rare, window_seconds=100.0, fps=0.1, sample_rate_hz=None)
     assert len(clips) == 30
     assert told_in(clips) == []
-    sound = Sound(codec="pcm_s16le", rate_hz=8000, layout="mono", seconds=4000.0)
+    sound = Sound(codec="pcm_s16le", rate_hz=1000, layout="mono", seconds=4000.0)
     video = Video(codec="mjpeg", pix_fmt="yuvj420p", times=[0.0, 3800.0, 3900.0])
     path = write_media(tmp_path / "b.mkv", video, sound)
-    for rate_hz in (8000, None):
+    for rate_hz in (1000, None):
         clips = read(path, window_seconds=100.0, fps=0.1, sample_rate_hz=rate_hz)
         assert [clip.start_seconds for clip in clips[:39]] == [100.0 * k for k in range(39)]
         assert not [error for error in told_in(clips) if "jump" in error]
@@ -528,7 +528,8 @@ def test_pictures_may_be_rare(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_long_gap_is_left_out(tmp_path: Path) -> None:
-    video = Video(codec="ffv1", times=[k / 5 + 90_000 * (k >= 10) for k in range(2500)])
+    times = [k / 5 + 90_000 * (k >= 10) for k in range(2500)]
+    video = Video(codec="ffv1", size=(16, 16), times=times)
     path = write_media(tmp_path / "a.mkv", video, Sound(codec="flac", seconds=1.7))
     clips = read(path, window_seconds=7.0, stride_seconds=3.0, fps=1.0)
     assert told_in(clips)[0] == "open: times jump from 1.8 s to 90002.0 s, with nothing in between"
@@ -569,7 +570,7 @@ def test_damage_of_any_kind(
     tmp_path: Path, fuzzed: dict[str, bytes], name: str, window: float | None
 ) -> None:
     rng = random.Random(f"{name}{window}")
-    for _ in range(4):
+    for _ in range(3):
         for damage in DAMAGES:
             data = bytearray(fuzzed[name])
             damage(data, rng)
@@ -615,7 +616,7 @@ def test_checked_damage_never_goes_unnoticed(tmp_path: Path) -> None:
     whole = {clip.id: clip for clip in read(path, window_seconds=0.5)}
     rng = random.Random(0)
     told = 0
-    for _ in range(50):
+    for _ in range(25):
         data = bytearray(undamaged)
         flip(data, rng)
         path.write_bytes(data)
@@ -625,4 +626,4 @@ def test_checked_damage_never_goes_unnoticed(tmp_path: Path) -> None:
                 continue
             np.testing.assert_array_equal(clip.frames, whole[clip.id].frames)
             np.testing.assert_array_equal(clip.waveform, whole[clip.id].waveform)
-    assert told > 20
+    assert told > 10

@@ -6,55 +6,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-import numpy as np
 import pytest
+from child_functions import echo, end, loaded, loop
 from drivers import lives, wait_until
 
 from raymc.runtime import child_process
-from raymc.runtime.child_process import Child, ChildError, limit_cpu, prepared
-
-
-def echo(connection: Connection, first: object) -> None:
-    connection.send(first)
-    while (found := connection.recv()) is not None:
-        connection.send((os.getpid(), found))
-
-
-def end(connection: Connection, number: int) -> None:
-    connection.send("before")
-    if number < 0:
-        os.kill(os.getpid(), -number)
-    os._exit(number)
-
-
-def loop(connection: Connection, seconds: float) -> None:
-    limit_cpu(0.2)
-    limit_cpu(0)
-    sum(range(10_000_000))
-    connection.send("no limit")
-    limit_cpu(seconds)
-    sum(range(10**15))  # C code: no Python handler of a signal would ever run
+from raymc.runtime.child_process import Child, ChildError, prepared
 
 
 @pytest.mark.slow
 def test_what_is_sent_arrives() -> None:
     with closing(Child(echo, Path("a"))) as child:
         assert child.receive() == Path("a")
-        for value in (np.arange(100_000), b"x" * 10_000_000):
+        for value in (list(range(100_000)), b"x" * 10_000_000):
             child.connection.send(value)
             pid, found = child.receive()
             assert pid != os.getpid()
-            np.testing.assert_array_equal(found, value)
+            assert found == value
         child.connection.send(None)
         with pytest.raises(ChildError, match="ended with code 0"):
             child.receive()
-
-
-def loaded(connection: Connection, module: str) -> None:
-    connection.send((os.getpid(), module in sys.modules))
 
 
 @pytest.mark.slow
@@ -98,27 +71,17 @@ def test_how_it_ends_is_told(number: int, message: str) -> None:
 
 @pytest.mark.slow
 def test_loops_are_ended() -> None:
-    with closing(Child(loop, 0.3)) as child:
+    with closing(Child(loop, 0.1)) as child:
         assert child.receive() == "no limit"
         with pytest.raises(ChildError, match="never ended"):
             child.receive()
 
 
-def loop_unheard(connection: Connection, folder: Path) -> None:
-    whole_pid(folder / "pid")
-    sum(range(10**15))
-
-
-def whole_pid(file: Path) -> None:
-    file.with_suffix(".new").write_text(str(os.getpid()))
-    file.with_suffix(".new").rename(file)
-
-
 _PARENT = """
 import sys
 from pathlib import Path
+from child_functions import loop_unheard
 from raymc.runtime.child_process import Child
-from test_child_process import loop_unheard
 Child(loop_unheard, Path(sys.argv[1])).receive()
 """
 
