@@ -127,8 +127,9 @@ def test_picture(which: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
     plot_info(request.getfixturevalue(which), tmp_path / "info.png")
     picture = imread(tmp_path / "info.png")
     assert picture.shape[1] == 1800
-    seen = {tuple(np.round(colour[:3] * 255).astype(int)) for colour in picture.reshape(-1, 4)[::7]}
-    assert {(0, 114, 178), (255, 255, 255)} <= seen
+    pixels = np.round(picture[..., :3].reshape(-1, 3)[::7] * 255).astype(int)
+    for colour in ((0, 114, 178), (255, 255, 255)):
+        assert (pixels == colour).all(axis=1).any()
 
 
 def test_a_label_outside_of_the_vocabulary(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def most_at_once(part: str) -> int:
 def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
     ray_logs: Path, videos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = write_table(tmp_path / "videos.csv", videos, 36)
+    table = write_table(tmp_path / "videos.csv", videos, 24)
     config = configured(table, tmp_path / "out", fps=5, window_seconds=0.5)
     run_extract(override(config, {"data.path": f"{tmp_path}/whole"}), Console(file=StringIO()))
     sources = list_sources(str(table))
@@ -284,7 +284,7 @@ def test_a_crash_of_the_decoder_is_a_failure_of_its_file(
 
 
 def test_a_killed_job_goes_on(joined: dict[str, str], videos: list[Path], tmp_path: Path) -> None:
-    table = write_table(tmp_path / "videos.csv", videos, 90)
+    table = write_table(tmp_path / "videos.csv", videos, 60)
     whole = configured(table, tmp_path / "whole", window_seconds=1.0, fps=10)
     run_extract(whole, Console(file=StringIO()))
     out = tmp_path / "out"

@@ -7,12 +7,20 @@ import struct
 from collections.abc import Mapping, Sequence
 
 
+def _divided(remainder: int) -> int:
+    """The remainder after the eight bits of a byte."""
+    for _ in range(8):
+        remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+    return remainder
+
+
+_OF_BYTE = [_divided(byte) for byte in range(256)]
+
+
 def crc32c(data: bytes) -> int:
     remainder = 0xFFFFFFFF
     for byte in data:
-        remainder ^= byte
-        for _ in range(8):
-            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+        remainder = remainder >> 8 ^ _OF_BYTE[(remainder ^ byte) & 0xFF]
     return remainder ^ 0xFFFFFFFF
 
 

@@ -12,7 +12,7 @@ from raymc.formats.digit_sounds import SAMPLE_RATE_HZ, SPLITS, Sounds, draw_tone
 from raymc.formats.digits import Timeline, digits, draw_timeline, mix
 from raymc.formats.recipe import make_dataset
 
-SMALL = DigitsConfig(train_clips=60, val_clips=20, test_clips=20)
+SMALL = DigitsConfig(train_clips=30, val_clips=10, test_clips=10)
 
 
 def bytes_of(row: Row) -> tuple[object, ...]:
@@ -27,7 +27,7 @@ def timelines(config: DigitsConfig, split: str, sounds: Sounds, count: int) -> l
 
 @pytest.fixture(scope="module")
 def training_rows() -> list[Row]:
-    return list(digits(DigitsConfig(train_clips=400)).splits["train"])
+    return list(digits(DigitsConfig(train_clips=200)).splits["train"])
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def test_rows_are_the_same_every_time_and_in_any_order(small: dict[str, list[Row
 
 @pytest.mark.slow
 def test_clips_do_not_depend_on_how_many_there_are(small: dict[str, list[Row]]) -> None:
-    more = digits(DigitsConfig(train_clips=61, val_clips=99, test_clips=1))
-    assert bytes_of(more.splits["train"][59]) == bytes_of(small["train"][59])
+    more = digits(DigitsConfig(train_clips=31, val_clips=99, test_clips=1))
+    assert bytes_of(more.splits["train"][29]) == bytes_of(small["train"][29])
 
 
 def test_seeds_and_splits_give_other_clips(small: dict[str, list[Row]]) -> None:
@@ -58,10 +58,10 @@ def test_seeds_and_splits_give_other_clips(small: dict[str, list[Row]]) -> None:
         array.tobytes()
         for splits in (small, other)
         for split in SPLITS
-        for row in splits[split][:20]
+        for row in splits[split][:10]
         if (array := row.tokens["audio"]) is not None
     ]
-    assert len(set(audio)) == 2 * 3 * 20
+    assert len(set(audio)) == 2 * 3 * 10
 
 
 @pytest.mark.slow
@@ -69,8 +69,8 @@ def test_written_twice_the_files_are_equal_and_hold_what_was_made(
     small: dict[str, list[Row]], tmp_path: Path
 ) -> None:
     recipe = digits(SMALL)
-    first = make_dataset(recipe, str(tmp_path / "a"), shard_rows=32)
-    second = make_dataset(digits(SMALL), str(tmp_path / "b"), shard_rows=32)
+    first = make_dataset(recipe, str(tmp_path / "a"), shard_rows=16)
+    second = make_dataset(digits(SMALL), str(tmp_path / "b"), shard_rows=16)
     assert first.digest() == second.digest()
     for split in SPLITS:
         for shard in first.splits[split]:
@@ -109,7 +109,7 @@ def test_tokens_cover_the_clip_at_their_rates(training_rows: list[Row]) -> None:
 @pytest.mark.slow
 def test_values_are_about_unit_scale(training_rows: list[Row]) -> None:
     audio = np.concatenate([np.asarray(row.tokens["audio"], float) for row in training_rows])
-    assert abs(audio.mean()) < 0.1
+    assert abs(audio.mean()) < 0.2
     assert abs(audio.std() - 1) < 0.1
     assert np.abs(audio).max() < 8
 
@@ -143,14 +143,16 @@ def test_sounds_and_pictures_overlap_well_or_not_at_all() -> None:
 
 
 def test_events_stay_in_their_clip() -> None:
-    for timeline in timelines(SMALL, "val", draw_tones(0), 200):
+    for timeline in timelines(SMALL, "val", draw_tones(0), 100):
         for event in (*timeline.shown, *timeline.heard):
             assert 0 <= event.start_seconds < event.end_seconds <= timeline.seconds
 
 
 def test_a_shown_digit_is_in_the_frames_of_its_time(small: dict[str, list[Row]]) -> None:
     rows = small["train"]
-    for row, timeline in zip(rows, timelines(SMALL, "train", draw_tones(0), 60), strict=True):
+    for row, timeline in zip(
+        rows, timelines(SMALL, "train", draw_tones(0), len(rows)), strict=True
+    ):
         frames = np.asarray(row.tokens["visual"], float)
         on_screen = np.zeros(len(frames), bool)
         for event in timeline.shown:
@@ -177,11 +179,11 @@ def test_shown_and_heard_alone_do_not_tell_named(training_rows: list[Row]) -> No
 
 @pytest.mark.parametrize(("agreement", "expected"), [(0.0, False), (1.0, True)])
 def test_agreement_decides_what_a_slot_says(agreement: float, expected: bool) -> None:
-    config = DigitsConfig(train_clips=50, agreement=agreement)
+    config = DigitsConfig(train_clips=25, agreement=agreement)
     labels = [label for row in digits(config).splits["train"] for label in row.labels]
     assert any(label.startswith("named") for label in labels) == expected
     if expected:
-        for timeline in timelines(config, "train", draw_tones(0), 50):
+        for timeline in timelines(config, "train", draw_tones(0), 25):
             for heard in timeline.heard:
                 for shown in timeline.shown:
                     apart = (
@@ -202,9 +204,9 @@ def test_vocabulary_has_three_groups_of_ten() -> None:
 def test_splits_share_no_picture_and_no_line(small: dict[str, list[Row]]) -> None:
     pictures: dict[str, set[bytes]] = {}
     for split in SPLITS:
-        drawn = timelines(SMALL, split, draw_tones(0), 400)
+        drawn = timelines(SMALL, split, draw_tones(0), 200)
         pictures[split] = {event.content.tobytes() for line in drawn for event in line.shown}
-        assert len(pictures[split]) > 300
+        assert len(pictures[split]) > 250
     assert not pictures["train"] & pictures["val"]
     assert not pictures["train"] & pictures["test"]
     assert not pictures["val"] & pictures["test"]

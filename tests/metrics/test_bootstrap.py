@@ -100,7 +100,7 @@ def test_the_luck_of_a_search_widens_the_interval() -> None:
     lucky, unlucky = noise + 3.0 * labels, noise + 0.5 * labels
     runs = [lucky] * 4 + [unlucky] * 4
     by_run, by_search = (
-        paired_difference(runs, [noise] * 8, labels, searches=searches, resamples=200)
+        paired_difference(runs, [noise] * 8, labels, searches=searches, resamples=60)
         for searches in (1, 2)
     )
     assert by_search.value == by_run.value

@@ -456,17 +456,17 @@ def test_a_streamed_feed_holds_a_bounded_number_of_rows(monkeypatch: pytest.Monk
             held.append(held_rows(self))
 
     monkeypatch.setattr(feed_module, "RowStore", WatchedStore)
-    shard_rows = [8] * 40
-    reader = Reader(random_clips(320), shard_rows)
+    shard_rows = [8] * 20
+    reader = Reader(random_clips(160), shard_rows)
     feed = memory_feed(reader, shard_rows, keep=False)
     for epoch in (1, 2, 0):
         rows = torch.cat([batch.rows for batch in lists_of(feed, epoch)])
-        assert sorted(rows.tolist()) == list(range(320))
-    assert len(held) > 100
+        assert sorted(rows.tolist()) == list(range(160))
+    assert len(held) > 50
     assert max(held) <= 2 * 24
     held.clear()
     lists_of(memory_feed(reader, shard_rows, keep=True), 1)
-    assert max(held) == 320
+    assert max(held) == 160
 
 
 @pytest.mark.slow
@@ -479,8 +479,8 @@ def test_windows_of_large_rows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPa
             held.append(held_rows(self))
 
     monkeypatch.setattr(feed_module, "RowStore", WatchedStore)
-    reader = Reader(random_clips(320), [8] * 40)
-    shards = tuple(Shard(f"train/{i}", 8, 1 << 20, "") for i in range(40))
+    reader = Reader(random_clips(160), [8] * 20)
+    shards = tuple(Shard(f"train/{i}", 8, 1 << 20, "") for i in range(20))
     manifest = Manifest(VOCABULARY, MODALITIES, {"train": shards})
     config = BatchConfig(size=4, window_mb=3, pool_batches=2)
     made, most = [], []
@@ -491,7 +491,7 @@ def test_windows_of_large_rows_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPa
     for batch, expected in zip(*made, strict=True):
         assert_same(batch, expected)
     assert most[0] <= 2 * 3 * 8  # two windows, while the next is on its way
-    assert most[1] == 320
+    assert most[1] == 160
 
 
 def threads() -> set[str]:
