@@ -84,7 +84,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def run(data: Dataset, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run on it."""
     folder = tmp_path_factory.mktemp("reviewed")
-    settings = {"data.path": data.path, "train.epochs": 6, "optimizer.lr": 0.02, "batch.size": 24}
+    settings = {"data.path": data.path, "train.epochs": 5, "optimizer.lr": 0.02, "batch.size": 36}
     bundle = bundle_here(data, override(tiny_config, settings), folder / "made")
     return finished_run(folder, "planted", bundle)
 
