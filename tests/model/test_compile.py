@@ -78,4 +78,5 @@ def train_compiled() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch._dynamo.config.fake_tensor_cache_enabled = False  # costs more than it spares two graphs
     train_compiled()

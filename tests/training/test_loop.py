@@ -120,9 +120,9 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def random_config(tiny_config: Config) -> Config:
-    """Four epochs with all that is drawn at random."""
+    """Three epochs with all that is drawn at random."""
     return override(
-        tiny_config, {"train.epochs": 4, "model.dropout": 0.3, "model.modality_dropout": 0.5}
+        tiny_config, {"train.epochs": 3, "model.dropout": 0.3, "model.modality_dropout": 0.5}
     )
 
 
@@ -136,17 +136,17 @@ def whole(random_config: Config, tiny: Dataset, tmp_path_factory: pytest.TempPat
 def test_a_run_tells_its_story(whole: Run, tiny: Dataset) -> None:
     started, *_, ended = whole.events
     assert isinstance(started, Started)
-    assert (started.epochs, started.first_epoch, started.rows) == (4, 1, SPLIT_ROWS["train"])
+    assert (started.epochs, started.first_epoch, started.rows) == (3, 1, SPLIT_ROWS["train"])
     assert started.steps_per_epoch == math.ceil(SPLIT_ROWS["train"] / 8)
-    weights = checkpoint.load_weights(whole.checkpoint(4))
+    weights = checkpoint.load_weights(whole.checkpoint(3))
     for name, mean in token_means(tiny, "train").items():
         found = weights.pop(f"embed.{name}.mean")
         torch.testing.assert_close(found, torch.tensor(mean), rtol=0, atol=0)
     assert started.parameters == sum(x.numel() for x in weights.values())
     assert whole.progress is not None
     assert ended == Ended("finished", whole.progress.best_epoch, whole.progress.best)
-    assert [r.epoch for r in whole.reports] == [1, 2, 3, 4]
-    assert [r.is_last for r in whole.reports] == [False, False, False, True]
+    assert [r.epoch for r in whole.reports] == [1, 2, 3]
+    assert [r.is_last for r in whole.reports] == [False, False, True]
     assert all(r.seconds > 0 for r in whole.reports)
     losses = [metrics["train/loss"] for metrics in whole.metrics().values()]
     assert losses[-1] < losses[0]
@@ -172,13 +172,12 @@ def test_the_best_epoch_is_that_of_the_best_metric(whole: Run) -> None:
 def test_a_resumed_run_is_the_uninterrupted_one(
     whole: Run, random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
-    first = train(random_config, tiny, tmp_path / "first", stop=2)
-    rest = train(random_config, tiny, tmp_path / "rest", resume=first.checkpoint(2))
-    assert {**first.metrics(), **rest.metrics()} == whole.metrics()
-    assert list(rest.metrics()) == [3, 4]
+    rest = train(random_config, tiny, tmp_path, resume=whole.checkpoint(1))
+    assert {1: whole.metrics()[1], **rest.metrics()} == whole.metrics()
+    assert list(rest.metrics()) == [2, 3]
     assert isinstance(rest.events[0], Started)
-    assert rest.events[0].first_epoch == 3
-    for epoch in (3, 4):
+    assert rest.events[0].first_epoch == 2
+    for epoch in (2, 3):
         assert_same_checkpoint(rest.checkpoint(epoch), whole.checkpoint(epoch))
 
 
@@ -247,7 +246,8 @@ def test_a_modality_that_dropout_took_is_not_in_its_own_loss(
 def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
     random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
-    config = override(random_config, {"train.epochs": 2, "optimizer.average_epochs": 0.5})
+    settings = {"train.epochs": 2, "batch.size": 15, "optimizer.average_epochs": 0.5}
+    config = override(random_config, settings)
     feeds = feeds_of(tiny, config)
     learner = learning.make_learner(config, tiny.manifest, feeds, device=CPU)
     learner.model.train()
@@ -275,37 +275,25 @@ def test_the_running_average_of_the_weights_is_what_is_judged_and_kept(
     assert run.metrics()[2]["val/mAP"] == judged.mAP
 
 
-@pytest.mark.slow
-def test_a_resumed_run_goes_on_with_its_average(
-    random_config: Config, tiny: Dataset, tmp_path: Path
-) -> None:
-    config = override(random_config, {"train.epochs": 2, "optimizer.average_epochs": 0.5})
-    whole = train(config, tiny, tmp_path / "whole")
-    first = train(config, tiny, tmp_path / "first", stop=1)
-    rest = train(config, tiny, tmp_path / "rest", resume=first.checkpoint(1))
-    assert rest.metrics()[2] == whole.metrics()[2]
-    assert_same_checkpoint(rest.checkpoint(2), whole.checkpoint(2))
-
-
 def test_a_run_that_is_over_reports_again_and_trains_nothing(
     whole: Run, random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
-    again = train(random_config, tiny, tmp_path, resume=whole.checkpoint(4))
+    again = train(random_config, tiny, tmp_path, resume=whole.checkpoint(3))
     assert [type(event) for event in again.events] == [Started, Ended]
     assert again.events[-1] == whole.events[-1]
-    assert [report.epoch for report in again.reports] == [4]
+    assert [report.epoch for report in again.reports] == [3]
     assert again.reports[0].is_last
-    assert again.metrics()[4] == whole.metrics()[4]
-    assert_same_checkpoint(again.checkpoint(4), whole.checkpoint(4))
+    assert again.metrics()[3] == whole.metrics()[3]
+    assert_same_checkpoint(again.checkpoint(3), whole.checkpoint(3))
 
 
 def test_runs_repeat_by_seed(
     whole: Run, random_config: Config, tiny: Dataset, tmp_path: Path
 ) -> None:
     torch.manual_seed(99)
-    same = train(random_config, tiny, tmp_path / "same")
-    assert same.metrics() == whole.metrics()
-    assert_same_checkpoint(same.checkpoint(4), whole.checkpoint(4))
+    same = train(random_config, tiny, tmp_path / "same", stop=2)
+    assert same.metrics() == {epoch: whole.metrics()[epoch] for epoch in (1, 2)}
+    assert_same_checkpoint(same.checkpoint(2), whole.checkpoint(2))
     seeded = override(random_config, {"train.seed": 1})
     other = train(seeded, tiny, tmp_path / "other", stop=1)
     assert other.metrics()[1]["train/loss"] != whole.metrics()[1]["train/loss"]
@@ -361,7 +349,7 @@ def test_every_step_of_every_worker_draws_its_own_numbers(
     draws = list(itertools.product((0, 1), (1, 2), (0, 1), (0, 1)))
     seeds = [seed_of(*draw) for draw in draws]
     assert len(set(seeds)) == len(draws)
-    assert [seed_of(*draw) for draw in draws] == seeds
+    assert [seed_of(*draw) for draw in draws[::5]] == seeds[::5]
 
 
 def advance(values: Sequence[float], config: Config) -> list[Progress]:
@@ -398,7 +386,7 @@ def test_patience(patience: int, values: list[float], over: int, best: int) -> N
 
 @pytest.mark.slow
 def test_a_run_stops_early(tiny: Dataset, tiny_config: Config, tmp_path: Path) -> None:
-    settings = {"train.epochs": 50, "train.patience": 2, "optimizer.lr": 1e-9}
+    settings = {"train.epochs": 50, "train.patience": 2, "optimizer.lr": 1e-9, "batch.size": 45}
     run = train(override(tiny_config, settings), tiny, tmp_path)
     assert run.progress is not None
     last = run.progress.epoch
@@ -524,7 +512,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
 def test_odd_datasets_have_finite_losses(
     odd: dict[str, Dataset], tiny_config: Config, tmp_path: Path, name: str, kind: str
 ) -> None:
-    config = override(tiny_config, {"loss.name": name, "train.epochs": 1, "loss.balance": 0.5})
+    config = override(
+        tiny_config, {"loss.name": name, "train.epochs": 1, "loss.balance": 0.5, "batch.size": 11}
+    )
     run = train(config, odd[kind], tmp_path)
     metrics = run.metrics()[1]
     assert all(math.isfinite(value) for value in metrics.values())
@@ -539,7 +529,7 @@ def test_odd_datasets_have_finite_losses(
 def test_the_tiny_dataset_is_learnt_with_every_loss(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
 ) -> None:
-    settings = {"loss.name": name, "batch.size": 15, "loss.balance": 0.5}
+    settings = {"loss.name": name, "batch.size": 45, "loss.balance": 0.5}
     settings |= {"train.epochs": 4, "optimizer.lr": 1e-2}
     run = train(override(tiny_config, settings), tiny, tmp_path)
     losses = [metrics["train/loss"] for metrics in run.metrics().values()]
@@ -598,9 +588,9 @@ def slow_scores(learner: learning.Learner, dataset: Dataset, split: str) -> np.n
 def test_evaluation_is_that_of_single_rows(tiny: Dataset, tiny_config: Config, head: str) -> None:
     config = override(tiny_config, {"loss.name": head})
     learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
-    sizes = [(1, 1), (5, 3), (64, 2)]
-    for (split, rows), (size, pool) in zip(SPLIT_ROWS.items(), sizes, strict=True):
-        expected = slow_scores(learner, tiny, split)
+    slow = {split: slow_scores(learner, tiny, split) for split in ("val", "test")}
+    for split, size, pool in (("test", 1, 1), ("val", 5, 3), ("val", 64, 2)):
+        expected, rows = slow[split], SPLIT_ROWS[split]
         learner.model.train()
         settings = {"batch.size": size, "batch.pool_batches": pool}
         feed = feed_of(tiny, split, override(config, settings))
@@ -620,11 +610,11 @@ def test_validation_reports_the_metrics_of_all_rows(
     learner = learning.make_learner(
         random_config, tiny.manifest, feeds_of(tiny, random_config), device=CPU
     )
-    learner.model.load_state_dict(checkpoint.load_weights(whole.checkpoint(4)))
+    learner.model.load_state_dict(checkpoint.load_weights(whole.checkpoint(3)))
     feed = feed_of(tiny, "val", random_config)
     found = validation.predict(learner.model, feed, device=CPU)
     judged = (found.scores, found.labels, found.observed)
-    reported = whole.metrics()[4]
+    reported = whole.metrics()[3]
     for name, value in evaluate_scores(*judged).to_dict().items():
         assert reported[f"val/{name}"] == value
     assert reported["val/loss"] == validation.split_loss(random_config, found)
@@ -638,8 +628,8 @@ def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, name: str
 ) -> None:
     settings = {
-        "train.epochs": 6,
-        "batch.size": 15,
+        "train.epochs": 4,
+        "batch.size": 45,
         "train.calibration": name,
         "train.target_precision": 0.4,
         "train.threshold_confidence": 0.5,
@@ -649,7 +639,7 @@ def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
     run = train(config, tiny, tmp_path)
     learner = learning.make_learner(config, tiny.manifest, feeds_of(tiny, config), device=CPU)
     fitted, best = [], -1.0
-    for epoch in range(1, 7):
+    for epoch in range(1, 5):
         progress = checkpoint.load_progress(run.checkpoint(epoch))
         if progress.metrics["val/mAP"] < best:
             assert (progress.thresholds, progress.calibration) == ([], None)
@@ -663,7 +653,7 @@ def test_what_makes_labels_of_scores_is_fitted_to_the_best_epoch(
         assert [math.inf if t is None else t for t in progress.thresholds] == list(thresholds)
         calibration = fit_calibration(*judged, name=name)
         assert progress.calibration == (calibration.to_json() if calibration else None)
-    assert 0 < len(fitted) < 6
+    assert 0 < len(fitted) < 4
 
 
 def test_the_loss_of_a_split_is_the_mean_over_its_batches(tiny_config: Config) -> None:
@@ -715,9 +705,10 @@ def test_bfloat16_trains_and_keeps_its_weights_in_float32(
 def test_the_promised_precision_holds_when_the_bundle_scores_val(
     tiny: Dataset, tiny_config: Config, tmp_path: Path, precision: str
 ) -> None:
-    settings = {"train.epochs": 4, "train.precision": precision, "train.target_precision": 0.5}
-    run = train(override(tiny_config, {**settings, "optimizer.lr": 0.02}), tiny, tmp_path / "run")
-    best = checkpoint.load_progress(run.checkpoint(4)).best_epoch
+    settings = {"train.epochs": 2, "train.precision": precision, "train.target_precision": 0.5}
+    settings |= {"batch.size": 15, "optimizer.lr": 0.02}
+    run = train(override(tiny_config, settings), tiny, tmp_path / "run")
+    best = checkpoint.load_progress(run.checkpoint(2)).best_epoch
     save_bundle(run.checkpoint(best), tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
     scored = score_split(bundle, tiny, "val", device="cpu")
