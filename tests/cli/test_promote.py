@@ -44,7 +44,7 @@ def runs(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-RESAMPLES = 100  # a tenth of what users get, everywhere in this file
+RESAMPLES = 20  # a fiftieth of what users get, everywhere in this file
 
 
 @pytest.fixture(autouse=True)

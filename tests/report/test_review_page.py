@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from browser import chromium, needs_browser, resize
+from browser import needs_browser, resize
 from finished_runs import finished_run
 from pages import Seen
 from selenium import webdriver
@@ -183,12 +183,6 @@ def test_the_page_loads_nothing_and_escapes_texts(page: Path, found: Review) -> 
     assert extract_command(found) == (
         "raymc extract corrected.csv --out data/corrected extract.fps=4.0 extract.visual=patches"
     )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.mark.slow

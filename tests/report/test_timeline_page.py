@@ -1,6 +1,6 @@
 """The page of a timeline in Chromium, from the file system: it plays, and does what is clicked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from browser import chromium, needs_browser, resize, touching
+from browser import needs_browser, resize, touching
 from pages import Seen
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -83,12 +83,6 @@ def clips() -> TrainingClips:
     turned = np.roll(np.eye(6), 1, axis=0) + 0.5 * np.eye(6)
     unit = turned / np.linalg.norm(turned, axis=1, keepdims=True)
     return TrainingClips(table, unit.astype(np.float32))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @pytest.mark.slow

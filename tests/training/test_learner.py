@@ -378,8 +378,8 @@ def test_no_more_rows_are_embedded_at_a_time(tiny: Dataset, tiny_config: Config)
 @pytest.mark.slow
 def test_a_run_in_passes_ends_as_one_at_once(tiny: Dataset, tiny_config: Config) -> None:
     losses = []
-    for rows in (0, 3):
-        config = override(tiny_config, {**PLAIN, "batch.rows_per_pass": rows})
+    for rows in (0, 6):
+        config = override(tiny_config, {**PLAIN, "batch.size": 15, "batch.rows_per_pass": rows})
         learner, _ = make(config, tiny)
         feed = feeds_of(tiny, config).train
         for step, batch in enumerate(feed.training(1)):

@@ -203,7 +203,9 @@ def test_gradients_are_those_of_finite_differences(config: LossConfig) -> None:
 
     embedding, prototypes, bias = inputs_of(case)
     bias.requires_grad_(head_of(config.name) == "linear")
-    assert torch.autograd.gradcheck(loss, (embedding, prototypes, bias))
+    inputs = (embedding, prototypes, bias)
+    # the whole Jacobian in random directions, not each of its entries
+    assert torch.autograd.gradcheck(loss, inputs, fast_mode=True)
 
 
 EMPTY_CASES = {
@@ -404,7 +406,7 @@ def test_a_training_step_takes_sparse_labels(
 
 
 def configure(base: Config, name: LossName) -> Config:
-    quiet = {"batch.size": 7, "model.dropout": 0.0, "model.modality_dropout": 0.0}
+    quiet = {"batch.size": 15, "model.dropout": 0.0, "model.modality_dropout": 0.0}
     return override(base, {**quiet, "loss.name": name, "loss.balance": 0.5})
 
 
@@ -418,7 +420,7 @@ def test_training_takes_the_same_steps(
         plain = steps_of(config, tiny)
     chunks_of(2, monkeypatch)
     monkeypatch.setattr(learner, "compute_loss", None)
-    assert len(plain) == 7
+    assert len(plain) == 3
     for step, expected in zip(steps_of(config, tiny), plain, strict=True):
         assert step.keys() == expected.keys()
         size = max(float(x.abs().max()) for x in expected.values())
