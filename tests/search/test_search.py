@@ -1,9 +1,9 @@
 """Sweeps on Ray Tune and Optuna: pruned, failed, killed and resumed, on one worker or two."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ import ray
 import torch
 from click.testing import CliRunner
 from drivers import RAYMC, kill, running, wait_until, write_config
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from optuna.trial import FrozenTrial
@@ -42,7 +43,7 @@ from raymc.training.learner import make_model
 from raymc.training.runs import read_run
 from raymc.training.validation import predict
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fewest_resamples")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fewest_resamples", "quick_figures")]
 
 SETTINGS: dict[str, Any] = {
     "train.epochs": 4,
@@ -109,6 +110,18 @@ class Sweep:
 
 
 MakeSweep = Callable[..., Sweep]
+
+
+@pytest.fixture(scope="module")
+def quick_figures() -> Iterator[None]:
+    """Figures of reports are put together, but not drawn: tests/report draws them."""
+
+    def save(figure: Figure, file: BytesIO, **_: object) -> None:
+        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +354,7 @@ def test_a_killed_sweep_is_resumed_and_a_trial_that_moves_trains_the_same(
     space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
     made = make(
         "killed", space, search__trials=4, search__concurrent=2, search__scheduler="none",
-        train__epochs=6,
+        train__epochs=6, model__depth=1, batch__size=15,
     )  # fmt: skip
     file = write_config(made.config, tmp_path / "sweep.yaml")
     with running(RAYMC, "tune", file, log=tmp_path / "log.txt", environment=joined) as process:
