@@ -13,12 +13,12 @@ import sys
 import tarfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -385,15 +385,19 @@ def main() -> None:
     """Take the way and its source from the arguments, commands from the input."""
     warnings.filterwarnings("ignore")
     answers, sys.stdout = sys.stdout, sys.stderr  # packages may print
+    serve(sys.argv[1], Source(**json.loads(sys.argv[2])), sys.stdin, answers)
+
+
+def serve(name: str, source: Source, commands: Iterable[str], answers: TextIO) -> None:
+    """Do a command for each line; the answers are lines of JSON."""
     tell = partial(print, file=answers, flush=True)
-    name, source = sys.argv[1], Source(**json.loads(sys.argv[2]))
     try:
         import_module(WAYS[name].package)
     except ImportError as error:
         tell(json.dumps({"reason": f"not installed ({error})"[:160]}))
         return
     reader: Any = Reader(WAYS[name], source)
-    for line in sys.stdin:
+    for line in commands:
         if line.strip() == "start":
             reader = started(name, source)
             tell("{}")
