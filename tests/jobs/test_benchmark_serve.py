@@ -49,6 +49,7 @@ def test_a_service_that_is_gone_is_an_error() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("children_are_threads")
 def test_features_are_those_of_the_video(
     media_bundle: Path, media_dataset: Dataset, videos: Path
 ) -> None:

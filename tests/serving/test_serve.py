@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from drivers import RAYMC, running, wait_until
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from threads import read_in_threads
 from videos import write_video
 
 import raymc
@@ -107,7 +108,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(media_bundle: Path, video: Path) -> Timeline:
-    return make_timeline(load_bundle(media_bundle), str(video))
+    with pytest.MonkeyPatch.context() as patch:
+        read_in_threads(patch)
+        return make_timeline(load_bundle(media_bundle), str(video))
 
 
 def form(video: Path) -> tuple[bytes, str]:
