@@ -200,7 +200,10 @@ def test_unknown_methods_are_named_and_a_folder_is_needed(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_logs")
-def test_the_benchmark_tunes_tests_and_resumes(tiny_config: Config, tmp_path: Path) -> None:
+def test_the_benchmark_tunes_tests_and_resumes(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.bench.accuracy.RESAMPLES", 100)
     config = override(
         tiny_config,
         {

@@ -4,9 +4,12 @@ import io
 import json
 import math
 import os
+import runpy
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from threads import ChildThread
 from jobs.bench import train as bench
 from jobs.bench import train_device, train_ways
 from jobs.bench.measure import Measurement
-from jobs.bench.train import Settings, bench_train, commands_table, steps_table
+from jobs.bench.train import Settings, bench_train, commands_table, steps_table, timed
 from jobs.bench.train_counts import Operations, count_step, counts_table
 from jobs.bench.train_device import (
     Load,
@@ -44,6 +47,7 @@ from jobs.bench.train_ways import (
     make_case,
     train_way,
 )
+from raymc.cli.main import main
 from raymc.config import Config, override, to_dict
 from raymc.data.feed.feed import Feeds
 from raymc.data.shards import token_means
@@ -264,8 +268,9 @@ def test_a_batch_that_does_not_fit_is_halved(
 
 @pytest.mark.slow
 def test_sorting_by_length_saves_padding(config: Config) -> None:
-    # batches enough for pools
-    config = override(config, {"batch.size": 2, "train.epochs": 1})
+    # batches enough for pools, and layers enough to train
+    layers = {"model.depth": 1, "model.fusion_depth": 0}
+    config = override(config, {"batch.size": 2, "train.epochs": 1, **layers})
     plain, pooled = measure_padding(config, CPU, rounds=2)
     kept = size = 0
     for batch in Task(config, CPU).epochs[0]:  # the default pools
@@ -350,6 +355,21 @@ def test_a_step_asks_for_few_operations_and_never_waits() -> None:
     assert seen.figures == {"operations": 5, "casts": 1, "waits": 2}
 
 
+def timed_here(arguments: Sequence[str]) -> tuple[float, str]:
+    """Run a module in this process, which has imported already what takes seconds."""
+    option, module, *rest = arguments
+    if option != "-m":
+        return timed(arguments)
+    printed, began = io.StringIO(), time.perf_counter()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        if module == "raymc":  # without what it does on signals, which are those of the tests
+            main(rest, standalone_mode=False)
+        else:
+            patch.setattr(sys, "argv", [module, *rest])
+            runpy.run_module(module, run_name="__main__")
+    return time.perf_counter() - began, printed.getvalue()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_logs")
 def test_the_whole_benchmark_prints_and_writes(
@@ -357,7 +377,7 @@ def test_the_whole_benchmark_prints_and_writes(
 ) -> None:
     page = io.StringIO()
     monkeypatch.setattr(bench, "WAYS", {BARE: WAYS[BARE]})
-    # A way's whole command is a process of its own all the same.
+    monkeypatch.setattr(bench, "timed", timed_here)
     monkeypatch.setattr(bench, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
     monkeypatch.setattr(bench, "PADDING_ROUNDS", 1)
     start, nothing = next(iter(bench.STARTS.items()))
