@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jobs.bench import order
 from jobs.bench.order import Settings, bench_order, epochs_of, meeting_again, padding
 
 
@@ -26,7 +27,8 @@ def test_figures_are_those_of_counting(pool: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_page(tmp_path: Path) -> None:
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "VAL_ROWS", 100)
     bench_order(Console(), Settings(rows=64, epochs=1, seeds=1, pools=(1, 2)), out=tmp_path)
     page = (tmp_path / "order.md").read_text()
     assert "| in shuffled order | " in page
