@@ -113,6 +113,26 @@ def _mlflow_lays_out_one_database(tmp_path_factory: pytest.TempPathFactory) -> I
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _optuna_reads_its_revisions_once() -> Iterator[None]:
+    """Otherwise it runs the same ten files twice for each database that is opened."""
+    if "optuna" not in sys.modules:  # no test that was collected works with it directly
+        yield
+        return
+    from optuna.storages._rdb.storage import _VersionManager
+
+    make, made = _VersionManager._create_alembic_script, list[Any]()
+
+    def once(manager: _VersionManager) -> Any:
+        if not made:
+            made.append(make(manager))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "_create_alembic_script", once)
+        yield
+
+
 @pytest.fixture
 def children_are_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in threads, not in processes, which take a second to start."""

@@ -354,7 +354,7 @@ def test_a_killed_sweep_is_resumed_and_a_trial_that_moves_trains_the_same(
     space = {"loss.margin": {"low": 0.0, "high": 0.5}, "optimizer.lr": BAD_LR}
     made = make(
         "killed", space, search__trials=4, search__concurrent=2, search__scheduler="none",
-        train__epochs=6, model__depth=1, batch__size=15,
+        train__epochs=6,
     )  # fmt: skip
     file = write_config(made.config, tmp_path / "sweep.yaml")
     with running(RAYMC, "tune", file, log=tmp_path / "log.txt", environment=joined) as process:
