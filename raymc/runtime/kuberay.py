@@ -32,7 +32,6 @@ _LONGEST_NAME = 47  # characters; KubeRay appends five to it for the cluster
 _CODE, _PARTS = "/etc/raymc", "/etc/raymc-parts"
 _GROWS_TO = "RAYMC_CLUSTER_GROWS_TO"  # which tells a driver to wait for nodes that may come
 _POLL_SECONDS = 5.0
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # many times as fast, where it is there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +219,7 @@ def _documents(definition: str) -> list[dict[str, Any]]:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{definition} can't be read: {error}") from None
     try:
-        return [each for each in yaml.load_all(text, _LOADER) if isinstance(each, dict)]
+        return [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
     except yaml.YAMLError:
         raise ConfigError(f"{definition} is not valid YAML") from None
 

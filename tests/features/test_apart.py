@@ -65,7 +65,7 @@ def test_items_are_the_same_and_a_crash_or_an_endless_loop_is_a_failure(
         (11, Crashing(**values, driver=os.getpid(), never_ends=True)),
     ]
     expected = [*failed(6, "crashed (SIGSEGV)"), *here, *failed(11, "never ended")]
-    assert list(extract_files_apart(given, SILENT, cpu_seconds=0.3)) == expected
+    assert list(extract_files_apart(given, SILENT, cpu_seconds=0.5)) == expected
 
 
 @pytest.mark.slow

@@ -141,15 +141,17 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [(0, 1), (1, 0), (1, 3), (1, 6)])
-def test_a_run_killed_anywhere_is_the_uninterrupted_one(
-    whole: Run, saved: Run, config: Config, tiny: Dataset, tmp_path: Path, kill: Position
+@pytest.mark.parametrize("position", [(0, 1), (1, 0), (1, 3), (1, 6)])
+def test_a_run_resumed_anywhere_is_the_uninterrupted_one(
+    whole: Run, saved: Run, config: Config, tiny: Dataset, tmp_path: Path, position: Position
 ) -> None:
-    rest = Run(tmp_path).train(config, tiny, resume=saved.checkpoint(kill))
+    rest = Run(tmp_path).train(config, tiny, resume=saved.checkpoint(position))
     started = rest.events[0]
     assert isinstance(started, Started)
-    assert (started.first_epoch, started.first_step) == (kill[0] + 1, kill[1])
-    assert rest.metrics == {e: m for e, m in whole.metrics.items() if e > kill[0]}
+    assert (started.first_epoch, started.first_step) == (position[0] + 1, position[1])
+    assert rest.metrics == {
+        epoch: found for epoch, found in whole.metrics.items() if epoch > position[0]
+    }
     for epoch in rest.metrics:
         assert_same(rest.checkpoint((epoch, 0)), whole.checkpoint((epoch, 0)))
 
