@@ -68,15 +68,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_runtest_setup() -> None:
+    """Check the first calls of every function in each test."""
+    shapes.check_anew()
+
+
 @pytest.fixture(autouse=True)
 def _no_password_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "_known", {})
     monkeypatch.setattr(addresses, "_secrets", {})
-
-
-def pytest_runtest_setup() -> None:
-    """Check the first calls of every function in each test."""
-    shapes.check_anew()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,9 +1,22 @@
 """A page as a browser sees it: its elements, text and ids, and whatever it would load."""
 
 from html.parser import HTMLParser
+from io import BytesIO
+
+import pytest
+from matplotlib.figure import Figure
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 LOADS = {"src", "href", "xlink:href", "data", "action", "poster", "srcset"}
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Have figures put together, but not drawn, which takes longer."""
+
+    def save(figure: Figure, file: BytesIO, **_: object) -> None:
+        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    patch.setattr(Figure, "savefig", save)
 
 
 class Seen(HTMLParser):

@@ -8,7 +8,7 @@ length, so three tell all. Only those of real tokens count: what padding costs i
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -41,6 +41,7 @@ POOLS = (1, 16)
 # Dense bfloat16 FLOPs a second that the maker names: half of what its data sheets give "with
 # sparsity". https://www.nvidia.com/en-us/data-center/h200/ and /h100/ (SXM), /a100/.
 PEAKS = {"H200": 989.4e12, "H100": 989.4e12, "A100": 312e12}
+NO_TRIALS = "Packed trials were not measured: the time was over, or their process ended.\n"
 NO_GPU = (
     "The share of a GPU's speed that training uses was not measured: that needs a GPU and "
     "`--device gpu`.\n\n"
@@ -100,17 +101,22 @@ def measure_use(
     note = f"not measured within {seconds:.0f} s"
     found = [Measurement(name, note=note) for name, *_ in _parts()]
     with closing(Child(send_use, device, folder)) as child:
-        try:
-            for place in range(len(found)):
-                if not child.connection.poll(max(until - time.perf_counter(), 0.0)):
-                    return found, []
+
+        def in_time() -> bool:
+            return child.connection.poll(max(until - time.perf_counter(), 0.0))
+
+        for place in range(len(found)):
+            if not in_time():
+                return found, []
+            try:
                 found[place] = child.receive()
-            in_time = child.connection.poll(max(until - time.perf_counter(), 0.0))
-            return found, child.receive() if in_time else []
-        except ChildError as error:
-            for one in found:
-                one.note = one.note and f"not measured: the process {error}"
-            return found, []
+            except ChildError as error:
+                for one in found[place:]:
+                    one.note = f"not measured: the process {error}"
+                return found, []
+        with suppress(ChildError):
+            return found, child.receive() if in_time() else []
+    return found, []
 
 
 def send_use(connection: Connection, device: torch.device, folder: Path) -> None:
@@ -289,9 +295,7 @@ def use_text(
         "backward, over that peak; padding counts as waste, and so does waiting. The product is of "
         "two large matrices in bfloat16, measured here. The first epoch includes compiling.\n\n"
     )
-    packed = "Packed trials were not measured: no time was left.\n"
-    if trials:
-        packed = tune.packed_text(trials, device.type)
+    packed = tune.packed_text(trials, device.type) if trials else NO_TRIALS
     return f"{intro}{use_table(found, peak)}\n{packed}"
 
 

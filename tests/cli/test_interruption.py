@@ -279,10 +279,9 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
     joined: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By either signal, in a terminal or not; then the same command is run to its end.
+    """Twice, by each signal, once in a terminal; then the same command is run to its end.
 
-    The demo, of which training is a part, is interrupted twice, in both ways: first with a Ray of
-    its own, then on that of all tests.
+    The first time it starts a Ray of its own if it needs one, then it joins that of all tests.
     """
     case, chance = CASES[command], random.Random()
     words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
@@ -294,8 +293,7 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
     signals, terminals = [signal.SIGINT, signal.SIGTERM], [True, False]
     chance.shuffle(signals)
     chance.shuffle(terminals)
-    turns = (1, 2) if command == "demo" else (2,)
-    for turn, number, in_terminal in zip(turns, signals, terminals):
+    for turn, number, in_terminal in zip((1, 2), signals, terminals):
         late = case.late if turn == 2 else ()
         moment, delay = chance.choice(case.early + late), chance.uniform(0.2, 3.0 if late else 1.0)
         where = "in a terminal" if in_terminal else "without one"

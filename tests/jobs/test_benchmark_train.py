@@ -220,7 +220,7 @@ def test_what_takes_longer_than_the_time_given_is_ended(
     assert packed == []
     assert [one.note for one in found] == ["", *["not measured within 0 s"] * 3]
     assert "| default model, compiled | not measured within 0 s" in use_table(found, 1.0)
-    assert use_text(CPU, found, packed).endswith("no time was left.\n")
+    assert use_text(CPU, found, packed).endswith(train_device.NO_TRIALS)
 
 
 @pytest.mark.slow

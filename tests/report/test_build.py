@@ -3,26 +3,23 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import needs_browser, resize, touching
-from matplotlib.figure import Figure
 from optuna.trial import TrialState
-from pages import Seen
+from pages import Seen, draw_nothing
 from selenium import webdriver
 from sweeps import ODD_NAMES, Planned, default_of, keep_bundle, make_sweep, odd_dataset
 
 from raymc.config import Config, override
 from raymc.data.shards import Dataset
 from raymc.errors import ConfigError, SweepError
-from raymc.evaluation import compare
 from raymc.report.build import build_report, save_report
 from raymc.training.runs import read_run
 
+pytestmark = pytest.mark.usefixtures("fewest_resamples")
 SPACE = {
     "loss.margin": {"low": 0.0, "high": 0.5},
     "optimizer.lr": {"low": 1e-5, "high": 0.1, "log": True},
@@ -39,23 +36,10 @@ def chosen(margin: float, lr: float, depth: int, two_way: bool) -> dict[str, obj
     return dict(zip(SPACE, (margin, lr, depth, two_way)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_resamples() -> Iterator[None]:
-    """No text depends on how good intervals are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "RESAMPLES", 20)
-        patch.setattr(compare, "FEWEST_RESAMPLES", 20)
-        yield
-
-
 @pytest.fixture
 def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are put together, but not drawn: for tests of what the page says besides."""
-
-    def save(figure: Figure, file: BytesIO, **_: object) -> None:
-        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
-
-    monkeypatch.setattr(Figure, "savefig", save)
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")

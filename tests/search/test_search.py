@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +15,10 @@ import ray
 import torch
 from click.testing import CliRunner
 from drivers import RAYMC, kill, running, wait_until, write_config
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from optuna.trial import FrozenTrial
+from pages import draw_nothing
 from ray.util import placement_group_table
 from rich.console import Console
 from tiny import SPLIT_ROWS, feed_of, fit_here
@@ -115,12 +115,8 @@ MakeSweep = Callable[..., Sweep]
 @pytest.fixture(scope="module")
 def quick_figures() -> Iterator[None]:
     """Figures of reports are put together, but not drawn: tests/report draws them."""
-
-    def save(figure: Figure, file: BytesIO, **_: object) -> None:
-        file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", save)
+        draw_nothing(patch)
         yield
 
 

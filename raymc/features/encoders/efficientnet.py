@@ -69,7 +69,7 @@ def efficientnet(name: str, *, fps: float, device: str = "cpu") -> VisionTower:
         rate_hz=fps,
         license="Apache-2.0",
         preprocessing=_PREPROCESSING,
-        pooling=torch.inference_mode()(partial(pooling, model)),
+        pooling=partial(pooling, model),
         device=where,
         files=(file,),
     )

@@ -91,7 +91,9 @@ def computed(
     halves = device.type in HALVED
     with torch.autocast(device.type, torch.float16, enabled=halves):
         made = run(given).float().cpu().numpy()
-    return run(given).float().cpu().numpy() if halves and not np.isfinite(made).all() else made
+    if halves and not np.isfinite(made).all():
+        made = run(given).float().cpu().numpy()
+    return made
 
 
 def in_batches(
@@ -104,7 +106,8 @@ def in_batches(
     Raises:
         torch.OutOfMemoryError: One item needs more memory than there is.
     """
-    made, at, most = [], 0, AT_A_TIME if device.type == "cpu" else AT_A_TIME_ON_GPU
+    made, at = [], 0
+    most = AT_A_TIME if device.type == "cpu" else AT_A_TIME_ON_GPU
     while at < len(items):
         try:
             made.append(computed(run, items[at : at + most], device))
