@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import shapes  # before raymc: it says how its functions are checked
 import torch
+from threadpoolctl import threadpool_limits
 from threads import read_in_threads
 from tiny import MODALITIES, SHARD_ROWS, SPLIT_ROWS, VOCABULARY, bundle_here, tiny_row
 
@@ -40,7 +41,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # As where `raymc[pretrained]` is not installed; its own tests name its encoders, which are slower.
 extraction.BEST = {"visual": ("patches",), "text": ("words",)}
-torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+# What is computed here is tiny: more threads only wait, which keeps their cores busy, too.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+torch.set_num_threads(1)
+threadpool_limits(1, user_api="blas")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -62,10 +66,15 @@ def pytest_runtestloop() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that shares the one Ray as slow: starting Ray alone takes ten seconds."""
-    for item in items:
-        if "ray_logs" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
+    """Mark every test that shares the one Ray as slow: starting Ray alone takes ten seconds.
+
+    Their files come last, so that no Ray runs beside all other tests.
+    """
+    on_ray = [item for item in items if "ray_logs" in getattr(item, "fixturenames", ())]
+    for item in on_ray:
+        item.add_marker(pytest.mark.slow)
+    files = {item.path for item in on_ray}
+    items.sort(key=lambda item: item.path in files)
 
 
 def pytest_runtest_setup() -> None:

@@ -154,6 +154,7 @@ def _fit_temperature(
 ) -> tuple[float, Float[np.ndarray, " C"]]:
     """Return the shared slope, never below 0, and each class's bias."""
     from scipy.optimize import minimize  # slow to load, and only training needs it
+    from threadpoolctl import threadpool_limits
 
     values = scores[known].astype(np.float64)
     positives = int(labels[known].sum())
@@ -180,7 +181,8 @@ def _fit_temperature(
     start = np.concatenate([[0.0], np.full(len(rows), logit(share))]) / scale
     bounds = [(0.0, None), *[(None, None)] * len(rows)]
     options = {"ftol": 0.0, "gtol": 1e-7, "maxiter": 500}
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    with threadpool_limits(1, user_api="blas"):  # others would keep their cores busy with waiting
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     state = scale * found.x
     slope = state[0] / deviation
     return float(slope), state[1:] - slope * mean

@@ -5,11 +5,26 @@ The learning rate is a function of the step, so that a resumed run needs no sche
 
 import copy
 import math
+from inspect import unwrap
 
 import torch
 from torch import nn
 
 from raymc.config import OptimizerConfig
+
+
+class _AdamW(torch.optim.AdamW):
+    """PyTorch's, less the wrappers that keep its compiler out of these methods.
+
+    They load the compiler for that, which takes as long as to load the rest of PyTorch. Only the
+    model and the loss are ever compiled.
+    """
+
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    load_state_dict = unwrap(torch.optim.AdamW.load_state_dict)
+    state_dict = unwrap(torch.optim.AdamW.state_dict)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
 
 
 def make_optimizer(
@@ -28,7 +43,7 @@ def make_optimizer(
         {"params": decaying, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=device.type in ("cuda", "cpu"))
+    return _AdamW(groups, lr=config.lr, fused=device.type in ("cuda", "cpu"))
 
 
 class WeightAverage:

@@ -299,9 +299,7 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
         where = "in a terminal" if in_terminal else "without one"
         print(f"{number.name} {where}, {delay:.3f} s after {moment} was there")
         log = folder / f"{number.name}.txt"
-        environment = {"OMP_NUM_THREADS": "1"}  # as in this process, for the same bits
-        if turn == 2:
-            environment |= joined
+        environment = joined if turn == 2 else {}
         with interruptible(
             *program, *words, log=log, in_terminal=in_terminal, environment=environment
         ) as process:
@@ -344,7 +342,7 @@ def test_a_sweep_that_is_stopped_for_a_while_goes_on(folder: Path, ray_logs: Pat
     words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
     (folder / "clock").mkdir()
     (folder / "clock/sitecustomize.py").write_text(_WOKEN.format(file=str(folder / "woken")))
-    given = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "clock")}
+    given = {"PYTHONPATH": str(folder / "clock")}
     log = folder / "stopped.txt"
     with interruptible(RAYMC, *words, log=log, in_terminal=False, environment=given) as process:
         wait_until(partial(has_come_to, process, folder, case.late[0]))

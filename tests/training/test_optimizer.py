@@ -1,6 +1,7 @@
 """AdamW's groups, and the learning rate as a function of the step."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -43,6 +44,25 @@ def test_a_step_is_that_of_adamw() -> None:
     # the first step of Adam is lr · g / (|g| + 1e-8), whatever the size of g
     expected = before * (1 - 0.1 * 0.2) - 0.1 * torch.arange(12.0).sub(5).view(4, 3).sign()
     torch.testing.assert_close(net.linear.weight.detach(), expected)
+
+
+def test_it_is_pytorchs() -> None:
+    config, cpu = OptimizerConfig(lr=0.1, weight_decay=0.2), torch.device("cpu")
+    nets, optimizers = [Net(), Net()], list[torch.optim.AdamW]()
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, kind in zip(nets, (None, torch.optim.AdamW)):
+        ours = make_optimizer(net, config, cpu)
+        optimizers.append(kind(ours.param_groups, lr=0.1, fused=True) if kind else ours)
+    for step in range(3):
+        for net, optimizer in zip(nets, optimizers):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            (net.linear(torch.randn(7, 3)) * net.prototypes.sum()).square().sum().backward()
+            optimizer.step()
+        assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+        found, expected = (optimizer.state_dict() for optimizer in optimizers)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        optimizers[0].load_state_dict(deepcopy(expected))
 
 
 def test_a_linear_classifier_decays() -> None:
