@@ -62,6 +62,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtestloop() -> None:
     """Collect garbage from now on, also in the process that only hands out tests."""
+    gc.set_threshold(10_000)  # at Python's 700 it takes a twentieth of the time
     gc.enable()
 
 

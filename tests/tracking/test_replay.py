@@ -45,11 +45,11 @@ def leave_records(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_records_that_are_left_are_replayed_once(
-    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: Config, monkeypatch: pytest.MonkeyPatch, warned: list[str]
 ) -> None:
     folder = leave_records(config, monkeypatch)
-    assert f"records wait in {folder / SPOOL_FILE}" in caplog.messages[-1]
-    assert f"`raymc replay {folder}`" in caplog.messages[-1]
+    assert f"records wait in {folder / SPOOL_FILE}" in warned[-1]
+    assert f"`raymc replay {folder}`" in warned[-1]
     spooled = (folder / SPOOL_FILE).read_bytes()
 
     for _ in range(2):  # the second time as if the first had died before its end
