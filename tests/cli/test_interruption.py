@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from drivers import RAYMC, Interruptible, interruptible, wait_until, write_config
 from mlflow import MlflowClient
+from pages import draw_nothing
 from rich.console import Console
 from tiny import fit_here
 from videos import write_video
@@ -318,6 +319,7 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
         assert said == [f"raymc: {what}; run the same command again to resume"]
         assert "Traceback" not in output
 
+    draw_nothing(monkeypatch)
     monkeypatch.setattr(demo, "SETTINGS", smaller)
     if command != "predict" or not (folder / case.out).exists():
         done = CliRunner().invoke(main, words, catch_exceptions=False)
