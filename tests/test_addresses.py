@@ -210,6 +210,7 @@ def test_a_password_is_found_nowhere(
                 return bool(server_is_away) and b"log_epoch" in spool.read_bytes()
 
             assert run(*train, until=waits) == 143, log.read_text()
+            assert b"log_epoch" in spool.read_bytes()
             server.start()
             monkeypatch.setenv("TRACKING", uri)
             sweep, out = str(tmp_path / "runs/sweep"), str(tmp_path / "given")

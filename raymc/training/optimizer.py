@@ -14,10 +14,10 @@ from raymc.config import OptimizerConfig
 
 
 class _AdamW(torch.optim.AdamW):
-    """PyTorch's, less the wrappers that keep its compiler out of these methods.
+    """PyTorch's AdamW without the wrappers that keep its compiler out of these methods.
 
-    They load the compiler for that, which takes as long as to load the rest of PyTorch. Only the
-    model and the loss are ever compiled.
+    To do that, the wrappers load the compiler, which takes as long as loading the rest of PyTorch.
+    Here only the model and the loss are ever compiled.
     """
 
     add_param_group = unwrap(torch.optim.AdamW.add_param_group)

@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Iterator
+from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,10 @@ def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> T
     return TrackingConfig(experiment=request.node.name)
 
 
-class _Kept(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.warnings: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        assert record.levelno == logging.WARNING
-        self.warnings.append(record.getMessage())
-
-
 @pytest.fixture
-def warned() -> Iterator[list[str]]:
-    """What the tracker has warned of."""
-    kept, log = _Kept(), logging.getLogger("raymc.tracking")
-    log.addHandler(kept)
-    yield kept.warnings
-    log.removeHandler(kept)
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """All that is logged."""
+    handler, root = BufferingHandler(capacity=10_000), logging.getLogger()
+    root.addHandler(handler)
+    yield handler.buffer
+    root.removeHandler(handler)

@@ -1,5 +1,6 @@
 """`raymc replay`: what MLflow missed of a run is there afterwards, in order and once."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -45,11 +46,11 @@ def leave_records(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_records_that_are_left_are_replayed_once(
-    config: Config, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+    config: Config, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord]
 ) -> None:
     folder = leave_records(config, monkeypatch)
-    assert f"records wait in {folder / SPOOL_FILE}" in warned[-1]
-    assert f"`raymc replay {folder}`" in warned[-1]
+    assert f"records wait in {folder / SPOOL_FILE}" in logged[-1].getMessage()
+    assert f"`raymc replay {folder}`" in logged[-1].getMessage()
     spooled = (folder / SPOOL_FILE).read_bytes()
 
     for _ in range(2):  # the second time as if the first had died before its end

@@ -1,5 +1,6 @@
 """Records while MLflow is unreachable, stalls, refuses or dies, and the spool they wait in."""
 
+import logging
 import os
 import resource
 import signal
@@ -29,7 +30,7 @@ def test_records_wait_while_mlflow_is_away(
     folder: str,
     config: TrackingConfig,
     monkeypatch: pytest.MonkeyPatch,
-    warned: list[str],
+    logged: list[logging.LogRecord],
 ) -> None:
     tracker = open_tracker(config, folder)
     with away(monkeypatch) as calls:
@@ -44,7 +45,7 @@ def test_records_wait_while_mlflow_is_away(
     (only,) = runs_of(tracker)
     assert steps(only, "val/mAP", tracker.uri) == [(epoch, epoch / 100) for epoch in range(1, 51)]
     assert only.info.status == "FINISHED"
-    assert warned == [
+    assert [record.getMessage() for record in logged] == [
         f"MLflow at {tracker.uri} is unreachable (connection refused); records wait, "
         "and the run continues"
     ]
@@ -104,7 +105,7 @@ def test_close_counts_what_never_arrived(
     folder: str,
     config: TrackingConfig,
     monkeypatch: pytest.MonkeyPatch,
-    warned: list[str],
+    logged: list[logging.LogRecord],
 ) -> None:
     tracker = open_tracker(config, folder)
     with away(monkeypatch):
@@ -115,19 +116,21 @@ def test_close_counts_what_never_arrived(
         assert time.monotonic() - began < 1.0
         tracker.log_epoch(run, 2, {"val/mAP": 0.1})
         assert tracker.close() == 2
-    assert len(warned) == 2
-    assert "2 records were not written" in warned[-1]
+    assert [record.levelno for record in logged] == [logging.WARNING] * 2
+    assert "2 records were not written" in logged[-1].getMessage()
     assert runs_of(tracker) == []
 
 
 def test_a_refused_record_does_not_hold_up_the_others(
-    folder: str, config: TrackingConfig, warned: list[str]
+    folder: str, config: TrackingConfig, logged: list[logging.LogRecord]
 ) -> None:
     tracker = open_tracker(config, folder)
     tracker.log_epoch("never started", 1, {"val/mAP": 0.1})
     tracker.log_epoch(start(tracker), 1, {"val/mAP": 0.1})
     assert tracker.close() == 1
-    assert warned == ["MLflow refused epoch 1 of never started: run never started was not started"]
+    assert [record.getMessage() for record in logged] == [
+        "MLflow refused epoch 1 of never started: run never started was not started"
+    ]
     assert runs_of(tracker)[0].data.metrics["val/mAP"] == 0.1
 
 

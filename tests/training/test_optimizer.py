@@ -46,23 +46,22 @@ def test_a_step_is_that_of_adamw() -> None:
     torch.testing.assert_close(net.linear.weight.detach(), expected)
 
 
-def test_it_is_pytorchs() -> None:
+def test_every_step_is_that_of_pytorchs_adamw_to_the_bit() -> None:
     config, cpu = OptimizerConfig(lr=0.1, weight_decay=0.2), torch.device("cpu")
-    nets, optimizers = [Net(), Net()], list[torch.optim.AdamW]()
-    nets[1].load_state_dict(nets[0].state_dict())
-    for net, kind in zip(nets, (None, torch.optim.AdamW)):
-        ours = make_optimizer(net, config, cpu)
-        optimizers.append(kind(ours.param_groups, lr=0.1, fused=True) if kind else ours)
+    net, other = Net(), Net()
+    other.load_state_dict(net.state_dict())
+    ours = make_optimizer(net, config, cpu)
+    theirs = torch.optim.AdamW(make_optimizer(other, config, cpu).param_groups, fused=True)
     for step in range(3):
-        for net, optimizer in zip(nets, optimizers):
+        for trained, optimizer in ((net, ours), (other, theirs)):
             torch.manual_seed(step)
             optimizer.zero_grad()
-            (net.linear(torch.randn(7, 3)) * net.prototypes.sum()).square().sum().backward()
+            scores = trained.linear(torch.randn(7, 3)) * trained.prototypes.sum()
+            scores.square().sum().backward()
             optimizer.step()
-        assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
-        found, expected = (optimizer.state_dict() for optimizer in optimizers)
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
-        optimizers[0].load_state_dict(deepcopy(expected))
+        assert all(map(torch.equal, net.parameters(), other.parameters()))
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
+        ours.load_state_dict(deepcopy(theirs.state_dict()))
 
 
 def test_a_linear_classifier_decays() -> None:
