@@ -32,7 +32,7 @@ def wait_until(
     process: "subprocess.Popen[bytes] | None" = None,
     *,
     seconds: float = 600.0,
-    every: float = 0.02,
+    every: float = 0.05,
 ) -> None:
     """Wait for something that other processes bring about; `process` must not end before.
 

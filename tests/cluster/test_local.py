@@ -8,23 +8,26 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-import yaml
+from drivers import write_config
 from sockets import LOOPBACK, addresses_of
 
 from cluster import local
 from cluster.local import FAKE_GPU, LocalCluster, Shape
 from cluster.processes import HEAD_ASKED_SECONDS, marked, wait_until
-from raymc.config import Config, override, to_dict
+from raymc.config import Config, override
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def test_a_pending_run_brings_a_gpu_node_which_goes_when_it_is_idle(
-    tiny_config: Config, tmp_path: Path
+    tiny_config: Config, tmp_path: Path, runs_folder: Path
 ) -> None:
-    settings = {"run.folder": str(tmp_path / "runs"), "train.worker_resources": {FAKE_GPU: 1}}
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(to_dict(override(tiny_config, settings))))
+    settings = {
+        "run.folder": str(tmp_path / "runs"),
+        "tracking.uri": f"sqlite:///{runs_folder / 'mlflow.db'}",
+        "train.worker_resources": {FAKE_GPU: 1},
+    }
+    file = write_config(override(tiny_config, settings), tmp_path / "run.yaml")
     with LocalCluster(Shape(gpu_nodes=(0, 1), idle_seconds=5.0)) as cluster:
         (mark,) = cluster.mark.items()
         own = subprocess.Popen(["sleep", "600"], env={**os.environ, **cluster.environment})

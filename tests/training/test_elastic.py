@@ -19,13 +19,16 @@ from raymc.training.runs import read_run
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_node_comes_is_drained_and_goes(tiny_config: Config, tmp_path: Path) -> None:
+def test_a_node_comes_is_drained_and_goes(
+    tiny_config: Config, tmp_path: Path, runs_folder: Path
+) -> None:
     settings = {
         "batch.size": 2,
         "train.workers": [1, 2],
         "train.epochs": 100_000,
         "run.name": "elastic",
         "run.folder": str(tmp_path / "runs"),
+        "tracking.uri": f"sqlite:///{runs_folder / 'mlflow.db'}",
     }
     config = write_config(override(tiny_config, settings), tmp_path / "config.yaml")
     program = Path(__file__).with_name("grow_and_shrink.py")
