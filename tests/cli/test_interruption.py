@@ -283,10 +283,10 @@ def test_a_command_ends_in_order_at_any_moment_and_is_resumed(
     """Twice, by each signal, once in a terminal; then the same command is run to its end.
 
     The first time it starts a Ray of its own if it needs one, then it joins that of all tests.
-    Commands that need none are interrupted once: they handle signals as a training does.
+    `extract` and `predict` are interrupted once: they handle signals as `train` does.
     """
     case, chance = CASES[command], random.Random()
-    turns = (1, 2) if command in ("train", "demo") else (2,)
+    turns = (2,) if command in ("extract", "predict") else (1, 2)
     words = [word.format(folder=folder, out=folder / case.out) for word in case.words]
     # One MLflow for all: the demo alone would have it lay out a database, which takes seconds.
     tracking = {**_DEMO["tracking"], "uri": f"sqlite:///{runs_folder / 'mlflow.db'}"}
